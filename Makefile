@@ -1,0 +1,45 @@
+# Every target sets up what it needs; a second run starts in seconds.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test lint benchmark clean
+
+help:
+	@echo "make setup      private $(VENV) with all dependencies (llama.cpp compiles once, about 8 minutes on 2 cores)"
+	@echo "make demo       three nodes on this machine answer a question together"
+	@echo "make test       style, types and all tests"
+	@echo "make lint       style and types only"
+	@echo "make benchmark  measured figures, as a table and as JSON"
+	@echo "make clean      remove $(VENV) and everything that was built"
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt kernel/spec/kernel.json ainet/server/jupyter_server_config.d/ainet.json
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "ainet needs Python 3.11 or newer; name one: make setup PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || { echo "== creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -c 'import llama_cpp' 2>/dev/null || { \
+		command -v c++ >/dev/null || { echo "A C++ compiler is missing (Debian, Ubuntu: apt install build-essential)"; exit 1; }; \
+		echo "== installing; llama.cpp is compiled for this machine: about 8 minutes on 2 cores, once, without output"; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+demo: setup
+	@$(BIN)/python notebooks/demo.py
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmark: setup
+	@$(BIN)/python benchmarks/decode.py
+
+clean:
+	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,354 @@
+"""The subcommands: their options, once for the command line and for the magics, and what they do."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ainet import __version__, arguments, tables
+from ainet.answer import Answer
+from ainet.arguments import SAMPLING, Parser
+from ainet.client import NodeClient
+from ainet.config import default_data_dir, show_bytes
+from ainet.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Options = argparse.Namespace
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand.
+
+    Parameters
+    ----------
+    name
+        What is typed.
+    help
+        One line about it.
+    add_options
+        Adds its options to a parser; the flag says whether a kernel is there.
+    run
+        Does it and returns the exit status.
+    """
+
+    name: str
+    help: str
+    add_options: Callable[[argparse.ArgumentParser, bool], None]
+    run: Callable[[Options], int]
+
+
+def build_parser(prog: str, *, kernel: bool) -> Parser:
+    """Return the parser of ``ainet`` (or ``%ainet``, with the subcommands that need a kernel)."""
+    common = Parser(add_help=False)
+    common.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        type=lambda text: Path(text).expanduser().absolute(),
+        default=argparse.SUPPRESS,
+        help="the node's data directory (default: AINET_DATA_DIR, or ainet in Jupyter's data directory)",
+    )
+    common.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+    parser = Parser(prog=prog, description="The node of this device.", parents=[common])
+    parser.set_defaults(command="status", json=False, run=_status)
+    parser.add_argument("--version", action="version", version=f"ainet {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=not kernel)
+    for command in (*COMMANDS, *KERNEL_COMMANDS) if kernel else COMMANDS:
+        subparser = subparsers.add_parser(
+            command.name, help=command.help, description=_sentence(command.help), parents=[common]
+        )
+        command.add_options(subparser, kernel)
+        subparser.set_defaults(run=command.run)
+    return parser
+
+
+def data_dir(options: Options) -> Path:
+    """Return the data directory that was named, or the default one."""
+    named: Path | None = getattr(options, "data_dir", None)
+    return named or default_data_dir().absolute()
+
+
+def find_node(options: Options) -> NodeClient:
+    """Return a client of the node that the options name."""
+    return NodeClient.find(data_dir(options))
+
+
+def sampling(options: Options) -> dict[str, Any]:
+    """Return `ask`'s options as `NodeClient.generate` takes them."""
+    found = {name: getattr(options, name) for name in SAMPLING}
+    if options.grammar is not None:
+        found["grammar"] = _read(options.grammar)
+    if options.json_schema is not None:
+        try:
+            found["json_schema"] = json.loads(_read(options.json_schema))
+        except ValueError as exc:
+            msg = f"{options.json_schema} is not JSON: {exc}."
+            raise UsageError(msg) from exc
+    return found
+
+
+def conversation(options: Options, question: str) -> list[dict[str, str]]:
+    """Return the messages of a single question."""
+    system = [{"role": "system", "content": options.system}] if options.system else []
+    return [*system, {"role": "user", "content": question}]
+
+
+def _up(options: Options) -> int:
+    from ainet import daemon
+
+    directory = data_dir(options)
+    names = ("name", "listen", "memory", "threads", "disk", "gpu", "lend")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if options.foreground:
+        from ainet.server.headless import serve
+
+        daemon.keep_options(directory, given)
+        return serve(directory, console=True)
+    running, started = daemon.up(directory, given)
+    if options.json:
+        _print_json({"url": running.url, "pid": running.pid, "data_dir": str(directory), "started": started})
+    else:
+        print(f"The node {'is up' if started else 'already runs'}: process {running.pid}, {running.url}")
+    return 0
+
+
+def _down(options: Options) -> int:
+    from ainet import daemon
+
+    directory = data_dir(options)
+    stopped = daemon.down(directory)
+    print(f"The node (process {stopped.pid}) has stopped." if stopped else f"No node is running on {directory}.")
+    return 0
+
+
+def _logs(options: Options) -> int:
+    from ainet import daemon
+
+    directory = data_dir(options)
+    sys.stdout.writelines(daemon.tail(directory, options.lines))
+    if options.follow:
+        sys.stdout.flush()
+        for text in daemon.follow(directory):
+            print(text, end="", flush=True)
+    return 0
+
+
+def _status(options: Options) -> int:
+    with find_node(options) as node:
+        _show(options, node.status(), tables.status)
+    return 0
+
+
+def _models(options: Options) -> int:
+    with find_node(options) as node:
+        _show(options, node.models(), tables.models)
+    return 0
+
+
+def _plan(options: Options) -> int:
+    with find_node(options) as node:
+        _show(options, node.plan(options.model, options.stages), tables.plan)
+    return 0
+
+
+def _members(options: Options) -> int:
+    with find_node(options) as node:
+        _show(options, node.members(), tables.members)
+    return 0
+
+
+def _ask(options: Options) -> int:
+    question = " ".join(options.text)
+    if not options.text or question == "-":
+        if sys.stdin.isatty():
+            msg = "ask what? Write the question behind `ainet ask`, or send it to its standard input."
+            raise UsageError(msg)
+        question = sys.stdin.read()
+    answer = Answer()
+    progress = Progress()
+    interrupted = False
+    with find_node(options) as node:
+        events = node.generate(conversation(options, question), **sampling(options))
+        try:
+            for event in events:
+                answer.add(event)
+                if event["event"] == "progress":
+                    progress.show(event)
+                elif event["event"] == "text" and not options.json:
+                    progress.clear()
+                    print(event["text"], end="", flush=True)
+        except KeyboardInterrupt:
+            interrupted = True
+            answer.cut_off()
+        finally:
+            events.close()
+            progress.clear()
+    if options.json:
+        _print_json(answer.to_dict())
+    else:
+        print(flush=True)
+        print(answer.footer(), file=sys.stderr)
+    return 130 if interrupted else 0
+
+
+def _unload(options: Options) -> int:
+    with find_node(options) as node:
+        unloaded = node.unload(options.model)
+    if options.json:
+        _print_json({"unloaded": unloaded})
+    else:
+        print(f"Unloaded: {', '.join(unloaded)}." if unloaded else "Nothing was loaded.")
+    return 0
+
+
+def _invite(options: Options) -> int:
+    def show(invited: dict[str, Any]) -> str:
+        warning = f"\n{invited['warning']}" if invited["warning"] else ""
+        return (
+            f"On the other device, within {options.minutes:g} minutes:\n\n    ainet join {invited['ticket']}\n\n"
+            f"It connects to {invited['address']}. The ticket works once; whoever has it can join.{warning}"
+        )
+
+    with find_node(options) as node:
+        _show(options, node.invite(options.listen, options.minutes), show)
+    return 0
+
+
+def _join(options: Options) -> int:
+    def show(joined: dict[str, Any]) -> str:
+        names = ", ".join(member["name"] for member in joined["members"])
+        return f"This device, {joined['name']}, is a member now. The members: {names}."
+
+    with find_node(options) as node:
+        _show(options, node.join(options.ticket, options.name), show)
+    return 0
+
+
+def _remove(options: Options) -> int:
+    with find_node(options) as node:
+        _show(options, node.remove(options.name), lambda _: f"{options.name} is no member any more.")
+    return 0
+
+
+def _export_key(options: Options) -> int:
+    from ainet.identity.files import write_private
+
+    passphrase = _passphrase("Passphrase for the exported key: ", repeat=True)
+    with find_node(options) as node:
+        key = node.export_key(passphrase)
+    if options.file == "-":
+        print(key)
+    else:
+        write_private(Path(options.file), key.encode())
+        print(f"{options.file} holds the swarm's key. Whoever has it and the passphrase can add devices.")
+    return 0
+
+
+def _import_key(options: Options) -> int:
+    key = _read(options.file)
+    passphrase = _passphrase("Passphrase of the exported key: ", repeat=False)
+    with find_node(options) as node:
+        _show(options, node.import_key(key, passphrase), lambda _: "This device can add and renew members now.")
+    return 0
+
+
+def _in_a_kernel(options: Options) -> int:
+    msg = f"`{options.command}` needs a kernel: %ainet {options.command}"
+    raise UsageError(msg)
+
+
+class Progress:
+    """One line on standard error that says what is loaded or fetched; on a terminal only."""
+
+    def __init__(self) -> None:
+        self._shown = False
+
+    def show(self, event: dict[str, Any]) -> None:
+        """Replace the line by that of a ``progress`` event."""
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{progress_text(event)}")
+            sys.stderr.flush()
+            self._shown = True
+
+    def clear(self) -> None:
+        """Remove the line."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._shown = False
+
+
+def progress_text(event: dict[str, Any]) -> str:
+    """Return a ``progress`` event in words."""
+    done, total = event.get("done"), event.get("total")
+    if done is None:
+        return f"{event['text']} …"
+    return f"{event['text']}: {show_bytes(done)}" + (f" of {show_bytes(total)}" if total else "")
+
+
+COMMANDS = (
+    Command("up", "start the node", arguments.up, _up),
+    Command("down", "stop the node and all of its processes", arguments.none, _down),
+    Command("status", "show the node, its members and what they hold", arguments.only_json, _status),
+    Command("logs", "show the node's log", arguments.logs, _logs),
+    Command("ask", "ask a model", arguments.ask, _ask),
+    Command("plan", "explain which layers would run where", arguments.plan, _plan),
+    Command("models", "list the models", arguments.only_json, _models),
+    Command("unload", "unload a model", arguments.unload, _unload),
+    Command("members", "list the swarm's members", arguments.only_json, _members),
+    Command("invite", "make a ticket for a further device", arguments.invite, _invite),
+    Command("join", "join the swarm of a ticket", arguments.join, _join),
+    Command("remove", "remove a member from the swarm", arguments.remove, _remove),
+    Command("export-key", "write the swarm's key, encrypted", arguments.export_key, _export_key),
+    Command("import-key", "take over an exported key", arguments.import_key, _import_key),
+)
+#: What only the magics can do: it concerns the kernel's own conversation and variables.
+KERNEL_COMMANDS = (
+    Command("new", "begin a new conversation", arguments.none, _in_a_kernel),
+    Command("client", "return a dask Client with workers that members lend", arguments.client, _in_a_kernel),
+)
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
+
+
+def _show(options: Options, found: Any, words: Callable[[Any], str]) -> None:
+    if options.json:
+        _print_json(found)
+    else:
+        print(words(found))
+
+
+def _print_json(found: Any) -> None:
+    print(json.dumps(found, ensure_ascii=False))
+
+
+def _read(name: str) -> str:
+    if name == "-":
+        return sys.stdin.read()
+    try:
+        return Path(name).expanduser().read_text()
+    except (OSError, UnicodeDecodeError) as exc:
+        msg = f"{name} cannot be read: {exc}."
+        raise UsageError(msg) from exc
+
+
+def _passphrase(prompt: str, *, repeat: bool) -> str:
+    """Return the passphrase from the environment or the terminal; never from an argument that others could see."""
+    named = os.environ.get("AINET_PASSPHRASE")
+    if named:
+        return named
+    typed = getpass.getpass(prompt)
+    if repeat and getpass.getpass("Once more: ") != typed:
+        msg = "The two passphrases differ."
+        raise UsageError(msg)
+    return typed

@@ -1,0 +1,114 @@
+"""Configuration: one traitlets class, and the files of one data directory.
+
+Set values in a Jupyter configuration file (`c.AinetConfig.memory = "4GB"`), in `ainet_config.json` inside the data
+directory, or with the options of `ainet up`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from jupyter_core.paths import jupyter_data_dir
+from traitlets import Bool, Dict, Float, Int, List, TraitError, Unicode, default, validate
+from traitlets.config import Configurable
+
+from ainet.errors import UsageError
+
+#: Settings of one node inside its data directory, in the form of any Jupyter JSON configuration.
+CONFIG_FILE = "ainet_config.json"
+
+UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
+UNITS |= {"KIB": 1024, "MIB": 1024**2, "GIB": 1024**3, "TIB": 1024**4}
+
+
+def parse_bytes(text: str) -> int:
+    """Return the number of bytes in a size like ``"1.5GB"``, ``"512MiB"`` or ``"1000000"``."""
+    cleaned = text.strip().upper().replace(" ", "")
+    digits = cleaned.rstrip("KMGTIB")
+    try:
+        value = float(digits) * UNITS[cleaned[len(digits) :]]
+    except (ValueError, KeyError) as exc:
+        msg = f"{text!r} is not a size. Write a number with a unit, such as 512MB or 4GB."
+        raise UsageError(msg) from exc
+    if not 0 <= value < 2**60:
+        msg = f"{text!r} is not a possible size."
+        raise UsageError(msg)
+    return int(value)
+
+
+def show_bytes(count: float) -> str:
+    """Return `count` bytes in words, with decimal units and three significant digits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 100 else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def default_data_dir() -> Path:
+    """Return the data directory named by ``AINET_DATA_DIR``, or ``ainet`` under Jupyter's own."""
+    named = os.environ.get("AINET_DATA_DIR")
+    return Path(named).expanduser() if named else Path(jupyter_data_dir()) / "ainet"
+
+
+class AinetConfig(Configurable):
+    """What the owner of a node decides. Sizes are texts such as ``"4GB"``; empty means no cap of its own."""
+
+    data_dir = Unicode(help="Folder of everything that the node keeps.").tag(config=True)
+    name = Unicode(help="Name of this device in the swarm.").tag(config=True)
+
+    listen = Unicode("127.0.0.1", help="Address on which members may connect.").tag(config=True)
+    peer_port = Int(0, help="Port for members; 0 keeps the one chosen at the first start.").tag(config=True)
+
+    memory = Unicode("", help="Most memory that stages may use; empty: 75 % of the device's.").tag(config=True)
+    threads = Int(0, help="Most threads that stages may use; 0: all cores.").tag(config=True)
+    disk = Unicode("", help="Most disk space for tensors and shards; empty: half of what is free.").tag(config=True)
+    gpu = Bool(True, help="Whether llama.cpp may offload layers to a GPU that it was built for.").tag(config=True)
+    lend = Bool(True, help="Whether members may borrow a Dask worker (`%ainet client`).").tag(config=True)
+
+    model = Unicode("smollm2", help="Model that is used when none is named.").tag(config=True)
+    model_paths = List(Unicode(), help="Further folders and files in which models are looked for.").tag(config=True)
+    discover_models = Bool(
+        True, help="Whether installed model packages, the Hugging Face cache, Ollama and LM Studio are searched."
+    ).tag(config=True)
+    context_window = Int(4096, help="Most tokens of prompt and answer together.").tag(config=True)
+    chunk = Int(64, help="Prompt tokens that a stage processes at once (llama.cpp's n_ubatch).").tag(config=True)
+    stage_threads = Int(0, help="Threads of one stage; 0: its share of `threads`.").tag(config=True)
+
+    queue = Int(8, help="Most requests that may wait for one pipeline.").tag(config=True)
+    idle_seconds = Float(600.0, help="A pipeline that was idle this long is unloaded.").tag(config=True)
+    link_keepalive = Float(1.0, help="Seconds between keep-alives on a peer link.").tag(config=True)
+    link_timeout = Float(10.0, help="Seconds of silence after which a peer counts as unreachable.").tag(config=True)
+
+    dask_scheduler = Unicode(
+        "", help="Address of an existing Dask scheduler to use as engine (tcp://… or tls://…)."
+    ).tag(config=True)
+    dask_security = Dict(help="TLS files of that scheduler: tls_ca_file, tls_client_cert, tls_client_key (paths).").tag(
+        config=True
+    )
+
+    @default("data_dir")
+    def _default_data_dir(self) -> str:
+        return str(default_data_dir())
+
+    @default("name")
+    def _default_name(self) -> str:
+        return socket.gethostname().split(".")[0] or "device"
+
+    @validate("memory", "disk")
+    def _check_size(self, proposal: dict[str, str]) -> str:
+        if proposal["value"]:
+            try:
+                parse_bytes(proposal["value"])
+            except UsageError as exc:
+                raise TraitError(exc.message) from exc
+        return proposal["value"]
+
+    def make_data_dir(self) -> Path:
+        """Create the data directory (0700) when it is missing, and return it."""
+        path = Path(self.data_dir).expanduser().absolute()
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700)
+        return path

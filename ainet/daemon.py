@@ -1,0 +1,216 @@
+"""`ainet up`, `down` and `logs`: a headless node in the background."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from ainet import runtime
+from ainet.config import CONFIG_FILE, AinetConfig
+from ainet.errors import AinetError, UsageError
+from ainet.log import FAILED, LOG_FILE, open_log
+from ainet.runtime import PATIENCE, Runtime, wait_until_ready
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import psutil
+
+
+def up(data_dir: Path, options: dict[str, Any] | None = None) -> tuple[Runtime, bool]:
+    """Start a node in the background and wait until it is ready.
+
+    Parameters
+    ----------
+    data_dir
+        Its data directory.
+    options
+        Values of `AinetConfig` traits; they are kept for the next start.
+
+    Returns
+    -------
+    tuple
+        How to reach the node, and whether it was started by this call (False: it ran already).
+
+    Raises
+    ------
+    AinetError
+        The node did not start; the message quotes its log. Or it runs already and `options` cannot take effect.
+    UsageError
+        An option has an impossible value.
+    """
+    if runtime.is_locked(data_dir):
+        running = wait_until_ready(data_dir)
+        if options:
+            msg = f"The node already runs (process {running.pid}). `ainet down` first, then start it with new options."
+            raise AinetError(msg)
+        return running, False
+    keep_options(data_dir, options or {})
+    log = data_dir / LOG_FILE
+    start = log.stat().st_size if log.exists() else 0
+    pid = _spawn(data_dir)
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while time.monotonic() < deadline:
+            ready = runtime.find(data_dir)
+            if ready is not None:
+                return ready, ready.pid == pid
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                msg = f"The node did not start: {_reason(log, start)}\nIts log: {log}"
+                raise AinetError(msg)
+            time.sleep(0.05)
+    except KeyboardInterrupt:
+        _end(pid)
+        raise
+    _end(pid)
+    msg = f"The node was not ready after {PATIENCE:.0f} s and was ended. Its log: {log}"
+    raise AinetError(msg)
+
+
+def down(data_dir: Path) -> Runtime | None:
+    """Stop the node and wait until none of its processes is left.
+
+    Returns
+    -------
+    Runtime or None
+        What ran; None when nothing did.
+
+    Raises
+    ------
+    AinetError
+        The node lives in a Jupyter server that somebody uses.
+    """
+    if not runtime.is_locked(data_dir):
+        return None
+    running = wait_until_ready(data_dir)
+    if not running.headless:
+        msg = f"The node lives in the Jupyter server at {running.url} (process {running.pid}): stop that server."
+        raise AinetError(msg)
+    _end(running.pid)
+    return running
+
+
+def tail(data_dir: Path, lines: int) -> list[str]:
+    """Return the last `lines` lines of the node's log."""
+    try:
+        with (data_dir / LOG_FILE).open(errors="replace") as file:
+            return list(deque(file, maxlen=lines))
+    except FileNotFoundError as exc:
+        msg = f"There is no log in {data_dir}: no node has run there."
+        raise AinetError(msg) from exc
+
+
+def follow(data_dir: Path) -> Iterator[str]:
+    """Yield what is added to the node's log from now on, also after it was rotated."""
+    path = data_dir / LOG_FILE
+    file = path.open(errors="replace")
+    try:
+        file.seek(0, os.SEEK_END)
+        while True:
+            text = file.read()
+            if text:
+                yield text
+                continue
+            if path.exists() and path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+                file.close()
+                file = path.open(errors="replace")
+                continue
+            time.sleep(0.1)
+    finally:
+        file.close()
+
+
+def keep_options(data_dir: Path, options: dict[str, Any]) -> None:
+    """Check `options` and write them to the data directory's configuration, next to those that were kept before.
+
+    Raises
+    ------
+    UsageError
+        An option has an impossible value; nothing was written.
+    """
+    from traitlets import TraitError
+
+    from ainet.identity.files import write_private
+
+    try:
+        config = AinetConfig(data_dir=str(data_dir), **options)
+    except TraitError as exc:
+        raise UsageError(str(exc)) from exc
+    config.make_data_dir()
+    if not options:
+        return
+    path = data_dir / CONFIG_FILE
+    try:
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        kept.setdefault("AinetConfig", {}).update(options)
+    except (ValueError, AttributeError) as exc:
+        msg = f"{path} is not a JSON configuration: {exc}. Correct it or delete it."
+        raise UsageError(msg) from exc
+    write_private(path, json.dumps(kept, indent=2).encode())
+
+
+def _spawn(data_dir: Path) -> int:
+    """Start the server process in a session of its own; return its process number."""
+    with open_log(data_dir / LOG_FILE) as log:
+        return os.posix_spawn(
+            sys.executable,
+            # Safe path: what lies in the current folder must not shadow modules.
+            [sys.executable, "-P", "-m", "ainet.server.headless"],
+            os.environ | {"AINET_DATA_DIR": str(data_dir)},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, log.fileno(), 1),
+                (os.POSIX_SPAWN_DUP2, log.fileno(), 2),
+            ],
+            setsid=True,
+        )
+
+
+def _end(pid: int) -> None:
+    """Ask the process to stop, wait for it and all beneath it, and kill what is left after `PATIENCE`."""
+    import psutil
+
+    try:
+        server = psutil.Process(pid)
+        family = {server}
+        family.update(server.children(recursive=True))
+        server.terminate()
+    except psutil.NoSuchProcess:
+        return
+    deadline = time.monotonic() + PATIENCE
+    while family := {process for process in family if _lives(process)}:
+        for process in list(family):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                family.update(process.children())
+                if time.monotonic() > deadline:
+                    process.kill()
+        time.sleep(0.1)
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Return whether the process still runs; one that only waits for its parent to notice does not."""
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _reason(log: Path, start: int) -> str:
+    """Return why the node did not start, as its log says since byte `start`: in words, or its last lines."""
+    with log.open(errors="replace") as file:
+        file.seek(start)
+        lines = file.read().splitlines()
+    for line in reversed(lines):
+        if FAILED in line:
+            return line.split(FAILED, 1)[1]
+    if "Traceback (most recent call last):" in lines:
+        return lines[-1]
+    return "\n".join(lines[-10:]) or "it said nothing."

@@ -1,0 +1,144 @@
+"""What can go wrong, in words that say what to do.
+
+Every error that a user can act on is an `AinetError`. It travels as a small dictionary over HTTP, over peer links and
+between stages, and arrives as the same class: whoever shows it shows its message and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class AinetError(Exception):
+    """An error whose message tells the user what happened and what to do.
+
+    Parameters
+    ----------
+    message
+        One or two sentences.
+    details
+        JSON-compatible facts for programs (sizes in bytes, times in seconds).
+    """
+
+    code: ClassVar[str] = "failed"
+    #: The HTTP status that a handler answers with.
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.to_dict(),)
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython asks for it: a cell shows the message alone.
+        return [f"{type(self).__name__}: {self.message}"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form that travels."""
+        return {"code": self.code, "message": self.message, "details": self.details}
+
+    @staticmethod
+    def from_dict(data: Any) -> AinetError:
+        """Rebuild the error that `to_dict` described; anything else becomes a plain `AinetError`."""
+        if not isinstance(data, dict):
+            return AinetError("An error without a description arrived.")
+        details = data.get("details")
+        kind = _by_code().get(str(data.get("code")), AinetError)
+        words = {str(key): value for key, value in details.items()} if isinstance(details, dict) else {}
+        words.pop("message", None)
+        return kind(str(data.get("message", "unknown error")), **words)
+
+
+class UsageError(AinetError):
+    """The request itself makes no sense."""
+
+    code = "usage"
+    status = 400
+
+
+class NodeNotRunning(AinetError):
+    """No node of this user runs on the data directory."""
+
+    code = "not-running"
+    status = 503
+
+
+class NotFound(AinetError):
+    """The named model, member or pipeline does not exist here."""
+
+    code = "not-found"
+    status = 404
+
+
+class ModelError(AinetError):
+    """A model file is damaged, hostile or not what it claims to be."""
+
+    code = "model"
+    status = 422
+
+
+class CannotSplit(AinetError):
+    """The architecture does not allow this cut, or any."""
+
+    code = "cannot-split"
+    status = 422
+
+
+class NotEnough(AinetError):
+    """Memory, disk, threads or devices do not suffice within the owner's caps."""
+
+    code = "not-enough"
+    status = 507
+
+
+class Busy(AinetError):
+    """The queue is full; `details["retry_after"]` says after how many seconds to ask again."""
+
+    code = "busy"
+    status = 503
+
+
+class PromptTooLong(AinetError):
+    """The prompt does not fit into the context window."""
+
+    code = "prompt-too-long"
+    status = 413
+
+
+class Refused(AinetError):
+    """A ticket, certificate, token or request was not accepted."""
+
+    code = "refused"
+    status = 403
+
+
+class PeerUnreachable(AinetError):
+    """Another device does not answer."""
+
+    code = "unreachable"
+    status = 502
+
+
+class StageLost(AinetError):
+    """A stage of the pipeline went away while it worked."""
+
+    code = "stage-lost"
+    status = 502
+
+
+class ProtocolError(AinetError):
+    """Bytes from outside do not form an allowed message."""
+
+    code = "protocol"
+    status = 400
+
+
+def _by_code() -> dict[str, type[AinetError]]:
+    return {kind.code: kind for kind in AinetError.__subclasses__()}
+
+
+def _rebuild(data: dict[str, Any]) -> AinetError:
+    return AinetError.from_dict(data)

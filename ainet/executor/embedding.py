@@ -1,0 +1,39 @@
+"""Token embeddings, looked up outside llama.cpp: the first stage then needs no vocabulary and no logits buffer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from gguf.constants import GGMLQuantizationType
+from gguf.quants import dequantize
+
+from ainet.errors import ModelError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ainet.executor.shards import Shard
+
+
+class Embedding:
+    """The embedding table of a model, mapped from the file that holds it."""
+
+    def __init__(self, shard: Shard) -> None:
+        if shard.embedding is None:
+            msg = f"The stage with layers {shard.first_layer}–{shard.last_layer} needs the embedding table."
+            raise ModelError(msg)
+        place = shard.embedding
+        self._n_embd, self._n_vocab = place.shape
+        self._type = GGMLQuantizationType(place.type)
+        self._scale = np.float32(shard.input_scale)
+        row_bytes = place.nbytes // self._n_vocab
+        self._table = np.memmap(place.path, np.uint8, "r", place.offset, (self._n_vocab, row_bytes))
+
+    def look_up(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return the hidden states that `tokens` begin with, float32 of shape (n, n_embd)."""
+        if int(tokens.min()) < 0 or int(tokens.max()) >= self._n_vocab:
+            msg = f"A token lies outside the vocabulary of {self._n_vocab}."
+            raise ModelError(msg)
+        rows = dequantize(np.ascontiguousarray(self._table[tokens]), self._type).astype(np.float32, copy=False)
+        return np.ascontiguousarray(rows if self._scale == 1 else rows * self._scale)

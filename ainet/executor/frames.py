@@ -1,0 +1,309 @@
+"""The data path between two stages: fixed binary frames over a blocking TLS socket.
+
+A frame is a header of 20 bytes and a payload. Hidden states are little-endian float32 of shape (rows, n_embd), tokens
+are little-endian int32. Each direction of a pipeline's ring has a connection of its own, owned by the decode thread of
+the stage at its end, so no lock and no event loop lies between a stage's output and the next stage's input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import hmac
+import select
+import socket
+import struct
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
+from ainet.identity import client_context, peer_id, server_context
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from ainet.identity import Credentials
+
+HEADER = struct.Struct("<BBHIIII")
+LINK_TIMEOUT = 10.0  # seconds for connecting and shaking hands
+SOCKET_BUFFER = 1 << 20
+
+
+class Kind(enum.IntEnum):
+    """What a frame carries."""
+
+    HELLO = 1  # the pipeline's epoch: fences out stages of an older placement
+    PROMPT = 2  # tokens to process from `position` on
+    TOKEN = 3  # one sampled token
+    HIDDEN = 4  # output of the stage before
+    RELEASE = 5  # the session ended: forget its KV cache
+    ACK = 6  # a chunk of a prompt has gone through every stage
+    ERROR = 7  # the pipeline failed; a msgpack error
+
+
+class Frame(NamedTuple):
+    """One received frame; `logits` asks the last stage for a token after the last row."""
+
+    kind: Kind
+    session: int
+    position: int
+    rows: int
+    logits: bool
+    payload: memoryview
+
+    def tokens(self) -> NDArray[np.int32]:
+        """Return the payload as tokens, int32 of shape (rows,)."""
+        return self._array(np.dtype("<i4"), (self.rows,))
+
+    def hidden(self, n_embd: int) -> NDArray[np.float32]:
+        """Return the payload as hidden states, float32 of shape (rows, n_embd); valid until the next frame."""
+        return self._array(np.dtype("<f4"), (self.rows, n_embd))
+
+    def error(self) -> AinetError:
+        """Return the error that the frame carries."""
+        try:
+            return AinetError.from_dict(msgspec.msgpack.decode(self.payload))
+        except msgspec.MsgspecError as exc:
+            msg = "A stage sent an error that cannot be read."
+            raise ProtocolError(msg) from exc
+
+    def _array(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        if len(self.payload) != dtype.itemsize * int(np.prod(shape)):
+            msg = f"A {self.kind.name} frame of {self.rows} rows has {len(self.payload)} bytes."
+            raise ProtocolError(msg)
+        return np.frombuffer(self.payload, dtype).reshape(shape)
+
+
+class DataLink:
+    """One direction of the ring: only ever sent to at one end and received from at the other."""
+
+    def __init__(self, sock: ssl.SSLSocket, max_payload: int) -> None:
+        self.socket = sock
+        try:
+            self.peer = peer_id(sock)
+        except Refused:
+            sock.close()
+            raise
+        self.bytes_sent = self.frames_sent = 0
+        self._header = bytearray(HEADER.size)
+        self._buffer = bytearray(max_payload)
+
+    def send(
+        self,
+        kind: Kind,
+        session: int = 0,
+        position: int = 0,
+        *,
+        rows: int = 0,
+        logits: bool = False,
+        payload: bytes = b"",
+    ) -> None:
+        """Send one frame. Raises OSError when the connection is gone."""
+        data = b"".join((HEADER.pack(kind, logits, 0, session, position, rows, len(payload)), payload))
+        self.socket.sendall(data)
+        self.bytes_sent += len(data)
+        self.frames_sent += 1
+
+    def send_tokens(self, kind: Kind, session: int, position: int, tokens: NDArray[np.int32]) -> None:
+        """Send tokens, int32 of shape (n,)."""
+        self.send(kind, session, position, rows=len(tokens), payload=np.ascontiguousarray(tokens, "<i4").tobytes())
+
+    def send_hidden(self, session: int, position: int, hidden: NDArray[np.float32], *, logits: bool) -> None:
+        """Send hidden states, float32 of shape (n, n_embd)."""
+        payload = np.ascontiguousarray(hidden, "<f4").tobytes()
+        self.send(Kind.HIDDEN, session, position, rows=len(hidden), logits=logits, payload=payload)
+
+    def receive(self) -> Frame:
+        """Receive one frame, whose payload is valid until the next call.
+
+        Raises
+        ------
+        OSError
+            When the connection is gone.
+        ProtocolError
+            When the bytes are no frame.
+        """
+        self._fill(memoryview(self._header))
+        kind, logits, _, session, position, rows, length = HEADER.unpack(self._header)
+        if length > len(self._buffer):
+            msg = f"A stage sent a frame of {length} bytes; at most {len(self._buffer)} are allowed."
+            raise ProtocolError(msg)
+        payload = memoryview(self._buffer)[:length]
+        self._fill(payload)
+        try:
+            return Frame(Kind(kind), session, position, rows, bool(logits), payload)
+        except ValueError as exc:
+            msg = f"A stage sent a frame of unknown kind {kind}."
+            raise ProtocolError(msg) from exc
+
+    def readable(self) -> bool:
+        """Whether at least a part of a frame has arrived."""
+        return self.socket.pending() > 0 or bool(select.select([self.socket], [], [], 0)[0])
+
+    def close(self) -> None:
+        """Close the connection, also while another thread waits on it."""
+        with contextlib.suppress(OSError):  # it may be closed at the other end already
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+    def _fill(self, target: memoryview) -> None:
+        while target:
+            n = self.socket.recv_into(target)
+            if n == 0:
+                msg = "the connection was closed"
+                raise ConnectionResetError(msg)
+            target = target[n:]
+
+
+class Listener:
+    """Accepts the one connection that the stage before makes, and refuses everybody else.
+
+    Parameters
+    ----------
+    credentials
+        This device's certificate, key and CA.
+    host
+        Address to listen on.
+    log
+        Told about every refused connection.
+    """
+
+    def __init__(self, credentials: Credentials, host: str, log: Callable[[str], None]) -> None:
+        self._context = server_context(credentials)
+        self._socket = socket.create_server((host, 0), backlog=8)
+        self.port = int(self._socket.getsockname()[1])
+        self._log = log
+
+    def accept(self, expected_id: str, epoch: bytes, max_payload: int) -> DataLink:
+        """Wait for the stage on the node `expected_id` that knows `epoch`, then stop listening.
+
+        Raises
+        ------
+        PeerUnreachable
+            If it does not come in time.
+        """
+        deadline = time.monotonic() + LINK_TIMEOUT
+        while (left := deadline - time.monotonic()) > 0:
+            self._socket.settimeout(left)
+            try:
+                raw, address = self._socket.accept()
+            except OSError:
+                break
+            try:
+                link = self._greet(raw, expected_id, epoch, max_payload)
+            except (OSError, AinetError) as exc:
+                raw.close()
+                self._log(f"Refused a stage's connection from {address[0]}: {exc}")
+                continue
+            self.close()
+            return link
+        msg = f"The stage before this one did not connect within {LINK_TIMEOUT:.0f} s."
+        raise PeerUnreachable(msg)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
+
+    def _greet(self, raw: socket.socket, expected_id: str, epoch: bytes, max_payload: int) -> DataLink:
+        raw.settimeout(LINK_TIMEOUT)
+        _tune(raw)
+        link = DataLink(self._context.wrap_socket(raw, server_side=True), max_payload)
+        try:
+            if link.peer != expected_id:
+                msg = f"the certificate belongs to {link.peer[:8]}, not to {expected_id[:8]}"
+                raise Refused(msg)
+            hello = link.receive()
+            if hello.kind != Kind.HELLO or not hmac.compare_digest(hello.payload, epoch):
+                msg = "it belongs to another placement of the model"
+                raise Refused(msg)
+            link.socket.settimeout(None)
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+
+def connect(
+    credentials: Credentials, address: tuple[str, int], expected_id: str, epoch: bytes, max_payload: int
+) -> DataLink:
+    """Connect to the stage after this one, on the node `expected_id`.
+
+    Raises
+    ------
+    PeerUnreachable
+        If nobody answers there.
+    Refused
+        If another node answers.
+    """
+    try:
+        raw = socket.create_connection(address, timeout=LINK_TIMEOUT)
+        _tune(raw)
+        link = DataLink(client_context(credentials).wrap_socket(raw), max_payload)
+    except OSError as exc:
+        msg = f"The next stage at {address[0]}:{address[1]} cannot be reached: {exc}"
+        raise PeerUnreachable(msg) from exc
+    if link.peer != expected_id:
+        link.close()
+        msg = f"Another device ({link.peer[:8]}) answers at {address[0]}:{address[1]}."
+        raise Refused(msg)
+    link.send(Kind.HELLO, payload=epoch)
+    link.socket.settimeout(None)
+    return link
+
+
+class Inbox:
+    """Commands for a decode thread, which waits for them and for frames at the same time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._commands: list[Callable[[], None]] = []
+        self._woken, self._waker = socket.socketpair()
+        self._waker.setblocking(False)
+
+    def put(self, command: Callable[[], None]) -> None:
+        """Have the decode thread call `command` before its next step."""
+        with self._lock:
+            self._commands.append(command)
+        try:
+            self._waker.send(b"\0")
+        except OSError:  # the buffer is full of wake-ups, or the stage has ended
+            return
+
+    def take(self) -> list[Callable[[], None]]:
+        """Return the commands that arrived, without waiting."""
+        if not self._commands:
+            return []
+        with self._lock:
+            commands, self._commands = self._commands, []
+        return commands
+
+    def wait(self, link: DataLink | None) -> bool:
+        """Wait for a command or a frame on `link`; True for a frame."""
+        if link is not None and link.socket.pending():
+            return True
+        ready = select.select([self._woken, *([link.socket] if link else [])], [], [])[0]
+        if self._woken in ready:
+            self._woken.recv(4096)
+        return link is not None and link.socket in ready
+
+    def close(self) -> None:
+        """Close the wake-up sockets."""
+        self._woken.close()
+        self._waker.close()
+
+
+def _tune(sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # A device that vanished without a word is noticed after three seconds of silence, where the system can say so.
+    for option, value in (("TCP_KEEPIDLE", 1), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 3000)):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

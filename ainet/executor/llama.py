@@ -1,0 +1,245 @@
+"""One GGUF file loaded by llama.cpp: tokens or hidden states in, hidden states or logits out.
+
+llama.cpp has no call for a range of layers, but a shard is a model of its own whose first layer takes
+``llama_batch.embd``. The output of its last layer, before the final norm, is the tensor ``l_out-<n>``; the scheduler's
+evaluation callback hands it over and ends the graph there. Only libraries that ship with llama-cpp-python are used,
+and no layout of a ggml structure is assumed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import llama_cpp
+import numpy as np
+from llama_cpp import llama_cpp as C  # noqa: N812
+
+from ainet.errors import ModelError, NotEnough
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR
+BUFFER_LINE = re.compile(r"(model|KV|RS|compute|output) buffer size =\s*([\d.]+) MiB")
+
+
+class _Ggml:
+    """The three functions of libggml-base that read a tensor of a running graph."""
+
+    def __init__(self) -> None:
+        folder = Path(llama_cpp.__file__).parent / "lib"
+        library = ctypes.CDLL(str(next(folder.glob("*ggml-base*"))))
+        self.name = library.ggml_get_name
+        self.name.restype, self.name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+        self.nbytes = library.ggml_nbytes
+        self.nbytes.restype, self.nbytes.argtypes = ctypes.c_size_t, [ctypes.c_void_p]
+        self.get = library.ggml_backend_tensor_get
+        self.get.restype = None
+        self.get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+
+
+class _Log:
+    """llama.cpp's log while something is loaded: sizes of buffers, and the reason of a failure."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, int] = {}
+        self.errors: list[str] = []
+        self._callback = C.llama_log_callback(self._take)  # kept alive as long as llama.cpp may call it
+        C.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def _take(self, level: int, text: bytes, _data: object) -> None:
+        line = text.decode(errors="replace")
+        if found := BUFFER_LINE.search(line):
+            kind, size = found[1].lower(), float(found[2])
+            self.buffers[kind] = self.buffers.get(kind, 0) + int(size * 1024**2)
+        if level == ERROR_LEVEL and len(self.errors) < 20:
+            self.errors.append(line.strip())
+
+
+class Llama:
+    """A loaded model or shard with a KV cache for one sequence.
+
+    Parameters
+    ----------
+    path
+        GGUF file. It was validated before: llama.cpp ends the process on some damaged files.
+    hidden_out
+        True for a stage that another one follows: `decode` then returns the last layer's output instead of computing
+        logits.
+    n_ctx
+        Tokens that the KV cache holds.
+    n_ubatch
+        Most rows of one `decode`.
+    threads
+        Threads of one `decode`.
+    gpu
+        Whether layers may be offloaded to a GPU that llama.cpp was built for.
+
+    Raises
+    ------
+    ModelError
+        If llama.cpp refuses the file, with its reason.
+    NotEnough
+        If the KV cache or the compute buffers cannot be allocated.
+    """
+
+    def __init__(
+        self, path: Path | str, *, hidden_out: bool, n_ctx: int, n_ubatch: int = 64, threads: int = 1, gpu: bool = False
+    ) -> None:
+        self._model: Any = None
+        self._context: Any = None
+        self._batches: list[Any] = []
+        self._log = _Log()
+        C.llama_backend_init()
+        model_params = C.llama_model_default_params()
+        model_params.n_gpu_layers = 999 if gpu else 0
+        # Read, not mapped: tensors that llama.cpp repacks would otherwise occupy memory twice.
+        model_params.load_mode = C.LLAMA_LOAD_MODE_NONE
+        self._model = C.llama_model_load_from_file(str(path).encode(), model_params)
+        if not self._model:
+            msg = f"llama.cpp cannot load {Path(path).name}: {self._reason()}"
+            raise ModelError(msg)
+        self.n_embd = int(C.llama_model_n_embd(self._model))
+        self.n_layers = int(C.llama_model_n_layer(self._model))
+        self.n_vocab = int(C.llama_vocab_n_tokens(C.llama_model_get_vocab(self._model)))
+        self.n_ctx, self.n_ubatch = n_ctx, n_ubatch
+        self._hidden: NDArray[np.float32] | None = None
+
+        params = C.llama_context_default_params()
+        params.n_ctx = n_ctx
+        params.n_batch = params.n_ubatch = n_ubatch
+        params.n_outputs_max = n_ubatch if hidden_out else 1
+        params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        params.kv_unified = True
+        params.no_perf = True
+        if hidden_out:
+            self._on_tensor = self._watch(f"l_out-{self.n_layers - 1}".encode())
+            params.cb_eval = self._on_tensor
+        self._context = C.llama_init_from_model(self._model, params)
+        if not self._context:
+            reason = self._reason()
+            self.close()
+            msg = f"llama.cpp cannot allocate a context of {n_ctx} tokens for {Path(path).name}: {reason}"
+            raise NotEnough(msg)
+        self.hidden_out = hidden_out
+        self._memory = C.llama_get_memory(self._context)
+        self._tokens = self._new_batch(0)
+        self._hiddens = self._new_batch(self.n_embd)
+
+    @property
+    def buffers(self) -> dict[str, int]:
+        """Bytes of the buffers that llama.cpp reports: ``model``, ``kv``, ``compute``, ``output``."""
+        return dict(self._log.buffers)
+
+    @property
+    def model(self) -> Any:
+        """The ``llama_model`` pointer, for the vocabulary and the samplers."""
+        return self._model
+
+    @property
+    def context(self) -> Any:
+        """The ``llama_context`` pointer, for the samplers."""
+        return self._context
+
+    def decode(self, x: NDArray[Any], position: int, *, logits: bool = False) -> NDArray[np.float32] | None:
+        """Process rows that follow each other, the first one at `position`.
+
+        Parameters
+        ----------
+        x
+            Tokens, int32 of shape (n,), or hidden states, float32 of shape (n, n_embd); n is at most `n_ubatch`.
+        position
+            Position of the first row in the sequence.
+        logits
+            Whether logits of the last row are wanted (read them with `logits`).
+
+        Returns
+        -------
+        Hidden states, float32 of shape (n, n_embd), when the stage was loaded with `hidden_out`; else None.
+        """
+        n = len(x)
+        batch, rows, positions, wanted = self._tokens if x.dtype == np.int32 else self._hiddens
+        rows[:n] = x
+        positions[:n] = np.arange(position, position + n, dtype=np.int32)
+        # Without this flag llama.cpp drops the rows before the last layer's output.
+        wanted[:n] = self.hidden_out
+        wanted[n - 1] = self.hidden_out or logits
+        batch.n_tokens = n
+        self._hidden = None
+        result = C.llama_decode(self._context, batch)
+        if result == 1:
+            msg = f"The KV cache of {self.n_ctx} tokens is full at position {position}."
+            raise NotEnough(msg)
+        if result != 0:
+            msg = f"llama.cpp failed to decode {n} rows at position {position} ({result}): {self._reason()}"
+            raise ModelError(msg)
+        if self.hidden_out and self._hidden is None:
+            msg = "This architecture does not name the output of its last layer; it cannot be split."
+            raise ModelError(msg)
+        return self._hidden
+
+    def logits(self) -> NDArray[np.float32]:
+        """Return the logits of the last decoded row, float32 of shape (n_vocab,): a view until the next `decode`."""
+        pointer = C.llama_get_logits_ith(self._context, -1)
+        return np.ctypeslib.as_array(pointer, (self.n_vocab,))
+
+    def clear(self) -> None:
+        """Forget the sequence."""
+        C.llama_memory_clear(self._memory, False)
+
+    def close(self) -> None:
+        """Free everything."""
+        for batch in self._batches:
+            C.llama_batch_free(batch)
+        self._batches.clear()
+        if self._context:
+            C.llama_free(self._context)
+            self._context = None
+        if self._model:
+            C.llama_model_free(self._model)
+            self._model = None
+
+    def __enter__(self) -> Llama:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _new_batch(self, n_embd: int) -> tuple[Any, NDArray[Any], NDArray[np.int32], NDArray[np.int8]]:
+        batch = C.llama_batch_init(self.n_ubatch, n_embd, 1)
+        self._batches.append(batch)
+        for i in range(self.n_ubatch):
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = 0
+        n = self.n_ubatch
+        rows = np.ctypeslib.as_array(batch.embd, (n, n_embd)) if n_embd else np.ctypeslib.as_array(batch.token, (n,))
+        return batch, rows, np.ctypeslib.as_array(batch.pos, (n,)), np.ctypeslib.as_array(batch.logits, (n,))
+
+    def _watch(self, wanted: bytes) -> Any:
+        ggml = _Ggml()
+        # llama.cpp asks for every node of the graph; local names keep one question under a microsecond.
+        name: Callable[[int], bytes] = ggml.name
+
+        def on_tensor(tensor: int, ask: bool, _data: object) -> bool:
+            if ask:
+                return name(tensor) == wanted
+            n_bytes = ggml.nbytes(tensor)
+            hidden = np.empty((n_bytes // (4 * self.n_embd), self.n_embd), np.float32)
+            ggml.get(tensor, hidden.ctypes.data, 0, n_bytes)
+            self._hidden = hidden
+            return False  # the final norm and the head are left out
+
+        return C.ggml_backend_sched_eval_callback(on_tensor)
+
+    def _reason(self) -> str:
+        errors = self._log.errors
+        return errors[-1] if errors else "it gave no reason"

@@ -1,0 +1,140 @@
+"""What nodes ask of each other to run a model together."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ainet.executor.host import StageAddress
+from ainet.executor.placement import NodeOffer
+from ainet.executor.stage_spec import StageSpec
+from ainet.network import Request
+
+#: Bytes of one piece of a tensor: small enough that other messages of the link pass between two of them.
+PIECE = 1 << 20
+
+
+class ModelFound(msgspec.Struct, frozen=True):
+    """The manifest of a model, encoded; empty when the node does not have it."""
+
+    manifest: bytes
+
+
+class FindModel(Request, frozen=True):
+    """Ask which model a node knows by this name or digest."""
+
+    reply = ModelFound
+
+    name: str
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """Bytes of a tensor."""
+
+    data: bytes
+
+
+class ReadTensor(Request, frozen=True):
+    """Ask for `length` bytes of the tensor with this hash, from `offset` on."""
+
+    reply = Piece
+
+    hash: str
+    offset: int
+    length: int
+
+
+class DescribeNode(Request, frozen=True):
+    """Ask what a node can give to a pipeline of this model now."""
+
+    reply = NodeOffer
+
+    model: str
+
+
+class StageLoaded(msgspec.Struct, frozen=True):
+    """The stage listens at `address`; it fetched `received` bytes and takes `memory` bytes."""
+
+    address: StageAddress
+    received: int
+    memory: int
+
+
+class LoadProgress(msgspec.Struct, frozen=True):
+    """How far loading is: words, and bytes done of bytes in all (0: not known)."""
+
+    text: str
+    done: int = 0
+    total: int = 0
+
+
+class LoadStage(Request, frozen=True):
+    """Ask a node to become a stage of a model, and to fetch missing tensors from `sources` (node ids)."""
+
+    reply = StageLoaded
+    progress = LoadProgress
+
+    spec: StageSpec
+    manifest: bytes
+    sources: list[str]
+
+
+class LinkStage(Request, frozen=True):
+    """Ask for a connection to the stage at `following` (none: it is alone); the one on `previous` connects, too."""
+
+    pipeline: str
+    first_layer: int
+    previous: str
+    following: StageAddress | None
+
+
+class CloseStages(Request, frozen=True):
+    """Ask a node to unload what the pipeline has there."""
+
+    pipeline: str
+
+
+class WorkerState(msgspec.Struct, frozen=True):
+    """A worker process: its memory (bytes, PSS), and the model and layers (first, last) that it holds."""
+
+    pid: int
+    memory: int
+    model: str | None
+    layers: list[int]
+
+
+class WorkerStates(msgspec.Struct, frozen=True):
+    """The workers of one node."""
+
+    workers: list[WorkerState]
+
+
+class DescribeWorkers(Request, frozen=True):
+    """Ask which workers a node runs, and what they hold."""
+
+    reply = WorkerStates
+
+
+class StageFigures(msgspec.Struct, frozen=True):
+    """What one stage measured: bytes and frames sent to the next, seconds a layer took for one token, buffers."""
+
+    pid: int
+    first_layer: int
+    last_layer: int
+    bytes_sent: int
+    frames_sent: int
+    layer_seconds: float
+    buffers: dict[str, int]
+
+
+class StageStates(msgspec.Struct, frozen=True):
+    """The stages of a pipeline on one node."""
+
+    stages: list[StageFigures]
+
+
+class DescribeStages(Request, frozen=True):
+    """Ask what a pipeline's stages on a node measured."""
+
+    reply = StageStates
+
+    pipeline: str

@@ -1,0 +1,159 @@
+"""What this node does for members that ask it to take part in a pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ainet.errors import NotFound, ProtocolError, Refused
+from ainet.executor.manifest import Manifest
+from ainet.executor.messages import (
+    PIECE,
+    CloseStages,
+    DescribeNode,
+    DescribeStages,
+    DescribeWorkers,
+    FindModel,
+    LinkStage,
+    LoadProgress,
+    LoadStage,
+    ModelFound,
+    Piece,
+    ReadTensor,
+    StageLoaded,
+    StageStates,
+    WorkerStates,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from ainet.executor.executor import Executor
+    from ainet.executor.models import ModelCatalog
+    from ainet.executor.placement import NodeOffer
+    from ainet.executor.stage_service import StageService
+    from ainet.executor.tensors import TensorStore
+    from ainet.network import Links, PeerLink
+
+#: Stages of an owner whose link broke are kept for this long (s): it may come back.
+GRACE_SECONDS = 10.0
+
+
+class PeerHandlers:
+    """Answers the requests of `ainet.executor.messages`. Only the owner of a pipeline may touch its stages."""
+
+    def __init__(
+        self, links: Links, executor: Executor, service: StageService, store: TensorStore, catalog: ModelCatalog
+    ) -> None:
+        self._links = links
+        self._executor = executor
+        self._service = service
+        self._store = store
+        self._catalog = catalog
+        self._owners: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        links.handle(FindModel, self.find_model)
+        links.handle(ReadTensor, self.read_tensor)
+        links.handle(DescribeNode, self.describe_node)
+        links.handle(LoadStage, self.load_stage)
+        links.handle(LinkStage, self.link_stage)
+        links.handle(CloseStages, self.close_stages)
+        links.handle(DescribeStages, self.describe_stages)
+        links.handle(DescribeWorkers, self.describe_workers)
+
+    async def stop(self) -> None:
+        """Stop waiting for owners to come back."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def find_model(self, _link: PeerLink, request: FindModel) -> ModelFound:
+        """Return the manifest of a model that this node has; paths and downloads are the asker's own business."""
+        try:
+            manifest = await asyncio.to_thread(self._catalog.known, request.name)
+        except NotFound:
+            return ModelFound(b"")
+        return ModelFound(manifest.encode())
+
+    async def read_tensor(self, _link: PeerLink, request: ReadTensor) -> Piece:
+        """Return a piece of a tensor."""
+        if not (0 < request.length <= PIECE and request.offset >= 0):
+            msg = f"A piece of {request.length} bytes at {request.offset} was asked for."
+            raise ProtocolError(msg)
+        return Piece(await asyncio.to_thread(self._store.read, request.hash, request.offset, request.length))
+
+    async def describe_node(self, _link: PeerLink, request: DescribeNode) -> NodeOffer:
+        """Return what this node can give."""
+        return self._executor.offer(request.model)
+
+    async def load_stage(self, link: PeerLink, request: LoadStage) -> AsyncGenerator[LoadProgress | StageLoaded, None]:
+        """Load a stage for the asking member, telling how far it is."""
+        if request.spec.owner != link.peer_id:
+            msg = "A stage is loaded for the node that asks, not for another one."
+            raise Refused(msg)
+        manifest = Manifest.decode(request.manifest)
+        if manifest.digest != request.spec.model:
+            msg = "The manifest is not that of the model."
+            raise ProtocolError(msg)
+        await asyncio.to_thread(self._store.save_manifest, manifest)
+        self._watch(link)
+        reports: asyncio.Queue[LoadProgress | None] = asyncio.Queue()
+        loading = asyncio.create_task(
+            self._service.load(request.spec, manifest, request.sources, reports.put_nowait, local=False)
+        )
+        loading.add_done_callback(lambda _: reports.put_nowait(None))
+        try:
+            while (report := await reports.get()) is not None:
+                yield report
+        finally:
+            if not loading.done():
+                loading.cancel()
+                await asyncio.gather(loading, return_exceptions=True)
+        yield loading.result()
+
+    async def link_stage(self, link: PeerLink, request: LinkStage) -> None:
+        """Connect a stage to its neighbours."""
+        self._check_owner(link, request.pipeline)
+        await self._service.link(request.pipeline, request.first_layer, request.previous, request.following)
+
+    async def close_stages(self, link: PeerLink, request: CloseStages) -> None:
+        """Unload what a pipeline has here."""
+        self._check_owner(link, request.pipeline)
+        await self._service.close(request.pipeline)
+
+    async def describe_stages(self, link: PeerLink, request: DescribeStages) -> StageStates:
+        """Return what a pipeline's stages measured."""
+        self._check_owner(link, request.pipeline)
+        return StageStates(await self._service.figures(request.pipeline))
+
+    async def describe_workers(self, _link: PeerLink, _request: DescribeWorkers) -> WorkerStates:
+        """Return this node's workers and what they hold."""
+        return WorkerStates(await self._service.workers())
+
+    def _check_owner(self, link: PeerLink, pipeline: str) -> None:
+        if any(stage.spec.owner != link.peer_id for stage in self._service.stages(pipeline)):
+            msg = "This pipeline belongs to another node."
+            raise Refused(msg)
+
+    def _watch(self, link: PeerLink) -> None:
+        """Unload an owner's stages when it stays away."""
+        if link.peer_id in self._owners:
+            return
+        self._owners.add(link.peer_id)
+
+        def closed(_link: PeerLink) -> None:
+            self._owners.discard(link.peer_id)
+            task = asyncio.create_task(self._expire(link.peer_id))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        link.on_close(closed)
+
+    async def _expire(self, owner: str) -> None:
+        await asyncio.sleep(GRACE_SECONDS)
+        back = self._links.linked(owner)
+        if back is not None:
+            self._watch(back)
+            return
+        for pipeline in {stage.spec.pipeline for stage in self._service.stages() if stage.spec.owner == owner}:
+            await self._service.close(pipeline)

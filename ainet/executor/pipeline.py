@@ -1,0 +1,249 @@
+"""A pipeline: the ordered stages of one model, as the node that asks sees them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ainet.errors import AinetError, StageLost
+from ainet.executor.messages import (
+    CloseStages,
+    DescribeStages,
+    LinkStage,
+    LoadProgress,
+    LoadStage,
+    StageFigures,
+    StageLoaded,
+)
+from ainet.executor.session_client import SessionClient
+from ainet.executor.stage_spec import EPOCH_BYTES, StageSpec
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import AsyncGenerator, Callable
+
+    from ainet.executor.generation import Event, Open
+    from ainet.executor.host import StageAddress
+    from ainet.executor.manifest import Manifest
+    from ainet.executor.placement import Plan, PlannedStage
+    from ainet.executor.stage_service import StageService
+    from ainet.identity import Identity
+    from ainet.network import Links
+
+LINK_SECONDS = 30.0
+CLOSE_SECONDS = 15.0
+
+
+class Pipeline:
+    """Loads a plan's stages, links them to a ring, asks them, and unloads them.
+
+    Parameters
+    ----------
+    plan
+        Where the layers go.
+    manifest
+        The model.
+    sources
+        Node ids that hold the model, for the stages that lack tensors.
+    identity, service, links
+        This node, its own stages, and the way to other nodes.
+    queue
+        Most sessions that may wait.
+    log
+        For what goes wrong while nobody listens.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        manifest: Manifest,
+        sources: list[str],
+        *,
+        identity: Identity,
+        service: StageService,
+        links: Links,
+        queue: int,
+        log: logging.Logger,
+    ) -> None:
+        self.plan = plan
+        self.name = secrets.token_hex(8)
+        self.last_used = time.monotonic()
+        self._epoch = secrets.token_bytes(EPOCH_BYTES)
+        self._manifest = manifest
+        self._sources = sources
+        self._identity = identity
+        self._service = service
+        self._links = links
+        self._queue = queue
+        self._log = log
+        self._loaded: list[StageLoaded] = []
+        self._client: SessionClient | None = None
+        self._sessions = itertools.count(1)
+        self._asking = 0
+        #: Whether every stage is here: then no other device and no certificate of the swarm is involved.
+        self._local = all(stage.node == identity.id for stage in plan.stages)
+
+    @property
+    def usable(self) -> bool:
+        """Whether the pipeline can be asked."""
+        return self._client is not None and not self._client.closed
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody asks at the moment."""
+        return self._asking == 0
+
+    @property
+    def placement(self) -> list[dict[str, Any]]:
+        """Where each range of layers runs: node name, process id, first and last layer."""
+        return [
+            {
+                "node": stage.name,
+                "pid": loaded.address.pid,
+                "first_layer": stage.first_layer,
+                "last_layer": stage.last_layer,
+            }
+            for stage, loaded in zip(self.plan.stages, self._loaded, strict=True)
+        ]
+
+    @property
+    def received(self) -> dict[str, int]:
+        """Bytes of tensors that each node fetched to load its stages."""
+        found: dict[str, int] = {}
+        for stage, loaded in zip(self.plan.stages, self._loaded, strict=True):
+            found[stage.name] = found.get(stage.name, 0) + loaded.received
+        return found
+
+    async def load(self, progress: Callable[[LoadProgress], None]) -> None:
+        """Load and link every stage.
+
+        Raises
+        ------
+        AinetError
+            The first stage's failure; the others are unloaded.
+        """
+        try:
+            self._loaded = await _all(self._load(stage, progress) for stage in self.plan.stages)
+            progress(LoadProgress("linking the stages"))
+            addresses = [loaded.address for loaded in self._loaded]
+            followers = [*addresses[1:], addresses[0]]
+            await _all(self._link(stage, addresses[i - 1], followers[i]) for i, stage in enumerate(self.plan.stages))
+            last, address = self.plan.stages[-1], addresses[-1]
+            self._client = await SessionClient.connect(
+                self._identity.local_credentials() if self._local else self._identity.credentials(),
+                (address.host, address.session_port),
+                last.node,
+                self._epoch,
+                f"The stage on {last.name} (layers {last.first_layer}–{last.last_layer})",
+            )
+        except BaseException:
+            await self.close()
+            raise
+
+    async def ask(self, request: Open) -> AsyncGenerator[Event, None]:
+        """Answer one request; closing the generator cancels it on every stage.
+
+        Raises
+        ------
+        StageLost
+            If a stage is lost meanwhile; the pipeline is then unusable.
+        """
+        if self._client is None:
+            msg = "The pipeline is not loaded."
+            raise StageLost(msg)
+        request = msgspec.structs.replace(request, session=next(self._sessions))
+        self._asking += 1
+        events = self._client.ask(request)
+        try:
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
+            self._asking -= 1
+            self.last_used = time.monotonic()
+
+    async def figures(self) -> list[StageFigures]:
+        """Return what the stages measured, in order."""
+        found: list[StageFigures] = []
+        for node in dict.fromkeys(stage.node for stage in self.plan.stages):
+            if node == self._identity.id:
+                found += await self._service.figures(self.name)
+            else:
+                link = await self._links.connect(node)
+                found += (await link.request(DescribeStages(self.name))).stages
+        return sorted(found, key=lambda figure: figure.first_layer)
+
+    async def close(self) -> None:
+        """Unload every stage that can be reached; the others end by themselves when they lose their neighbours."""
+        if self._client is not None:
+            await self._client.close()
+        nodes = dict.fromkeys(stage.node for stage in self.plan.stages)
+        await asyncio.gather(*(self._close(node) for node in nodes))
+
+    async def _load(self, stage: PlannedStage, progress: Callable[[LoadProgress], None]) -> StageLoaded:
+        spec = StageSpec(
+            pipeline=self.name,
+            epoch=self._epoch,
+            owner=self._identity.id,
+            model=self._manifest.digest,
+            first_layer=stage.first_layer,
+            last_layer=stage.last_layer,
+            n_stages=len(self.plan.stages),
+            n_ctx=self.plan.n_ctx,
+            n_ubatch=self.plan.n_ubatch,
+            threads=stage.threads,
+            gpu=stage.gpu,
+            queue=self._queue,
+        )
+
+        def report(item: LoadProgress) -> None:
+            progress(msgspec.structs.replace(item, text=f"{stage.name}: {item.text}"))
+
+        sources = [node for node in self._sources if node != stage.node]
+        if stage.node == self._identity.id:
+            return await self._service.load(spec, self._manifest, sources, report, local=self._local)
+        link = await self._links.connect(stage.node)
+        request = LoadStage(spec, self._manifest.encode(), sources)
+        async with contextlib.aclosing(link.stream(request)) as items:
+            async for item in items:
+                if isinstance(item, StageLoaded):
+                    return item
+                report(item)
+        msg = f"{stage.name} did not say whether it loaded its layers."
+        raise StageLost(msg)
+
+    async def _link(self, stage: PlannedStage, previous: StageAddress, following: StageAddress) -> None:
+        neighbour = following if len(self.plan.stages) > 1 else None
+        if stage.node == self._identity.id:
+            await self._service.link(self.name, stage.first_layer, previous.node, neighbour)
+            return
+        link = await self._links.connect(stage.node)
+        request = LinkStage(self.name, stage.first_layer, previous.node, neighbour)
+        await link.request(request, timeout=LINK_SECONDS)
+
+    async def _close(self, node: str) -> None:
+        try:
+            if node == self._identity.id:
+                await self._service.close(self.name)
+            else:
+                link = await self._links.connect(node)
+                await link.request(CloseStages(self.name), timeout=CLOSE_SECONDS)
+        except AinetError as exc:
+            self._log.info("A stage of %s could not be told to end: %s", self._manifest.name, exc)
+
+
+async def _all(calls: Any) -> list[Any]:
+    """Await all of the coroutines; when one fails the others are cancelled and its error is raised."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

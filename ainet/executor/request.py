@@ -1,0 +1,90 @@
+"""A request as it comes from a notebook or a program."""
+
+from __future__ import annotations
+
+import secrets
+
+import msgspec
+
+from ainet.errors import UsageError
+from ainet.executor.generation import Message, Open
+from ainet.executor.sampling_params import SamplingParams
+
+MAX_STOPS = 16
+MAX_TOKENS = 256
+
+
+class GenerateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What to answer and how; None leaves the choice to the node.
+
+    Attributes
+    ----------
+    messages
+        The conversation, its last turn the question.
+    model
+        Name, path or digest of a model.
+    stages
+        Number of stages to force.
+    raw
+        Whether the last message is completed as plain text, without chat template.
+    max_tokens
+        Most tokens to generate.
+    stop
+        Texts that end the answer.
+    json_schema
+        JSON schema that the answer follows.
+    """
+
+    messages: list[Message]
+    model: str | None = None
+    stages: int | None = None
+    raw: bool = False
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: list[str] = []
+    grammar: str | None = None
+    json_schema: dict[str, object] | None = None
+
+    def to_open(self) -> Open:
+        """Return the checked form that a pipeline is asked with; a missing seed is drawn here.
+
+        Raises
+        ------
+        UsageError
+            For values that make no sense.
+        """
+        if not self.messages or not self.messages[-1].content.strip():
+            msg = "There is nothing to answer: the question is empty."
+            raise UsageError(msg)
+        if self.max_tokens is not None and not 1 <= self.max_tokens < 2**31:
+            msg = f"max_tokens is {self.max_tokens}; it must be at least 1."
+            raise UsageError(msg)
+        if self.stages is not None and self.stages < 1:
+            msg = f"stages is {self.stages}; it must be at least 1."
+            raise UsageError(msg)
+        if len(self.stop) > MAX_STOPS:
+            msg = f"There are {len(self.stop)} stop strings; at most {MAX_STOPS} are allowed."
+            raise UsageError(msg)
+        given = {
+            name: value
+            for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "grammar")
+            if (value := getattr(self, name)) is not None
+        }
+        given.setdefault("seed", secrets.randbits(31))
+        if self.json_schema is not None:
+            given["json_schema"] = msgspec.json.encode(self.json_schema).decode()
+        sampling = SamplingParams(**given)
+        sampling.check()
+        return Open(
+            session=0,
+            messages=self.messages,
+            raw=self.raw,
+            sampling=sampling,
+            max_tokens=self.max_tokens or MAX_TOKENS,
+            stop=self.stop,
+        )

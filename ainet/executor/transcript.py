@@ -1,0 +1,80 @@
+"""One answer as it comes into being: the events that a notebook shows, and the figures at its end."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from ainet.executor.generation import Done, Event, Started, Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ainet.executor.generation import Open
+    from ainet.executor.pipeline import Pipeline
+
+
+class Transcript:
+    """Turns what a pipeline says into events (dictionaries), and measures.
+
+    Parameters
+    ----------
+    pipeline
+        Who answers.
+    request
+        What was asked.
+    begun
+        When it was asked, on the monotonic clock (s): loading the model counts towards the first token.
+    """
+
+    def __init__(self, pipeline: Pipeline, request: Open, begun: float) -> None:
+        self._pipeline = pipeline
+        self._seed = request.sampling.seed
+        self._begun = begun
+        self._first = self._last = 0.0
+        self._text: list[str] = []
+        self._tokens: list[int] = []
+        self._prompt_tokens = 0
+
+    def take(self, event: Event) -> Iterator[dict[str, Any]]:
+        """Yield the event in the form in which it travels to the notebook."""
+        match event:
+            case Started():
+                self._prompt_tokens = event.prompt_tokens
+                yield {
+                    "event": "start",
+                    "model": self._pipeline.plan.name,
+                    "placement": self._pipeline.placement,
+                    "prompt_tokens": event.prompt_tokens,
+                }
+            case Text():
+                self._last = time.monotonic()
+                self._first = self._first or self._last
+                self._text.append(event.text)
+                self._tokens += event.tokens
+                yield {"event": "text", "text": event.text, "tokens": event.tokens}
+            case Done():
+                if event.text:
+                    self._text.append(event.text)
+                    yield {"event": "text", "text": event.text, "tokens": []}
+                yield self._done(event.finish)
+
+    def _done(self, finish: str) -> dict[str, Any]:
+        n = len(self._tokens)
+        seconds = self._last - self._first
+        return {
+            "event": "done",
+            "finish": finish,
+            "text": "".join(self._text),
+            "tokens": self._tokens,
+            "model": self._pipeline.plan.name,
+            "seed": self._seed,
+            "placement": self._pipeline.placement,
+            "received": self._pipeline.received,
+            "timings": {
+                "prompt_tokens": self._prompt_tokens,
+                "generated_tokens": n,
+                "first_token_s": round(self._first - self._begun, 4) if n else None,
+                "tokens_per_s": round((n - 1) / seconds, 2) if n > 1 and seconds > 0 else None,
+            },
+        }

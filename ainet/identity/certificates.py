@@ -1,0 +1,203 @@
+"""X.509 certificates of one swarm: the CA, its members' certificates, and requests for them.
+
+All keys are Ed25519. A member's certificate names its node id in a URI, ``ainet:<node id>``, and is used on both
+ends of mutual TLS. The id is derived from the certified key, so a certificate can never lend its holder another id.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from ainet.errors import Refused
+from ainet.identity.keys import node_id
+
+DAY = 86400.0  # seconds
+LIFETIME = 90 * DAY
+RENEW_AFTER = 30 * DAY
+CA_LIFETIME = 30 * 365 * DAY
+# Certificates begin a little in the past: devices' clocks differ.
+BACKDATE = DAY / 24
+
+
+def make_ca(key: Ed25519PrivateKey, now: float) -> x509.Certificate:
+    """Return a new self-signed CA certificate, valid from `now` (unix seconds) on."""
+    public = key.public_key()
+    name = _name(f"ainet swarm {swarm_of_key(public)[:16]}")
+    builder = _builder(name, name, public, now, CA_LIFETIME)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(_usage(ca=True), critical=True)
+    builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
+    return builder.sign(key, None)
+
+
+def issue(
+    ca: x509.Certificate,
+    ca_key: Ed25519PrivateKey,
+    public_key: Ed25519PublicKey,
+    now: float,
+    *,
+    lifetime: float = LIFETIME,
+) -> x509.Certificate:
+    """Return a certificate for the node with `public_key`, valid for `lifetime` seconds from `now` on."""
+    identity = node_id(public_key)
+    builder = _builder(_name(identity), ca.subject, public_key, now, lifetime)
+    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(_usage(ca=False), critical=True)
+    builder = builder.add_extension(
+        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+    )
+    builder = builder.add_extension(
+        x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"ainet:{identity}")]), critical=False
+    )
+    builder = builder.add_extension(
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
+    )
+    return builder.sign(ca_key, None)
+
+
+def make_request(key: Ed25519PrivateKey) -> bytes:
+    """Return a certificate signing request (DER): the public key, and the proof that its holder asks."""
+    name = _name(node_id(key.public_key()))
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, None)
+    return request.public_bytes(serialization.Encoding.DER)
+
+
+def read_request(der: bytes) -> Ed25519PublicKey:
+    """Return the public key of a certificate signing request.
+
+    Raises
+    ------
+    Refused
+        The request is malformed, or not signed by the key that it names.
+    """
+    try:
+        request = x509.load_der_x509_csr(der)
+        public = request.public_key()
+        if isinstance(public, Ed25519PublicKey) and request.is_signature_valid:
+            return public
+    except Exception as exc:  # the parser raises several kinds, depending on what is wrong
+        msg = "The request for a certificate is malformed."
+        raise Refused(msg) from exc
+    msg = "The request for a certificate is not signed by the key that it names."
+    raise Refused(msg)
+
+
+def certificate_id(certificate: x509.Certificate) -> str:
+    """Return the node id of a member's certificate.
+
+    Raises
+    ------
+    Refused
+        The certificate is not one of a node.
+    """
+    try:
+        public = certificate.public_key()
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+        if isinstance(public, Ed25519PublicKey) and uris == [f"ainet:{node_id(public)}"]:
+            return node_id(public)
+    except Exception as exc:  # the parser raises several kinds, depending on what is wrong
+        msg = "The certificate does not name a node."
+        raise Refused(msg) from exc
+    msg = "The certificate does not name the node that its key belongs to."
+    raise Refused(msg)
+
+
+def check_issued(certificate: x509.Certificate, ca: x509.Certificate, now: float) -> None:
+    """Raise `Refused` unless `certificate` was issued by `ca` and is valid at `now`."""
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except (ValueError, TypeError, InvalidSignature) as exc:
+        msg = "The certificate was not issued by this swarm's CA."
+        raise Refused(msg) from exc
+    if not certificate.not_valid_before_utc.timestamp() <= now <= certificate.not_valid_after_utc.timestamp():
+        msg = "The certificate is not valid now. Is the clock of one of the two devices wrong?"
+        raise Refused(msg)
+
+
+def read_ca(der: bytes) -> x509.Certificate:
+    """Return the CA certificate in `der`; raises `Refused` when it is none."""
+    try:
+        ca = x509.load_der_x509_certificate(der)
+        ca.verify_directly_issued_by(ca)
+        if ca.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+            return ca
+    except Exception as exc:  # the parser raises several kinds, depending on what is wrong
+        msg = "The CA's certificate cannot be read."
+        raise Refused(msg) from exc
+    msg = "The certificate is not a CA's."
+    raise Refused(msg)
+
+
+def swarm_of(ca: x509.Certificate) -> str:
+    """Return the swarm's id: the hex SHA-256 of its CA's public key (SubjectPublicKeyInfo)."""
+    public = ca.public_key()
+    if not isinstance(public, Ed25519PublicKey):
+        msg = "The CA's key is not an Ed25519 key."
+        raise Refused(msg)
+    return swarm_of_key(public)
+
+
+def swarm_of_key(public_key: Ed25519PublicKey) -> str:
+    """Return the id of the swarm whose CA has this key."""
+    spki = public_key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()
+
+
+def serial_of(certificate: x509.Certificate) -> str:
+    """Return the certificate's serial number in hex."""
+    return f"{certificate.serial_number:x}"
+
+
+def to_pem(certificate: x509.Certificate) -> bytes:
+    """Return the certificate as PEM."""
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def to_der(certificate: x509.Certificate) -> bytes:
+    """Return the certificate as DER."""
+    return certificate.public_bytes(serialization.Encoding.DER)
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, public_key: Ed25519PublicKey, now: float, lifetime: float
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_time(now - BACKDATE))
+        .not_valid_after(_time(now + lifetime))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+    )
+
+
+def _usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _time(seconds: float) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC)

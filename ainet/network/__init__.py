@@ -1,0 +1,8 @@
+"""Links between the members of a swarm, and how a device becomes one."""
+
+from ainet.network.link import PeerLink
+from ainet.network.links import Links, MemberState
+from ainet.network.messages import Request
+from ainet.network.pairing import Invitation, Joined, Pairing
+
+__all__ = ["Invitation", "Joined", "Links", "MemberState", "Pairing", "PeerLink", "Request"]

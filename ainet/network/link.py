@@ -1,0 +1,400 @@
+"""PeerLink: requests and answers between two members, both ways over one connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import itertools
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ainet.errors import AinetError, Busy, PeerUnreachable, ProtocolError
+from ainet.network.frames import (
+    MAX_MESSAGE,
+    WINDOW,
+    Call,
+    Cancel,
+    Credit,
+    Failure,
+    Frame,
+    Goodbye,
+    Item,
+    Ping,
+    Pong,
+    Reply,
+    RosterUpdate,
+    encode_frame,
+    read_frame,
+)
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+
+    from ainet.network.messages import Request
+    from ainet.network.stream import SecureStream
+
+    Answer = Awaitable[msgspec.Struct | None] | AsyncIterator[msgspec.Struct]
+    #: Answers a request of one type: a coroutine, or an async generator of progress that ends with the reply.
+    Handler = Callable[["PeerLink", Any], Answer]
+
+MAX_CALLS = 64  # requests of one peer that are answered at once
+MAX_BACKLOG = 16 * 1024 * 1024  # bytes that a peer who does not read may leave unsent
+ANSWER_TIMEOUT = 60.0  # seconds
+
+
+class PeerLink:
+    """An authenticated connection to another member. `Links` makes them.
+
+    Parameters
+    ----------
+    handlers
+        By the name of the request's class.
+    take_roster
+        Called with a roster update; raises when it is not the CA's.
+    keepalive, timeout
+        Seconds between pings; seconds of silence after which the peer counts as gone.
+    """
+
+    def __init__(
+        self,
+        stream: SecureStream,
+        peer_id: str,
+        peer_name: str,
+        handlers: Mapping[str, tuple[type[Request], Handler]],
+        take_roster: Callable[[PeerLink, RosterUpdate], None],
+        *,
+        keepalive: float,
+        timeout: float,
+        log: logging.Logger,
+    ) -> None:
+        self.peer_id = peer_id
+        self.peer_name = peer_name
+        self.closed = asyncio.Event()
+        #: Why the link is closed.
+        self.error: AinetError | None = None
+        self._stream = stream
+        self._handlers = handlers
+        self._take_roster = take_roster
+        self._keepalive, self._timeout = keepalive, timeout
+        self._log = log
+        self._ids = itertools.count()
+        self._calls: dict[int, _Outgoing] = {}
+        self._serving: dict[int, _Incoming] = {}
+        self._on_close: list[Callable[[PeerLink], object]] = []
+        self._sending = asyncio.Lock()
+        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
+        self._finish: asyncio.Task[None] | None = None
+
+    async def request(self, request: Request, *, timeout: float | None = ANSWER_TIMEOUT) -> Any:  # noqa: ASYNC109
+        """Ask the peer, and return its reply; progress on the way is passed over.
+
+        Parameters
+        ----------
+        timeout
+            Seconds until the reply must be there; None waits as long as the link lives.
+
+        Raises
+        ------
+        PeerUnreachable
+            The link is lost, or the time is up.
+        AinetError
+            What the peer's handler raised.
+        """
+        reply = None
+        try:
+            async with asyncio.timeout(timeout), contextlib.aclosing(self.stream(request)) as items:
+                async for item in items:
+                    reply = item
+        except TimeoutError:
+            msg = f"{self.peer_name} did not answer {type(request).__name__} within {timeout:g} seconds."
+            raise PeerUnreachable(msg) from None
+        return reply
+
+    async def stream(self, request: Request) -> AsyncGenerator[Any, None]:
+        """Ask the peer, and yield its progress, then its reply. Leaving the loop cancels the request there.
+
+        Use it as ``async with contextlib.aclosing(link.stream(request)) as items`` where leaving early is possible.
+        """
+        kind, call = type(request), _Outgoing()
+        number = next(self._ids)
+        self._calls[number] = call
+        try:
+            await self._send(Call(number, kind.__name__, _encode(request)))
+            while True:
+                frame = await call.queue.get()
+                if isinstance(frame, Item):
+                    yield self._decode(frame.body, kind.progress, kind)
+                    call.taken += 1
+                    if call.taken >= WINDOW // 2:
+                        await self._send(Credit(number, call.taken))
+                        call.taken = 0
+                    continue
+                call.ended = True
+                if isinstance(frame, Reply):
+                    reply = self._decode(frame.body, kind.reply, kind)
+                    if kind.reply is not None:
+                        yield reply
+                    return
+                raise AinetError.from_dict(frame.error)
+        finally:
+            del self._calls[number]
+            if not call.ended and not self.closed.is_set():
+                self._post(Cancel(number))
+
+    def on_close(self, callback: Callable[[PeerLink], object]) -> None:
+        """Call `callback` with this link when it closes, or at once when it is closed."""
+        if self.closed.is_set():
+            callback(self)
+        else:
+            self._on_close.append(callback)
+
+    def send_roster(self, update: RosterUpdate) -> None:
+        """Show the peer a roster."""
+        if not self.closed.is_set():
+            self._post(update)
+
+    def close(self, reason: AinetError, *, tell: bool = True) -> None:
+        """Close the link at once: what is pending on either side ends. `wait_closed` waits for the rest."""
+        if self.closed.is_set():
+            return
+        self.error = reason
+        self.closed.set()
+        for number, call in self._calls.items():
+            call.ended = True
+            call.queue.put_nowait(Failure(number, reason.to_dict()))
+        if tell:
+            with contextlib.suppress(AinetError):
+                self._stream.write(encode_frame(Goodbye.from_error(reason)))
+        self._finish = asyncio.create_task(self._end(tell=tell))
+        for callback in self._on_close:
+            try:
+                callback(self)
+            except Exception:
+                self._log.exception("A callback failed when the link to %s closed.", self.peer_name)
+
+    async def wait_closed(self) -> None:
+        """Wait until the link is closed and nothing of it is left."""
+        await self.closed.wait()
+        if self._finish is not None:
+            await asyncio.shield(self._finish)
+
+    async def _end(self, *, tell: bool) -> None:
+        tasks = [*self._tasks, *(incoming.task for incoming in self._serving.values())]
+        for task in tasks:
+            task.cancel()
+        if not tell:
+            await self._stream.abort()
+        await asyncio.wait(tasks)
+        if tell:
+            await self._stream.close()
+
+    async def _read(self) -> None:
+        try:
+            while not self.closed.is_set():
+                self._take(await read_frame(self._stream))
+        except AinetError as exc:
+            if isinstance(exc, PeerUnreachable):
+                self.close(PeerUnreachable(f"The link to {self.peer_name} was lost: {exc.message}"), tell=False)
+            else:
+                self._log.warning("The link to %s is closed: %s", self.peer_name, exc.message)
+                self.close(exc)
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        silent, heard, before = 0.0, self._stream.received, loop.time()
+        while True:
+            self._post(Ping())
+            await asyncio.sleep(self._keepalive)
+            now = loop.time()
+            if self._stream.received != heard:
+                silent, heard = 0.0, self._stream.received
+            else:
+                # While this process itself did not run, the peer's silence means nothing.
+                silent += min(now - before, 2 * self._keepalive)
+            before = now
+            if silent >= self._timeout:
+                msg = f"{self.peer_name} did not answer for {silent:.0f} seconds."
+                self._log.warning("The link is closed: %s", msg)
+                self.close(PeerUnreachable(msg), tell=False)
+                return
+
+    def _take(self, frame: Frame) -> None:
+        match frame:
+            case Ping():
+                # A peer that does not read gets no more of these, so they cannot pile up.
+                if not self._stream.backlog:
+                    self._post(Pong())
+            case Pong():
+                pass
+            case Call():
+                self._serve(frame)
+            case Item() | Reply() | Failure():
+                self._hand_over(frame)
+            case Cancel():
+                if frame.id in self._serving:
+                    self._serving[frame.id].task.cancel()
+            case Credit():
+                if frame.id in self._serving:
+                    self._serving[frame.id].grant(frame.count)
+            case RosterUpdate():
+                self._take_roster(self, frame)
+            case Goodbye():
+                self.close(frame.to_error(), tell=False)
+            case _:
+                msg = f"The other device sent {type(frame).__name__} in the middle of a link."
+                raise ProtocolError(msg)
+
+    def _hand_over(self, frame: Item | Reply | Failure) -> None:
+        call = self._calls.get(frame.id)
+        if call is None:
+            return  # cancelled, while this was on its way
+        if call.queue.qsize() > WINDOW:
+            msg = "The other device sent more progress than it was allowed to."
+            raise ProtocolError(msg)
+        call.queue.put_nowait(frame)
+
+    def _serve(self, call: Call) -> None:
+        if call.id in self._serving:
+            msg = "The other device used the number of a request twice."
+            raise ProtocolError(msg)
+        kind, handler = self._handlers.get(call.kind, (None, None))
+        if kind is None or handler is None:
+            msg = f"The device does not know the request {call.kind!r}. Is its ainet older? Update it."
+            self._post(Failure(call.id, ProtocolError(msg).to_dict()))
+        elif len(self._serving) >= MAX_CALLS:
+            msg = f"The device answers {MAX_CALLS} requests of this one already. Ask again in a second."
+            self._post(Failure(call.id, Busy(msg, retry_after=1.0).to_dict()))
+        else:
+            try:
+                request = _decode(call.body, kind)
+            except ProtocolError as exc:
+                self._post(Failure(call.id, exc.to_dict()))
+                return
+            self._serving[call.id] = incoming = _Incoming()
+            incoming.task = asyncio.create_task(self._answer(call.id, incoming, request, handler))
+
+    async def _answer(self, number: int, incoming: _Incoming, request: Request, handler: Handler) -> None:
+        kind = type(request)
+        try:
+            try:
+                result = handler(self, request)
+                if isinstance(result, AsyncIterator):
+                    reply = await self._send_items(number, incoming, result, kind)
+                else:
+                    reply = await result
+                _check(reply, kind.reply, kind)
+                await self._send(Reply(number, _encode(reply)))
+            except AinetError as exc:
+                await self._fail(number, exc)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise  # the asker cancelled, or the link is closed: nobody waits for words
+                await self._fail(number, AinetError(f"The device stopped working on {kind.__name__}."))
+            except Exception:
+                self._log.exception("Answering %s of %s failed.", kind.__name__, self.peer_name)
+                msg = f"The device failed to do {kind.__name__}; its log says why."
+                await self._fail(number, AinetError(msg))
+        except AinetError:
+            pass  # the link closed meanwhile: nobody is there to be told
+        finally:
+            del self._serving[number]
+
+    async def _send_items(
+        self, number: int, incoming: _Incoming, items: AsyncIterator[msgspec.Struct], kind: type[Request]
+    ) -> msgspec.Struct | None:
+        try:
+            async for item in items:
+                if kind.reply is not None and isinstance(item, kind.reply):
+                    return item
+                _check(item, kind.progress, kind)
+                await incoming.spend()
+                await self._send(Item(number, _encode(item)))
+        finally:
+            if inspect.isasyncgen(items):
+                await items.aclose()
+        return None
+
+    async def _fail(self, number: int, error: AinetError) -> None:
+        shown = error.to_dict() | {"message": error.message[:MAX_MESSAGE]}
+        try:
+            await self._send(Failure(number, shown))
+        except (TypeError, ValueError, OverflowError, ProtocolError):
+            # Its details cannot travel.
+            await self._send(Failure(number, shown | {"details": {}}))
+
+    async def _send(self, frame: Frame) -> None:
+        data = encode_frame(frame)
+        async with self._sending:
+            if self.closed.is_set():
+                raise self._lost()
+            self._stream.write(data)
+            await self._stream.drain()
+
+    def _post(self, frame: Frame) -> None:
+        # A short frame that cannot wait; a peer that lets them pile up is not reading.
+        try:
+            self._stream.write(encode_frame(frame))
+        except AinetError as exc:
+            self.close(exc, tell=False)
+        if self._stream.backlog > MAX_BACKLOG:
+            self.close(ProtocolError(f"{self.peer_name} does not read what it asked for."), tell=False)
+
+    def _lost(self) -> AinetError:
+        return AinetError.from_dict(self.error.to_dict()) if self.error else PeerUnreachable("The link is closed.")
+
+    def _decode(self, body: msgspec.Raw, kind: type[msgspec.Struct] | None, request: type[Request]) -> Any:
+        try:
+            return _decode(body, kind)
+        except ProtocolError as exc:
+            msg = f"{self.peer_name} answered {request.__name__} with something else: {exc.message}"
+            raise ProtocolError(msg) from exc
+
+
+class _Outgoing:
+    """A request of ours that waits for its answer."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[Item | Reply | Failure] = asyncio.Queue()
+        self.taken = 0
+        self.ended = False
+
+
+class _Incoming:
+    """A request of the peer that is being answered."""
+
+    task: asyncio.Task[None]
+
+    def __init__(self) -> None:
+        self._credit = asyncio.Semaphore(WINDOW)
+
+    async def spend(self) -> None:
+        """Wait until the asker takes another item."""
+        await self._credit.acquire()
+
+    def grant(self, count: int) -> None:
+        """Let `count` more items be sent."""
+        for _ in range(count):
+            self._credit.release()
+
+
+def _encode(message: msgspec.Struct | None) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.msgpack.encode(message))
+
+
+def _decode(body: msgspec.Raw, kind: type[msgspec.Struct] | None) -> Any:
+    try:
+        return msgspec.msgpack.decode(body, type=kind)
+    except (msgspec.DecodeError, ValueError, RecursionError) as exc:
+        msg = f"This is no {kind.__name__ if kind else 'empty message'} ({exc})."
+        raise ProtocolError(msg) from exc
+
+
+def _check(message: object, kind: type[msgspec.Struct] | None, request: type[Request]) -> None:
+    if not isinstance(message, kind or type(None)):
+        msg = f"{type(message).__name__} is not what {request.__name__} is answered with."
+        raise TypeError(msg)

@@ -1,0 +1,455 @@
+"""Links: this node's connections to the other members of its swarm."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import uuid
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ainet.errors import AinetError, NotFound, PeerUnreachable, Refused, UsageError
+from ainet.identity import Credentials, client_context, server_context
+from ainet.identity.certificates import DAY
+from ainet.network.addresses import AddressBook, is_wildcard, join_address, outward_host, split_address
+from ainet.network.frames import PROTOCOL, Hello, Hint, RosterUpdate
+from ainet.network.greeting import Greeting, check_peer, greet
+from ainet.network.link import PeerLink
+from ainet.network.messages import RenewCertificate, Renewed, Request
+from ainet.network.stream import CHUNK, SecureStream, open_connection
+from ainet.network.upkeep import Upkeep
+
+if TYPE_CHECKING:
+    import logging
+    import ssl
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from ainet.config import AinetConfig
+    from ainet.identity import Identity, Revoked, SignedRoster
+    from ainet.network.link import Handler
+
+GREETING_TIMEOUT = 10.0  # seconds
+MAX_GREETINGS = 64  # connections that have not proved themselves yet
+MAX_LINKS = 4  # with one peer
+PLAIN_WORD = b"This port speaks TLS 1.3 and is for members of an ainet swarm only.\n"
+
+
+class MemberState(msgspec.Struct, frozen=True):
+    """A member, as this node sees it.
+
+    Attributes
+    ----------
+    last_seen
+        Unix seconds; None when it was never reachable from here.
+    certificate_days
+        Days until its certificate expires; negative after that.
+    """
+
+    id: str
+    name: str
+    addresses: list[str]
+    connected: bool
+    last_seen: float | None
+    certificate_days: float
+    is_self: bool
+    holds_ca: bool
+
+
+class Links:
+    """Accepts members, dials them, and keeps one link to each that can be reached.
+
+    Links exist between members with valid certificates only. A roster that a member shows, if newer and signed by the
+    CA, is applied at once, passed on, and cuts the links of everybody whom it removes.
+    """
+
+    def __init__(self, identity: Identity, config: AinetConfig, log: logging.Logger) -> None:
+        self.identity = identity
+        self.book = AddressBook(config.make_data_dir() / "network.json")
+        self._config = config
+        self._log = log
+        self._instance = uuid.uuid4().hex
+        self._handlers: dict[str, tuple[type[Request], Handler]] = {}
+        self._greetings: dict[PeerLink, Greeting] = {}
+        self._dialling: dict[str, asyncio.Task[PeerLink]] = {}
+        self._greeting: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._revoked_callbacks: list[Callable[[str], object]] = []
+        self._contexts: tuple[Credentials, ssl.SSLContext, ssl.SSLContext] | None = None
+        self._server: asyncio.Server | None = None
+        self._host, self._port = "", 0
+        self._stopping = False
+        self._upkeep = Upkeep(self, log)
+        self.handle(RenewCertificate, self._renew)
+
+    def handle(self, kind: type[Request], handler: Handler) -> None:
+        """Answer requests of type `kind` with `handler`.
+
+        The handler is called with the link and the request. It is a coroutine function that returns the reply, or an
+        async generator of progress that ends with the reply. It is cancelled when the asker cancels or the link closes.
+        An `AinetError` that it raises is raised at the asker; of any other the asker learns only that there was one.
+        """
+        self._handlers[kind.__name__] = (kind, handler)
+
+    def on_revoked(self, callback: Callable[[str], object]) -> None:
+        """Call `callback` with the node id of every device that is removed from the swarm from now on."""
+        self._revoked_callbacks.append(callback)
+
+    async def start(self) -> None:
+        """Listen for members, and look after the links to them.
+
+        Raises
+        ------
+        UsageError
+            The address that the configuration names cannot be listened on.
+        """
+        host, port = split_address(self._config.listen, 0)
+        self._host = "0.0.0.0" if is_wildcard(host) and ":" not in host else host  # noqa: S104 — the owner's choice
+        fixed = port or self._config.peer_port
+        try:
+            self._server = await self._listen(fixed or self.book.port)
+        except OSError as exc:
+            if fixed or exc.errno != errno.EADDRINUSE:
+                where = join_address(self._host, fixed)
+                msg = f"Members cannot be accepted on {where}: {exc.strerror or exc}. Choose another address or port."
+                raise UsageError(msg) from exc
+            self._log.warning("Port %d is taken: members will find this node on another one.", self.book.port)
+            self._server = await self._listen(0)
+        self._port = self._server.sockets[0].getsockname()[1]
+        self.book.port = self._port
+        self.book.save()
+        if self.identity.problem:
+            self._log.warning("%s", self.identity.problem)
+        self._upkeep.start()
+
+    async def stop(self) -> None:
+        """Say goodbye to everybody, and stop listening."""
+        self._stopping = True
+        await self._upkeep.stop()
+        if self._server is not None:
+            self._server.close()
+        tasks: list[asyncio.Task[PeerLink] | asyncio.Task[None]] = [*self._dialling.values(), *self._greeting]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.close_all(PeerUnreachable(f"{self.identity.name} was stopped."))
+        await asyncio.gather(*self._closing)
+        if self._server is not None:
+            await self._server.wait_closed()
+            self._server = None
+            self.book.save()
+
+    async def __aenter__(self) -> Links:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def address(self) -> str:
+        """Where this node accepts members: "host:port"."""
+        return join_address(outward_host() if is_wildcard(self._host) else self._host, self._port)
+
+    def address_for(self, stream: SecureStream) -> str:
+        """Where the other end of `stream` can reach this node: "host:port"."""
+        return join_address(stream.local_host if is_wildcard(self._host) else self._host, self._port)
+
+    @property
+    def listen_host(self) -> str:
+        """The address on which this node listens, as the configuration names it."""
+        return self._host
+
+    def links(self) -> list[PeerLink]:
+        """Return the links that are open, of all members; there may be several of one."""
+        return [link for link in self._greetings if not link.closed.is_set()]
+
+    def linked(self, node_id: str) -> PeerLink | None:
+        """Return an open link to the member."""
+        return next((link for link in self.links() if link.peer_id == node_id), None)
+
+    def members(self) -> list[MemberState]:
+        """Return all members of the swarm, this node first; a node that was removed sees only itself."""
+        identity, now = self.identity, self.identity.now()
+        me = MemberState(
+            id=identity.id,
+            name=identity.name,
+            addresses=[self.address],
+            connected=True,
+            last_seen=now,
+            certificate_days=identity.days_left,
+            is_self=True,
+            holds_ca=identity.holds_ca,
+        )
+        others = [
+            MemberState(
+                id=member.id,
+                name=member.name,
+                addresses=self.book.addresses(member.id),
+                connected=(connected := self.linked(member.id) is not None),
+                last_seen=now if connected else self.book.last_seen(member.id),
+                certificate_days=(member.expires - now) / DAY,
+                is_self=False,
+                holds_ca=member.holds_ca,
+            )
+            for member in identity.roster.members
+            if member.id != identity.id and not identity.removed
+        ]
+        return [me, *sorted(others, key=lambda state: state.name)]
+
+    async def connect(self, node_id: str) -> PeerLink:
+        """Return a link to the member: the one that is open, whoever opened it, or a new one.
+
+        Raises
+        ------
+        NotFound
+            No member has this id.
+        PeerUnreachable
+            It does not answer at any address that is known.
+        Refused
+            One of the two devices may not work with the other; the message says why.
+        """
+        if node_id == self.identity.id:
+            msg = "A node needs no link to itself."
+            raise UsageError(msg)
+        if self.identity.problem:
+            raise Refused(self.identity.problem)
+        if link := self.linked(node_id):
+            return link
+        member = self.identity.roster.member(node_id)
+        if member is None:
+            removed = self.identity.roster.removed(node_id)
+            msg = f"{removed.name} was removed from the swarm." if removed else f"No member has the id {node_id}."
+            raise NotFound(msg)
+        task = self._dialling.get(node_id)
+        if task is None:
+            task = self._dialling[node_id] = asyncio.create_task(self._dial(node_id, member.name))
+            task.add_done_callback(lambda done: self._dialled(node_id, done))
+        return await asyncio.shield(task)
+
+    def remove(self, name: str) -> Revoked:
+        """Remove the member with this name or id from the swarm: its links are cut, all members are told.
+
+        Raises what `Identity.remove` raises.
+        """
+        before = self._revoked_ids()
+        record = self.identity.remove(name)
+        self.roster_changed(before)
+        if record.holds_ca:
+            self._log.warning(
+                "%s holds the swarm's CA key, which a removal does not take away. If it is in foreign hands, begin a "
+                "new swarm: delete the data directories' identity folders and pair again.",
+                record.name,
+            )
+        return record
+
+    def apply(self, signed: SignedRoster) -> None:
+        """Take over a roster that another member showed, if it is newer; raises `Refused` when it is not the CA's."""
+        before = self._revoked_ids()
+        if self.identity.apply(signed):
+            self.roster_changed(before)
+
+    def roster_changed(self, revoked_before: set[str] | None = None) -> None:
+        """Act on the identity's new roster: cut whom it removed since `revoked_before`, tell everybody else."""
+        roster, update = self.identity.roster, RosterUpdate(self.identity.signed_roster)
+        self.book.keep_only({member.id for member in roster.members})
+        for link, greeting in list(self._greetings.items()):
+            link.send_roster(update)
+            try:
+                check_peer(self.identity, link.peer_id, greeting.certificate_serial)
+            except Refused as exc:
+                self._log.warning("The link to %s is cut: %s", link.peer_name, exc.message)
+                link.close(exc)
+        revoked = set() if revoked_before is None else self._revoked_ids() - revoked_before
+        for node_id in revoked:
+            record = roster.removed(node_id)
+            self._log.warning("%s was removed from the swarm.", record.name if record else node_id)
+            for callback in self._revoked_callbacks:
+                try:
+                    callback(node_id)
+                except Exception:
+                    self._log.exception("A callback failed when %s was removed.", node_id)
+
+    def swarm_changed(self, hints: tuple[Hint, ...]) -> None:
+        """Leave all links behind: the identity has joined a swarm, whose members listen where `hints` say."""
+        self.close_all(PeerUnreachable(f"{self.identity.name} joined another swarm."))
+        self.book.keep_only(set())
+        self.learn(hints)
+        self.book.save()
+        self._upkeep.wake()
+
+    def close_all(self, reason: AinetError) -> None:
+        """Close every link, and tell the peers why."""
+        for link in list(self._greetings):
+            link.close(reason)
+
+    def hints(self) -> tuple[Hint, ...]:
+        """Return where all members listen, as far as is known here; this node itself is not among them."""
+        return tuple(self.book.hints())
+
+    def learn(self, hints: tuple[Hint, ...]) -> None:
+        """Note where members listen."""
+        now, members = self.identity.now(), {member.id for member in self.identity.roster.members}
+        before = {hint.address for hint in self.book.hints()}
+        for hint in hints:
+            if hint.id in members and hint.id != self.identity.id:
+                self.book.learn(hint, now)
+        if before != {hint.address for hint in self.book.hints()}:
+            self.book.save()
+
+    def expired_links(self) -> list[PeerLink]:
+        """Return the links whose peer's certificate has expired since, and was not renewed."""
+        now, roster = self.identity.now(), self.identity.roster
+        expired = []
+        for link, greeting in self._greetings.items():
+            member = roster.member(link.peer_id)
+            if max(greeting.certificate_expires, member.expires if member else 0.0) < now:
+                expired.append(link)
+        return expired
+
+    async def _listen(self, port: int) -> asyncio.Server:
+        return await asyncio.start_server(self._accept, self._host, port, limit=CHUNK)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._stopping or len(self._greeting) >= MAX_GREETINGS:
+            self._log.warning("Too many devices connect at once, or this one is stopping: one is turned away.")
+            writer.transport.abort()
+            return
+        task = asyncio.create_task(self._accepted(reader, writer))
+        self._greeting.add(task)
+        task.add_done_callback(self._greeting.discard)
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = (writer.get_extra_info("peername") or ("?", 0))[:2]
+        peer = f"the device at {join_address(host, port)}"
+        try:
+            await self._begin(SecureStream(reader, writer, self._tls()[0], server_side=True, peer=peer))
+        except PeerUnreachable as exc:
+            self._log.info("A connection from %s came to nothing: %s", peer, exc.message)
+        except AinetError as exc:
+            self._log.warning("A connection from %s was refused: %s", peer, exc.message)
+
+    async def _dial(self, node_id: str, name: str) -> PeerLink:
+        reasons: list[str] = []
+        refused: Refused | None = None
+        for address in self.book.addresses(node_id):
+            try:
+                reader, writer = await open_connection(address)
+            except PeerUnreachable as exc:
+                reasons.append(exc.message)
+                continue
+            stream = SecureStream(reader, writer, self._tls()[1], server_side=False, peer=name)
+            try:
+                return await self._begin(stream, node_id)
+            except PeerUnreachable as exc:
+                reasons.append(f"{address}: {exc.message}")
+            except Refused as exc:
+                self._log.warning("The link to %s at %s was refused: %s", name, address, exc.message)
+                refused = exc
+        if link := self.linked(node_id):  # it dialled this node meanwhile
+            return link
+        if refused is not None:
+            raise refused
+        if not reasons:
+            msg = f"Nobody has told this node yet where {name} listens. It becomes known when {name} is running."
+            raise PeerUnreachable(msg)
+        msg = f"{name} does not answer ({'; '.join(reasons)}). Is ainet running there?"
+        raise PeerUnreachable(msg)
+
+    def _dialled(self, node_id: str, task: asyncio.Task[PeerLink]) -> None:
+        del self._dialling[node_id]
+        if not task.cancelled():
+            task.exception()  # whoever waited has seen it
+
+    async def _begin(self, stream: SecureStream, dialled: str | None = None) -> PeerLink:
+        try:
+            async with asyncio.timeout(GREETING_TIMEOUT):
+                await stream.handshake()
+                hello = Hello(
+                    protocol=PROTOCOL,
+                    id=self.identity.id,
+                    name=self.identity.name,
+                    address=self.address_for(stream),
+                    instance=self._instance,
+                    roster_serial=0,
+                    roster_digest=b"",
+                )
+                greeting = await greet(stream, self.identity, hello, self.hints(), self.apply, dialled=dialled)
+        except TimeoutError:
+            await stream.refuse(PLAIN_WORD)
+            msg = f"{stream.peer} did not say who it is within {GREETING_TIMEOUT:g} seconds."
+            raise (PeerUnreachable(msg) if dialled else Refused(msg)) from None
+        except AinetError:
+            await stream.refuse(PLAIN_WORD)
+            raise
+        except BaseException:
+            await stream.abort()
+            raise
+        return self._add(stream, greeting)
+
+    def _add(self, stream: SecureStream, greeting: Greeting) -> PeerLink:
+        peer = greeting.hello.id
+        member = self.identity.roster.member(peer)
+        name = member.name if member else greeting.hello.name
+        stream.peer = name
+        link = PeerLink(
+            stream,
+            peer,
+            name,
+            self._handlers,
+            self._take_roster,
+            keepalive=self._config.link_keepalive,
+            timeout=self._config.link_timeout,
+            log=self._log,
+        )
+        others = [other for other in self.links() if other.peer_id == peer]
+        self._greetings[link] = greeting
+        link.on_close(self._forget)
+        for other in others:
+            if self._greetings[other].hello.instance != greeting.hello.instance:
+                other.close(PeerUnreachable(f"{name} was restarted."), tell=False)
+        if len(others) >= MAX_LINKS:
+            others[0].close(PeerUnreachable("There are newer links between these two devices."))
+        self.learn((Hint(peer, greeting.hello.address, self.identity.now()), *greeting.hints))
+        if greeting.roster_digest != self.identity.signed_roster.digest:
+            # It changed during the greeting.
+            link.send_roster(RosterUpdate(self.identity.signed_roster))
+        try:
+            check_peer(self.identity, peer, greeting.certificate_serial)
+        except Refused as exc:
+            link.close(exc)
+            raise
+        self._log.info("%s is connected.", name)
+        self._upkeep.wake()
+        return link
+
+    def _forget(self, link: PeerLink) -> None:
+        greeting = self._greetings.pop(link)
+        self.learn((Hint(link.peer_id, greeting.hello.address, self.identity.now()),))
+        reason = link.error.message if link.error else ""
+        self._log.info("The link to %s is closed: %s", link.peer_name, reason)
+        task = asyncio.create_task(link.wait_closed())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        self._upkeep.wake()
+
+    def _take_roster(self, link: PeerLink, update: RosterUpdate) -> None:
+        self.apply(update.roster)
+
+    async def _renew(self, link: PeerLink, request: RenewCertificate) -> Renewed:
+        certificate = self.identity.renew(request.request, link.peer_id)
+        self._log.info("The certificate of %s was renewed.", link.peer_name)
+        self.roster_changed()
+        return Renewed(certificate)
+
+    def _revoked_ids(self) -> set[str]:
+        return {revoked.id for revoked in self.identity.roster.revoked}
+
+    def _tls(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        credentials = self.identity.credentials()
+        if self._contexts is None or self._contexts[0] != credentials:
+            self._contexts = (credentials, server_context(credentials), client_context(credentials))
+        return self._contexts[1], self._contexts[2]

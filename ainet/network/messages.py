@@ -1,0 +1,42 @@
+"""Typed requests between nodes. Other layers define their own by subclassing `Request`."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import msgspec
+
+
+class Request(msgspec.Struct, frozen=True):
+    """Base of everything that one node asks of another; the name of the class is its name on the wire.
+
+    Class attributes
+    ----------------
+    reply
+        Type of the answer; None when the answer is only that it was done.
+    progress
+        Type of what may come before the answer; None when nothing does.
+    """
+
+    reply: ClassVar[type[msgspec.Struct] | None] = None
+    progress: ClassVar[type[msgspec.Struct] | None] = None
+
+
+class Renewed(msgspec.Struct, frozen=True):
+    """A renewed certificate (DER)."""
+
+    certificate: Annotated[bytes, msgspec.Meta(max_length=8192)]
+
+
+class RenewCertificate(Request, frozen=True):
+    """Ask a device that holds the CA key for a new certificate.
+
+    Attributes
+    ----------
+    request
+        Certificate signing request (DER) of the asker's device key.
+    """
+
+    reply = Renewed
+
+    request: Annotated[bytes, msgspec.Meta(max_length=8192)]

@@ -1,0 +1,354 @@
+"""Pairing: how a device with a ticket becomes a member.
+
+The inviting device proves itself first: its TLS certificate must be issued by a CA whose key has the fingerprint that
+the ticket names. The joiner proves the ticket's secret over the channel that it sees (`tickets.proof`), and its device
+key by a certificate signing request. It receives its certificate, the CA's, the owner's statement, and the roster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+
+from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused, UsageError
+from ainet.identity import Admission
+from ainet.identity.certificates import certificate_id, check_issued, read_ca, swarm_of, to_der
+from ainet.identity.credentials import pairing_client_context, pairing_server_context
+from ainet.identity.roster import Name, check_name
+from ainet.network.addresses import is_loopback, is_wildcard, join_address, outward_host, split_address
+from ainet.network.frames import (
+    MAX_EARLY_FRAME,
+    PROTOCOL,
+    Address,
+    Admitted,
+    Goodbye,
+    Hint,
+    JoinRequest,
+    PairingHello,
+    encode_frame,
+    expect,
+)
+from ainet.network.stream import CHUNK, SecureStream, open_connection
+from ainet.network.tickets import Ticket, TicketBook, proof
+
+if TYPE_CHECKING:
+    import logging
+
+    from ainet.identity import Identity
+    from ainet.network.links import Links
+
+PAIRING_TIMEOUT = 20.0  # seconds
+MAX_PAIRINGS = 16  # connections at once
+MINUTES = 10.0  # that a ticket lives
+PLAIN_WORD = b"This port waits for `ainet join` and speaks TLS 1.3 only.\n"
+
+
+class Invitation(msgspec.Struct, frozen=True):
+    """A new ticket, where it is waited for ("host:port"), and until when (unix seconds).
+
+    `warning` says so when the joiner, though it may join from elsewhere, could not reach this node as a member.
+    """
+
+    ticket: str
+    address: str
+    expires: float
+    warning: str | None
+
+
+class Joined(msgspec.Struct, frozen=True):
+    """The swarm that this device joined, its own name in it, and the names of all members.
+
+    `warning` says so when the inviting device cannot be reached as a member yet.
+    """
+
+    swarm: str
+    name: str
+    members: list[str]
+    warning: str | None
+
+
+class JoinBody(msgspec.Struct, frozen=True, array_like=True):
+    """A joiner's request.
+
+    Attributes
+    ----------
+    ticket
+        The ticket's id.
+    address
+        Where the joiner accepts members.
+    request
+        Certificate signing request (DER).
+    """
+
+    ticket: Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
+    name: Name
+    address: Address
+    request: Annotated[bytes, msgspec.Meta(max_length=4096)]
+
+
+class Pairing:
+    """Invites devices into this node's swarm, and joins those of others.
+
+    It listens only while a ticket lives. Tickets are kept in memory: a restart voids them.
+    """
+
+    def __init__(self, identity: Identity, links: Links, log: logging.Logger) -> None:
+        self._identity = identity
+        self._links = links
+        self._log = log
+        self._tickets = TicketBook(identity.now)
+        self._listeners: dict[str, _Listener] = {}
+        self._connections: set[asyncio.Task[None]] = set()
+        self._inviting = asyncio.Lock()
+        self._joining = asyncio.Lock()
+        self._stopping = False
+
+    async def invite(self, listen: str | None = None, minutes: float = MINUTES) -> Invitation:
+        """Return a ticket with which one device may join within `minutes`.
+
+        Parameters
+        ----------
+        listen
+            Address, with or without a port, on which the joiner is waited for; the node's own when None.
+
+        Raises
+        ------
+        Refused
+            This device does not hold the CA key.
+        UsageError
+            The address cannot be listened on.
+        """
+        self._identity.check_may_invite()
+        host, port = split_address(listen or self._links.listen_host, 0)
+        async with self._inviting:
+            listener = await self._listen(host, port)
+            address = join_address(outward_host() if is_wildcard(host) else host, listener.port)
+            try:
+                ticket, expires = self._tickets.new((address,), bytes.fromhex(self._identity.swarm), minutes)
+                listener.tickets.add(ticket.id)
+            finally:
+                self._close_idle()
+        listener.timers.append(asyncio.get_running_loop().call_later(60 * minutes, self._close_idle))
+        self._log.info("A ticket was given out; %s waits for its device.", address)
+        warning = None
+        if is_loopback(self._links.listen_host) and not is_loopback(host):
+            warning = (
+                f"This node accepts members only from the device itself ({self._links.address}). For the new member to "
+                f"reach it, start it with an address of the network (--listen 0.0.0.0)."
+            )
+            self._log.warning("%s", warning)
+        return Invitation(str(ticket), address, expires, warning)
+
+    async def join(self, ticket: str, name: str | None = None) -> Joined:
+        """Join the swarm that gave out `ticket`, as `name`; a name that is taken gets a number.
+
+        Raises
+        ------
+        Refused
+            The ticket, or the device that answers, is not what it should be.
+        PeerUnreachable
+            Nobody waits for the ticket any more.
+        UsageError
+            This device belongs to a swarm with other members.
+        """
+        async with self._joining:
+            try:
+                return await self._join(Ticket.parse(ticket), check_name(name or self._identity.name))
+            except AinetError as exc:
+                self._log.warning("Joining failed: %s", exc.message)
+                raise
+
+    async def stop(self) -> None:
+        """Stop waiting for joiners."""
+        self._stopping = True
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    # The inviting device
+
+    async def _listen(self, host: str, port: int) -> _Listener:
+        known = self._listeners.get(join_address(host, port))
+        if known is not None:
+            return known
+        bound = "0.0.0.0" if is_wildcard(host) and ":" not in host else host  # noqa: S104 — the owner's choice
+        try:
+            server = await asyncio.start_server(self._accept, bound, port, limit=CHUNK)
+        except OSError as exc:
+            msg = f"Nobody can be waited for on {host}: {exc.strerror or exc}. Choose another address (--listen)."
+            raise UsageError(msg) from exc
+        listener = self._listeners[join_address(host, port)] = _Listener(server)
+        return listener
+
+    def _close_idle(self) -> None:
+        for name, listener in list(self._listeners.items()):
+            if not any(self._tickets.lives(ticket) for ticket in listener.tickets):
+                listener.close()
+                del self._listeners[name]
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._stopping or len(self._connections) >= MAX_PAIRINGS:
+            self._log.warning("Too many devices want to join at once, or this one is stopping: one is turned away.")
+            writer.transport.abort()
+            return
+        task = asyncio.create_task(self._accepted(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = (writer.get_extra_info("peername") or ("?", 0))[:2]
+        peer = f"the device at {join_address(host, port)}"
+        context = pairing_server_context(self._identity.credentials())
+        stream = SecureStream(reader, writer, context, server_side=True, peer=peer)
+        leaf = to_der(self._identity.certificate)
+        try:
+            async with asyncio.timeout(PAIRING_TIMEOUT):
+                await self._receive(stream, leaf)
+        except TimeoutError:
+            self._log.warning("Pairing with %s ended: it did not ask within %g seconds.", peer, PAIRING_TIMEOUT)
+            await stream.refuse(PLAIN_WORD)
+        except AinetError as exc:
+            self._log.warning("Pairing with %s was refused: %s", peer, exc.message)
+            await stream.refuse(PLAIN_WORD)
+        except BaseException:
+            await stream.abort()
+            raise
+        else:
+            await stream.close()
+
+    async def _receive(self, stream: SecureStream, leaf: bytes) -> None:
+        await stream.handshake()
+        stream.write(encode_frame(PairingHello(PROTOCOL, to_der(self._identity.ca))))
+        asked = await expect(stream, JoinRequest, MAX_EARLY_FRAME)
+        try:
+            admitted = self._admit(asked, leaf, self._links.address_for(stream))
+        except AinetError as exc:
+            stream.write(encode_frame(Goodbye.from_error(exc)))
+            raise
+        finally:
+            self._close_idle()
+        stream.write(encode_frame(admitted))
+        await stream.drain()
+
+    def _admit(self, asked: JoinRequest, leaf: bytes, address: str) -> Admitted:
+        # Without a pause from the check to the burning: of two that come at once, one is too late.
+        try:
+            body = msgspec.msgpack.decode(asked.body, type=JoinBody)
+        except (ValueError, RecursionError) as exc:
+            msg = f"The request to join cannot be read ({exc})."
+            raise ProtocolError(msg) from exc
+        self._tickets.check(body.ticket, leaf, asked.body, asked.proof)
+        admission, member = self._identity.admit(body.request, body.name)
+        self._tickets.burn(body.ticket, member.name)
+        self._log.info("%s joined the swarm.", member.name)
+        here = Hint(self._identity.id, address, self._identity.now())
+        hints = (here, *self._links.hints())
+        self._links.learn((Hint(member.id, body.address, self._identity.now()),))
+        self._links.roster_changed()
+        return Admitted(
+            certificate=admission.certificate,
+            ca=admission.ca,
+            owner=admission.owner,
+            statement=admission.statement,
+            roster=admission.roster,
+            hints=hints,
+        )
+
+    # The joiner
+
+    async def _join(self, ticket: Ticket, name: str) -> Joined:
+        swarm = ticket.fingerprint.hex()
+        self._identity.check_may_join(swarm)
+        stream = await self._reach(ticket)
+        try:
+            async with asyncio.timeout(PAIRING_TIMEOUT):
+                await stream.handshake()
+                inviter, admitted = await self._ask(stream, ticket, name)
+        except TimeoutError:
+            msg = f"{stream.peer} did not answer within {PAIRING_TIMEOUT:g} seconds."
+            raise PeerUnreachable(msg) from None
+        finally:
+            await stream.close()
+        admission = Admission(
+            certificate=admitted.certificate,
+            ca=admitted.ca,
+            owner=admitted.owner,
+            statement=admitted.statement,
+            roster=admitted.roster,
+        )
+        self._identity.adopt(admission, swarm)
+        self._links.swarm_changed(admitted.hints)
+        self._log.info("This device joined the swarm as %s.", self._identity.name)
+        warning = None
+        try:
+            await self._links.connect(inviter)
+        except AinetError as exc:
+            warning = exc.message
+            self._log.warning("%s", warning)
+        members = [member.name for member in self._identity.roster.members]
+        return Joined(swarm, self._identity.name, members, warning)
+
+    async def _reach(self, ticket: Ticket) -> SecureStream:
+        reasons = []
+        for address in ticket.addresses:
+            try:
+                reader, writer = await open_connection(address)
+            except PeerUnreachable as exc:
+                reasons.append(exc.message)
+            except UsageError as exc:
+                raise Refused(exc.message) from exc
+            else:
+                peer = f"the device at {address}"
+                return SecureStream(reader, writer, pairing_client_context(), server_side=False, peer=peer)
+        msg = (
+            f"Nobody waits for this ticket any more ({'; '.join(reasons)}). It is used, expired or void, or the device "
+            f"cannot be reached from here. Ask for a new one there: `ainet invite --listen ADDRESS`."
+        )
+        raise PeerUnreachable(msg)
+
+    async def _ask(self, stream: SecureStream, ticket: Ticket, name: str) -> tuple[str, Admitted]:
+        hello = await expect(stream, PairingHello, MAX_EARLY_FRAME)
+        try:
+            if hello.protocol != PROTOCOL:
+                msg = "The two devices speak different protocols: update ainet on both."
+                raise Refused(msg)
+            ca, leaf = read_ca(hello.ca), stream.certificate
+            if swarm_of(ca) != ticket.fingerprint.hex():
+                msg = "The device that answers is not of the swarm that the ticket names."
+                raise Refused(msg)
+            check_issued(leaf, ca, self._identity.now())
+            inviter = certificate_id(leaf)
+        except Refused as exc:
+            stream.write(encode_frame(Goodbye.from_error(exc)))
+            raise
+        body = msgspec.msgpack.encode(
+            JoinBody(
+                ticket=ticket.id,
+                name=name,
+                address=self._links.address_for(stream),
+                request=self._identity.request(),
+            )
+        )
+        stream.write(encode_frame(JoinRequest(body, proof(ticket.key, to_der(leaf), body))))
+        return inviter, await expect(stream, Admitted)
+
+
+class _Listener:
+    """A listening socket, and the tickets for which it is open."""
+
+    def __init__(self, server: asyncio.Server) -> None:
+        self._server = server
+        self.port = int(server.sockets[0].getsockname()[1])
+        self.tickets: set[bytes] = set()
+        self.timers: list[asyncio.TimerHandle] = []
+
+    def close(self) -> None:
+        """Stop listening; connections that were accepted go on."""
+        self._server.close()
+        for timer in self.timers:
+            timer.cancel()

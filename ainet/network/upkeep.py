@@ -1,0 +1,121 @@
+"""What a node does for its links in the background: dial members, renew certificates."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+from ainet.errors import AinetError, Refused
+from ainet.network.messages import RenewCertificate
+
+if TYPE_CHECKING:
+    import logging
+
+    from ainet.network.links import Links
+
+TICK = 1.0  # seconds
+FIRST_RETRY = 1.0  # seconds
+LAST_RETRY = 60.0  # seconds
+RENEWAL_RETRY = 600.0  # seconds
+
+
+class Upkeep:
+    """Keeps this node linked to every member that can be reached, and its certificate young."""
+
+    def __init__(self, links: Links, log: logging.Logger) -> None:
+        self._links = links
+        self._identity = links.identity
+        self._log = log
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._dials: set[asyncio.Task[None]] = set()
+        self._retry: dict[str, tuple[float, float]] = {}  # node id: when (loop time), after how many seconds again
+        self._next_renewal = 0.0
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End."""
+        tasks = [*self._dials, *([self._task] if self._task else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def wake(self) -> None:
+        """Look at once: a link came or went."""
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                self._cut_expired()
+                await self._renew()
+                self._dial()
+            except Exception:
+                self._log.exception("Looking after the links failed; it is tried again.")
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(TICK):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def _cut_expired(self) -> None:
+        if self._identity.expired and not self._identity.holds_ca and self._links.links():
+            problem = Refused(str(self._identity.problem))
+            self._log.warning("%s", problem.message)
+            self._links.close_all(problem)
+        for link in self._links.expired_links():
+            msg = f"The certificate of {link.peer_name} has expired. It must join again with a new ticket."
+            self._log.warning("%s", msg)
+            link.close(Refused(msg))
+
+    def _dial(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._identity.problem:
+            return
+        for member in self._identity.roster.members:
+            if member.id == self._identity.id:
+                continue
+            if self._links.linked(member.id):
+                self._retry.pop(member.id, None)
+                continue
+            # When both ends see each other at once, one waits: a second link would only be idle.
+            first = now if self._identity.id < member.id else now + FIRST_RETRY
+            when, pause = self._retry.setdefault(member.id, (first, FIRST_RETRY))
+            if now >= when and self._links.book.addresses(member.id):
+                self._retry[member.id] = (now + pause * random.uniform(0.7, 1.3), min(2 * pause, LAST_RETRY))  # noqa: S311
+                task = asyncio.create_task(self._dial_one(member.id))
+                self._dials.add(task)
+                task.add_done_callback(self._dials.discard)
+
+    async def _dial_one(self, node_id: str) -> None:
+        try:
+            await self._links.connect(node_id)
+        except AinetError as exc:
+            self._log.debug("%s", exc.message)
+
+    async def _renew(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if not self._identity.renewal_due or self._identity.removed or now < self._next_renewal:
+            return
+        if self._identity.holds_ca:
+            self._identity.renew_own()
+            self._links.roster_changed()
+            return
+        holders = {member.id for member in self._identity.roster.members if member.holds_ca}
+        for link in self._links.links():
+            if link.peer_id not in holders:
+                continue
+            self._next_renewal = now + RENEWAL_RETRY
+            try:
+                renewed = await link.request(RenewCertificate(self._identity.request()), timeout=10.0)
+                self._identity.accept_renewal(renewed.certificate)
+            except AinetError as exc:
+                self._log.warning("This device's certificate could not be renewed: %s", exc.message)
+            else:
+                self._log.info("This device's certificate was renewed for %d days.", self._identity.days_left)
+                return

@@ -1,0 +1,235 @@
+"""The node: one device's ainet, put together from its layers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ainet.errors import AinetError, UsageError
+from ainet.executor.engine import Engine
+from ainet.executor.executor import Executor
+from ainet.executor.fetch import Fetcher
+from ainet.executor.lender import Lender
+from ainet.executor.messages import DescribeWorkers
+from ainet.executor.models import ModelCatalog
+from ainet.executor.peer_handlers import PeerHandlers
+from ainet.executor.stage_service import StageService
+from ainet.executor.tensors import TensorStore
+from ainet.identity import Identity
+from ainet.network import Links, Pairing
+from ainet.resources import monitor
+from ainet.resources.allocator import Allocator, Caps
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import AsyncGenerator
+
+    from ainet.config import AinetConfig
+    from ainet.executor.pipeline import Pipeline
+    from ainet.executor.request import GenerateRequest
+
+STATUS_SECONDS = 3.0  # a member that does not describe its workers in this time is shown without them
+
+
+class Node:
+    """One device. It works alone, and with members when they are there.
+
+    Parameters
+    ----------
+    config
+        What the owner decides.
+    log
+        For everything that happens without anybody asking.
+    """
+
+    def __init__(self, config: AinetConfig, *, log: logging.Logger) -> None:
+        self._config = config
+        self._log = log
+        self._data_dir = config.make_data_dir()
+        self.identity = Identity.open(self._data_dir, config.name)
+        self._stack = contextlib.AsyncExitStack()
+        self._began = time.time()
+
+    @property
+    def name(self) -> str:
+        """Name of this device in the swarm."""
+        return self.identity.name
+
+    @property
+    def id(self) -> str:
+        """Node id of this device."""
+        return self.identity.id
+
+    async def start(self) -> None:
+        """Start the engine, open the ports for members, and be ready for questions."""
+        config, log, stack = self._config, self._log, self._stack
+        self.allocator = Allocator(Caps.from_config(config))
+        self.store = TensorStore(self._data_dir / "store", disk=self.allocator.caps.disk)
+        stack.callback(self.store.close)
+        self.catalog = ModelCatalog(config, self.store)
+        speed = await asyncio.to_thread(monitor.memory_speed, self._data_dir)
+        self.engine = await stack.enter_async_context(Engine(config, self._data_dir, log))
+        self.links = Links(self.identity, config, log)
+        fetcher = Fetcher(self.store, self.links)
+        self.stages = StageService(
+            identity=self.identity,
+            links=self.links,
+            engine=self.engine,
+            allocator=self.allocator,
+            store=self.store,
+            fetcher=fetcher,
+            log=log,
+        )
+        stack.push_async_callback(self.stages.close_all)
+        self.executor = Executor(
+            config=config,
+            identity=self.identity,
+            links=self.links,
+            service=self.stages,
+            allocator=self.allocator,
+            store=self.store,
+            catalog=self.catalog,
+            speed=speed,
+            log=log,
+        )
+        handlers = PeerHandlers(self.links, self.executor, self.stages, self.store, self.catalog)
+        stack.push_async_callback(handlers.stop)
+        self.lender = Lender(config, self.identity, self.links, self._data_dir, log)
+        stack.push_async_callback(self.lender.stop)
+        self.links.on_revoked(self._revoked)
+        await stack.enter_async_context(self.links)
+        self.pairing = Pairing(self.identity, self.links, log)
+        stack.push_async_callback(self.pairing.stop)
+        await self.executor.start()
+        stack.push_async_callback(self.executor.stop)
+
+    async def stop(self) -> None:
+        """Unload everything, say goodbye, end every process."""
+        await self._stack.aclose()
+
+    async def status(self) -> dict[str, Any]:
+        """Return what there is to know at a glance: this node, its members, their workers, the pipelines."""
+        members = await asyncio.gather(*(self._member(state) for state in self.links.members()))
+        caps, reserved = self.allocator.caps, self.allocator.reserved
+        processes = await asyncio.to_thread(monitor.process_tree, os.getpid())
+        return {
+            "node": {
+                "name": self.name,
+                "id": self.id,
+                "version": version("ainet"),
+                "data_dir": str(self._data_dir),
+                "address": self.links.address,
+                "pid": os.getpid(),
+                "started": self._began,
+                "pss_bytes": sum(one.memory for one in processes),
+                "caps": msgspec.to_builtins(caps),
+                "reserved": msgspec.to_builtins(reserved),
+                "received_bytes": self.store.bytes_received,
+                "certificate": {
+                    "days_left": round(self.identity.days_left, 1),
+                    "holds_ca": self.identity.holds_ca,
+                    "problem": self.identity.problem,
+                },
+            },
+            "members": members,
+            "pipelines": await asyncio.gather(*(self._pipeline(one) for one in self.executor.pipelines())),
+        }
+
+    async def models(self) -> list[dict[str, Any]]:
+        """Return the models on this device, damaged files with their error."""
+        entries = await asyncio.to_thread(self.catalog.list)
+        return [entry.to_dict() for entry in entries]
+
+    async def plan(self, model: str | None = None, stages: int | None = None) -> dict[str, Any]:
+        """Return where the layers of a model would go, and why, without loading anything."""
+        manifest = await self.executor.manifest(model)
+        plan, _ = await self.executor.plan(manifest, stages)
+        return msgspec.to_builtins(plan)
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
+        """Answer `request`; see `Executor.generate`."""
+        return self.executor.generate(request)
+
+    async def unload(self, model: str | None = None) -> list[str]:
+        """Unload the pipelines of `model`, or all; returns the models' names."""
+        digest = (await self.executor.manifest(model)).digest if model else None
+        return await self.executor.unload(digest)
+
+    async def invite(self, listen: str | None, minutes: float) -> dict[str, Any]:
+        """Return a new ticket, when it expires (Unix seconds), and the address that it waits on."""
+        return msgspec.to_builtins(await self.pairing.invite(listen, minutes))
+
+    async def join(self, ticket: str, name: str | None = None) -> dict[str, Any]:
+        """Become a member of the swarm that the ticket is for."""
+        await self.executor.unload()
+        await self.pairing.join(ticket, name)
+        return {"swarm": self.identity.swarm, "name": self.name, "members": await self.members()}
+
+    async def members(self) -> list[dict[str, Any]]:
+        """Return the members of the swarm, this node included."""
+        return [msgspec.to_builtins(state) for state in self.links.members()]
+
+    async def remove(self, name: str) -> dict[str, Any]:
+        """Remove a member from the swarm; every connection to it is cut at once."""
+        if name in (self.name, self.id):
+            msg = "A device cannot remove itself. Remove it from the device that holds the swarm's key."
+            raise UsageError(msg)
+        return msgspec.to_builtins(self.links.remove(name))
+
+    async def export_key(self, passphrase: str) -> str:
+        """Return the swarm's key, encrypted."""
+        return await asyncio.to_thread(self.identity.export_key, passphrase)
+
+    async def import_key(self, blob: str, passphrase: str) -> dict[str, Any]:
+        """Take over the swarm's key, so that this device may invite, renew and remove as well."""
+        await asyncio.to_thread(self.identity.import_key, blob, passphrase)
+        return {"swarm": self.identity.swarm, "holds_ca": self.identity.holds_ca}
+
+    async def open_client(self, workers: int | None = None) -> dict[str, Any]:
+        """Start a Dask cluster of lent workers for the owner's code; see `Lender.open`."""
+        return await self.lender.open(workers)
+
+    async def close_client(self, id: str) -> None:  # noqa: A002 - the word of the interface
+        """End such a cluster."""
+        await self.lender.close(id)
+
+    async def _pipeline(self, pipeline: Pipeline) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(STATUS_SECONDS):
+                stages = msgspec.to_builtins(await pipeline.figures())
+        except (AinetError, TimeoutError) as exc:
+            self._log.info("The stages of %s do not describe themselves: %s", pipeline.plan.name, exc)
+            stages = []
+        return {
+            "model": pipeline.plan.name,
+            "placement": pipeline.placement,
+            "received_bytes": pipeline.received,
+            "idle": pipeline.idle,
+            "stages": stages,
+        }
+
+    async def _member(self, state: Any) -> dict[str, Any]:
+        found: dict[str, Any] = {**msgspec.to_builtins(state), "workers": []}
+        link = self.links.linked(state.id)
+        try:
+            if state.is_self:
+                workers = await self.stages.workers()
+            elif link is not None:
+                workers = (await link.request(DescribeWorkers(), timeout=STATUS_SECONDS)).workers
+            else:
+                workers = []
+            found["workers"] = msgspec.to_builtins(workers)
+        except AinetError as exc:
+            self._log.info("%s does not describe its workers: %s", state.name, exc)
+        return found
+
+    def _revoked(self, node_id: str) -> None:
+        task = asyncio.ensure_future(self.stages.close_all(node_id))
+        task.add_done_callback(lambda _: None)
+        self.lender.revoke(node_id)

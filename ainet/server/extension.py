@@ -1,0 +1,200 @@
+"""The extension: starts the node with the Jupyter server and stops it with it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jupyter_server.extension.application import ExtensionApp
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from traitlets import Bool, TraitError, Type, Unicode, default
+from traitlets.config import Config
+from traitlets.config.loader import JSONFileConfigLoader
+
+from ainet.config import CONFIG_FILE, AinetConfig
+from ainet.errors import AinetError, NodeNotRunning, UsageError
+from ainet.log import FAILED, LogFile
+from ainet.runtime import NodeLock, NodeTaken, Runtime
+from ainet.server.auth import NodeTokenIdentity
+
+if TYPE_CHECKING:
+    from jupyter_server.serverapp import ServerApp
+
+    from ainet.node import Node
+
+
+class AinetExtension(ExtensionApp):
+    """ainet inside a Jupyter server."""
+
+    name = "ainet"
+    description = Unicode("Make this Jupyter server a node of the owner's AI network.")
+    classes = [AinetConfig]  # noqa: RUF012
+    extension_url = "/"
+
+    headless = Bool(False, help="Whether the server is there for the node alone, and ends when it cannot start.").tag(
+        config=True
+    )
+    node_class = Type(klass=object, help="The class of the node.").tag(config=True)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.identity = NodeTokenIdentity(token=secrets.token_urlsafe(32))
+        self.node: Node | None = None
+        self.failure: AinetError = NodeNotRunning("The node is still starting. Ask again in a few seconds.")
+        self.failed = False
+        self.url = ""
+        self._starting: asyncio.Task[None] | None = None
+        self._lock: NodeLock | None = None
+        self._listener: HTTPServer | None = None
+        self._log_file: LogFile | None = None
+
+    @default("node_class")
+    def _default_node_class(self) -> type:
+        from ainet.node import Node
+
+        return Node
+
+    def initialize_handlers(self) -> None:
+        """Register the routes."""
+        from ainet.server.handlers import ROUTES
+
+        self.handlers.extend(ROUTES)
+
+    def running_node(self) -> Node:
+        """Return the node.
+
+        Raises
+        ------
+        AinetError
+            It is still starting, did not start, or lives in another server.
+        """
+        if self.node is None:
+            raise self.failure
+        return self.node
+
+    def make_config(self, server_options: Config) -> AinetConfig:
+        """Return the node's configuration: Jupyter's files, then the data directory's, then the command line.
+
+        Parameters
+        ----------
+        server_options
+            What was on the command line of the Jupyter server.
+
+        Raises
+        ------
+        UsageError
+            A setting has an impossible value.
+        """
+        config = Config()
+        try:
+            config.AinetConfig.merge(self.config.AinetConfig)
+            data_dir = str(Path(AinetConfig(config=config).data_dir).expanduser().absolute())
+            config.AinetConfig.merge(read_config_file(Path(data_dir)))
+            for command_line in (server_options, self.cli_config):
+                config.AinetConfig.merge(command_line.AinetConfig)
+            config.AinetConfig.data_dir = data_dir
+            return AinetConfig(config=config)
+        except TraitError as exc:
+            raise UsageError(str(exc)) from exc
+
+    async def _start_jupyter_server_extension(self, serverapp: ServerApp) -> None:
+        self._starting = asyncio.create_task(self._start_node(serverapp))
+        await asyncio.wait([self._starting])
+
+    async def _start_node(self, serverapp: ServerApp) -> None:
+        try:
+            config = self.make_config(serverapp.cli_config)
+            data_dir = config.make_data_dir()
+            # Kernels of this server inherit it, and so find this node.
+            os.environ["AINET_DATA_DIR"] = str(data_dir)
+            lock = NodeLock(data_dir)
+            lock.acquire()
+            self._lock = lock
+            self._log_file = LogFile(data_dir, [self.log, serverapp.log] if self.headless else [self.log])
+            self.url = self._listen(serverapp)
+            node: Node = self.node_class(config, log=self.log)  # type: ignore[operator]
+            try:
+                await node.start()
+            except BaseException:
+                await node.stop()
+                raise
+            self.node = node
+            runtime = Runtime(os.getpid(), self.url, self.identity.token, time.time(), self.headless)
+            lock.publish(runtime)
+            self.log.info("The node %s is ready (%s).", node.name, data_dir)
+        except NodeTaken as taken:
+            self._give_up(taken)
+            self.log.warning("%s This server's notebooks use that one.", taken.message)
+        except AinetError as error:
+            self._give_up(error)
+            self.log.error("%s%s", FAILED, error.message)
+        except Exception as exc:
+            self._give_up(AinetError(f"{type(exc).__name__}: {exc}"))
+            self.log.exception("%s%s: %s", FAILED, type(exc).__name__, exc)
+        finally:
+            if self.failed:
+                self._release()
+                if self.headless:
+                    serverapp.stop()
+
+    def _give_up(self, error: AinetError) -> None:
+        self.failed = True
+        self.failure = error if isinstance(error, NodeTaken) else NodeNotRunning(f"{FAILED}{error.message}")
+
+    def _listen(self, serverapp: ServerApp) -> str:
+        """Return an address for this device's own processes: plain HTTP on the loopback interface."""
+        port = serverapp.port
+        on_loopback = serverapp.ip in {"", "*", "0.0.0.0", "127.0.0.1", "localhost"}  # noqa: S104
+        if serverapp.certfile or serverapp.sock or not on_loopback:
+            sockets = bind_sockets(0, "127.0.0.1")
+            self._listener = HTTPServer(serverapp.web_app)
+            self._listener.add_sockets(sockets)
+            port = sockets[0].getsockname()[1]
+        return f"http://127.0.0.1:{port}{serverapp.base_url}"
+
+    async def stop_extension(self) -> None:
+        """Stop the node, also in the middle of its start."""
+        if self._starting is not None and not self._starting.done():
+            self._starting.cancel()
+            await asyncio.wait([self._starting])
+        self.failure = NodeNotRunning("The node has stopped.")
+        node, self.node = self.node, None
+        try:
+            if node is not None:
+                await node.stop()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        if self._listener is not None:
+            self._listener.stop()
+            self._listener = None
+        if self._log_file is not None:
+            self._log_file.close()
+            self._log_file = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+
+def read_config_file(data_dir: Path) -> Config:
+    """Return the `AinetConfig` section of the data directory's own configuration file.
+
+    Raises
+    ------
+    UsageError
+        The file is not JSON.
+    """
+    path = data_dir / CONFIG_FILE
+    if not path.exists():
+        return Config()
+    try:
+        return JSONFileConfigLoader(path.name, path=str(data_dir)).load_config().AinetConfig
+    except ValueError as exc:
+        msg = f"{path} is not a JSON configuration: {exc}. Correct it or delete it."
+        raise UsageError(msg) from exc

@@ -1,0 +1,129 @@
+"""Plain tables for terminals and cells."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from ainet.config import show_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return `rows` under `headings`, each column as wide as its longest text, numbers to the right."""
+    cells = [[_show(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+    numeric = [all(text[:1].isdigit() or text == "–" for text in column) for column in zip(*cells, strict=True)]
+    numeric = numeric or [False] * len(headings)
+    lines = [headings, ["─" * width for width in widths], *cells]
+    return "\n".join(
+        "  ".join(
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def status(found: dict[str, Any]) -> str:
+    """Return ``ainet status`` for people."""
+    node = found["node"]
+    facts = [
+        f"{node['name']} · ainet {node['version']} · {show_bytes(node['pss_bytes'])} of memory (PSS) · {node['url']}",
+        f"caps: {_caps(node['caps'])} · reserved: {_caps(node['reserved'])}",
+        f"certificate: {_certificate(node['certificate'])} · data: {node['data_dir']}",
+    ]
+    rows = [
+        (member["name"], _state(member), worker.get("pid"), _bytes(worker.get("memory")), _layers(worker))
+        for member in found["members"]
+        for worker in member["workers"] or [{}]
+    ]
+    parts = ["\n".join(facts), table(("member", "state", "worker", "memory", "layers"), rows)]
+    if found["pipelines"]:
+        parts.append("\n".join(_pipeline(pipeline) for pipeline in found["pipelines"]))
+    return "\n\n".join(parts)
+
+
+def models(found: list[dict[str, Any]]) -> str:
+    """Return ``ainet models`` for people."""
+    rows = [
+        (
+            entry["name"],
+            _bytes(entry.get("size")),
+            entry.get("architecture"),
+            entry.get("quantisation"),
+            entry.get("licence"),
+            entry.get("layers"),
+            entry.get("error") or entry.get("cuts"),
+            entry.get("where") or entry.get("path"),
+        )
+        for entry in found
+    ]
+    headings = ("model", "size", "architecture", "quantisation", "licence", "layers", "can be cut", "where")
+    return table(headings, rows) if rows else "No models were found. `ainet up` with `--help` says where to look."
+
+
+def plan(found: dict[str, Any]) -> str:
+    """Return ``ainet plan`` for people."""
+    rows = [
+        (stage["name"], f"{stage['first_layer']}–{stage['last_layer']}", _bytes(stage["memory"]), stage["reason"])
+        for stage in found["stages"]
+    ]
+    heading = f"{found['name']}, {found['n_ctx']} tokens of context"
+    return f"{heading}\n\n{table(('node', 'layers', 'memory', 'reason'), rows)}\n\n{found['why']}"
+
+
+def members(found: list[dict[str, Any]]) -> str:
+    """Return ``ainet members`` for people."""
+    rows = [
+        (
+            member["name"],
+            _state(member),
+            ", ".join(member["addresses"]),
+            round(member["certificate_days"]),
+            member["id"],
+        )
+        for member in found
+    ]
+    return table(("member", "state", "address", "certificate days", "node id"), rows)
+
+
+def _show(value: object) -> str:
+    if value is None or value == "":
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) and not math.isinf(value) else str(value)
+
+
+def _state(member: dict[str, Any]) -> str:
+    if member["is_self"]:
+        return "this device"
+    return "connected" if member["connected"] else "unreachable"
+
+
+def _bytes(count: float | None) -> str:
+    return "–" if count is None else show_bytes(count)
+
+
+def _caps(caps: dict[str, Any]) -> str:
+    words = [f"{show_bytes(caps[name])} {name}" for name in ("memory", "disk") if caps.get(name) is not None]
+    if caps.get("threads") is not None:
+        words.append(f"{caps['threads']} threads")
+    return ", ".join(words) or "nothing"
+
+
+def _certificate(state: dict[str, Any]) -> str:
+    return state["problem"] or f"{state['days_left']:.0f} days left"
+
+
+def _layers(worker: dict[str, Any]) -> str:
+    layers = worker.get("layers")
+    return f"{worker['model']} {layers[0]}–{layers[-1]}" if layers else "–"
+
+
+def _pipeline(pipeline: dict[str, Any]) -> str:
+    where = ", ".join(
+        f"{part['node']} {part['first_layer']}–{part['last_layer']}" for part in pipeline.get("placement", [])
+    )
+    return f"{pipeline['model']}: {where}"

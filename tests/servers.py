@@ -1,0 +1,171 @@
+"""Jupyter servers with ainet in the test's own process, and a node double for states that a real one seldom has."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from jupyter_server.serverapp import ServerApp
+from traitlets.config import Config
+
+from ainet import runtime
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import AsyncGenerator, AsyncIterator
+    from pathlib import Path
+
+    from ainet.config import AinetConfig
+    from ainet.errors import AinetError
+    from ainet.executor.request import GenerateRequest
+    from ainet.runtime import Runtime
+
+JUPYTER_TOKEN = "the-jupyter-token"
+PLACEMENT = [{"node": "double", "pid": 1, "first_layer": 0, "last_layer": 29}]
+
+
+class NodeDouble:
+    """Generates words for ever, or what a test makes it do."""
+
+    name = "double"
+    #: Raised by `start`, before the first event, or after the third word.
+    start_error: Exception | None = None
+    early_error: AinetError | Exception | None = None
+    late_error: AinetError | Exception | None = None
+
+    def __init__(self, config: AinetConfig, *, log: logging.Logger) -> None:
+        self.config = config
+        self.calls: list[tuple[Any, ...]] = []
+        self.requests: list[GenerateRequest] = []
+        self.generating = 0
+        self.words = 0
+        self.stopped = False
+
+    async def start(self) -> None:
+        if self.start_error is not None:
+            raise self.start_error
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+    async def status(self) -> dict[str, Any]:
+        return {"node": {"name": self.name}, "members": [], "pipelines": []}
+
+    async def models(self) -> list[dict[str, Any]]:
+        raise RuntimeError("secret detail")
+
+    async def plan(self, model: str | None, stages: int | None) -> dict[str, Any]:
+        return {"model": model, "stages": stages}
+
+    async def unload(self, model: str | None = None) -> list[str]:
+        self.calls.append(("unload", model))
+        return []
+
+    async def remove(self, name: str) -> dict[str, Any]:
+        self.calls.append(("remove", name))
+        return {}
+
+    async def open_client(self, workers: int | None = None) -> dict[str, Any]:
+        self.calls.append(("open_client", workers))
+        return {}
+
+    async def invite(self, listen: str | None, minutes: float) -> dict[str, Any]:
+        self.calls.append(("invite", listen, minutes))
+        return {"ticket": "t"}
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
+        self.requests.append(request)
+        self.generating += 1
+        try:
+            if self.early_error is not None:
+                raise self.early_error
+            yield {"event": "progress", "text": "loading", "done": 1, "total": 2}
+            yield {"event": "start", "model": "words", "placement": PLACEMENT, "prompt_tokens": 3}
+            text = ""
+            limit = request.max_tokens or 10**9
+            while self.words < limit:
+                if self.late_error is not None and self.words == 3:
+                    raise self.late_error
+                await asyncio.sleep(0.005)
+                piece = f"w{self.words} "
+                text += piece
+                yield {"event": "text", "text": piece, "tokens": [self.words]}
+                self.words += 1
+            timings = {"prompt_tokens": 3, "generated_tokens": limit, "first_token_s": 0.1, "tokens_per_s": 42.0}
+            yield {
+                "event": "done",
+                "finish": "length",
+                "text": text,
+                "tokens": list(range(limit)),
+                "model": "words",
+                "seed": 7,
+                "placement": PLACEMENT,
+                "timings": timings,
+            }
+        finally:
+            self.generating -= 1
+
+
+class Served:
+    """A running server, its extension and how to reach it."""
+
+    def __init__(self, app: ServerApp, data_dir: Path) -> None:
+        self.app = app
+        self.data_dir = data_dir
+        self.extension = app.extension_manager.extension_points["ainet"].app
+        self.url = f"http://{app.ip}:{app.port}{app.base_url}"
+
+    @property
+    def runtime(self) -> Runtime:
+        found = runtime.find(self.data_dir)
+        assert found is not None
+        return found
+
+    @property
+    def node(self) -> NodeDouble:
+        return self.extension.node
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.runtime.token}"}
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    folder: Path, node_class: type = NodeDouble, data_dir: Path | None = None, **traits: Any
+) -> AsyncIterator[Served]:
+    """Run a Jupyter server with the extension; `traits` are those of `ServerApp`."""
+    data_dir = data_dir or folder / "data"
+    config = Config()
+    config.AinetExtension.node_class = node_class
+    config.AinetConfig.data_dir = str(data_dir)
+    config.IdentityProvider.token = JUPYTER_TOKEN
+    root = folder / "root"
+    root.mkdir(parents=True, exist_ok=True)
+    given = {"ip": "127.0.0.1", "port": 0, "root_dir": str(root), "allow_unauthenticated_access": False} | traits
+    app = ServerApp(
+        config=config,
+        jpserver_extensions={"ainet": True},
+        allow_root=True,
+        open_browser=False,
+        reraise_server_extension_failures=True,
+        cookie_secret=b"not a secret",
+        **given,
+    )
+    app.init_signal = lambda: None
+    app.load_config_file = lambda *_: None
+    app.initialize(argv=[], find_extensions=False)
+    try:
+        await app.extension_manager.start_all_extensions()
+        yield Served(app, data_dir)
+    finally:
+        await app._cleanup()
+
+
+async def until(condition: Any, seconds: float = 5.0) -> None:
+    """Wait for a condition; fail when it does not come true."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, "the condition did not come true"
+        await asyncio.sleep(0.005)

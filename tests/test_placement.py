@@ -1,0 +1,88 @@
+"""Placement: whole where it fits, else the fewest devices, in proportion to speed and within memory."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ainet.errors import CannotSplit, NotEnough
+from ainet.executor.placement import NodeOffer, Planner
+
+MB = 1_000_000
+
+
+def offer(name: str, memory: int, speed: float = 5e9, threads: int = 1, workers: int = 0) -> NodeOffer:
+    return NodeOffer(node=name, name=name, memory=memory, threads=threads, speed=speed, workers=workers)
+
+
+def ranges(plan):
+    return [(stage.name, stage.first_layer, stage.last_layer) for stage in plan.stages]
+
+
+def planner(manifest, *offers, n_ctx=1024):
+    return Planner(manifest, offers, n_ctx=n_ctx, n_ubatch=64)
+
+
+def test_a_model_that_fits_stays_on_the_asking_device(smollm2_manifest):
+    plan = planner(smollm2_manifest, offer("mine", 500 * MB), offer("fast", 5000 * MB, speed=5e10)).plan()
+    assert ranges(plan) == [("mine", 0, 29)]
+
+
+def test_a_model_that_fits_only_elsewhere_goes_there(smollm2_manifest):
+    plan = planner(smollm2_manifest, offer("mine", 50 * MB), offer("other", 500 * MB)).plan()
+    assert ranges(plan) == [("other", 0, 29)]
+
+
+def test_a_model_too_large_for_each_is_split_over_the_fewest(smollm2_manifest):
+    offers = [offer("mine", 110 * MB), offer("b", 110 * MB), offer("c", 60 * MB)]
+    plan = planner(smollm2_manifest, *offers).plan()
+    assert [stage.name for stage in plan.stages] == ["mine", "b"]
+    assert all(stage.memory <= 110 * MB for stage in plan.stages)
+
+
+def test_layers_follow_measured_speed(smollm2_manifest):
+    plan = planner(smollm2_manifest, offer("fast", 900 * MB, speed=4e9), offer("slow", 900 * MB, speed=2e9)).plan(2)
+    assert ranges(plan) == [("fast", 0, 19), ("slow", 20, 29)]
+
+
+def test_more_stages_than_devices_share_them_and_stay_adjacent(smollm2_manifest):
+    plan = planner(smollm2_manifest, offer("a", 900 * MB, threads=4), offer("b", 500 * MB)).plan(4)
+    assert [stage.name for stage in plan.stages] == ["a", "a", "b", "b"]
+    assert [stage.threads for stage in plan.stages] == [2, 2, 1, 1]
+
+
+def test_a_device_hosts_no_more_stages_than_it_has_workers(smollm2_manifest):
+    with pytest.raises(NotEnough, match="3 stages were asked for, but the devices have only 2 workers"):
+        planner(smollm2_manifest, offer("a", 900 * MB, workers=2)).plan(3)
+
+
+def test_too_little_memory_is_refused_with_the_numbers(smollm2_manifest):
+    with pytest.raises(NotEnough, match=r"smollm2 needs 1\d\d MB .*free within the owners' caps: a 10 MB, b 20 MB"):
+        planner(smollm2_manifest, offer("a", 10 * MB), offer("b", 20 * MB)).plan()
+
+
+def test_too_many_stages_are_refused(smollm2_manifest):
+    with pytest.raises(CannotSplit, match="at most 30 stages, not 31"):
+        planner(smollm2_manifest, offer("a", 9000 * MB)).plan(31)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    memories=st.lists(st.integers(5, 400), min_size=1, max_size=5),
+    speeds=st.lists(st.floats(1e8, 1e11), min_size=5, max_size=5),
+    stages=st.one_of(st.none(), st.integers(1, 6)),
+)
+def test_every_plan_covers_each_layer_once_within_every_cap(smollm2_manifest, memories, speeds, stages):
+    offers = [
+        offer(f"n{i}", memory * MB, speed) for i, (memory, speed) in enumerate(zip(memories, speeds, strict=False))
+    ]
+    try:
+        plan = planner(smollm2_manifest, *offers).plan(stages)
+    except NotEnough:
+        return
+    layers = [layer for stage in plan.stages for layer in range(stage.first_layer, stage.last_layer + 1)]
+    assert layers == list(range(30))
+    assert stages in (None, len(plan.stages))
+    for one in offers:
+        assert sum(stage.memory for stage in plan.stages if stage.node == one.node) <= one.memory

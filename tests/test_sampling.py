@@ -1,0 +1,121 @@
+"""Sampling: seeded draws, grammars and schemas, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import numpy as np
+import pytest
+from smollm2 import N_CTX, one_process
+
+from ainet.errors import UsageError
+from ainet.executor.generation import Message
+from ainet.executor.llama import Llama
+from ainet.executor.request import GenerateRequest
+from ainet.executor.sampling import Sampler, draw_seed, grammar_of_schema
+from ainet.executor.sampling_params import SamplingParams
+from ainet.executor.vocabulary import Vocabulary
+
+QUESTION = "Name three colours of the rainbow."
+
+
+@pytest.fixture(scope="module")
+def llama(smollm2_path):
+    with Llama(smollm2_path, hidden_out=False, n_ctx=N_CTX) as loaded:
+        yield loaded
+
+
+def test_a_seed_draws_the_same_text_and_another_seed_another(smollm2_path):
+    params = SamplingParams(temperature=1.0, seed=5)
+    first = one_process(smollm2_path, QUESTION, params, 24)
+    assert one_process(smollm2_path, QUESTION, params, 24) == first
+    assert one_process(smollm2_path, QUESTION, msgspec.structs.replace(params, seed=6), 24) != first
+
+
+def test_the_draw_depends_on_the_position_only(llama):
+    vocabulary = Vocabulary(llama)
+    llama.clear()
+    llama.decode(np.arange(10, 20, dtype=np.int32), 0, logits=True)
+    sampler = Sampler(SamplingParams(temperature=5.0, top_k=0, top_p=1, min_p=0, seed=3), llama, vocabulary)
+    at_7 = sampler.sample(7)
+    others = {sampler.sample(position) for position in range(20, 60)}
+    assert sampler.sample(7) == at_7
+    assert len(others) > 30
+    sampler.close()
+
+
+def test_draw_seeds_never_ask_for_a_random_one():
+    seeds = {draw_seed(seed, position) for seed in (0, 1, 2**63 - 1) for position in range(2000)}
+    assert len(seeds) == 6000
+    assert max(seeds) < 0xFFFFFFFF
+
+
+def test_greedy_is_the_most_probable_token(llama):
+    llama.clear()
+    llama.decode(np.arange(10, 30, dtype=np.int32), 0, logits=True)
+    sampler = Sampler(SamplingParams(temperature=0), llama, Vocabulary(llama))
+    assert sampler.sample(20) == int(llama.logits().argmax())
+    sampler.close()
+
+
+def test_a_repeat_penalty_changes_the_choice_after_the_token_was_seen(llama):
+    llama.clear()
+    llama.decode(np.arange(10, 30, dtype=np.int32), 0, logits=True)
+    best = int(llama.logits().argmax())
+    sampler = Sampler(SamplingParams(temperature=0, repeat_penalty=50.0), llama, Vocabulary(llama))
+    assert sampler.sample(20) == best
+    assert sampler.sample(21) != best
+    sampler.close()
+
+
+def test_a_json_schema_is_followed(smollm2_path):
+    schema = {
+        "type": "object",
+        "properties": {"colour": {"enum": ["red", "green", "blue"]}, "hex": {"type": "boolean"}},
+        "required": ["colour", "hex"],
+    }
+    params = SamplingParams(temperature=0, json_schema=json.dumps(schema))
+    answer = json.loads(one_process(smollm2_path, QUESTION, params, 60)[1])
+    assert answer["colour"] in {"red", "green", "blue"}
+    assert isinstance(answer["hex"], bool)
+
+
+def test_a_grammar_is_followed(smollm2_path):
+    params = SamplingParams(temperature=1.0, grammar='root ::= "yes" | "no"')
+    assert one_process(smollm2_path, "Is water wet?", params, 20)[1] in {"yes", "no"}
+
+
+def test_a_wrong_grammar_is_refused(llama):
+    with pytest.raises(UsageError, match="not valid GBNF"):
+        Sampler(SamplingParams(grammar="root ::= ("), llama, Vocabulary(llama))
+
+
+def test_a_wrong_schema_is_refused():
+    with pytest.raises(UsageError, match="JSON schema cannot be turned into a grammar"):
+        grammar_of_schema('{"type": "nonsense"}')
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"temperature": -1.0}, "temperature is -1.0; it must lie between 0 and 100"),
+        ({"top_p": 2.0}, "top_p is 2.0"),
+        ({"seed": -4}, "seed is -4"),
+        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"stages": 0}, "stages is 0"),
+        ({"stop": ["x"] * 17}, "17 stop strings"),
+        ({"grammar": "x", "json_schema": {}}, "not both"),
+        ({"grammar": "x" * 70000}, "70000 characters"),
+        ({"messages": [Message("user", "  ")]}, "the question is empty"),
+        ({"messages": []}, "the question is empty"),
+    ],
+)
+def test_requests_that_make_no_sense_are_refused(values, words):
+    with pytest.raises(UsageError, match=words):
+        GenerateRequest(**{"messages": [Message("user", "hello")], **values}).to_open()
+
+
+def test_a_request_without_seed_gets_one_that_is_told():
+    request = GenerateRequest(messages=[Message("user", "hello")])
+    assert request.to_open().sampling.seed != request.to_open().sampling.seed

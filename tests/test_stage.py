@@ -1,0 +1,210 @@
+"""A stage and its door, without Dask: sessions, their queue, cancellation, refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from contextlib import asynccontextmanager
+
+import pytest
+from smollm2 import CHUNK, N_CTX, one_process
+
+from ainet.errors import AinetError, Busy, PeerUnreachable, PromptTooLong, Refused, StageLost
+from ainet.executor.generation import Done, Message, Open, Started, Text
+from ainet.executor.sampling_params import SamplingParams
+from ainet.executor.session_client import SessionClient
+from ainet.executor.session_server import SessionServer
+from ainet.executor.shards import ShardStore
+from ainet.executor.stage import Stage
+from ainet.executor.stage_spec import StageSpec
+from ainet.identity import Identity
+
+EPOCH = b"e" * 16
+QUESTION = "Name three colours of the rainbow and explain them."
+GREEDY = SamplingParams(temperature=0)
+#: A grammar without an end.
+ENDLESS = SamplingParams(temperature=1.0, seed=1, grammar="root ::= [a-z ] root")
+
+
+@pytest.fixture
+async def pipeline(smollm2_store, smollm2_manifest, tmp_path):
+    """SmolLM2 as a pipeline of one stage: (stage, connect)."""
+    identity = Identity.open(tmp_path / "node", "node")
+    credentials = identity.local_credentials()
+    spec = StageSpec(
+        pipeline="p",
+        epoch=EPOCH,
+        owner=identity.id,
+        model=smollm2_manifest.digest,
+        first_layer=0,
+        last_layer=29,
+        n_stages=1,
+        n_ctx=N_CTX,
+        n_ubatch=CHUNK,
+        threads=1,
+        gpu=False,
+        queue=1,
+    )
+    shard = ShardStore(smollm2_store).assemble(smollm2_manifest, 0, 29)
+    stage = await asyncio.to_thread(Stage, spec, shard, logging.getLogger("stage"))
+    server = SessionServer(stage, credentials, logging.getLogger("sessions"))
+    port = await server.start("127.0.0.1")
+    stage.start(None, None)
+
+    @asynccontextmanager
+    async def connect(epoch=EPOCH, expected=identity.id, with_credentials=credentials):
+        client = await SessionClient.connect(with_credentials, ("127.0.0.1", port), expected, epoch, "The stage")
+        yield client
+        await client.close()
+
+    connect.port = port
+    yield stage, connect
+    await server.stop()
+    await asyncio.to_thread(stage.stop)
+
+
+def ask(session=1, question=QUESTION, max_tokens=12, sampling=GREEDY, **more):
+    messages = [Message("user", question)]
+    return Open(session=session, messages=messages, raw=False, sampling=sampling, max_tokens=max_tokens, **more)
+
+
+async def answer(client, request):
+    events = [event async for event in client.ask(request)]
+    assert isinstance(events[0], Started)
+    assert isinstance(events[-1], Done)
+    tokens = [token for event in events if isinstance(event, Text) for token in event.tokens]
+    text = "".join(event.text for event in events if isinstance(event, Text | Done))
+    return tokens, text, events[-1].finish
+
+
+async def free(stage):
+    async with asyncio.timeout(10):
+        while stage.head.waiting:
+            await asyncio.sleep(0.01)
+
+
+async def test_the_answer_is_that_of_one_process(pipeline, smollm2_path):
+    _, connect = pipeline
+    async with connect() as client:
+        for sampling in (GREEDY, SamplingParams(temperature=1.0, seed=11)):
+            tokens, text, finish = await answer(client, ask(sampling=sampling, max_tokens=40))
+            assert (tokens, text) == one_process(smollm2_path, QUESTION, sampling, 40)
+            assert finish == ("length" if len(tokens) == 40 else "stop")
+
+
+async def test_a_stop_string_ends_the_answer(pipeline):
+    _, connect = pipeline
+    async with connect() as client:
+        _, whole, _ = await answer(client, ask(max_tokens=30))
+        word = whole.split()[3]
+        _, text, finish = await answer(client, ask(max_tokens=30, stop=[word]))
+        assert finish == "stop"
+        assert text == whole[: whole.index(word)]
+
+
+async def test_leaving_the_answer_stops_the_stage_within_a_token(pipeline):
+    stage, connect = pipeline
+    async with connect() as client:
+        events = client.ask(ask(max_tokens=900, sampling=ENDLESS))
+        seen = 0
+        async for event in events:
+            seen += isinstance(event, Text)
+            if seen == 3:
+                break
+        before = stage.decodes
+        await events.aclose()
+        await free(stage)
+        assert stage.decodes - before <= 2  # the token under way, and the one that the command overtook
+        assert await answer(client, ask(2)) == await answer(client, ask(3))  # nothing is left of the first
+
+
+async def test_a_lost_requester_frees_the_stage(pipeline):
+    stage, connect = pipeline
+    async with connect() as client:
+        events = client.ask(ask(max_tokens=900, sampling=ENDLESS))
+        await anext(events)
+        await anext(events)
+        client._writer.transport.abort()
+        with pytest.raises(StageLost, match="was lost while it answered"):
+            async for _ in events:
+                pass
+    await free(stage)
+
+
+async def test_one_too_many_is_told_when_to_come_back(pipeline):
+    _, connect = pipeline
+    async with connect() as client:
+        running = client.ask(ask(1, max_tokens=900, sampling=ENDLESS))
+        await anext(running)
+        waiting = asyncio.create_task(answer(client, ask(2)))
+        await asyncio.sleep(0)
+        with pytest.raises(Busy, match=r"2 requests are before yours. Ask again in \d+ s") as refused:
+            await answer(client, ask(3))
+        assert refused.value.details["retry_after"] >= 1
+        await running.aclose()
+        tokens, _, _ = await waiting
+        assert len(tokens) == 12
+
+
+async def test_a_prompt_beyond_the_window_is_refused_with_both_lengths(pipeline):
+    _, connect = pipeline
+    async with connect() as client:
+        with pytest.raises(PromptTooLong, match=rf"prompt has \d{{4}} tokens, but the context window holds {N_CTX}"):
+            await answer(client, ask(question="word " * 2000))
+        tokens, _, _ = await answer(client, ask(2))
+        assert len(tokens) == 12
+
+
+async def test_an_answer_ends_with_the_window(pipeline):
+    _, connect = pipeline
+    async with connect() as client:
+        question = "word " * (N_CTX - 60)
+        tokens, _, finish = await answer(client, ask(question=question, max_tokens=900, sampling=ENDLESS))
+        assert finish == "length"
+        assert 5 < len(tokens) < 60
+
+
+async def test_another_epoch_and_another_owner_are_refused(pipeline, tmp_path):
+    _, connect = pipeline
+    async with connect(epoch=b"f" * 16) as client:
+        with pytest.raises(Refused, match="belongs to another node, or was placed again"):
+            await answer(client, ask())
+    with pytest.raises(Refused, match="Another device answers"):
+        async with connect(expected="b" * 52):
+            pass
+    stranger = Identity.open(tmp_path / "stranger", "stranger").local_credentials()
+    with pytest.raises(PeerUnreachable):
+        async with connect(with_credentials=stranger):
+            pass
+
+
+async def test_plain_tcp_is_refused(pipeline):
+    _, connect = pipeline
+
+    def talk() -> bytes:
+        with socket.create_connection(("127.0.0.1", connect.port), timeout=5) as plain:
+            plain.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return plain.recv(100)
+
+    with pytest.raises((ConnectionResetError, ssl.SSLError, AssertionError)):
+        assert await asyncio.to_thread(talk) == b"never"
+
+
+async def test_a_message_over_the_limit_is_refused(pipeline):
+    _, connect = pipeline
+    async with connect() as client:
+        with pytest.raises(AinetError, match="at most 4194304 are allowed"):
+            await answer(client, ask(question="x" * (5 << 20)))
+
+
+async def test_stopping_the_stage_tells_who_waits(pipeline):
+    stage, connect = pipeline
+    async with connect() as client:
+        running = client.ask(ask(1, max_tokens=900, sampling=ENDLESS))
+        await anext(running)
+        await asyncio.to_thread(stage.stop)
+        with pytest.raises(StageLost, match="unloaded while the request waited"):
+            async for _ in running:
+                pass

@@ -1,0 +1,5 @@
+"""What ainet shows inside a notebook."""
+
+from ainet_widgets.placement import PlacementBar
+
+__all__ = ["PlacementBar"]
