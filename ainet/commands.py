@@ -172,11 +172,12 @@ def _ask(options: Options) -> int:
             msg = "ask what? Write the question behind `ainet ask`, or send it to its standard input."
             raise UsageError(msg)
         question = sys.stdin.read()
+    given = sampling(options)
     answer = Answer()
     progress = Progress()
     interrupted = False
     with find_node(options) as node:
-        events = node.generate(conversation(options, question), **sampling(options))
+        events = node.generate(conversation(options, question), **given)
         try:
             for event in events:
                 answer.add(event)

@@ -62,6 +62,8 @@ def up(data_dir: Path, options: dict[str, Any] | None = None) -> tuple[Runtime, 
             if ready is not None:
                 return ready, ready.pid == pid
             if os.waitpid(pid, os.WNOHANG)[0]:
+                if runtime.is_locked(data_dir):  # another `ainet up` was faster
+                    return wait_until_ready(data_dir), False
                 msg = f"The node did not start: {_reason(log, start)}\nIts log: {log}"
                 raise AinetError(msg)
             time.sleep(0.05)

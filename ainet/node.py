@@ -55,6 +55,7 @@ class Node:
         self.identity = Identity.open(self._data_dir, config.name)
         self._stack = contextlib.AsyncExitStack()
         self._began = time.time()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def name(self) -> str:
@@ -100,7 +101,14 @@ class Node:
         )
         handlers = PeerHandlers(self.links, self.executor, self.stages, self.store, self.catalog)
         stack.push_async_callback(handlers.stop)
-        self.lender = Lender(config, self.identity, self.links, self._data_dir, log)
+        self.lender = Lender(
+            config=config,
+            identity=self.identity,
+            links=self.links,
+            allocator=self.allocator,
+            data_dir=self._data_dir,
+            log=log,
+        )
         stack.push_async_callback(self.lender.stop)
         self.links.on_revoked(self._revoked)
         await stack.enter_async_context(self.links)
@@ -230,6 +238,7 @@ class Node:
         return found
 
     def _revoked(self, node_id: str) -> None:
-        task = asyncio.ensure_future(self.stages.close_all(node_id))
-        task.add_done_callback(lambda _: None)
-        self.lender.revoke(node_id)
+        for work in (self.stages.close_all(node_id), self.lender.revoke(node_id)):
+            task = asyncio.create_task(work)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 from ainet.config import show_bytes
@@ -11,12 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
+#: A number, a size, a range of layers, or nothing.
+_NUMBER = re.compile(r"[\d.]+( [kMGT]?B)?|\d+–\d+|–")
+
+
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return `rows` under `headings`, each column as wide as its longest text, numbers to the right."""
     cells = [[_show(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
-    numeric = [all(text[:1].isdigit() or text == "–" for text in column) for column in zip(*cells, strict=True)]
-    numeric = numeric or [False] * len(headings)
+    numeric = [all(map(_NUMBER.fullmatch, column)) for column in zip(*cells, strict=True)] or [False] * len(headings)
     lines = [headings, ["─" * width for width in widths], *cells]
     return "\n".join(
         "  ".join(
@@ -61,8 +65,9 @@ def models(found: list[dict[str, Any]]) -> str:
         )
         for entry in found
     ]
-    headings = ("model", "size", "architecture", "quantisation", "licence", "layers", "can be cut", "where")
-    return table(headings, rows) if rows else "No models were found. `ainet up` with `--help` says where to look."
+    if not rows:
+        return "No models were found. Name a GGUF file by its path, or one on Hugging Face as hf:org/repo/file.gguf."
+    return table(("model", "size", "architecture", "quantisation", "licence", "layers", "can be cut", "where"), rows)
 
 
 def plan(found: dict[str, Any]) -> str:

@@ -77,6 +77,7 @@ class NodeDouble:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
         self.requests.append(request)
         self.generating += 1
+        self.words = 0
         try:
             if self.early_error is not None:
                 raise self.early_error

@@ -244,7 +244,7 @@ def test_what_was_not_verified_runs_whole_only(tmp_path: Path, case: str) -> Non
 def test_a_stage_of_62_gemma3_layers_is_refused(tmp_path: Path) -> None:
     manifest = draft(write_model(tmp_path / "tiny.gguf", "gemma3", 64, metadata=GEMMA))
     check_cuts(manifest, [(0, 31), (32, 63)])
-    with pytest.raises(CannotSplit, match="cannot run its layers 0 to 61 as one stage: llama.cpp would take"):
+    with pytest.raises(CannotSplit, match=r"cannot run its layers 0 to 61 as one stage: llama\.cpp would take"):
         check_cuts(manifest, [(0, 61), (62, 63)])
 
 

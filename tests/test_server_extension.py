@@ -12,6 +12,8 @@ from servers import JUPYTER_TOKEN, NodeDouble, serve
 from ainet import runtime
 from ainet.errors import NotEnough
 
+AS_USER = {"Authorization": f"token {JUPYTER_TOKEN}"}
+
 
 @pytest.fixture(autouse=True)
 def jupyter_dirs(tmp_path, monkeypatch):
@@ -39,13 +41,11 @@ async def test_a_second_server_leaves_the_first_one_the_node(tmp_path, caplog):
         before = first.runtime
         async with serve(tmp_path / "2", data_dir=first.data_dir) as second, httpx.AsyncClient(trust_env=False) as http:
             assert second.extension.node is None
-            answer = await http.get(
-                f"{second.url}ainet/api/status", headers={"Authorization": f"token {JUPYTER_TOKEN}"}
-            )
+            answer = await http.get(f"{second.url}ainet/api/status", headers=AS_USER)
             assert answer.status_code == 409
             assert f"(process {os.getpid()}, {before.url}) is already the node" in answer.json()["message"]
             # The Jupyter server itself works.
-            answer = await http.get(f"{second.url}api/status", headers={"Authorization": f"token {JUPYTER_TOKEN}"})
+            answer = await http.get(f"{second.url}api/status", headers=AS_USER)
             assert answer.status_code == 200
         assert first.runtime == before
         assert first.node is not None
@@ -54,7 +54,7 @@ async def test_a_second_server_leaves_the_first_one_the_node(tmp_path, caplog):
 async def test_a_node_that_cannot_start_does_not_stop_the_server(tmp_path, monkeypatch):
     monkeypatch.setattr(NodeDouble, "start_error", NotEnough("2 GB are wanted, 1 GB is allowed."))
     async with serve(tmp_path) as served, httpx.AsyncClient(trust_env=False) as http:
-        answer = await http.get(f"{served.url}ainet/api/status", headers={"Authorization": f"token {JUPYTER_TOKEN}"})
+        answer = await http.get(f"{served.url}ainet/api/status", headers=AS_USER)
         assert answer.status_code == 503
         assert answer.json()["message"] == "The node did not start: 2 GB are wanted, 1 GB is allowed."
         assert not runtime.is_locked(served.data_dir)
@@ -87,7 +87,8 @@ async def test_a_wrong_setting_is_named(tmp_path, text, words):
 
 
 async def test_a_server_elsewhere_is_reached_on_the_loopback_interface(tmp_path):
-    async with serve(tmp_path, ip="127.0.0.2", base_url="/user/anna/") as served, httpx.AsyncClient(trust_env=False) as http:
+    given = {"ip": "127.0.0.2", "base_url": "/user/anna/"}
+    async with serve(tmp_path, **given) as served, httpx.AsyncClient(trust_env=False) as http:
         url = served.runtime.url
         assert url.startswith("http://127.0.0.1:")
         assert url.endswith("/user/anna/")

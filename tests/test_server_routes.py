@@ -10,6 +10,7 @@ from ainet.errors import Busy, CannotSplit, StageLost
 from ainet.server.handlers import MAX_BODY, MAX_DROPPED, ROUTES
 
 VERBS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
+AS_USER = {"Authorization": f"token {JUPYTER_TOKEN}"}
 QUESTION = {"messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -91,12 +92,12 @@ async def test_the_nodes_token_opens_the_nodes_routes_only(served, http):
 
 
 async def test_whoever_is_logged_in_to_jupyter_may_use_the_node(http):
-    answer = await http.get("status", headers={"Authorization": f"token {JUPYTER_TOKEN}"})
+    answer = await http.get("status", headers=AS_USER)
     assert answer.status_code == 200
 
 
 async def test_a_page_of_another_origin_cannot_use_the_login_cookie(served, http):
-    login = await http.get(f"{served.url}api/status", headers={"Authorization": f"token {JUPYTER_TOKEN}"})
+    login = await http.get(f"{served.url}api/status", headers=AS_USER)
     cookies = {name: value for name, value in login.cookies.items() if name.startswith("username")}
     assert cookies
     del http.headers["Authorization"]
@@ -254,7 +255,7 @@ async def test_stopping_the_server_ends_a_running_stream(tmp_path):
             await anext(lines)
             await served.extension.stop_extension()
             assert node.stopped
-            answer = await http.get(f"{served.url}ainet/api/status", headers={"Authorization": f"token {JUPYTER_TOKEN}"})
-            assert answer.status_code == 503
-            assert answer.json()["message"] == "The node has stopped."
+            status = await http.get(f"{served.url}ainet/api/status", headers=AS_USER)
+            assert status.status_code == 503
+            assert status.json()["message"] == "The node has stopped."
     assert not (served.data_dir / "node.json").exists()

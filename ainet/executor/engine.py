@@ -318,6 +318,8 @@ class Engine:
 
 async def _put_away(client: Client | None, child: ChildProcess | None) -> None:
     if client is not None:
+        if client.status == "running":
+            client.unsubscribe_topic("all")
         with contextlib.suppress(TimeoutError):
             await client.close(timeout=CLOSE_SECONDS)
     if child is not None:

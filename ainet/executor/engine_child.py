@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -49,6 +50,8 @@ class ChildProcess:
         self.log_path = data_dir / "logs" / "engine.log"
         #: Called in the event loop with every message that answers no command.
         self.on_message: Callable[[dict[str, Any]], None] = lambda _: None
+        #: Status of the process after its end; negative: the signal that killed it.
+        self.exit_code: int | None = None
         #: Called in the event loop when the process ended without `stop`.
         self.on_end: Callable[[], None] = lambda: None
         self._data_dir = data_dir
@@ -149,6 +152,7 @@ class ChildProcess:
             with process.stdout as lines:
                 for line in lines:
                     loop.call_soon_threadsafe(self._receive, json.loads(line))
+            _end_group(process.pid)
             process.wait()
             loop.call_soon_threadsafe(self._note_end, process.returncode)
 
@@ -164,6 +168,7 @@ class ChildProcess:
 
     def _note_end(self, code: int) -> None:
         self._ended.set()
+        self.exit_code = code
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
@@ -222,6 +227,16 @@ def _environment(run_dir: Path) -> dict[str, str]:
         "TMPDIR": str(run_dir),
         "DASK_CONFIG": str(run_dir),
     }
+
+
+def _end_group(pid: int) -> None:
+    """Wait for the child `pid` to end, then kill what it started and left."""
+    if not hasattr(os, "waitid"):
+        return
+    # Until it is collected, no other process group can have its number.
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _family(pid: int) -> list[psutil.Process]:

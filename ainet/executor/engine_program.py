@@ -38,6 +38,8 @@ class Program:
         self.run_dir = run_dir
         #: Set to end the process from inside.
         self.finished = asyncio.Event()
+        #: Status with which the process then ends.
+        self.exit_code = 0
         self._answers = answers
 
     async def stop(self) -> None:
@@ -97,19 +99,21 @@ def main(program: type[Program]) -> None:
     _end_with_parent()
     code = 1
     try:
-        asyncio.run(_run(program, run_dir, commands, answers, log_path))
-        code = 0
+        code = asyncio.run(_run(program, run_dir, commands, answers, log_path))
     except BaseException:  # the log is the only place where it can be seen
         traceback.print_exc()
     finally:
         shutil.rmtree(run_dir, ignore_errors=True)
         sys.stderr.flush()
+        _end_descendants()
         # Threads that still run (a user's task, the reader of commands) must not keep the process.
         os._exit(code)
 
 
-async def _run(program: type[Program], run_dir: Path, commands: int, answers: int, log_path: Path) -> None:
-    await program(run_dir, answers).run(commands, log_path)
+async def _run(program: type[Program], run_dir: Path, commands: int, answers: int, log_path: Path) -> int:
+    running = program(run_dir, answers)
+    await running.run(commands, log_path)
+    return running.exit_code
 
 
 def _take_pipes() -> tuple[int, int]:
@@ -124,6 +128,14 @@ def _take_pipes() -> tuple[int, int]:
 def _end_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _end_descendants() -> None:
+    import psutil
+
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 async def _keep_log_short(path: Path) -> None:

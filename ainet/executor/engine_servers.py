@@ -56,7 +56,8 @@ class LeanWorker(TLSOnly, Worker):  # type: ignore[misc]
 
 
 def configure(run_dir: str, *settings: dict[str, Any]) -> None:
-    """Set Dask's configuration for this process and those that its Nannies start."""
+    """Set Dask's configuration for this process and those that its Nannies start; files of the user do not count."""
+    dask.config.refresh(paths=[], env={})
     dask.config.set({"temporary-directory": run_dir})
     for values in (LEAN, *settings):
         dask.config.set(values)

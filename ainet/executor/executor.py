@@ -7,7 +7,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from ainet.errors import AinetError, NotEnough, NotFound, UsageError
+from ainet.errors import AinetError, NotEnough, NotFound, StageLost, UsageError
 from ainet.executor.manifest import Manifest
 from ainet.executor.messages import DescribeNode, FindModel, LoadProgress
 from ainet.executor.pipeline import Pipeline
@@ -187,10 +187,11 @@ class Executor:
             async for event in events:
                 for shown in transcript.take(event):
                     yield shown
+        except StageLost:
+            await self._drop(key, pipeline)  # the next question is placed again
+            raise
         finally:
             await events.aclose()
-            if not pipeline.usable:
-                await self._drop(key, pipeline)
 
     async def unload(self, digest: str | None = None) -> list[str]:
         """Unload the pipelines of one model, or all; returns the models' names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from ainet.config import show_bytes
@@ -21,6 +22,8 @@ WINDOW = 4
 #: Rounds over all sources before giving up, and seconds between them: a link that broke is dialled again.
 ROUNDS = 5
 PAUSE = 1.0
+#: Progress is told at most this often (s).
+REPORT_SECONDS = 0.1
 
 
 class Fetcher:
@@ -75,14 +78,18 @@ class Fetcher:
                 msg = f"No member that can be reached has {manifest.name} ({show_bytes(total)} are missing here)."
                 raise NotFound(msg)
             done = received = 0
+            told = 0.0
             for tensor in missing:
 
                 def count(n: int, base: int = done) -> None:
-                    progress(base + n, total)
+                    nonlocal told
+                    now = time.monotonic()
+                    if now - told >= REPORT_SECONDS or base + n == total:
+                        told = now
+                        progress(base + n, total)
 
                 received += await self._fetch_tensor(tensor, sources, count)
                 done += tensor.nbytes
-                progress(done, total)
             return received
 
     async def _fetch_tensor(self, tensor: Tensor, sources: Sequence[str], count: Callable[[int], None]) -> int:

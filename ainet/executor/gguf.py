@@ -418,16 +418,33 @@ class HeaderReader:
 
     def _texts(self, count: int, what: str) -> bytes:
         found = bytearray()
-        unpack, take = struct.Struct("<Q").unpack, self.take
-        for _ in range(count):
-            head = take(8, what)
-            (length,) = unpack(head)
-            if length > MAX_STRING:
-                msg = f"{what[0].upper()}{what[1:]} has a string of {length:,} bytes."
-                raise ModelError(msg)
-            found += head
-            found += take(length, what)
+        while count:
+            count = self._buffered_texts(found, count, what)
+            if count:  # the next string is not in the buffer completely
+                length = self.number("Q", what)
+                if length > MAX_STRING:
+                    msg = f"{what[0].upper()}{what[1:]} has a string of {length:,} bytes."
+                    raise ModelError(msg)
+                found += struct.pack("<Q", length)
+                found += self.take(length, what)
+                count -= 1
         return bytes(found)
+
+    def _buffered_texts(self, found: bytearray, count: int, what: str) -> int:
+        """Append the strings that are in the buffer to `found`; return how many of `count` are left.
+
+        Vocabularies have half a million strings, so this loop is kept short.
+        """
+        buffer, at, unpack = self._buffer, self._at, struct.Struct("<Q").unpack_from
+        last = len(buffer) - 8
+        while count and at <= last:
+            end = at + 8 + unpack(buffer, at)[0]
+            if end > len(buffer):
+                break
+            at = end
+            count -= 1
+        found += self.take(at - self._at, what)
+        return count
 
     def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
         """Return name, shape, type and offset (from the data's beginning) of the next tensor."""

@@ -151,8 +151,7 @@ class ShardStore:
         target.parent.mkdir(mode=0o700, exist_ok=True)
         temporary = target.with_suffix(".tmp")
         try:
-            with temporary.open("wb") as file:
-                os.fchmod(file.fileno(), 0o600)
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 sources = self._sources(entries, places, progress)
                 write(file, head, sources, size)
                 file.flush()

@@ -131,7 +131,7 @@ class TensorStore:
         path = path.absolute()
         name = name or path.stem
         with self._registering:
-            known = self._known(path)
+            known = self.digest_of(path)
             if known is not None:
                 with contextlib.suppress(NotFound):
                     return self.manifest(known, name=name)
@@ -194,7 +194,7 @@ class TensorStore:
         with self._lock:
             rows = self._index.execute("SELECT path FROM files WHERE digest = ? ORDER BY path", (digest,)).fetchall()
         for (path,) in rows:
-            if self._known(Path(path)) == digest:
+            if self.digest_of(Path(path)) == digest:
                 return Path(path)
         return None
 
@@ -230,8 +230,8 @@ class TensorStore:
         except OSError:
             return False
 
-    def _known(self, path: Path) -> str | None:
-        """Return the digest of the model in an unchanged file."""
+    def digest_of(self, path: Path) -> str | None:
+        """Return the digest of the model in a file that was registered and is unchanged, or None."""
         with self._lock:
             row = self._index.execute("SELECT digest FROM files WHERE path = ?", (str(path),)).fetchone()
         return row[0] if row is not None and row[0] and self.is_current(path) else None
@@ -318,12 +318,8 @@ class TensorStore:
                 raise Busy(msg, retry_after=1)
             path = self._blob_path(tensor.hash).with_suffix(".part")
             path.parent.mkdir(mode=0o700, exist_ok=True)
+            self.check_room(tensor.nbytes - _size(path), tensor.name)
             writer = PartWriter(self, tensor, path)
-            try:
-                self.check_room(tensor.nbytes - writer.position, tensor.name)
-            except NotEnough:
-                writer.close()
-                raise
             self._writing[tensor.hash] = writer
             return writer
 
@@ -407,9 +403,11 @@ class PartWriter:
         self._hash = hashlib.sha256()
         self.position = 0
         self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0)
-        if os.fstat(self._file.fileno()).st_size > tensor.nbytes:
+        there = os.fstat(self._file.fileno()).st_size
+        if there > tensor.nbytes:
             self._file.truncate(0)
-        while self.position < tensor.nbytes and (data := self._file.read(CHUNK)):
+            there = 0
+        while self.position < there and (data := self._file.read(min(CHUNK, there - self.position))):
             self._hash.update(data)
             self.position += len(data)
 

@@ -74,7 +74,7 @@ class Transcript:
             "timings": {
                 "prompt_tokens": self._prompt_tokens,
                 "generated_tokens": n,
-                "first_token_s": round(self._first - self._begun, 4) if n else None,
-                "tokens_per_s": round((n - 1) / seconds, 2) if n > 1 and seconds > 0 else None,
+                "first_token_s": round((self._first or time.monotonic()) - self._begun, 4),
+                "tokens_per_s": round((n - 1) / seconds, 2) if n > 1 and seconds > 0 else 0.0,
             },
         }

@@ -307,17 +307,22 @@ class PeerLink:
     async def _send_items(
         self, number: int, incoming: _Incoming, items: AsyncIterator[msgspec.Struct], kind: type[Request]
     ) -> msgspec.Struct | None:
+        reply = None
         try:
             async for item in items:
+                if reply is not None:
+                    msg = f"{type(item).__name__} came after the reply to {kind.__name__}."
+                    raise TypeError(msg)
                 if kind.reply is not None and isinstance(item, kind.reply):
-                    return item
+                    reply = item
+                    continue
                 _check(item, kind.progress, kind)
                 await incoming.spend()
                 await self._send(Item(number, _encode(item)))
         finally:
             if inspect.isasyncgen(items):
                 await items.aclose()
-        return None
+        return reply
 
     async def _fail(self, number: int, error: AinetError) -> None:
         shown = error.to_dict() | {"message": error.message[:MAX_MESSAGE]}

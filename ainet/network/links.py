@@ -16,8 +16,9 @@ from ainet.network.addresses import AddressBook, is_wildcard, join_address, outw
 from ainet.network.frames import PROTOCOL, Hello, Hint, RosterUpdate
 from ainet.network.greeting import Greeting, check_peer, greet
 from ainet.network.link import PeerLink
+from ainet.network.listener import Listener
 from ainet.network.messages import RenewCertificate, Renewed, Request
-from ainet.network.stream import CHUNK, SecureStream, open_connection
+from ainet.network.stream import SecureStream, open_connection
 from ainet.network.upkeep import Upkeep
 
 if TYPE_CHECKING:
@@ -73,13 +74,11 @@ class Links:
         self._handlers: dict[str, tuple[type[Request], Handler]] = {}
         self._greetings: dict[PeerLink, Greeting] = {}
         self._dialling: dict[str, asyncio.Task[PeerLink]] = {}
-        self._greeting: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._revoked_callbacks: list[Callable[[str], object]] = []
         self._contexts: tuple[Credentials, ssl.SSLContext, ssl.SSLContext] | None = None
-        self._server: asyncio.Server | None = None
-        self._host, self._port = "", 0
-        self._stopping = False
+        self._listener = Listener(self._accepted, limit=MAX_GREETINGS, log=log)
+        self._host = ""
         self._upkeep = Upkeep(self, log)
         self.handle(RenewCertificate, self._renew)
 
@@ -104,20 +103,18 @@ class Links:
         UsageError
             The address that the configuration names cannot be listened on.
         """
-        host, port = split_address(self._config.listen, 0)
-        self._host = "0.0.0.0" if is_wildcard(host) and ":" not in host else host  # noqa: S104 — the owner's choice
+        self._host, port = split_address(self._config.listen, 0)
         fixed = port or self._config.peer_port
         try:
-            self._server = await self._listen(fixed or self.book.port)
+            await self._listener.open(self._host, fixed or self.book.port)
         except OSError as exc:
             if fixed or exc.errno != errno.EADDRINUSE:
                 where = join_address(self._host, fixed)
                 msg = f"Members cannot be accepted on {where}: {exc.strerror or exc}. Choose another address or port."
                 raise UsageError(msg) from exc
             self._log.warning("Port %d is taken: members will find this node on another one.", self.book.port)
-            self._server = await self._listen(0)
-        self._port = self._server.sockets[0].getsockname()[1]
-        self.book.port = self._port
+            await self._listener.open(self._host, 0)
+        self.book.port = self._listener.port
         self.book.save()
         if self.identity.problem:
             self._log.warning("%s", self.identity.problem)
@@ -125,20 +122,15 @@ class Links:
 
     async def stop(self) -> None:
         """Say goodbye to everybody, and stop listening."""
-        self._stopping = True
         await self._upkeep.stop()
-        if self._server is not None:
-            self._server.close()
-        tasks: list[asyncio.Task[PeerLink] | asyncio.Task[None]] = [*self._dialling.values(), *self._greeting]
-        for task in tasks:
+        await self._listener.stop()
+        dials = list(self._dialling.values())
+        for task in dials:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*dials, return_exceptions=True)
         self.close_all(PeerUnreachable(f"{self.identity.name} was stopped."))
         await asyncio.gather(*self._closing)
-        if self._server is not None:
-            await self._server.wait_closed()
-            self._server = None
-            self.book.save()
+        self.book.save()
 
     async def __aenter__(self) -> Links:
         await self.start()
@@ -152,11 +144,11 @@ class Links:
     @property
     def address(self) -> str:
         """Where this node accepts members: "host:port"."""
-        return join_address(outward_host() if is_wildcard(self._host) else self._host, self._port)
+        return join_address(outward_host() if is_wildcard(self._host) else self._host, self._listener.port)
 
     def address_for(self, stream: SecureStream) -> str:
         """Where the other end of `stream` can reach this node: "host:port"."""
-        return join_address(stream.local_host if is_wildcard(self._host) else self._host, self._port)
+        return join_address(stream.local_host if is_wildcard(self._host) else self._host, self._listener.port)
 
     @property
     def listen_host(self) -> str:
@@ -310,27 +302,14 @@ class Links:
                 expired.append(link)
         return expired
 
-    async def _listen(self, port: int) -> asyncio.Server:
-        return await asyncio.start_server(self._accept, self._host, port, limit=CHUNK)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._stopping or len(self._greeting) >= MAX_GREETINGS:
-            self._log.warning("Too many devices connect at once, or this one is stopping: one is turned away.")
-            writer.transport.abort()
-            return
-        task = asyncio.create_task(self._accepted(reader, writer))
-        self._greeting.add(task)
-        task.add_done_callback(self._greeting.discard)
-
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, port = (writer.get_extra_info("peername") or ("?", 0))[:2]
-        peer = f"the device at {join_address(host, port)}"
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
+        context = self._tls()[0]
         try:
-            await self._begin(SecureStream(reader, writer, self._tls()[0], server_side=True, peer=peer))
+            await self._begin(SecureStream(reader, writer, context, server_side=True, peer="the other device"))
         except PeerUnreachable as exc:
-            self._log.info("A connection from %s came to nothing: %s", peer, exc.message)
+            self._log.info("A connection from %s came to nothing: %s", address, exc.message)
         except AinetError as exc:
-            self._log.warning("A connection from %s was refused: %s", peer, exc.message)
+            self._log.warning("A connection from %s was refused: %s", address, exc.message)
 
     async def _dial(self, node_id: str, name: str) -> PeerLink:
         reasons: list[str] = []
@@ -380,8 +359,11 @@ class Links:
                 greeting = await greet(stream, self.identity, hello, self.hints(), self.apply, dialled=dialled)
         except TimeoutError:
             await stream.refuse(PLAIN_WORD)
-            msg = f"{stream.peer} did not say who it is within {GREETING_TIMEOUT:g} seconds."
-            raise (PeerUnreachable(msg) if dialled else Refused(msg)) from None
+            if dialled:
+                msg = f"{stream.peer} accepted the connection, but did not say who it is."
+                raise PeerUnreachable(msg) from None
+            msg = f"It did not say who it is within {GREETING_TIMEOUT:g} seconds."
+            raise Refused(msg) from None
         except AinetError:
             await stream.refuse(PLAIN_WORD)
             raise

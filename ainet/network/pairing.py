@@ -30,7 +30,8 @@ from ainet.network.frames import (
     encode_frame,
     expect,
 )
-from ainet.network.stream import CHUNK, SecureStream, open_connection
+from ainet.network.listener import Listener
+from ainet.network.stream import SecureStream, open_connection
 from ainet.network.tickets import Ticket, TicketBook, proof
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from ainet.identity import Identity
     from ainet.network.links import Links
+    from ainet.network.listener import Serve
 
 PAIRING_TIMEOUT = 20.0  # seconds
 MAX_PAIRINGS = 16  # connections at once
@@ -100,10 +102,9 @@ class Pairing:
         self._log = log
         self._tickets = TicketBook(identity.now)
         self._listeners: dict[str, _Listener] = {}
-        self._connections: set[asyncio.Task[None]] = set()
+        self._closed: list[_Listener] = []
         self._inviting = asyncio.Lock()
         self._joining = asyncio.Lock()
-        self._stopping = False
 
     async def invite(self, listen: str | None = None, minutes: float = MINUTES) -> Invitation:
         """Return a ticket with which one device may join within `minutes`.
@@ -162,13 +163,10 @@ class Pairing:
 
     async def stop(self) -> None:
         """Stop waiting for joiners."""
-        self._stopping = True
-        for listener in self._listeners.values():
-            listener.close()
+        for listener in (*self._listeners.values(), *self._closed):
+            await listener.stop()
         self._listeners.clear()
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        self._closed.clear()
 
     # The inviting device
 
@@ -176,44 +174,34 @@ class Pairing:
         known = self._listeners.get(join_address(host, port))
         if known is not None:
             return known
-        bound = "0.0.0.0" if is_wildcard(host) and ":" not in host else host  # noqa: S104 — the owner's choice
+        listener = _Listener(self._accepted, limit=MAX_PAIRINGS, log=self._log)
         try:
-            server = await asyncio.start_server(self._accept, bound, port, limit=CHUNK)
+            await listener.open(host, port)
         except OSError as exc:
             msg = f"Nobody can be waited for on {host}: {exc.strerror or exc}. Choose another address (--listen)."
             raise UsageError(msg) from exc
-        listener = self._listeners[join_address(host, port)] = _Listener(server)
+        self._listeners[join_address(host, port)] = listener
         return listener
 
     def _close_idle(self) -> None:
+        self._closed = [listener for listener in self._closed if listener.busy]
         for name, listener in list(self._listeners.items()):
             if not any(self._tickets.lives(ticket) for ticket in listener.tickets):
                 listener.close()
-                del self._listeners[name]
+                self._closed.append(self._listeners.pop(name))
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._stopping or len(self._connections) >= MAX_PAIRINGS:
-            self._log.warning("Too many devices want to join at once, or this one is stopping: one is turned away.")
-            writer.transport.abort()
-            return
-        task = asyncio.create_task(self._accepted(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
-
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, port = (writer.get_extra_info("peername") or ("?", 0))[:2]
-        peer = f"the device at {join_address(host, port)}"
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
         context = pairing_server_context(self._identity.credentials())
-        stream = SecureStream(reader, writer, context, server_side=True, peer=peer)
+        stream = SecureStream(reader, writer, context, server_side=True, peer="the other device")
         leaf = to_der(self._identity.certificate)
         try:
             async with asyncio.timeout(PAIRING_TIMEOUT):
                 await self._receive(stream, leaf)
         except TimeoutError:
-            self._log.warning("Pairing with %s ended: it did not ask within %g seconds.", peer, PAIRING_TIMEOUT)
+            self._log.warning("Pairing with %s ended: it did not ask within %g seconds.", address, PAIRING_TIMEOUT)
             await stream.refuse(PLAIN_WORD)
         except AinetError as exc:
-            self._log.warning("Pairing with %s was refused: %s", peer, exc.message)
+            self._log.warning("Pairing with %s was refused: %s", address, exc.message)
             await stream.refuse(PLAIN_WORD)
         except BaseException:
             await stream.abort()
@@ -270,7 +258,7 @@ class Pairing:
                 await stream.handshake()
                 inviter, admitted = await self._ask(stream, ticket, name)
         except TimeoutError:
-            msg = f"{stream.peer} did not answer within {PAIRING_TIMEOUT:g} seconds."
+            msg = f"Pairing failed: {stream.peer} did not answer within {PAIRING_TIMEOUT:g} seconds."
             raise PeerUnreachable(msg) from None
         finally:
             await stream.close()
@@ -338,17 +326,16 @@ class Pairing:
         return inviter, await expect(stream, Admitted)
 
 
-class _Listener:
-    """A listening socket, and the tickets for which it is open."""
+class _Listener(Listener):
+    """A listener, and the tickets for which it is open."""
 
-    def __init__(self, server: asyncio.Server) -> None:
-        self._server = server
-        self.port = int(server.sockets[0].getsockname()[1])
+    def __init__(self, serve: Serve, *, limit: int, log: logging.Logger) -> None:
+        super().__init__(serve, limit=limit, log=log)
         self.tickets: set[bytes] = set()
         self.timers: list[asyncio.TimerHandle] = []
 
     def close(self) -> None:
-        """Stop listening; connections that were accepted go on."""
-        self._server.close()
+        """Stop listening; the connections go on."""
+        super().close()
         for timer in self.timers:
             timer.cancel()

@@ -58,7 +58,7 @@ class SecureStream:
     Parameters
     ----------
     peer
-        What to call the other end in messages.
+        What to call the other end in messages: a name, or "the …".
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class SecureStream:
 
     async def close(self) -> None:
         """Close in an orderly way: the other end can still read what was written."""
-        with contextlib.suppress(OSError, TimeoutError, AinetError, ssl.SSLError):
+        try:
             async with asyncio.timeout(LINGER):
                 with contextlib.suppress(ssl.SSLError):
                     self._tls.unwrap()
@@ -168,13 +168,16 @@ class SecureStream:
                 for _ in range(64):
                     if not await self._reader.read(CHUNK):
                         break
+        except OSError:
+            pass  # gone, or (a TimeoutError) still there after all
+        finally:
+            self._writer.transport.abort()
         await self.abort()
 
     async def refuse(self, word: bytes) -> None:
         """Close after a failed handshake; an end that does not speak TLS reads `word`."""
-        with contextlib.suppress(OSError):
-            if self._server_side and self._is_plain:
-                self._writer.write(word)
+        if self._server_side and self._is_plain:
+            self._writer.write(word)
         await self.close()
 
     async def abort(self) -> None:
@@ -201,17 +204,23 @@ class SecureStream:
 
     def _ended(self, exc: OSError | None = None) -> PeerUnreachable:
         why = f": {_reason(exc)}" if exc else ""
-        return PeerUnreachable(f"{self.peer} closed the connection{why}.")
+        return PeerUnreachable(_sentence(f"{self.peer} closed the connection{why}."))
 
     def _explain(self, exc: ssl.SSLError) -> AinetError:
         if isinstance(exc, ssl.SSLZeroReturnError | ssl.SSLEOFError):
             return self._ended()
         if isinstance(exc, ssl.SSLCertVerificationError):
-            return Refused(_VERIFICATION.get(exc.verify_code, _NOT_OURS).format(self.peer))
-        words = _REASONS.get(exc.reason or "", "The TLS connection with {} failed: " + str(exc.reason or exc) + ".")
-        return Refused(words.format(self.peer))
+            return Refused(_sentence(_VERIFICATION.get(exc.verify_code, _NOT_OURS).format(self.peer)))
+        words = _REASONS.get(
+            exc.reason or "", f"The TLS connection with {{}} failed: {exc.reason or 'no reason given'}."
+        )
+        return Refused(_sentence(words.format(self.peer)))
 
 
 def _reason(exc: OSError) -> str:
     # asyncio puts an address where the system's words would be; a resolver's errors have numbers below 0.
     return os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror or str(exc)
+
+
+def _sentence(words: str) -> str:
+    return f"T{words[1:]}" if words.startswith("the ") else words

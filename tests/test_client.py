@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+from servers import serve, until
+
+from ainet import runtime
+from ainet.client import NodeClient
+from ainet.errors import AinetError, Busy, NodeNotRunning, NotFound, PeerUnreachable, StageLost, UsageError
+
+
+@pytest.fixture
+async def served(tmp_path, monkeypatch, jupyter_dirs):
+    monkeypatch.setenv("AINET_DATA_DIR", str(tmp_path / "data"))
+    async with serve(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+async def client(served):
+    with await asyncio.to_thread(NodeClient.find, served.data_dir) as found:
+        yield found
+
+
+async def test_the_node_is_found_by_its_data_directory(served, monkeypatch):
+    for named in (served.data_dir, str(served.data_dir), None):
+        with await asyncio.to_thread(NodeClient.find, named) as client:
+            status = await asyncio.to_thread(client.status)
+            assert status["node"]["url"] == served.runtime.url
+
+
+def test_no_node_says_how_to_start_one(tmp_path):
+    with pytest.raises(NodeNotRunning, match=r"Start one with `ainet up` \(or open JupyterLab with ainet enabled\)\."):
+        NodeClient.find(tmp_path)
+
+
+async def test_a_proxy_of_the_environment_is_not_asked(served, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with NodeClient.find(served.data_dir) as client:
+        assert (await asyncio.to_thread(client.status))["node"]["name"] == "double"
+
+
+async def test_a_wrong_token_is_refused(served):
+    with NodeClient(served.url, "wrong") as client:
+        with pytest.raises(AinetError) as refused:
+            await asyncio.to_thread(client.status)
+        assert refused.value.code == "refused"
+        assert served.url not in refused.value.message
+
+
+async def test_events_come_in_order_and_the_answer_is_whole(client):
+    events = await asyncio.to_thread(lambda: list(client.generate("hi", max_tokens=3)))
+    assert [event["event"] for event in events] == ["progress", "start", "text", "text", "text", "done"]
+    answer = await asyncio.to_thread(client.ask, "hi", max_tokens=3)
+    assert answer.to_dict() == {
+        "text": "w0 w1 w2 ",
+        "tokens": [0, 1, 2],
+        "model": "words",
+        "placement": [{"node": "double", "pid": 1, "first_layer": 0, "last_layer": 29}],
+        "timings": {"prompt_tokens": 3, "generated_tokens": 3, "first_token_s": 0.1, "tokens_per_s": 42.0},
+        "finish": "length",
+        "seed": 7,
+    }
+    assert answer.footer() == (
+        "words · layers double 0–29 · 42.0 tokens/s · first token 0.10 s · stopped at the token limit"
+    )
+
+
+async def test_options_that_are_not_given_are_not_sent(served, client):
+    await asyncio.to_thread(client.ask, [{"role": "user", "content": "a"}], max_tokens=1, seed=None, top_k=5)
+    (request,) = served.node.requests
+    assert (request.max_tokens, request.top_k, request.seed) == (1, 5, None)
+    assert request.messages[0].content == "a"
+
+
+async def test_an_unknown_option_is_refused(client):
+    with pytest.raises(UsageError, match="unknown field `frobnicate`"):
+        await asyncio.to_thread(client.ask, "hi", frobnicate=1)
+
+
+@pytest.mark.parametrize("when", ["early_error", "late_error"])
+@pytest.mark.parametrize(
+    "error",
+    [Busy("Wait.", retry_after=3), StageLost("A worker died."), NotFound("No such model."), PeerUnreachable("Gone.")],
+    ids=lambda error: error.code,
+)
+async def test_an_error_of_the_node_is_the_same_here(served, client, when, error):
+    setattr(served.node, when, error)
+    with pytest.raises(type(error)) as raised:
+        await asyncio.to_thread(client.ask, "hi")
+    assert raised.value.to_dict() == error.to_dict()
+    setattr(served.node, when, None)
+    assert (await asyncio.to_thread(client.ask, "hi", max_tokens=1)).finish == "length"
+
+
+async def test_closing_the_generator_cancels_the_generation(served, client):
+    def first_words():
+        events = client.generate("hi")
+        for event in events:
+            if event["event"] == "text":
+                break
+        assert served.node.generating == 1
+        events.close()
+
+    await asyncio.to_thread(first_words)
+    await until(lambda: served.node.generating == 0)
+    # The client is as good as new.
+    assert (await asyncio.to_thread(client.status))["node"]["name"] == "double"
+
+
+async def test_an_interrupt_keeps_what_has_come(served, client):
+    def interrupted():
+        from ainet.answer import Answer
+
+        answer = Answer()
+        events = client.generate("hi")
+        try:
+            for event in events:
+                answer.add(event)
+                if len(answer.tokens) == 3:
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            answer.cut_off()
+        finally:
+            events.close()
+        return answer
+
+    answer = await asyncio.to_thread(interrupted)
+    assert answer.text == "w0 w1 w2 "
+    assert answer.finish == "cancelled"
+    assert answer.timings["generated_tokens"] == 3
+    assert answer.timings["prompt_tokens"] == 3
+    assert answer.timings["tokens_per_s"] > 0
+    await until(lambda: served.node.generating == 0)
+
+
+VANISHING = r"""
+import socket, sys
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+connection, _ = server.accept()
+connection.recv(65536)
+line = b'{"event": "text", "text": "a", "tokens": [1]}\n'
+connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(line), line))
+sys.stdin.read()
+"""
+
+
+def test_a_node_that_vanishes_is_an_error_not_a_hang():
+    command = [sys.executable, "-c", VANISHING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
+        url = f"http://127.0.0.1:{process.stdout.readline().strip()}/"
+        with NodeClient(url, "t") as client:
+            events = client.generate("hi")
+            assert next(events)["text"] == "a"
+            process.kill()
+            with pytest.raises(NodeNotRunning, match=r"does not answer any more .*`ainet logs` may say why"):
+                next(events)
+            with pytest.raises(NodeNotRunning, match="does not answer any more"):
+                client.status()
+
+
+async def test_names_travel_whole(served, client):
+    await asyncio.to_thread(client.remove, "Anna's phone/2 ü?#")
+    await asyncio.to_thread(client.unload, "/home/a b/m.gguf")
+    assert served.node.calls == [("remove", "Anna's phone/2 ü?#"), ("unload", "/home/a b/m.gguf")]
+
+
+def test_a_real_node_answers(node_dir):
+    with NodeClient.find(node_dir) as client:
+        answer = client.ask("Name a colour.", max_tokens=8, temperature=0.0)
+        assert answer.finish in {"stop", "length"}
+        assert answer.text.strip()
+        assert len(answer.tokens) == answer.timings["generated_tokens"] <= 8
+        again = client.ask("Name a colour.", max_tokens=8, temperature=0.0)
+        assert again.tokens == answer.tokens
+        assert answer.placement[0]["node"] == "tester"
+        assert answer.placement[0]["first_layer"] == 0
+        assert answer.placement[-1]["last_layer"] == 29
+        (member,) = client.status()["members"]
+        assert [worker["pid"] for worker in member["workers"]] == [answer.placement[0]["pid"]]
+        with pytest.raises(NotFound):
+            client.ask("hi", model="no-such-model")
+        with pytest.raises(UsageError):
+            client.ask("hi", temperature=-1.0)
+        client.unload()
+        assert client.status()["pipelines"] == []
+    assert runtime.find(node_dir) is not None

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from nodes import OPTIONS, ainet, alive, answer_of, family_of
+
+from ainet import daemon, runtime
+from ainet.errors import AinetError, NodeNotRunning, UsageError
+
+pytestmark = pytest.mark.usefixtures("jupyter_dirs")
+
+
+def until_gone(family, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while left := alive(family):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+def test_two_nodes_of_one_machine_start_and_stop_on_their_own(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    first, started = daemon.up(one, {"name": "first", **OPTIONS})
+    second, _ = daemon.up(two, {"name": "second", **OPTIONS})
+    families = family_of(first), family_of(second)
+    try:
+        assert started
+        assert first.headless
+        assert first.pid != second.pid
+        assert first.token != second.token
+        assert answer_of(ainet("status", "--json", data_dir=one))["node"]["name"] == "first"
+        assert answer_of(ainet("status", "--json", data_dir=two))["node"]["name"] == "second"
+
+        again, started = daemon.up(one)
+        assert not started
+        assert again == first
+        with pytest.raises(AinetError) as refused:
+            daemon.up(one, {"memory": "1GB"})
+        assert refused.value.message == (
+            f"The node already runs (process {first.pid}). `ainet down` first, then start it with new options."
+        )
+        assert json.loads((one / "ainet_config.json").read_text())["AinetConfig"]["memory"] == "2GB"
+
+        assert daemon.down(one) == first
+        assert not alive(families[0])
+        assert daemon.down(one) is None
+        assert answer_of(ainet("status", "--json", data_dir=two))["node"]["name"] == "second"
+    finally:
+        daemon.down(one)
+        daemon.down(two)
+    assert not alive(families[1])
+
+
+def test_two_that_start_the_same_node_at_once_get_one(tmp_path):
+    commands = [[sys.executable, "-m", "ainet", "up", "--json", "--data-dir", str(tmp_path)] for _ in range(3)]
+    starters = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    said = [json.loads(starter.communicate(timeout=100)[0]) for starter in starters]
+    family = family_of(runtime.find(tmp_path))
+    assert {answer["pid"] for answer in said} == {family[0].pid}
+    assert [answer["started"] for answer in said].count(True) == 1
+    daemon.down(tmp_path)
+    assert not alive(family)
+
+
+def test_no_token_is_on_a_command_line_or_in_the_log(node_dir):
+    running = runtime.find(node_dir)
+    lines = [" ".join(process.cmdline()) for process in family_of(running)]
+    assert not any(running.token in line for line in lines)
+    log = (node_dir / "logs" / "node.log").read_text()
+    assert running.token not in log
+    assert "token=" not in log.replace("token=...", "")
+    assert stat.S_IMODE((node_dir / "logs" / "node.log").stat().st_mode) == 0o600
+
+
+def test_the_server_listens_on_the_loopback_interface_only(node_dir):
+    listening = [
+        connection.laddr.ip
+        for process in family_of(runtime.find(node_dir))
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening
+    assert set(listening) == {"127.0.0.1"}
+
+
+def test_a_killed_server_takes_its_children_along_and_another_can_start(tmp_path):
+    running, _ = daemon.up(tmp_path, OPTIONS)
+    family = family_of(running)
+    assert len(family) > 1
+    os.kill(running.pid, signal.SIGKILL)
+    until_gone(family)
+    with pytest.raises(NodeNotRunning, match=rf"The last one \(process {running.pid}\) ended without tidying up"):
+        runtime.wait_until_ready(tmp_path)
+    assert daemon.down(tmp_path) is None
+    again, started = daemon.up(tmp_path)
+    assert started
+    assert again.pid != running.pid
+    daemon.down(tmp_path)
+
+
+def test_a_node_that_cannot_start_says_why(tmp_path):
+    (tmp_path / "ainet_config.json").write_text('{"AinetConfig": {"threads": "many"}}')
+    with pytest.raises(AinetError) as failed:
+        daemon.up(tmp_path)
+    first, last = failed.value.message.splitlines()
+    assert first.startswith("The node did not start: The 'threads' trait")
+    assert last == f"Its log: {tmp_path / 'logs' / 'node.log'}"
+    assert not runtime.is_locked(tmp_path)
+
+
+def test_an_impossible_option_changes_nothing(tmp_path):
+    with pytest.raises(UsageError, match="'much' is not a size"):
+        daemon.up(tmp_path / "new", {"memory": "much"})
+    assert not (tmp_path / "new").exists()
+
+
+def test_options_are_kept_next_to_those_of_before(tmp_path):
+    daemon.keep_options(tmp_path, {"memory": "1GB", "lend": False})
+    daemon.keep_options(tmp_path, {"memory": "2GB"})
+    kept = json.loads((tmp_path / "ainet_config.json").read_text())
+    assert kept == {"AinetConfig": {"memory": "2GB", "lend": False}}
+
+
+def test_a_damaged_configuration_is_named_and_left_alone(tmp_path):
+    (tmp_path / "ainet_config.json").write_text("{")
+    with pytest.raises(UsageError, match="is not a JSON configuration"):
+        daemon.keep_options(tmp_path, {"memory": "1GB"})
+    assert (tmp_path / "ainet_config.json").read_text() == "{"
+
+
+def test_down_does_not_stop_a_server_that_somebody_uses(tmp_path):
+    program = (
+        "import os, sys, time; from pathlib import Path; from ainet.runtime import NodeLock, Runtime\n"
+        "lock = NodeLock(Path(sys.argv[1])); lock.acquire()\n"
+        "lock.publish(Runtime(os.getpid(), 'http://127.0.0.1:8888/', 't', 1.0, False))\n"
+        "print('ready', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE) as server:
+        server.stdout.readline()
+        with pytest.raises(AinetError) as refused:
+            daemon.down(tmp_path)
+        assert refused.value.message == (
+            f"The node lives in the Jupyter server at http://127.0.0.1:8888/ (process {server.pid}): stop that server."
+        )
+        assert server.poll() is None
+        server.kill()
+
+
+def test_the_log_is_followed_through_its_rotation(tmp_path):
+    log = tmp_path / "logs" / "node.log"
+    log.parent.mkdir()
+    log.write_text("one\ntwo\nthree\n")
+    assert daemon.tail(tmp_path, 2) == ["two\n", "three\n"]
+    news = daemon.follow(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-m", "ainet", "logs", "-f", "-n", "1", "--data-dir", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as follower:
+        assert follower.stdout.readline() == "three\n"
+        with log.open("a") as file:
+            file.write("four\n")
+        assert follower.stdout.readline() == "four\n"
+        log.rename(tmp_path / "logs" / "node.log.1")
+        log.write_text("five\n")
+        assert follower.stdout.readline() == "five\n"
+        follower.send_signal(signal.SIGINT)
+        assert follower.wait(10) == 130
+    news.close()
+
+
+def test_a_folder_without_a_log_says_so(tmp_path):
+    with pytest.raises(AinetError, match="no node has run there"):
+        daemon.tail(tmp_path, 5)
+
+
+def test_in_the_foreground_the_log_is_on_the_terminal_and_ctrl_c_stops(tmp_path):
+    command = [sys.executable, "-m", "ainet", "up", "--foreground", "--threads", "1", "--data-dir", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "is ready" in line:
+                break
+        family = family_of(runtime.find(tmp_path))
+        assert family[0].pid == process.pid
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+        assert process.wait(60) == 0
+    assert not alive(family)
+    assert not (tmp_path / "node.json").exists()
+
+
+def test_a_signal_during_the_start_stops_it(tmp_path):
+    command = [sys.executable, "-m", "ainet", "up", "--foreground", "--threads", "1", "--data-dir", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not runtime.is_locked(tmp_path):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    until_gone(family)
+    assert not runtime.is_locked(tmp_path)

@@ -1,0 +1,405 @@
+"""The engine on real Dask clusters: its own, and existing ones that were started by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import ssl
+import stat
+import time
+from typing import TYPE_CHECKING, Any
+
+import dask
+import psutil
+import pytest
+from distributed import Client
+from processes import family, line, living, ports, python, until
+
+from ainet.config import AinetConfig
+from ainet.errors import AinetError, NotEnough, PeerUnreachable, UsageError
+from ainet.executor.engine import Engine
+from ainet.executor.engine_certificates import ClusterCA
+from ainet.resources.monitor import pss
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+LOG = logging.getLogger("ainet.tests")
+
+#: A "server" that owns an engine; it prints pids, and then waits for the word to stop.
+SERVER = """
+import asyncio, json, logging, pathlib, sys
+from ainet.config import AinetConfig
+from ainet.executor.engine import Engine
+
+async def main():
+    data_dir = pathlib.Path(sys.argv[1])
+    engine = Engine(AinetConfig(data_dir=str(data_dir)), data_dir, logging.getLogger("node"))
+    async with engine:
+        for _ in sys.argv[2:]:
+            lost = asyncio.Event()
+            engine.on_worker_lost(lambda address: lost.set())
+            import os, signal
+            os.kill(engine.scheduler_pid, signal.SIGKILL)
+            await lost.wait()
+            await engine.ensure_workers(2)
+        print(json.dumps([engine.scheduler_pid, *(worker.pid for worker in engine.workers())]), flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+
+asyncio.run(main())
+"""
+
+
+def make(data_dir: Path, **settings: Any) -> Engine:
+    return Engine(AinetConfig(data_dir=str(data_dir), **settings), data_dir, LOG)
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
+    async with make(tmp_path) as engine:
+        yield engine
+
+
+async def pids(engine: Engine) -> list[int]:
+    """Return the pid that a task sees, for each worker."""
+    tasks = [
+        engine.client.submit(os.getpid, workers=[worker.address], allow_other_workers=False, pure=False)
+        for worker in engine.workers()
+    ]
+    return list(await asyncio.gather(*tasks))
+
+
+async def test_grows_to_three_workers_and_a_task_runs_on_each(engine: Engine) -> None:
+    assert len(engine.workers()) == 1
+    workers = await engine.ensure_workers(3)
+    assert [worker.name for worker in workers] == ["worker-1", "worker-2", "worker-3"]
+    assert await pids(engine) == [worker.pid for worker in workers]
+    assert len({worker.pid for worker in workers} | {engine.scheduler_pid, os.getpid()}) == 5
+    assert await engine.ensure_workers(2) == workers
+
+
+async def test_engine_and_worker_are_lean(engine: Engine) -> None:
+    assert engine.scheduler_pid is not None
+    used = sum(pss(process.pid) for process in family(engine.scheduler_pid))
+    assert 0 < used < 250_000_000
+    [worker] = engine.workers()
+    settings = await engine.client.run(dask.config.get, "distributed.worker.profile.enabled")
+    assert settings == {worker.address: False}
+
+
+async def test_an_actor_lives_on_the_worker_that_was_named(engine: Engine) -> None:
+    [_, second] = await engine.ensure_workers(2)
+    actor = await engine.actor(collections.deque, [1, 2], address=second.address)
+    await actor.append(2)
+    assert await actor.count(2) == 2
+    identity = await engine.client.scheduler.identity(n_workers=-1)
+    assert identity["workers"][second.address]["memory_limit"] == 0
+
+
+async def test_what_an_actor_raises_while_it_is_made_arrives(engine: Engine) -> None:
+    with pytest.raises(ValueError, match="invalid literal"):
+        await engine.actor(int, "no number", address=engine.workers()[0].address)
+
+
+async def test_two_engines_in_one_process_keep_apart(engine: Engine, tmp_path: Path) -> None:
+    second_dir = tmp_path / "second"
+    second_dir.mkdir()
+    async with make(second_dir) as other:
+        one = await engine.actor(collections.deque, [1], address=engine.workers()[0].address)
+        two = await other.actor(collections.deque, [2, 2], address=other.workers()[0].address)
+        assert (await one.count(1), await two.count(2)) == (1, 2)
+        with pytest.raises(ValueError, match="No clients found"):
+            Client.current()
+
+
+async def test_workers_get_one_blas_thread_and_no_secrets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("JUPYTER_TOKEN", "secret")
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:1")
+    async with make(tmp_path) as engine:
+        [worker] = engine.workers()
+        seen = {}
+        for name in ("JUPYTER_TOKEN", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONPATH"):
+            seen[name] = (await engine.client.run(os.getenv, name))[worker.address]
+    assert seen == {"JUPYTER_TOKEN": None, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": None}
+
+
+async def test_only_this_nodes_own_certificate_opens_the_cluster(engine: Engine) -> None:
+    address = engine.client.scheduler.address
+    stranger, _ = ClusterCA().issue("engine")
+    with pytest.raises(OSError, match="TLS certificate does not match"):
+        await Client(address, security=stranger.security(), asynchronous=True, set_as_default=False, timeout=5)
+    plain = address.replace("tls://", "tcp://")  # Dask keeps trying until its time is over
+    with pytest.raises(OSError, match="tcp://"):
+        await Client(plain, asynchronous=True, set_as_default=False, timeout=1)
+
+
+async def test_nothing_answers_without_a_certificate(engine: Engine) -> None:
+    await engine.ensure_workers(2)
+    assert engine.scheduler_pid is not None
+    addresses = ports(family(engine.scheduler_pid))
+    assert len(addresses) == 5  # the scheduler, two Nannies, two workers
+    assert {host for host, _ in addresses} == {"127.0.0.1"}
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+
+    def ask(address: tuple[str, int], *, tls: bool) -> bytes:
+        with socket.create_connection(address, timeout=5) as plain, contextlib.ExitStack() as stack:
+            connection = stack.enter_context(context.wrap_socket(plain)) if tls else plain
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return connection.recv(100)
+
+    for address in addresses:
+        # Without TLS the server may send a TLS alert (21), never an answer.
+        with contextlib.suppress(ConnectionError):
+            assert (await asyncio.to_thread(ask, address, tls=False))[:1] in (b"", b"\x15")
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await asyncio.to_thread(ask, address, tls=True)
+
+
+async def test_a_killed_worker_is_reported_at_once_and_comes_back(engine: Engine) -> None:
+    lost: list[str] = []
+    engine.on_worker_lost(lost.append)
+    before = await engine.ensure_workers(2)
+    os.kill(before[0].pid, signal.SIGKILL)
+    await until(lambda: lost, 2)
+    assert lost == [before[0].address]
+    await until(lambda: len(engine.workers()) == 2)
+    assert {worker.pid for worker in engine.workers()} & {worker.pid for worker in before} == {before[1].pid}
+    assert sorted(await pids(engine)) == sorted(worker.pid for worker in engine.workers())
+
+
+async def test_a_retired_worker_ends_and_is_not_reported(engine: Engine) -> None:
+    lost: list[str] = []
+    engine.on_worker_lost(lost.append)
+    first, second = await engine.ensure_workers(2)
+    process = psutil.Process(first.pid)
+    await engine.retire(first.address)
+    await until(lambda: not living([process]), 5)
+    assert engine.workers() == [second]
+    assert len(await engine.ensure_workers(2)) == 2
+    assert lost == []
+
+
+async def test_a_killed_engine_loses_every_worker_and_the_next_question_starts_it_again(engine: Engine) -> None:
+    lost: list[str] = []
+    engine.on_worker_lost(lost.append)
+    workers = await engine.ensure_workers(2)
+    assert engine.scheduler_pid is not None
+    processes = family(engine.scheduler_pid)
+    os.kill(engine.scheduler_pid, signal.SIGKILL)
+    await until(lambda: len(lost) == 2, 5)
+    assert sorted(lost) == sorted(worker.address for worker in workers)
+    assert engine.workers() == []
+    await until(lambda: not living(processes), 10)
+    assert len(await engine.ensure_workers(2)) == 2
+    assert len(await pids(engine)) == 2
+
+
+async def test_stop_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    async with make(tmp_path) as engine:
+        await engine.ensure_workers(2)
+        assert engine.scheduler_pid is not None
+        processes = family(engine.scheduler_pid)
+        assert len(processes) >= 3
+        assert len(list((tmp_path / "processes").iterdir())) == 1
+        log = tmp_path / "logs" / "engine.log"
+        assert stat.S_IMODE(log.stat().st_mode) == 0o600
+        assert stat.S_IMODE((tmp_path / "processes").stat().st_mode) == 0o700
+    assert living(processes) == []
+    assert list((tmp_path / "processes").iterdir()) == []
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["engine.log"]
+    assert "Traceback" not in log.read_text()
+    with pytest.raises(PeerUnreachable, match="The engine of this node is not running"):
+        engine.client  # noqa: B018
+
+
+async def test_a_killed_server_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    with python("-c", SERVER, str(tmp_path), log=tmp_path / "stderr") as server:
+        assert len(await line(server)) == 2
+        processes = family(server.pid)
+        assert len(processes) >= 4
+        server.kill()
+        await until(lambda: not living(processes), 10)
+    await until(lambda: list((tmp_path / "processes").iterdir()) == [], 5)
+
+
+async def test_dask_never_prints_into_the_server(tmp_path: Path) -> None:
+    with python("-W", "error", "-c", SERVER, str(tmp_path), "crash", log=tmp_path / "stderr") as server:
+        assert len(await line(server)) == 3
+        processes = family(server.pid)
+        rest, _ = await asyncio.to_thread(server.communicate, b"\n")
+        assert (server.returncode, rest) == (0, b"")
+    assert (tmp_path / "stderr").read_text() == ""
+    assert living(processes) == []
+
+
+async def test_files_of_a_killed_run_are_removed_by_the_next_start(tmp_path: Path) -> None:
+    leftover = tmp_path / "processes" / f"{os.getpid()}-12345-abcd"
+    leftover.mkdir(parents=True)
+    (leftover / "key.pem").write_text("old")
+    async with make(tmp_path):
+        assert not leftover.exists()
+
+
+async def test_the_log_stays_short(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "engine.log"
+    log.parent.mkdir()
+    log.write_text("x" * 3_000_000)
+    async with make(tmp_path):
+        assert log.stat().st_size < 100_000
+        assert (tmp_path / "logs" / "engine.log.1").stat().st_size >= 3_000_000
+
+
+async def test_a_start_that_fails_names_the_log_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "distributed.py").write_text("raise ImportError('no Dask here')")
+    monkeypatch.syspath_prepend(str(tmp_path / "broken"))
+    engine = make(tmp_path)
+    with pytest.raises(AinetError, match=r"engine_process failed: ImportError: no Dask here.*engine\.log"):
+        await engine.start()
+    await engine.stop()
+    assert list((tmp_path / "processes").iterdir()) == []
+    assert [child for child in psutil.Process().children() if "engine_process" in " ".join(child.cmdline())] == []
+
+
+@contextlib.contextmanager
+def existing_cluster(tmp_path: Path, protocol: str, *tls: str, port: int = 0) -> Iterator[tuple[str, list[Any]]]:
+    """Start ``dask scheduler`` and two ``dask worker`` by hand."""
+    (tmp_path / "address").unlink(missing_ok=True)
+    options = ("--host", "127.0.0.1", "--protocol", protocol, "--no-dashboard", *tls)
+    with contextlib.ExitStack() as stack:
+
+        def dask_command(*arguments: str) -> subprocess.Popen[bytes]:
+            return stack.enter_context(python("-m", "dask", *arguments, log=tmp_path / f"{arguments[-1]}.log"))
+
+        scheduler = dask_command(
+            "scheduler", *options, "--port", str(port), "--scheduler-file", str(tmp_path / "address")
+        )
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "address").exists():
+            assert time.monotonic() < deadline
+            assert scheduler.poll() is None
+            time.sleep(0.01)
+        workers = [
+            dask_command("worker", *options, "--scheduler-file", str(tmp_path / "address"), "--nthreads", "1",
+                         "--local-directory", str(tmp_path), "--name", name)
+            for name in ("anna", "bert")
+        ]  # fmt: skip
+        yield json.loads((tmp_path / "address").read_text())["address"], [scheduler, *workers]
+
+
+async def running(tmp_path: Path, n: int, **settings: Any) -> Engine:
+    """Return an engine connected to an existing cluster as soon as `n` workers are there."""
+    engine = make(tmp_path, **settings)
+    await engine.start()
+    await until(lambda: len(engine.workers()) == n)
+    return engine
+
+
+async def test_an_existing_cluster_over_tcp_is_used_and_outlives_the_node(tmp_path: Path) -> None:
+    with existing_cluster(tmp_path, "tcp") as (address, processes):
+        engine = await running(tmp_path, 2, dask_scheduler=address)
+        assert not engine.own
+        assert engine.scheduler_pid is None
+        workers = await engine.ensure_workers(2)
+        assert {worker.name for worker in workers} == {"anna", "bert"}
+        assert await pids(engine) == [worker.pid for worker in workers]
+        actor = await engine.actor(collections.deque, [7], address=workers[1].address)
+        assert await actor.count(7) == 1
+        with pytest.raises(NotEnough, match=rf"at {address} has 2 worker\(s\), and 3 are needed. Start more workers"):
+            await engine.ensure_workers(3)
+        await engine.retire(workers[0].address)
+        assert await engine.ensure_workers(2) == workers
+
+        lost: list[str] = []
+        engine.on_worker_lost(lost.append)
+        os.kill(workers[0].pid, signal.SIGKILL)
+        await until(lambda: lost == [workers[0].address], 5)
+        await until(lambda: len(engine.workers()) == 2)
+
+        await engine.stop()
+        assert all(process.poll() is None for process in processes)
+
+
+async def test_an_existing_cluster_over_tls_is_used(tmp_path: Path) -> None:
+    ca = ClusterCA()
+    credentials, _ = ca.issue("by hand")
+    files = {name: str(tmp_path / f"{name}.pem") for name in ("ca", "cert", "key")}
+    for name in files:
+        (tmp_path / f"{name}.pem").write_text(getattr(credentials, name))
+    tls = ("--tls-ca-file", files["ca"], "--tls-cert", files["cert"], "--tls-key", files["key"])
+    security = {"tls_ca_file": files["ca"], "tls_client_cert": files["cert"], "tls_client_key": files["key"]}
+    with existing_cluster(tmp_path, "tls", *tls) as (address, _):
+        engine = await running(tmp_path, 2, dask_scheduler=address, dask_security=security)
+        assert sorted(await pids(engine)) == sorted(worker.pid for worker in engine.workers())
+        await engine.stop()
+
+        stranger, _ = ClusterCA().issue("stranger")
+        for name in files:
+            (tmp_path / f"{name}.pem").write_text(getattr(stranger, name))
+        begin = time.monotonic()
+        with pytest.raises(PeerUnreachable, match=f"The Dask scheduler at {address} does not answer"):
+            await make(tmp_path, dask_scheduler=address, dask_security=security).start()
+        assert time.monotonic() - begin < 10
+
+
+async def test_a_lost_scheduler_loses_every_worker_and_one_that_is_back_is_used(tmp_path: Path) -> None:
+    with existing_cluster(tmp_path, "tcp") as (address, processes):
+        engine = await running(tmp_path, 2, dask_scheduler=address)
+        lost: list[str] = []
+        engine.on_worker_lost(lost.append)
+        processes[0].kill()
+        await until(lambda: len(lost) == 2, 5)
+    with existing_cluster(tmp_path, "tcp", port=int(address.rpartition(":")[2])):
+        with contextlib.suppress(NotEnough):  # its workers may still be on their way
+            await engine.ensure_workers(1)
+        await until(lambda: len(engine.workers()) == 2)
+        assert sorted(await pids(engine)) == sorted(worker.pid for worker in engine.workers())
+        await engine.stop()
+
+
+async def test_a_wrong_address_is_a_clear_error_within_seconds(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # taken, but nobody listens
+        address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
+        engine = make(tmp_path, dask_scheduler=address)
+        begin = time.monotonic()
+        with pytest.raises(PeerUnreachable, match=f"The Dask scheduler at {address} does not answer.*dask_security"):
+            await engine.start()
+        assert time.monotonic() - begin < 10
+        await engine.stop()
+
+
+@pytest.mark.parametrize(
+    ("security", "message"),
+    [
+        ({}, "A tls:// scheduler needs `dask_security` with tls_ca_file and tls_client_cert."),
+        ({"tls_ca": "x"}, "has no entry 'tls_ca'; it takes tls_ca_file, tls_client_cert, tls_client_key."),
+        (
+            {"tls_ca_file": "missing.pem"},
+            "The file missing.pem, named by `dask_security` as tls_ca_file, does not exist.",
+        ),
+        (
+            {"tls_ca_file": __file__, "tls_client_cert": __file__},
+            "The TLS files named by `dask_security` cannot be used",
+        ),
+    ],
+)
+async def test_unusable_tls_files_are_refused_in_words(tmp_path: Path, security: dict[str, str], message: str) -> None:
+    engine = make(tmp_path, dask_scheduler="tls://127.0.0.1:1", dask_security=security)
+    with pytest.raises(UsageError) as caught:
+        await engine.start()
+    assert message in caught.value.message
+    await engine.stop()

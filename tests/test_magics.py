@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import re
+import signal
+import threading
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+from ainet.magics import split
+
+GREEDY = "--temperature 0 --max-tokens 8"
+
+
+@pytest.fixture
+def shell(node_dir, monkeypatch):
+    monkeypatch.setenv("AINET_DATA_DIR", str(node_dir))
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}), colors="nocolor")
+    shell.run_line_magic("load_ext", "ainet")
+    yield shell
+    InteractiveShell.clear_instance()
+
+
+@pytest.fixture
+def run(shell, capsys):
+    """Run a cell; return what it printed."""
+
+    def run(cell: str) -> str:
+        capsys.readouterr()
+        result = shell.run_cell(cell)
+        assert result.success, result.error_in_exec
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def fail(shell, capsys):
+    """Run a cell that fails; return what it printed."""
+
+    def fail(cell: str) -> str:
+        capsys.readouterr()
+        assert not shell.run_cell(cell).success
+        printed = capsys.readouterr()
+        return printed.out + printed.err
+
+    return fail
+
+
+def test_a_question_is_answered_below_the_cell(run):
+    printed = run(f"%%ainet ask {GREEDY}\nName a colour.")
+    answer, footer = printed.strip().rsplit("\n", 1)
+    assert answer.strip()
+    assert re.fullmatch(r"smollm2 · layers tester 0–29 · \d+\.\d tokens/s · first token \d\.\d\d s.*", footer)
+
+
+def test_line_and_cell_and_bare_cell_are_the_same_question(run, shell):
+    run(f"%%ainet ask {GREEDY} --to cell\nName a colour.")
+    run("%ainet new")
+    run(f"%ainet ask {GREEDY} --to line Name a colour.")
+    run("%ainet new")
+    run(f"%%ainet ask {GREEDY} --to both Name a\ncolour.")
+    assert shell.user_ns["cell"] == shell.user_ns["line"]
+    assert isinstance(shell.user_ns["both"], str)
+
+
+def test_the_conversation_is_remembered_until_a_new_one(run):
+    def prompt_tokens(cell):
+        return int(re.search(r'"prompt_tokens": (\d+)', run(cell)).group(1))
+
+    alone = prompt_tokens(f"%%ainet ask {GREEDY} --json\nMy name is Ada.")
+    second = prompt_tokens(f"%%ainet ask {GREEDY} --json\nMy name is Ada.")
+    raw = prompt_tokens(f"%%ainet ask {GREEDY} --json --raw\nMy name is Ada.")
+    third = prompt_tokens(f"%%ainet ask {GREEDY} --json\nMy name is Ada.")
+    assert raw < alone < second < third
+    assert run("%ainet new") == "A new conversation begins.\n"
+    assert prompt_tokens(f"%%ainet ask {GREEDY} --json\nMy name is Ada.") == alone
+
+
+def test_instructions_stay_for_the_conversation(run, shell):
+    magics = shell.magics_manager.registry["AinetMagics"]
+    run(f"%%ainet ask {GREEDY} --system 'Be brief.'\nHi")
+    run(f"%%ainet ask {GREEDY}\nAgain")
+    roles = [message["role"] for message in magics._conversation]
+    assert roles == ["system", "user", "assistant", "user", "assistant"]
+    run(f"%%ainet ask {GREEDY} --system=Rhyme.\nAgain")
+    assert magics._conversation[0] == {"role": "system", "content": "Rhyme."}
+    assert [message["role"] for message in magics._conversation].count("system") == 1
+
+
+@pytest.mark.parametrize("percents", ["%", "%%"])
+def test_every_subcommand_has_help(run, shell, percents):
+    names = re.search(r"\{(.*?)\}", str(shell.magics_manager.registry["AinetMagics"]._parser._actions[-1].choices))
+    assert names
+    for name in shell.magics_manager.registry["AinetMagics"]._parser._actions[-1].choices:
+        printed = run(f"{percents}ainet {name}?")
+        assert printed.startswith(f"usage: %ainet {name}"), name
+
+
+def test_the_magics_help_lists_the_subcommands(shell):
+    text = shell.find_line_magic("ainet").__doc__
+    for name in ("ask", "new", "plan", "client", "status", "up", "invite"):
+        assert re.search(rf"^    {name} +\w+", text, re.MULTILINE), name
+
+
+def test_without_a_subcommand_the_status_is_shown(run):
+    printed = run("%ainet")
+    assert "tester" in printed
+    assert "this device" in printed
+
+
+@pytest.mark.parametrize("command", ["status", "models", "plan", "members"])
+def test_what_needs_no_kernel_is_the_same_as_on_the_command_line(run, command):
+    from nodes import ainet
+
+    shown = run(f"%ainet {command}")
+    printed = ainet(command).stdout
+
+    def words(text):
+        return re.sub(r"\d+(\.\d+)?|─+| +", " ", text)
+
+    assert words(shown) == words(printed)
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("%ainet frobnicate", "UsageError: argument COMMAND: invalid choice: 'frobnicate'"),
+        ("%ainet ask", "UsageError: Ask what? Write the question below %%ainet ask, or behind %ainet ask."),
+        ("%%ainet ask\n\n", "UsageError: Ask what?"),
+        ("%%ainet ask --to 1x\nhi", "UsageError: --to 1x: that is not the name of a variable."),
+        ("%%ainet status\nhi", "UsageError: `status` takes no cell: write %ainet status, with one percent sign."),
+        ("%%ainet ask --model no-such-model\nhi", "NotFound: "),
+        ("%%ainet ask --temperature -1\nhi", "UsageError: "),
+        ("%ainet status --data-dir /nowhere", "NodeNotRunning: No node is running on /nowhere."),
+    ],
+)
+def test_an_error_is_one_line_without_a_traceback(fail, cell, words):
+    printed = fail(cell)
+    assert words in printed
+    assert "Traceback" not in printed
+    assert "File " not in printed
+
+
+def test_debug_shows_the_traceback(fail):
+    assert "Traceback (most recent call last)" in fail("%ainet status --debug --data-dir /nowhere")
+
+
+def test_a_failed_question_is_not_part_of_the_conversation(run, fail, shell):
+    run(f"%%ainet ask {GREEDY}\nHi")
+    before = list(shell.magics_manager.registry["AinetMagics"]._conversation)
+    fail("%%ainet ask --model no-such-model\nAgain")
+    assert shell.magics_manager.registry["AinetMagics"]._conversation == before
+
+
+def test_a_conversation_that_outgrows_the_window_says_how_to_begin_anew(run, fail):
+    run(f"%%ainet ask {GREEDY}\nHi")
+    printed = fail("%%ainet ask --max-tokens 1\n" + "many words " * 4000)
+    assert printed.startswith("PromptTooLong: ")
+    assert "`%ainet new` begins a new conversation." in printed
+    run(f"%%ainet ask {GREEDY}\nHi")
+
+
+def test_an_interrupt_stops_the_answer_and_keeps_the_text(run, fail, shell, tmp_path):
+    grammar = tmp_path / "endless.gbnf"
+    grammar.write_text("root ::= [a-z ] root")
+    timer = threading.Timer(3.0, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    printed = fail(f"%%ainet ask --max-tokens 3000 --grammar {grammar} --to kept\nTell me everything.")
+    timer.join()
+    assert len(shell.user_ns["kept"]) > 10
+    assert shell.user_ns["kept"] in printed
+    assert "· stopped" in printed
+    assert printed.rstrip().endswith("Stopped.")
+    assert "Traceback" not in printed
+    assert shell.magics_manager.registry["AinetMagics"]._conversation[-1]["content"] == shell.user_ns["kept"]
+    run(f"%%ainet ask {GREEDY}\nHi")
+
+
+def test_loading_twice_keeps_the_conversation(run, shell):
+    run(f"%%ainet ask {GREEDY}\nHi")
+    magics = shell.magics_manager.registry["AinetMagics"]
+    shell.run_line_magic("reload_ext", "ainet")
+    assert shell.magics_manager.registry["AinetMagics"] is magics
+    assert magics._conversation
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("ask what's up", ["ask", "what's", "up"]),
+        ('ask --system "Be brief." hi', ["ask", "--system", "Be brief.", "hi"]),
+        ("ask --system='Be brief.' hi", ["ask", "--system=Be brief.", "hi"]),
+        ("""ask 'it is "fine"' isn't it""", ["ask", 'it is "fine"', "isn't", "it"]),
+        ("  ", []),
+        ('ask "" x', ["ask", "", "x"]),
+        ('ask "unclosed quote', ["ask", '"unclosed', "quote"]),
+    ],
+)
+def test_a_line_is_split_as_people_write(line, words):
+    assert split(line) == words

@@ -1,0 +1,162 @@
+"""Pipelines over the node's own Dask workers: the text of one process, and words when a worker is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+
+import pytest
+from smollm2 import CHUNK, N_CTX, one_process
+
+from ainet.config import AinetConfig
+from ainet.errors import NotEnough, StageLost
+from ainet.executor.engine import Engine
+from ainet.executor.fetch import Fetcher
+from ainet.executor.generation import Done, Message, Open, Text
+from ainet.executor.pipeline import Pipeline
+from ainet.executor.placement import NodeOffer, Planner
+from ainet.executor.sampling_params import SamplingParams
+from ainet.executor.stage_service import StageService
+from ainet.identity import Identity
+from ainet.network import Links
+from ainet.resources.allocator import Allocator, Caps
+
+QUESTION = "Tell me a long story about a fox, a dog and a river."
+GREEDY = SamplingParams(temperature=0)
+LOG = logging.getLogger("test")
+
+
+class Workshop:
+    """What a pipeline needs of a node, without the node."""
+
+    def __init__(self, config: AinetConfig, engine: Engine, store, manifest) -> None:
+        self.identity = Identity.open(config.make_data_dir(), "node")
+        self.links = Links(self.identity, config, LOG)
+        self.allocator = Allocator(Caps(memory=10**9, threads=4, disk=10**9))
+        self.manifest = manifest
+        self.service = StageService(
+            identity=self.identity,
+            links=self.links,
+            engine=engine,
+            allocator=self.allocator,
+            store=store,
+            fetcher=Fetcher(store, self.links),
+            log=LOG,
+        )
+
+    async def load(self, n_stages: int) -> Pipeline:
+        offer = NodeOffer(node=self.identity.id, name="node", memory=self.allocator.free.memory, threads=1, speed=5e9)
+        plan = Planner(self.manifest, [offer], n_ctx=N_CTX, n_ubatch=CHUNK).plan(n_stages)
+        pipeline = Pipeline(
+            plan,
+            self.manifest,
+            [self.identity.id],
+            identity=self.identity,
+            service=self.service,
+            links=self.links,
+            queue=4,
+            log=LOG,
+        )
+        await pipeline.load(lambda _: None)
+        return pipeline
+
+
+@pytest.fixture
+async def workshop(tmp_path, smollm2_store, smollm2_manifest):
+    config = AinetConfig(data_dir=str(tmp_path / "node"), name="node")
+    async with Engine(config, config.make_data_dir(), LOG) as engine:
+        workshop = Workshop(config, engine, smollm2_store, smollm2_manifest)
+        yield workshop
+        await workshop.service.close_all()
+        assert workshop.allocator.reserved.memory == 0
+
+
+def ask(sampling=GREEDY, max_tokens=200, question=QUESTION):
+    messages = [Message("user", question)]
+    return Open(session=0, messages=messages, raw=False, sampling=sampling, max_tokens=max_tokens)
+
+
+async def answer(pipeline, request):
+    tokens, text = [], ""
+    async for event in pipeline.ask(request):
+        if isinstance(event, Text):
+            tokens += event.tokens
+        if isinstance(event, Text | Done):
+            text += event.text
+    return tokens, text
+
+
+async def test_two_three_and_four_stages_say_what_one_process_says(workshop, smollm2_path):
+    seeded = SamplingParams(temperature=1.0, seed=42)
+    expected = {sampling: one_process(smollm2_path, QUESTION, sampling, 200) for sampling in (GREEDY, seeded)}
+    assert len(expected[GREEDY][0]) == 200
+    for n_stages in (2, 3, 4):
+        pipeline = await workshop.load(n_stages)
+        for sampling, whole in expected.items():
+            assert await answer(pipeline, ask(sampling)) == whole, (n_stages, sampling)
+        assert len({part["pid"] for part in pipeline.placement}) == n_stages
+        await pipeline.close()
+
+
+async def test_a_prompt_of_many_chunks_gives_the_same_text(workshop, smollm2_path):
+    question = "Count the foxes. " + "The fox and the dog sat by the river. " * 60
+    pipeline = await workshop.load(3)
+    assert await answer(pipeline, ask(max_tokens=20, question=question)) == one_process(smollm2_path, question, GREEDY, 20)
+
+
+async def test_only_hidden_states_travel_and_little_more(workshop):
+    pipeline = await workshop.load(3)
+    await answer(pipeline, ask(max_tokens=10))
+    before = await pipeline.figures()
+    tokens, _ = await answer(pipeline, ask(max_tokens=110))
+    after = await pipeline.figures()
+    await answer(pipeline, ask(max_tokens=10))
+    again = await pipeline.figures()
+    for i in (0, 1):
+        sent = (after[i].bytes_sent - before[i].bytes_sent) - (again[i].bytes_sent - after[i].bytes_sent)
+        assert sent / (len(tokens) - 10) <= 1.2 * 4 * 576
+
+
+async def test_a_killed_worker_is_said_within_seconds_and_the_next_question_works(workshop):
+    pipeline = await workshop.load(2)
+    expected = await answer(pipeline, ask(max_tokens=8))
+    for victim in (1, 0):
+        events = pipeline.ask(ask(max_tokens=900))
+        await anext(events)
+        await anext(events)
+        pid = pipeline.placement[victim]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        killed = time.monotonic()
+        with pytest.raises(StageLost):
+            async for _ in events:
+                pass
+        assert time.monotonic() - killed < 5
+        async with asyncio.timeout(5):
+            while pipeline.usable:
+                await asyncio.sleep(0.01)
+        await pipeline.close()
+        pipeline = await workshop.load(2)
+        assert await answer(pipeline, ask(max_tokens=8)) == expected
+
+
+async def test_stages_beyond_the_cap_are_refused_with_the_numbers_and_leave_nothing(workshop):
+    workshop.allocator.caps = Caps(memory=80_000_000, threads=4, disk=10**9)
+    offer = NodeOffer(node=workshop.identity.id, name="node", memory=10**9, threads=1, speed=5e9)
+    plan = Planner(workshop.manifest, [offer], n_ctx=N_CTX, n_ubatch=CHUNK).plan(2)
+    pipeline = Pipeline(
+        plan,
+        workshop.manifest,
+        [],
+        identity=workshop.identity,
+        service=workshop.service,
+        links=workshop.links,
+        queue=1,
+        log=LOG,
+    )
+    with pytest.raises(NotEnough, match=r"needs .* of memory, but only .* of this device's cap of 80 MB"):
+        await pipeline.load(lambda _: None)
+    assert workshop.allocator.reserved.memory == 0
+    assert workshop.service.stages() == []
