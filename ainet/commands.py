@@ -132,12 +132,8 @@ def _down(options: Options) -> int:
 def _logs(options: Options) -> int:
     from ainet import daemon
 
-    directory = data_dir(options)
-    sys.stdout.writelines(daemon.tail(directory, options.lines))
-    if options.follow:
-        sys.stdout.flush()
-        for text in daemon.follow(directory):
-            print(text, end="", flush=True)
+    for text in daemon.read_log(data_dir(options), options.lines, follow=options.follow):
+        print(text, end="", flush=True)
     return 0
 
 

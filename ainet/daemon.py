@@ -98,34 +98,33 @@ def down(data_dir: Path) -> Runtime | None:
     return running
 
 
-def tail(data_dir: Path, lines: int) -> list[str]:
-    """Return the last `lines` lines of the node's log."""
+def read_log(data_dir: Path, lines: int, *, follow: bool = False) -> Iterator[str]:
+    """Yield the last `lines` lines of the node's log and, with `follow`, whatever is added, also after a rotation.
+
+    Raises
+    ------
+    AinetError
+        No node has run on `data_dir`.
+    """
+    path = data_dir / LOG_FILE
     try:
-        with (data_dir / LOG_FILE).open(errors="replace") as file:
-            return list(deque(file, maxlen=lines))
+        file = path.open(errors="replace")
     except FileNotFoundError as exc:
         msg = f"There is no log in {data_dir}: no node has run there."
         raise AinetError(msg) from exc
-
-
-def follow(data_dir: Path) -> Iterator[str]:
-    """Yield what is added to the node's log from now on, also after it was rotated."""
-    path = data_dir / LOG_FILE
-    file = path.open(errors="replace")
-    try:
-        file.seek(0, os.SEEK_END)
-        while True:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(file)
+        yield "".join(deque(file, maxlen=lines))
+        while follow:
+            rotated = path.exists() and path.stat().st_ino != os.fstat(file.fileno()).st_ino
             text = file.read()
             if text:
                 yield text
-                continue
-            if path.exists() and path.stat().st_ino != os.fstat(file.fileno()).st_ino:
-                file.close()
-                file = path.open(errors="replace")
-                continue
-            time.sleep(0.1)
-    finally:
-        file.close()
+            elif rotated:
+                stack.close()
+                file = stack.enter_context(path.open(errors="replace"))
+            else:
+                time.sleep(0.1)
 
 
 def keep_options(data_dir: Path, options: dict[str, Any]) -> None:

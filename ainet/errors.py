@@ -48,8 +48,9 @@ class AinetError(Exception):
         details = data.get("details")
         kind = _by_code().get(str(data.get("code")), AinetError)
         words = {str(key): value for key, value in details.items()} if isinstance(details, dict) else {}
-        words.pop("message", None)
-        return kind(str(data.get("message", "unknown error")), **words)
+        error = kind(str(data.get("message", "unknown error")))
+        error.details.update(words)
+        return error
 
 
 class UsageError(AinetError):

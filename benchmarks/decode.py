@@ -228,8 +228,9 @@ def show(found: dict[str, Any]) -> None:
             f"{row['prompt']:>18.1f}{row['prompt_ratio']:>8.3f}"
         )
     idle = found["idle_worker_bytes"]
-    print(f"\nidle node (server, engine, one worker): {show_bytes(found['idle_node_bytes'])}; idle worker {show_bytes(idle)}")
-    print(f"{'stage':<24}{'process':>10}{'idle worker':>12}{'buffers':>10}{'over both':>11}{'bytes/token':>13}{'ratio':>7}")
+    print(f"\nidle node (server, engine, one worker): {show_bytes(found['idle_node_bytes'])}")
+    columns = f"{'process':>10}{'idle worker':>12}{'buffers':>10}{'over both':>11}{'bytes/token':>13}{'ratio':>7}"
+    print(f"{'stage':<24}{columns}")
     for n in (1, 2, 3):
         part = found[f"stages_{n}"]
         for i, stage in enumerate(part["memory"]):

@@ -51,13 +51,24 @@ class ShowingClient(NotebookClient):
         elif msg["msg_type"] == "stream":
             print(content["text"], end="", flush=True)
         elif msg["msg_type"] in ("display_data", "update_display_data", "execute_result"):
-            text = content["data"].get("text/plain", "")
-            key = content.get("transient", {}).get("display_id", msg["header"]["msg_id"])
-            before = self._shown.get(key, "")
-            grown = text.startswith(before) and before
-            print(text[len(before) :] if grown else f"\n{text}", end="", flush=True)
-            self._shown[key] = text
+            self._show(content)
         return super().process_message(msg, cell, cell_index)
+
+    def _show(self, content: dict[str, Any]) -> None:
+        text = content["data"].get("text/plain", "")
+        if not text:  # what the node does before it answers
+            if sys.stdout.isatty():
+                doing = content["data"].get("text/markdown", "").strip("*")
+                print(f"\r  {doing}\x1b[K", end="", flush=True)
+            return
+        key = content.get("transient", {}).get("display_id")
+        before = self._shown.get(key, "") if key else ""
+        if before and text.startswith(before):
+            print(text[len(before) :], end="", flush=True)
+        else:
+            print(f"\r\x1b[K{text}" if sys.stdout.isatty() else f"\n{text}", end="", flush=True)
+        if key:
+            self._shown[key] = text
 
 
 @contextlib.contextmanager
@@ -89,7 +100,13 @@ def pair(nodes: dict[str, NodeClient]) -> None:
 def run_notebook() -> Any:
     """Run the quickstart in the ainet kernel and return the executed notebook."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    client = ShowingClient(notebook, kernel_name="ainet", timeout=CELL_SECONDS, resources={"metadata": {"path": "."}})
+    client = ShowingClient(
+        notebook,
+        kernel_name="ainet",
+        timeout=CELL_SECONDS,
+        resources={"metadata": {"path": "."}},
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+    )
     try:
         client.execute()
     finally:
@@ -109,7 +126,8 @@ def report(nodes: dict[str, NodeClient]) -> None:
     """Print which device ran which layers and what it had to fetch."""
     status = nodes[NAMES[0]].status()
     (pipeline,) = status["pipelines"]
-    print(f"\n\n{'device':<10}{'process':>8}  {'layers':<8}{'memory of worker':>17}{'tensors fetched':>17}{'ms/token':>10}")
+    columns = f"{'layers':<8}{'memory of worker':>17}{'tensors fetched':>17}{'ms/token':>10}"
+    print(f"\n\n{'device':<10}{'process':>8}  {columns}")
     memory = {worker["pid"]: worker["memory"] for member in status["members"] for worker in member["workers"]}
     for part, stage in zip(pipeline["placement"], pipeline["stages"], strict=True):
         layers = f"{part['first_layer']}–{part['last_layer']}"

@@ -10,9 +10,9 @@ from tiny_models import HEAD, N_VOCAB, WINDOW, write_model
 from ainet.errors import CannotSplit
 from ainet.executor.architectures import Architecture, Transformer, check_cuts, check_range
 from ainet.executor.embedding import Embedding
-from ainet.executor.gguf import GGUFFile
+from ainet.executor.gguf import GGUFFile, open_model
 from ainet.executor.llama import Llama
-from ainet.executor.manifest import Manifest, open_model
+from ainet.executor.manifest import Manifest
 from ainet.executor.shards import ShardStore
 from ainet.executor.tensors import TensorStore
 
@@ -55,6 +55,15 @@ MODELS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "qwen2": ("qwen2", 6, {}),
     "qwen2-untied": ("qwen2", 6, {"tied": False, "extra": {"output.bias": (N_VOCAB,)}}),
     "qwen3": ("qwen3", 6, {"metadata": {"attention.key_length": HEAD, "attention.value_length": HEAD}}),
+    "llama-experts": ("llama", 5, {"n_experts": 4, "metadata": {"expert_count": 4, "expert_used_count": 2}}),
+    "qwen3moe": (
+        "qwen3moe",
+        5,
+        {
+            "n_experts": 4,
+            "metadata": {"expert_count": 4, "expert_used_count": [2] * 5, "expert_feed_forward_length": 96},
+        },
+    ),
     "phi3": ("phi3", 6, {"tied": False}),
     "phi3-long": (
         "phi3",
@@ -202,10 +211,10 @@ UNSPLITTABLE: dict[str, tuple[str, int, dict[str, Any], str]] = {
     "unknown architecture": ("baichuan", 4, {}, "splitting the architecture 'baichuan' was not verified"),
     "62 layers of gemma3": ("gemma3", 62, {"metadata": GEMMA}, "attention scale from its 62 layers"),
     "experts": (
-        "llama",
+        "qwen2",
         4,
         {"n_experts": 4, "metadata": {"expert_count": 4, "expert_used_count": 2}},
-        "mixture-of-experts models of the architecture 'llama' were not verified",
+        "mixture-of-experts models of the architecture 'qwen2' were not verified",
     ),
     "one layer": ("llama", 1, {}, "it has a single layer"),
     "few layers of smollm3": ("smollm3", 4, {}, "its layers are too few to be cut at multiples of 4"),

@@ -16,17 +16,11 @@ import pytest
 from tiny_models import HEAD, N_VOCAB, TOKENS, add_value, write_model
 
 from ainet.errors import ModelError
-from ainet.executor.gguf import (
-    MAX_HEADER,
-    TENSOR_TYPES,
-    GGUFFile,
-    Kind,
-    Value,
-    encode_metadata,
-    header,
-    write,
-)
-from ainet.executor.manifest import Manifest, open_model, pack_vocabulary, unpack_vocabulary, vocabulary
+from ainet.executor.gguf import MAX_HEADER, GGUFFile, open_model
+from ainet.executor.gguf_values import TENSOR_TYPES, Kind, Value
+from ainet.executor.gguf_writer import encode_metadata, header, write
+from ainet.executor.manifest import Manifest
+from ainet.executor.tokenizer import pack_vocabulary, unpack_vocabulary, vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -43,7 +43,7 @@ def test_what_llama_cpp_reports_is_known(smollm2_path):
 def test_a_refused_file_is_named(tmp_path):
     path = tmp_path / "junk.gguf"
     path.write_bytes(b"not a model")
-    with pytest.raises(ModelError, match="llama.cpp cannot load junk.gguf"):
+    with pytest.raises(ModelError, match=r"llama\.cpp cannot load junk\.gguf"):
         Llama(path, hidden_out=False, n_ctx=256)
 
 

@@ -37,6 +37,7 @@ class Workshop:
         self.links = Links(self.identity, config, LOG)
         self.allocator = Allocator(Caps(memory=10**9, threads=4, disk=10**9))
         self.manifest = manifest
+        self.pipelines: list[Pipeline] = []
         self.service = StageService(
             identity=self.identity,
             links=self.links,
@@ -60,6 +61,7 @@ class Workshop:
             queue=4,
             log=LOG,
         )
+        self.pipelines.append(pipeline)
         await pipeline.load(lambda _: None)
         return pipeline
 
@@ -70,7 +72,8 @@ async def workshop(tmp_path, smollm2_store, smollm2_manifest):
     async with Engine(config, config.make_data_dir(), LOG) as engine:
         workshop = Workshop(config, engine, smollm2_store, smollm2_manifest)
         yield workshop
-        await workshop.service.close_all()
+        for pipeline in workshop.pipelines:
+            await pipeline.close()
         assert workshop.allocator.reserved.memory == 0
 
 
@@ -104,7 +107,9 @@ async def test_two_three_and_four_stages_say_what_one_process_says(workshop, smo
 async def test_a_prompt_of_many_chunks_gives_the_same_text(workshop, smollm2_path):
     question = "Count the foxes. " + "The fox and the dog sat by the river. " * 60
     pipeline = await workshop.load(3)
-    assert await answer(pipeline, ask(max_tokens=20, question=question)) == one_process(smollm2_path, question, GREEDY, 20)
+    assert await answer(pipeline, ask(max_tokens=20, question=question)) == one_process(
+        smollm2_path, question, GREEDY, 20
+    )
 
 
 async def test_only_hidden_states_travel_and_little_more(workshop):

@@ -7,7 +7,8 @@ import pytest
 from servers import JUPYTER_TOKEN, serve, until
 
 from ainet.errors import Busy, CannotSplit, StageLost
-from ainet.server.handlers import MAX_BODY, MAX_DROPPED, ROUTES
+from ainet.server.base import MAX_BODY, MAX_DROPPED
+from ainet.server.handlers import ROUTES
 
 VERBS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
 AS_USER = {"Authorization": f"token {JUPYTER_TOKEN}"}

@@ -205,7 +205,7 @@ def test_a_full_disk_leaves_no_shard(source: TensorStore, tiny: Path) -> None:
     with pytest.raises(NotEnough) as full:
         shards.assemble(manifest, 1, 4)
     assert full.value.message == (
-        f"The disk with {source.root} is full: The shard 1-4 of tiny could not be written. "
+        f"The disk is full: The shard 1-4 of tiny could not be written to {target.parent}. "
         "Free some space and try again."
     )
     assert not list(source.shards.rglob("*.*"))

@@ -15,7 +15,8 @@ import pytest
 from tiny_models import write_model
 
 from ainet.errors import Busy, ModelError, NotEnough, NotFound
-from ainet.executor.gguf import GGUFFile, Kind, Value
+from ainet.executor.gguf import GGUFFile
+from ainet.executor.gguf_values import Kind, Value
 from ainet.executor.manifest import Manifest, Tensor
 from ainet.executor.tensors import TensorStore
 
@@ -57,6 +58,8 @@ def test_every_tensor_is_known_by_the_hash_of_its_bytes(store: TensorStore, tiny
         assert store.read(tensor.hash, 0, tensor.nbytes) == expected
         assert store.read(tensor.hash, 5, 9) == expected[5:14]
         assert store.read(tensor.hash, tensor.nbytes - 3, 99) == expected[-3:]
+        with pytest.raises(NotFound, match="bytes; 1 from -1 on are none of them"):
+            store.read(tensor.hash, -1, 1)
         assert b"".join(store.chunks(tensor.hash)) == expected
     assert store.missing(manifest, 0, 1) == []
     assert store.file_of(manifest.digest) == tiny
@@ -268,6 +271,17 @@ def test_a_hostile_manifest_is_refused_and_not_kept(store: TensorStore, tiny: Pa
             Manifest.decode(data)
 
 
+@pytest.mark.parametrize("key", ["../../secret", "/etc/passwd", "", "AB" * 32, "ab" * 32 + "/../../../secret"])
+def test_what_is_no_hash_names_no_file(store: TensorStore, key: str) -> None:
+    for suffix in ("bin", "msgpack"):
+        (store.root / f"secret.{suffix}").write_bytes(b"secret")
+    assert not store.has(key)
+    with pytest.raises(NotFound, match="is not on this device"):
+        store.read(key, 0, 6)
+    with pytest.raises(NotFound, match="is known here"):
+        store.manifest(key)
+
+
 # --- tensors on their way in -----------------------------------------------------------------------------------------
 
 
@@ -384,7 +398,7 @@ def test_a_full_disk_is_said_in_words_and_leaves_nothing(store: TensorStore) -> 
     with store.writer(TENSOR) as writer, pytest.raises(NotEnough) as full:
         writer.write(DATA)
     assert full.value.message == (
-        f"The disk with {store.root} is full: blk.0.x could not be written. Free some space and try again."
+        f"The disk is full: blk.0.x could not be written to {part.parent}. Free some space and try again."
     )
     assert loose_files(store) == []
     assert not store.has(TENSOR.hash)

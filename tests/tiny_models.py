@@ -111,7 +111,7 @@ def write_model(
         else:
             weights(f"{block}.ffn_down.weight", n_embd, N_FF)
         weights(f"{block}.attn_output.weight", n_embd, N_HEAD * HEAD)
-        if architecture in ("qwen3", "gemma3"):
+        if architecture in ("qwen3", "qwen3moe", "gemma3"):
             norm(f"{block}.attn_q_norm.weight", HEAD)
             norm(f"{block}.attn_k_norm.weight", HEAD)
         if architecture == "gemma3":

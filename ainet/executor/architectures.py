@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ainet.errors import CannotSplit, ModelError
-from ainet.executor.gguf import F32, TENSOR_TYPES, Kind, Value
+from ainet.executor.gguf_values import F32, TENSOR_TYPES, Kind, Value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +24,8 @@ PER_LAYER_KEYS = (
     "attention.head_count",
     "attention.head_count_kv",
     "attention.sliding_window_pattern",
+    "expert_feed_forward_length",
+    "expert_used_count",
     "feed_forward_length",
 )
 #: Tensors outside the layers that every stage needs (llama.cpp insists on the final norm, even where it is not used).
@@ -319,9 +321,10 @@ def check_range(manifest: Manifest, first: int, last: int) -> None:
 
 def _table() -> tuple[Architecture, ...]:
     return (
-        Transformer("llama"),
+        Transformer("llama", experts=True),
         Transformer("qwen2"),
         Transformer("qwen3"),
+        Transformer("qwen3moe", experts=True),
         Transformer("phi3", rope_is_head=False),
         Transformer("smollm3", step=4),  # every 4th layer has no RoPE, counted from the file's first
         Gemma3("gemma3", rope_is_head=False),
@@ -329,6 +332,6 @@ def _table() -> tuple[Architecture, ...]:
     )
 
 
-def _wrong(what: str) -> None:
+def _wrong(what: str) -> NoReturn:
     msg = f"{what}."
     raise ModelError(msg)

@@ -125,8 +125,8 @@ class Engine:
         async with self._lock:
             self._workers.clear()
             self._let_go()
-            while self._tasks:
-                await asyncio.wait(self._tasks)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def ensure_workers(self, n: int) -> list[Worker]:
         """Return at least `n` workers: the own cluster grows, an existing one must have them.
@@ -155,9 +155,10 @@ class Engine:
 
     async def retire(self, address: str) -> None:
         """End a worker of the own cluster that is not needed any more; one of an existing cluster stays."""
-        if self._child is not None and self._child.running:
-            self._workers.pop(address, None)
-            await self._child.request("retire", GROW_SECONDS, address=address)
+        async with self._lock:
+            if self._child is not None:
+                self._workers.pop(address, None)
+                await self._child.request("retire", GROW_SECONDS, address=address)
 
     async def actor(self, kind: type, *arguments: Any, address: str) -> Any:
         """Create an actor on the worker at `address` and return its proxy.
@@ -176,28 +177,39 @@ class Engine:
             return Actor(kind, address, future.key)
 
     async def _start(self) -> None:
-        if not self.own:
-            await asyncio.to_thread(import_distributed, self._log)
-            await self._connect(self._config.dask_scheduler, self._existing_security())
+        try:
+            await (self._start_own() if self.own else self._join_existing())
+        except BaseException:
+            self._let_go()
+            raise
+
+    async def _join_existing(self) -> None:
+        await asyncio.to_thread(import_distributed, self._log)
+        address = self._config.dask_scheduler
+        try:
+            await self._connect(address, self._existing_security(), CONNECT_SECONDS)
             await self._look_for_workers()
-            return
+        except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as exc:
+            msg = (
+                f"The Dask scheduler at {address} does not answer ({exc or type(exc).__name__}). Check that it runs, "
+                "and that `dask_scheduler` and `dask_security` in the configuration name its address and TLS files."
+            )
+            raise PeerUnreachable(msg) from exc
+
+    async def _start_own(self) -> None:
         remove_leftovers(self._data_dir)
         credentials, _ = ClusterCA().issue("engine")
         child = ChildProcess("ainet.executor.engine_process", self._data_dir, self._log)
         child.on_end = self._lose_cluster
         self._child = child
-        try:
-            # Both import Dask: at the same time.
-            answer, _ = await asyncio.gather(
-                child.start(**msgspec.to_builtins(credentials)), asyncio.to_thread(import_distributed, self._log)
-            )
-            await self._connect(answer["address"], credentials.security())
-            self._take(await child.request("grow", GROW_SECONDS, n=1))
-        except BaseException:
-            self._let_go()
-            raise
+        # Both import Dask: at the same time.
+        answer, _ = await asyncio.gather(
+            child.start(**msgspec.to_builtins(credentials)), asyncio.to_thread(import_distributed, self._log)
+        )
+        await self._connect(answer["address"], credentials.security(), GROW_SECONDS)
+        self._take(await child.request("grow", GROW_SECONDS, n=1))
 
-    async def _connect(self, address: str, security: Security | None) -> None:
+    async def _connect(self, address: str, security: Security | None, seconds: float) -> None:
         from distributed import Client
 
         self._gone.clear()
@@ -206,18 +218,14 @@ class Engine:
             security=security,
             asynchronous=True,
             set_as_default=False,
-            timeout=CONNECT_SECONDS,
+            timeout=seconds,
             direct_to_workers=self.own,  # workers of an existing cluster may be out of reach
         )
         try:
             await client
-        except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as exc:
+        except BaseException:
             await client.close(timeout=CLOSE_SECONDS)
-            msg = (
-                f"The Dask scheduler at {address} does not answer ({exc or type(exc).__name__}). Check that it runs, "
-                "and that `dask_scheduler` and `dask_security` in the configuration name its address and TLS files."
-            )
-            raise PeerUnreachable(msg) from exc
+            raise
         self._client = client
         client.subscribe_topic("all", self._note_event)
         self._watcher = asyncio.create_task(self._watch(client))

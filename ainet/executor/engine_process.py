@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ainet.executor.engine_program import Program, main
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from distributed import Nanny
 
 HOST = "127.0.0.1"
@@ -19,6 +21,13 @@ class EngineProgram(Program):
 
     commands: ClassVar[frozenset[str]] = frozenset({"start", "grow", "retire", "workers"})
 
+    def __init__(self, run_dir: Path, answers: int) -> None:
+        super().__init__(run_dir, answers)
+        self._scheduler: Any = None  # a LeanScheduler, from `start` on
+        self._nannies: list[Nanny] = []
+        self._names = 0
+        self._growing = asyncio.Lock()
+
     async def start(self, ca: str, cert: str, key: str) -> dict[str, Any]:
         """Start the scheduler; workers come with `grow`."""
         from ainet.executor.engine_certificates import DaskCredentials
@@ -26,9 +35,6 @@ class EngineProgram(Program):
 
         configure(str(self.run_dir), ACTORS_ONLY)
         self._security = DaskCredentials(ca, cert, key).security()
-        self._nannies: list[Nanny] = []
-        self._names = 0
-        self._growing = asyncio.Lock()
         self._scheduler = await LeanScheduler(
             host=HOST, port=0, protocol="tls://", security=self._security, dashboard=False
         )
@@ -58,11 +64,12 @@ class EngineProgram(Program):
     async def retire(self, address: str) -> None:
         """End the worker at `address` for good."""
         worker = self._scheduler.workers.get(address)
-        for nanny in self._nannies:
+        for nanny in list(self._nannies):
             if worker is not None and nanny.name == worker.name:
                 self._nannies.remove(nanny)
                 await nanny.close(timeout=2)
-                return
+        while address in self._scheduler.workers:  # noqa: ASYNC110 - its goodbye is on the way
+            await asyncio.sleep(0.02)
 
     async def workers(self) -> list[dict[str, Any]]:
         """Return address, pid and name of every worker that is connected."""
@@ -75,7 +82,8 @@ class EngineProgram(Program):
     async def stop(self) -> None:
         """Close workers, Nannies and scheduler."""
         await asyncio.gather(*(nanny.close(timeout=2) for nanny in self._nannies))
-        await self._scheduler.close()
+        if self._scheduler is not None:
+            await self._scheduler.close()
         # Waited for here, it leaves no zombie where process 1 does not collect orphans (many containers).
         await asyncio.to_thread(resource_tracker._resource_tracker._stop)  # type: ignore[attr-defined]
 

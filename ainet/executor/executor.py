@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ainet.errors import AinetError, NotEnough, NotFound, StageLost, UsageError
+from ainet.executor.fetch import REPORT_SECONDS
 from ainet.executor.manifest import Manifest
 from ainet.executor.messages import DescribeNode, FindModel, LoadProgress
 from ainet.executor.pipeline import Pipeline
@@ -78,6 +79,7 @@ class Executor:
         self._log = log
         self._pipelines: dict[tuple[str, int | None], Pipeline] = {}
         self._locks: dict[tuple[str, int | None], asyncio.Lock] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -90,6 +92,7 @@ class Executor:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
         await self.unload()
+        await self._settle()
 
     def pipelines(self) -> list[Pipeline]:
         """Return the pipelines that this node has loaded."""
@@ -107,8 +110,14 @@ class Executor:
         """
         name = name or self._config.model
 
-        def report(done: int, total: int) -> None:
-            loop.call_soon_threadsafe(progress, LoadProgress(f"reading {name}", done, total))
+        told = 0.0
+
+        def report(done: int, total: int) -> None:  # called by the reading thread
+            nonlocal told
+            now = time.monotonic()
+            if now - told >= REPORT_SECONDS:
+                told = now
+                loop.call_soon_threadsafe(progress, LoadProgress(f"reading {name}", done, total))
 
         loop = asyncio.get_running_loop()
         try:
@@ -188,7 +197,8 @@ class Executor:
                 for shown in transcript.take(event):
                     yield shown
         except StageLost:
-            await self._drop(key, pipeline)  # the next question is placed again
+            if self._pipelines.get(key) is pipeline:  # the next question is placed again
+                self._abandon(key)
             raise
         finally:
             await events.aclose()
@@ -208,6 +218,7 @@ class Executor:
             if pipeline is not None and pipeline.usable:
                 return key, pipeline
             await self._drop(key)
+            await self._settle()
             plan, sources = await self.plan(manifest, stages)
             pipeline = Pipeline(
                 plan,
@@ -264,11 +275,21 @@ class Executor:
             self._log.info("%s does not say whether it has %s: %s", node[:8], name, exc)
             return None
 
-    async def _drop(self, key: tuple[str, int | None], only: Pipeline | None = None) -> None:
-        pipeline = self._pipelines.get(key)
-        if pipeline is not None and only in (None, pipeline):
-            del self._pipelines[key]
+    async def _drop(self, key: tuple[str, int | None]) -> None:
+        pipeline = self._pipelines.pop(key, None)
+        if pipeline is not None:
             await pipeline.close()
+
+    def _abandon(self, key: tuple[str, int | None]) -> None:
+        """Unload a broken pipeline without keeping the user waiting for what it takes."""
+        task = asyncio.create_task(self._drop(key))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _settle(self) -> None:
+        """Wait until abandoned pipelines have given their memory back."""
+        if self._closing:
+            await asyncio.wait(self._closing)
 
     async def _sweep(self) -> None:
         while True:

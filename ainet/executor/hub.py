@@ -12,15 +12,15 @@ import re
 import shutil
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ainet.config import show_bytes
 from ainet.errors import AinetError, ModelError, NotEnough, NotFound, PeerUnreachable, UsageError
-from ainet.executor.tensors import disk_full, sync_folder
+from ainet.executor.gguf import files_of
+from ainet.executor.part_writer import disk_full, sync_folder
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ainet.executor.tensors import Progress
 
 PREFIX = "hf:"
@@ -29,9 +29,10 @@ TRIES = 4
 PAUSE = 0.5
 #: Seconds without a byte after which a connection is given up.
 TIMEOUT = 20
+#: Seconds between two reports of progress.
+REPORT_SECONDS = 0.1
 CHUNK = 1 << 20
 _NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)/([\w./ +-]+\.gguf)", re.ASCII)
-_PART = re.compile(r"(.*)-00001-of-([0-9]{5})\.gguf")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -74,8 +75,16 @@ class Hub:
         self._fetching = threading.Lock()
 
     def path(self, wanted: HubFile) -> Path:
-        """Return where the file is kept once it is here."""
+        """Return where the file is kept once it is fetched."""
         return self.folder / wanted.repo / wanted.file
+
+    def find(self, wanted: HubFile) -> Path | None:
+        """Return the file, with the others of its model, if it is here or in the Hub's own cache."""
+        cached = cache_folder() / f"models--{wanted.repo.replace('/', '--')}" / "snapshots"
+        for path in (self.path(wanted), *(snapshot / wanted.file for snapshot in newest_first(cached))):
+            if all(part.is_file() for part in files_of(path)):
+                return path
+        return None
 
     def fetch(self, name: str, *, progress: Progress | None = None) -> Path:
         """Return the path of a file, which is fetched unless it is here; of a model in several files, the first.
@@ -99,17 +108,17 @@ class Hub:
             If the disk does not suffice.
         """
         wanted = HubFile.parse(name)
-        parts = _PART.fullmatch(wanted.file)
         with self._fetching:
-            if parts:
-                for index in range(2, int(parts[2]) + 1):
-                    self._fetch(HubFile(wanted.repo, f"{parts[1]}-{index:05}-of-{parts[2]}.gguf"), progress)
-            return self._fetch(wanted, progress)
+            found = self.find(wanted)
+            if found is None:
+                for part in files_of(self.path(wanted)):
+                    self._fetch(HubFile(wanted.repo, part.relative_to(self.folder / wanted.repo).as_posix()), progress)
+            return found or self.path(wanted)
 
-    def _fetch(self, wanted: HubFile, progress: Progress | None) -> Path:
+    def _fetch(self, wanted: HubFile, progress: Progress | None) -> None:
         target = self.path(wanted)
         if target.exists():
-            return target
+            return
         found = self._look_up(wanted)
         if not found.etag or found.size is None:
             msg = f"The Hub does not say how large {wanted.file} is. Fetch it by hand and name its path."
@@ -123,7 +132,6 @@ class Hub:
         _Download(wanted, self._url(wanted), part, found, progress).run()
         part.replace(target)
         sync_folder(target.parent)
-        return target
 
     def _url(self, wanted: HubFile) -> str:
         from huggingface_hub import hf_hub_url
@@ -161,6 +169,7 @@ class _Download:
         self._progress = progress
         self._hash = hashlib.sha256()
         self._position = 0
+        self._reported = 0.0
 
     def run(self) -> None:
         """Take what is missing, check the whole, and leave it in the part file."""
@@ -207,7 +216,7 @@ class _Download:
                 file.seek(0)
                 file.truncate()
                 self._hash, self._position = hashlib.sha256(), 0
-            for data in response.iter_bytes(CHUNK):
+            for data in response.iter_bytes():
                 if self._position + len(data) > self._size:
                     self._part.unlink()
                     msg = f"More bytes arrived for {self._wanted.file} than the Hub announced. They were thrown away."
@@ -238,8 +247,22 @@ class _Download:
             raise NotEnough(msg, needed=needed, free=free)
 
     def _report(self) -> None:
-        if self._progress is not None:
+        now = time.monotonic()
+        if self._progress is not None and (now - self._reported > REPORT_SECONDS or self._position == self._size):
+            self._reported = now
             self._progress(self._position, self._size)
+
+
+def cache_folder() -> Path:
+    """Return the cache of `huggingface_hub`, which need not be imported for that."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
+    home = Path(os.environ.get("HF_HOME") or cache).expanduser()
+    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """Return what is in a folder, latest modification first."""
+    return sorted(folder.glob("*"), key=lambda path: path.lstat().st_mtime, reverse=True)
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:

@@ -10,6 +10,8 @@ from ainet.executor.engine_program import Program, main
 if TYPE_CHECKING:
     from ainet.executor.lending_servers import LentDaskWorker
 
+#: The scheduler must have accepted the worker within this time (s).
+CONNECT_SECONDS = 6
 #: Exit status of a worker that wants to be started again.
 RESTART = 3
 
@@ -38,7 +40,7 @@ class WorkerProgram(Program):
             protocol="tls://",
             security=DaskCredentials(ca, cert, key).security(),
             local_directory=str(self.run_dir),
-            death_timeout=10,
+            death_timeout=CONNECT_SECONDS,
         )
         self._closing = asyncio.create_task(self._end_with(self._worker))
         return {"address": self._worker.address}

@@ -6,36 +6,22 @@ so nothing in it is believed: whatever can be derived is derived, and the rest i
 
 from __future__ import annotations
 
-import bz2
 import hashlib
 import io
 import re
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
 from ainet.errors import ModelError
 from ainet.executor.architectures import SHARED_TENSORS, Architecture, architecture_of
-from ainet.executor.gguf import (
-    I8,
-    MAX_HEADER,
-    MAX_KEY,
-    MAX_KEYS,
-    MAX_TENSOR_NAME,
-    MAX_TENSORS,
-    TENSOR_TYPES,
-    GGUFFile,
-    HeaderReader,
-    Kind,
-    Value,
-    encode_metadata,
-    tensor_nbytes,
-)
+from ainet.executor.gguf import MAX_HEADER, MAX_KEY, MAX_KEYS, MAX_TENSOR_NAME, MAX_TENSORS, GGUFFile, HeaderReader
+from ainet.executor.gguf_values import I8, TENSOR_TYPES, Kind, Value, tensor_nbytes
+from ainet.executor.tokenizer import TOKENIZER_PREFIX, Tokenizer, check_vocabulary, vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 #: LLAMA_MAX_LAYERS and LLAMA_MAX_EXPERTS of llama-hparams.h.
 MAX_LAYERS = 512
@@ -44,7 +30,6 @@ MAX_EXPERTS = 1024
 MAX_METADATA = 4 << 20
 #: ``tokenizer.ggml.model`` of the architectures in the table: SentencePiece and byte-pair encoding.
 VERIFIED_TOKENIZERS = ("llama", "gpt2")
-TOKENIZER_PREFIX = "tokenizer."
 SPLIT_PREFIX = "split."
 #: ``enum llama_ftype`` of llama.h.
 FILE_TYPES = {
@@ -56,7 +41,6 @@ FILE_TYPES = {
 }  # fmt: skip
 _HASH = re.compile(r"[0-9a-f]{64}")
 _LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,3})\.[^.].*")
-_PART = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})\.gguf")
 
 
 class Tensor(msgspec.Struct, frozen=True, array_like=True):
@@ -83,25 +67,6 @@ class Tensor(msgspec.Struct, frozen=True, array_like=True):
         """The layer that it belongs to."""
         found = _LAYER.fullmatch(self.name)
         return int(found[1]) if found else None
-
-
-class Tokenizer(msgspec.Struct, frozen=True, array_like=True):
-    """The vocabulary's metadata (``tokenizer.*``), which travels as one compressed blob.
-
-    Attributes
-    ----------
-    hash, nbytes
-        Of the blob: bzip2, whose output is the same everywhere.
-    content
-        SHA-256 of the uncompressed bytes, which is what the model's identity counts.
-    content_nbytes
-        Their number.
-    """
-
-    hash: str
-    nbytes: int
-    content: str
-    content_nbytes: int
 
 
 class Manifest(msgspec.Struct, frozen=True, dict=True):
@@ -225,27 +190,14 @@ class Manifest(msgspec.Struct, frozen=True, dict=True):
 
     def check_vocabulary(self, found: Mapping[str, Value]) -> None:
         """Raise `ModelError` unless `found` (``tokenizer.*``) is a vocabulary for this model."""
-        kind = found.get("tokenizer.ggml.model")
-        if kind is None or kind.type != Kind.STRING or kind.value in ("none", "no_vocab"):
-            _wrong("It has no vocabulary")
-        elif self.is_verified and kind.value not in VERIFIED_TOKENIZERS:
-            _wrong(f"Models of the architecture {self.architecture!r} have no vocabulary of the kind {kind.value!r}")
-        tokens = found.get("tokenizer.ggml.tokens")
-        if tokens is None or tokens.item_type is not Kind.STRING or not len(tokens):
-            _wrong("Its vocabulary has no tokens")
+        check_vocabulary(found)
+        if not self.is_verified:
             return
-        if self.n_vocab and self.is_verified and len(tokens) != self.n_vocab:
-            _wrong(f"Its vocabulary has {len(tokens):,} tokens for {self.n_vocab:,} embeddings")
-        texts = tokens.texts()
-        if len({text or b"[EMPTY_%d]" % index for index, text in enumerate(texts)}) != len(texts):
-            _wrong("Two tokens of its vocabulary are the same")  # a GGML_ASSERT in llama-vocab.cpp
-        for key in ("tokenizer.ggml.token_type", "tokenizer.ggml.scores"):
-            value = found.get(key)
-            if value is not None and (value.item_type in (None, Kind.STRING) or len(value) < len(tokens)):
-                _wrong(f"{key} does not fit its {len(tokens):,} tokens")
-        template = found.get("tokenizer.chat_template")
-        if template is not None and template.type != Kind.STRING:
-            _wrong("Its chat template is not a text")
+        kind, tokens = found["tokenizer.ggml.model"].value, len(found["tokenizer.ggml.tokens"])
+        if kind not in VERIFIED_TOKENIZERS:
+            _wrong(f"Models of the architecture {self.architecture!r} have no vocabulary of the kind {kind!r}")
+        if tokens != self.n_vocab:
+            _wrong(f"Its vocabulary has {tokens:,} tokens for {self.n_vocab:,} embeddings")
 
     # --- what is derived -------------------------------------------------------------------------
 
@@ -421,67 +373,6 @@ class Manifest(msgspec.Struct, frozen=True, dict=True):
         return numbers
 
 
-def open_model(path: Path) -> list[GGUFFile]:
-    """Open a model: one file, or the first of several (``NAME-00001-of-00003.gguf``) with the others beside it."""
-    first = GGUFFile.open(path)
-    count = first.metadata.get("split.count")
-    if count is None or count.type != Kind.UINT16 or count.value < 2:
-        return [first]
-    named = _PART.fullmatch(path.name)
-    if not named or int(named[2]) != 1 or int(named[3]) != count.value:
-        msg = f"{path.name} is a part of a model in {count.value} files. Name the first one, with all beside it."
-        raise ModelError(msg)
-    rest = (path.with_name(f"{named[1]}-{index:05}-of-{named[3]}.gguf") for index in range(2, count.value + 1))
-    files = [first, *map(GGUFFile.open, rest)]
-    names = [info.name for file in files for info in file.tensors]
-    if len(set(names)) != len(names) or len({file.alignment for file in files}) > 1:
-        msg = f"The {len(files)} files of {named[1]} do not belong together."
-        raise ModelError(msg)
-    return files
-
-
-def vocabulary(file: GGUFFile) -> dict[str, Value]:
-    """Return the metadata of a file's vocabulary."""
-    return {key: value for key, value in file.metadata.items() if key.startswith(TOKENIZER_PREFIX)}
-
-
-def pack_vocabulary(found: Mapping[str, Value]) -> tuple[Tokenizer, bytes]:
-    """Return the description of a vocabulary's blob, and the blob."""
-    content = encode_metadata(found)
-    blob = bz2.compress(content)
-    digest, content_digest = (hashlib.sha256(data).hexdigest() for data in (blob, content))
-    return Tokenizer(digest, len(blob), content_digest, len(content)), blob
-
-
-def unpack_vocabulary(tokenizer: Tokenizer, blob: bytes) -> dict[str, Value]:
-    """Return the vocabulary in a blob, which may come from anywhere.
-
-    Raises
-    ------
-    ModelError
-        If the blob does not hold exactly what the manifest says.
-    """
-    decompressor = bz2.BZ2Decompressor()
-    try:
-        content = decompressor.decompress(blob, max_length=tokenizer.content_nbytes + 1)
-    except (OSError, ValueError) as exc:
-        msg = "The model's vocabulary cannot be unpacked."
-        raise ModelError(msg) from exc
-    if len(content) != tokenizer.content_nbytes or hashlib.sha256(content).hexdigest() != tokenizer.content:
-        msg = "The model's vocabulary is not the one that its description names."
-        raise ModelError(msg)
-    reader = HeaderReader(io.BytesIO(content), len(content))
-    found: dict[str, Value] = {}
-    while reader.position < len(content):
-        pair = reader.metadata(1)
-        key = next(iter(pair))
-        if key in found or not key.startswith(TOKENIZER_PREFIX):
-            msg = f"The model's vocabulary holds the key {key!r} twice or wrongly."
-            raise ModelError(msg)
-        found |= pair
-    return found
-
-
 def _check_value(key: str, value: Value) -> None:
     if not 1 <= len(key.encode()) <= MAX_KEY or "\0" in key or key.startswith(TOKENIZER_PREFIX):
         _wrong(f"It has the impossible key {key[:80]!r}")
@@ -493,6 +384,6 @@ def _check_value(key: str, value: Value) -> None:
         _wrong(f"The value of {key!r} has bytes too many")
 
 
-def _wrong(what: str) -> None:
+def _wrong(what: str) -> NoReturn:
     msg = f"{what}."
     raise ModelError(msg)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from ainet.errors import ModelError, NotFound
-from ainet.executor.hub import PREFIX, Hub, HubFile
-from ainet.executor.manifest import Manifest, open_model
+from ainet.executor.gguf import open_model
+from ainet.executor.hub import PREFIX, Hub, HubFile, cache_folder, newest_first
+from ainet.executor.manifest import Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,11 +128,10 @@ class ModelCatalog:
             If it begins with ``hf:`` but names no file.
         """
         if name.startswith(PREFIX):
-            wanted = HubFile.parse(name)
-            found = Found(
-                wanted.file.removesuffix(".gguf").rpartition("/")[2], self._hub.path(wanted), "Hugging Face Hub"
-            )
-            return self._entry(found) if found.path.exists() else ModelEntry(name=name, where="on the Hugging Face Hub")
+            path = self._hub.find(HubFile.parse(name))
+            if path is None:
+                return ModelEntry(name=name, where="on the Hugging Face Hub")
+            return self._entry(Found(_plain_name(path), path, "Hugging Face Hub"))
         path = Path(name).expanduser()
         if os.sep in name or path.suffix.lower() == ".gguf":
             if path.is_file():
@@ -160,7 +160,7 @@ class ModelCatalog:
         if entry.digest is not None:
             return self._store.manifest(entry.digest)
         path = self._hub.fetch(name, progress=progress)
-        return self._store.register(path, name=path.stem, progress=progress)
+        return self._store.register(path, name=_plain_name(path), progress=progress)
 
     def known(self, name: str) -> Manifest:
         """Return the manifest of a model that is in the list; no paths, nothing is fetched.
@@ -272,7 +272,7 @@ def _folder(folder: Path, where: str) -> Iterator[Found]:
             if lower.endswith(".gguf") and not lower.startswith("mmproj") and not _LATER_PART.fullmatch(file):
                 path = Path(root) / file
                 if path.is_file():
-                    yield Found(re.sub("-00001-of-[0-9]{5}$", "", path.stem), path, where)
+                    yield Found(_plain_name(path), path, where)
 
 
 def _packages() -> Iterator[Found]:
@@ -285,13 +285,9 @@ def _packages() -> Iterator[Found]:
 
 def _hugging_face() -> Iterator[Found]:
     """Yield the models in the Hub's cache: ``models--ORG--REPO/snapshots/COMMIT/FILE``, newest commit first."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
-    home = Path(os.environ.get("HF_HOME") or cache).expanduser()
-    folder = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    for repo in sorted(folder.glob("models--*")):
-        snapshots = sorted(repo.glob("snapshots/*"), key=_modified, reverse=True)
+    for repo in sorted(cache_folder().glob("models--*")):
         where = f"Hugging Face cache ({repo.name.removeprefix('models--').replace('--', '/')})"
-        for snapshot in snapshots:
+        for snapshot in newest_first(repo / "snapshots"):
             yield from _folder(snapshot, where)
 
 
@@ -323,8 +319,6 @@ def _ollama_digest(path: Path) -> str | None:
     return digest if _DIGEST.fullmatch(digest) else None
 
 
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
+def _plain_name(path: Path) -> str:
+    """Return a file's name without its ending and its number among several."""
+    return re.sub("-00001-of-[0-9]{5}$", "", path.stem)

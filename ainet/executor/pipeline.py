@@ -163,6 +163,9 @@ class Pipeline:
         try:
             async for event in events:
                 yield event
+        except StageLost as exc:
+            msg = f"A stage of {self.plan.name} was lost while it answered: {exc}. Ask again: it is placed anew."
+            raise StageLost(msg) from exc
         finally:
             await events.aclose()
             self._asking -= 1

@@ -201,6 +201,8 @@ class Planner:
                     is_last = i == len(hosts) - 1
                     if end <= begin or (end == self._last + 1) != is_last:
                         continue
+                    if self._manifest.split.refused_range(self._manifest, begin, end - 1):
+                        continue
                     if used + self.memory(begin, end - 1) > host.memory:
                         continue
                     worst = max(slowest, self._seconds(host, begin, end - 1))

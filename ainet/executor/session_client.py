@@ -91,7 +91,7 @@ class SessionClient:
             while not ended:
                 event = None if self.closed and queue.empty() else await queue.get()
                 if event is None:
-                    msg = f"{self._where} was lost while it answered. Ask again: the model is placed anew."
+                    msg = f"{self._where} does not answer any more"
                     raise StageLost(msg)
                 ended = isinstance(event, Done | Failed)
                 if isinstance(event, Failed):

@@ -10,8 +10,10 @@ import msgspec
 
 from ainet.errors import NotFound
 from ainet.executor.architectures import check_range
-from ainet.executor.gguf import F32, Kind, TensorInfo, Value, header, write
-from ainet.executor.tensors import disk_full, sync_folder
+from ainet.executor.gguf import files_of
+from ainet.executor.gguf_values import F32, Kind, TensorInfo, Value
+from ainet.executor.gguf_writer import header, write
+from ainet.executor.part_writer import disk_full, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -47,7 +49,7 @@ class Shard(msgspec.Struct, frozen=True):
     Attributes
     ----------
     path
-        GGUF file.
+        GGUF file; of a model in several files, the first.
     first_layer, last_layer
         Of the whole model, inclusive.
     is_first, is_last
@@ -57,7 +59,7 @@ class Shard(msgspec.Struct, frozen=True):
     input_scale
         Factor for the token embeddings that the first of several stages looks up.
     nbytes
-        Size of the file.
+        Size of the file, or of all of them.
     embedding
         The embedding table, for the first of several stages; None if llama.cpp looks tokens up itself.
     """
@@ -100,7 +102,7 @@ class ShardStore:
         with self._assembling:
             file = self._store.file_of(manifest.digest) if is_first and is_last else None
             if file is not None:
-                nbytes = file.stat().st_size
+                nbytes = sum(part.stat().st_size for part in files_of(file))
             else:
                 file, nbytes = self._written(manifest, first, last, progress)
             if is_first and not is_last:
@@ -123,7 +125,7 @@ class ShardStore:
             for path in self._store.shards.rglob("*.gguf"):
                 if str(path) not in keep:
                     freed += path.stat().st_size
-                    self._store.forget_file(path)
+                    self._store.index.forget(path)
                     path.unlink()
         return freed
 
@@ -140,7 +142,7 @@ class ShardStore:
         head, places, size = header(
             self._metadata(manifest, first, last), [(entry.name, entry.shape, entry.type) for entry in entries]
         )
-        if self._store.is_current(target) and _begins_with(target, head):
+        if self._store.index.is_current(target) and _begins_with(target, head):
             return target, size
         absent = self._store.missing(manifest, first, last)
         if absent:
@@ -158,7 +160,7 @@ class ShardStore:
                 os.fsync(file.fileno())
         except OSError as exc:
             temporary.unlink(missing_ok=True)
-            raise disk_full(exc, f"The shard {target.stem} of {manifest.name}", self._store.root) from exc
+            raise disk_full(exc, f"The shard {target.stem} of {manifest.name}", target.parent) from exc
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -167,7 +169,7 @@ class ShardStore:
         held = [
             (entry.hash, info.offset, info.nbytes) for entry, info in zip(entries, places, strict=True) if entry.hash
         ]
-        self._store.add_file(target, target.stat(), held)
+        self._store.index.add(target, target.stat(), held)
         table = manifest.tensor("token_embd.weight")
         in_use = table is not None and any(target.parent.glob("0-*.gguf"))  # a first stage looks tokens up there
         for key, *_ in held:

@@ -152,7 +152,7 @@ class Stage:
                     assert self._previous is not None  # noqa: S101 - what `wait` has just seen readable
                     self._take(self._previous.receive())
         except OSError as exc:
-            msg = f"A neighbour of the stage with layers {self._layers} was lost ({exc})."
+            msg = f"the stage with layers {self._layers} lost a neighbour ({exc})"
             self._fail(StageLost(msg))
         except AinetError as exc:
             self._fail(exc)
@@ -248,6 +248,6 @@ class Stage:
             if link is not None:
                 link.close()
         if self._head is not None:
-            self._head.fail(StageLost("The pipeline was unloaded while the request waited. Ask again."))
+            self._head.fail(StageLost("the pipeline was unloaded"))
         self.inbox.close()
         self.llama.close()

@@ -45,6 +45,8 @@ class HostedStage:
         self.worker: Worker | None = None
         self.actor: Any = None
         self.address: StageAddress | None = None
+        #: Set when the worker is gone: nothing will be answered any more.
+        self.lost = asyncio.Event()
         #: Node ids of the stages before and after, once linked.
         self.neighbours: set[str] = set()
 
@@ -147,9 +149,7 @@ class StageService:
             raise UsageError(msg)
         spec = self._admit(spec, manifest)
         what = f"{manifest.name} layers {spec.first_layer}–{spec.last_layer}"
-        memory = stage_memory(
-            manifest, spec.first_layer, spec.last_layer, n_ctx=spec.n_ctx, n_ubatch=spec.n_ubatch
-        )
+        memory = stage_memory(manifest, spec.first_layer, spec.last_layer, n_ctx=spec.n_ctx, n_ubatch=spec.n_ubatch)
         stage = HostedStage(spec, manifest.name, self._allocator.reserve(what, memory))
         self._stages[key] = stage
         try:
@@ -235,30 +235,46 @@ class StageService:
 
     async def _alive(self, stage: HostedStage, call: Any) -> Any:
         """Await an actor's answer, but not longer than its worker lives."""
+        answer = asyncio.ensure_future(_awaited(call))
+        lost = asyncio.ensure_future(stage.lost.wait())
         try:
-            return await call
+            await asyncio.wait((answer, lost), return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            reason: object = "its process ended"
         except AinetError:
             raise
-        except Exception as exc:  # what Dask raises for a lost worker differs by where it notices
-            self._log.warning("The worker of %s layers %s failed: %r", stage.name, stage.layers, exc)
-            msg = f"The worker that held layers {stage.layers} of {stage.name} was lost. Ask again."
-            raise StageLost(msg) from exc
+        except Exception as exc:  # noqa: BLE001 - what Dask raises for a lost worker differs by where it notices
+            reason = exc
+        finally:
+            answer.cancel()
+            lost.cancel()
+        self._log.warning("The worker of %s layers %s failed: %r", stage.name, stage.layers, reason)
+        msg = f"The worker that held layers {stage.layers} of {stage.name} was lost. Ask again."
+        raise StageLost(msg)
 
     async def _close(self, stage: HostedStage) -> None:
-        self._stages.pop((stage.spec.pipeline, stage.spec.first_layer), None)
+        actor, stage.actor = stage.actor, None
         try:
-            if stage.actor is not None:
+            if actor is not None:
                 async with asyncio.timeout(CLOSE_SECONDS):
-                    await self._alive(stage, stage.actor.close())
+                    await self._alive(stage, actor.close())
         except (AinetError, TimeoutError) as exc:
             self._log.info("Layers %s of %s ended with their worker: %s", stage.layers, stage.name, exc)
         finally:
-            stage.actor = None
-            stage.reservation.release()
+            self._forget(stage)
 
     def _lose_worker(self, address: str) -> None:
         for stage in self.stages():
             if stage.worker is not None and stage.worker.address == address:
                 self._log.warning("The worker that held layers %s of %s was lost.", stage.layers, stage.name)
-                self._stages.pop((stage.spec.pipeline, stage.spec.first_layer), None)
-                stage.reservation.release()
+                stage.lost.set()
+                self._forget(stage)
+
+    def _forget(self, stage: HostedStage) -> None:
+        self._stages.pop((stage.spec.pipeline, stage.spec.first_layer), None)
+        stage.reservation.release()
+
+
+async def _awaited(call: Any) -> Any:
+    return await call

@@ -28,6 +28,9 @@ class Credentials(msgspec.Struct, frozen=True):
     key: bytes
     ca: bytes
 
+    def __repr__(self) -> str:
+        return "Credentials(…)"  # the key must not end in a log
+
 
 def server_context(credentials: Credentials) -> ssl.SSLContext:
     """Return a context for the accepting end: TLS 1.3, a certificate of the swarm's CA demanded."""

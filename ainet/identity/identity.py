@@ -12,15 +12,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from ainet.errors import AinetError, NotFound, Refused, UsageError
 from ainet.identity import certificates as x
 from ainet.identity.credentials import Credentials
-from ainet.identity.files import make_private_dir, write_private
-from ainet.identity.keys import key_from_pem, key_to_pem, node_id, open_key, seal, unseal, verifies
-from ainet.identity.roster import Issued, Member, Revoked, Roster, SignedRoster, check_name, keep_certificates
+from ainet.identity.files import make_private_dir
+from ainet.identity.keys import key_from_pem, key_to_pem, node_id, open_key, seal, unseal
+from ainet.identity.roster import Member, Revoked, Roster, SignedRoster, check_name, keep_certificates
+from ainet.identity.swarm import Swarm, check_statement, issued
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-_STATEMENT = b"ainet: the CA of this owner's swarm is\0"
 
 
 class Admission(msgspec.Struct, frozen=True):
@@ -50,19 +49,6 @@ class _Exported(msgspec.Struct, frozen=True):
     owner_key: bytes
 
 
-class _Swarm(msgspec.Struct, frozen=True):
-    """The content of ``swarm.json``: one file, so that joining another swarm is one atomic step."""
-
-    ca: str
-    certificate: str
-    owner: bytes
-    statement: bytes
-    roster: SignedRoster
-    ca_key: str | None = None
-    owner_key: str | None = None
-    schema: int = 1
-
-
 class Identity:
     """The device's key, and its membership in a swarm.
 
@@ -70,10 +56,10 @@ class Identity:
     it holds, until it joins another. `open` makes one; nothing here touches the network.
     """
 
-    def __init__(self, folder: Path, device_key: Ed25519PrivateKey, swarm: _Swarm, now: Callable[[], float]) -> None:
+    def __init__(self, path: Path, device_key: Ed25519PrivateKey, swarm: Swarm, now: Callable[[], float]) -> None:
         self.now = now
         self.id = node_id(device_key.public_key())
-        self._folder = folder
+        self._path = path
         self._device_key = device_key
         self._local: Credentials | None = None
         self._load(swarm)
@@ -97,9 +83,9 @@ class Identity:
         device_key = open_key(folder / "device.key")
         path = folder / "swarm.json"
         if not path.exists():
-            _save(folder, _found_swarm(device_key, name, now()))
+            Swarm.found(device_key, name, now()).save(path)
         try:
-            identity = cls(folder, device_key, msgspec.json.decode(path.read_bytes(), type=_Swarm), now)
+            identity = cls(path, device_key, Swarm.read(path), now)
         except (ValueError, Refused) as exc:
             msg = (
                 f"{path} is damaged ({exc}). Restore it from a backup, or delete it: the device then begins with a "
@@ -207,7 +193,7 @@ class Identity:
             id=identity,
             name=self.roster.free_name(check_name(name), identity),
             added=known.added if known else now,
-            certificates=keep_certificates((*(known.certificates if known else ()), _issued(certificate)), now),
+            certificates=keep_certificates((*(known.certificates if known else ()), issued(certificate)), now),
             holds_ca=known is not None and known.holds_ca,
             version=known.version if known else removed.version + 1 if removed else 1,
         )
@@ -260,7 +246,7 @@ class Identity:
             msg = "Only a member's own certificate can be renewed."
             raise Refused(msg)
         certificate = x.issue(self.ca, ca_key, public_key, self.now())
-        kept = keep_certificates((*member.certificates, _issued(certificate)), self.now())
+        kept = keep_certificates((*member.certificates, issued(certificate)), self.now())
         self._sign(self.roster.with_member(msgspec.structs.replace(member, certificates=kept)))
         return x.to_der(certificate)
 
@@ -286,18 +272,22 @@ class Identity:
         Refused
             The passphrase is wrong, the text is damaged, the key is another swarm's, or this device was removed.
         """
+        self.take_key(unseal(text, passphrase))
+
+    def take_key(self, exported: bytes) -> None:
+        """Do what `import_key` does after the slow part, `unseal`."""
         if self.removed:
             raise Refused(str(self.problem))
         try:
-            exported = msgspec.msgpack.decode(unseal(text, passphrase), type=_Exported)
-            ca_key = key_from_pem(exported.ca_key)
+            keys = msgspec.msgpack.decode(exported, type=_Exported)
+            ca_key = key_from_pem(keys.ca_key)
         except ValueError as exc:
             msg = "The exported key cannot be read. Was it made by a newer ainet?"
             raise Refused(msg) from exc
         if x.swarm_of_key(ca_key.public_key()) != self.swarm:
             msg = "This is the key of another swarm: join that swarm first, then import its key."
             raise Refused(msg)
-        self._store(ca_key=key_to_pem(ca_key).decode(), owner_key=exported.owner_key.decode() or None)
+        self._store(ca_key=key_to_pem(ca_key).decode(), owner_key=keys.owner_key.decode() or None)
         member = self.roster.member(self.id)
         if member is not None:
             self._sign(self.roster.with_member(msgspec.structs.replace(member, holds_ca=True)))
@@ -336,7 +326,7 @@ class Identity:
             msg = "The CA is not the one that the ticket names."
             raise Refused(msg)
         self._check_own(certificate, ca)
-        _check_statement(admission.owner, admission.statement, swarm)
+        check_statement(admission.owner, admission.statement, swarm)
         roster = admission.roster.open(_public(ca), swarm)
         if roster.member(self.id) is None:
             msg = "The roster does not list this device as a member."
@@ -344,14 +334,14 @@ class Identity:
         if swarm == self.swarm and roster.serial < self.roster.serial:
             msg = "The inviting device does not know the latest changes of the swarm: let it meet another member first."
             raise Refused(msg)
-        joined = _Swarm(
+        joined = Swarm(
             ca=x.to_pem(ca).decode(),
             certificate=x.to_pem(certificate).decode(),
             owner=admission.owner,
             statement=admission.statement,
             roster=admission.roster,
         )
-        _save(self._folder, joined)
+        joined.save(self._path)
         self._load(joined)
 
     def accept_renewal(self, der: bytes) -> None:
@@ -385,7 +375,7 @@ class Identity:
 
     # How it is kept
 
-    def _load(self, swarm: _Swarm) -> None:
+    def _load(self, swarm: Swarm) -> None:
         ca = x509.load_pem_x509_certificate(swarm.ca.encode())
         certificate = x509.load_pem_x509_certificate(swarm.certificate.encode())
         ca_key = key_from_pem(swarm.ca_key.encode()) if swarm.ca_key else None
@@ -402,7 +392,7 @@ class Identity:
 
     def _store(self, **changes: object) -> None:
         swarm = msgspec.structs.replace(self._swarm, **changes)
-        _save(self._folder, swarm)
+        swarm.save(self._path)
         self._load(swarm)
 
     def _sign(self, roster: Roster) -> None:
@@ -434,37 +424,6 @@ class Identity:
         return self._ca_key
 
 
-def _found_swarm(device_key: Ed25519PrivateKey, name: str, now: float) -> _Swarm:
-    ca_key, owner_key = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-    ca = x.make_ca(ca_key, now)
-    certificate = x.issue(ca, ca_key, device_key.public_key(), now)
-    swarm = x.swarm_of(ca)
-    founder = Member(
-        id=node_id(device_key.public_key()),
-        name=name,
-        added=now,
-        certificates=(_issued(certificate),),
-        holds_ca=True,
-    )
-    return _Swarm(
-        ca=x.to_pem(ca).decode(),
-        certificate=x.to_pem(certificate).decode(),
-        owner=owner_key.public_key().public_bytes_raw(),
-        statement=owner_key.sign(_STATEMENT + bytes.fromhex(swarm)),
-        roster=Roster(swarm=swarm, serial=1, members=(founder,)).sign(ca_key),
-        ca_key=key_to_pem(ca_key).decode(),
-        owner_key=key_to_pem(owner_key).decode(),
-    )
-
-
-def _save(folder: Path, swarm: _Swarm) -> None:
-    write_private(folder / "swarm.json", msgspec.json.encode(swarm))
-
-
-def _issued(certificate: x509.Certificate) -> Issued:
-    return Issued(serial=x.serial_of(certificate), expires=certificate.not_valid_after_utc.timestamp())
-
-
 def _certificate(der: bytes) -> x509.Certificate:
     try:
         return x509.load_der_x509_certificate(der)
@@ -479,17 +438,6 @@ def _public(ca: x509.Certificate) -> Ed25519PublicKey:
         msg = "The CA's key is not an Ed25519 key."
         raise Refused(msg)
     return public
-
-
-def _check_statement(owner: bytes, statement: bytes, swarm: str) -> None:
-    try:
-        public_key = Ed25519PublicKey.from_public_bytes(owner)
-    except ValueError as exc:
-        msg = "The owner's key cannot be read."
-        raise Refused(msg) from exc
-    if not verifies(public_key, statement, _STATEMENT + bytes.fromhex(swarm)):
-        msg = "The owner did not sign that this is the swarm's CA."
-        raise Refused(msg)
 
 
 def _day(seconds: float) -> str:

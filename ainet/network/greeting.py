@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ainet.errors import AinetError, ProtocolError, Refused
+from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
 from ainet.identity.certificates import certificate_id, serial_of
 from ainet.network.frames import (
     MAX_EARLY_FRAME,
@@ -35,17 +35,18 @@ class Greeting(msgspec.Struct, frozen=True):
     hints: tuple[Hint, ...]
     certificate_serial: str
     certificate_expires: float
-    #: Of the roster that both ends know now.
+    #: Of the roster that the other end knows now, at least.
     roster_digest: bytes
 
 
 async def greet(
     stream: SecureStream,
     identity: Identity,
-    hello: Hello,
+    *,
+    address: str,
+    instance: str,
     hints: Iterable[Hint],
     take_roster: Callable[[SignedRoster], None],
-    *,
     dialled: str | None,
 ) -> Greeting:
     """Greet the other end of a stream, whose TLS handshake is done; on return, both accepted each other.
@@ -55,8 +56,8 @@ async def greet(
 
     Parameters
     ----------
-    hello
-        What this node says.
+    address, instance, hints
+        What this node tells: where it listens, which run of it this is, where others listen.
     take_roster
         Applies a roster that the other end shows.
     dialled
@@ -69,12 +70,20 @@ async def greet(
     """
     try:
         certificate = stream.certificate
-        peer = certificate_id(certificate)
+        peer, serial = certificate_id(certificate), serial_of(certificate)
         if dialled is not None and peer != dialled:
-            msg = f"Another device answers at {stream.peer} than the one that was dialled."
-            raise Refused(msg)
-        shown = identity.signed_roster
-        hello = msgspec.structs.replace(hello, roster_serial=identity.roster.serial, roster_digest=shown.digest)
+            msg = f"Another device answers there than {stream.peer}."
+            raise PeerUnreachable(msg)
+        mine = identity.signed_roster
+        hello = Hello(
+            protocol=PROTOCOL,
+            id=identity.id,
+            name=identity.name,
+            address=address,
+            instance=instance,
+            roster_serial=identity.roster.serial,
+            roster_digest=mine.digest,
+        )
         stream.write(encode_frame(hello))
         other = await expect(stream, Hello, MAX_EARLY_FRAME)
         if other.protocol != PROTOCOL:
@@ -83,23 +92,22 @@ async def greet(
         if other.id != peer:
             msg = "The other device named itself differently from its certificate."
             raise ProtocolError(msg)
-        if other.roster_digest != hello.roster_digest:
+        known = mine.digest if hello.roster_serial > other.roster_serial else other.roster_digest
+        if other.roster_digest != mine.digest:
             # With the same serial, two devices with the CA key changed it while apart: both show theirs.
             if hello.roster_serial >= other.roster_serial:
-                stream.write(encode_frame(RosterUpdate(shown)))
+                stream.write(encode_frame(RosterUpdate(mine)))
             if other.roster_serial >= hello.roster_serial:
                 take_roster((await expect(stream, RosterUpdate)).roster)
-        check_peer(identity, peer, serial_of(certificate))
-        # What this end knows now may be newer than what it showed above; whoever keeps the link compares again.
+        check_peer(identity, peer, serial)
         stream.write(encode_frame(Welcome(tuple(hints))))
-        digest = identity.signed_roster.digest
         await stream.drain()
-        hints = (await expect(stream, Welcome)).hints
+        told = (await expect(stream, Welcome)).hints
     except AinetError as exc:
         with contextlib.suppress(AinetError):
             stream.write(encode_frame(Goodbye.from_error(exc)))
         raise
-    return Greeting(other, hints, serial_of(certificate), certificate.not_valid_after_utc.timestamp(), digest)
+    return Greeting(other, told, serial, certificate.not_valid_after_utc.timestamp(), known)
 
 
 def check_peer(identity: Identity, peer: str, certificate_serial: str) -> None:

@@ -13,7 +13,7 @@ from ainet.errors import AinetError, NotFound, PeerUnreachable, Refused, UsageEr
 from ainet.identity import Credentials, client_context, server_context
 from ainet.identity.certificates import DAY
 from ainet.network.addresses import AddressBook, is_wildcard, join_address, outward_host, split_address
-from ainet.network.frames import PROTOCOL, Hello, Hint, RosterUpdate
+from ainet.network.frames import Hint, RosterUpdate
 from ainet.network.greeting import Greeting, check_peer, greet
 from ainet.network.link import PeerLink
 from ainet.network.listener import Listener
@@ -79,6 +79,7 @@ class Links:
         self._contexts: tuple[Credentials, ssl.SSLContext, ssl.SSLContext] | None = None
         self._listener = Listener(self._accepted, limit=MAX_GREETINGS, log=log)
         self._host = ""
+        self._stopped = False
         self._upkeep = Upkeep(self, log)
         self.handle(RenewCertificate, self._renew)
 
@@ -122,6 +123,7 @@ class Links:
 
     async def stop(self) -> None:
         """Say goodbye to everybody, and stop listening."""
+        self._stopped = True
         await self._upkeep.stop()
         await self._listener.stop()
         dials = list(self._dialling.values())
@@ -207,6 +209,9 @@ class Links:
         if node_id == self.identity.id:
             msg = "A node needs no link to itself."
             raise UsageError(msg)
+        if self._stopped:
+            msg = "This node is stopping."
+            raise PeerUnreachable(msg)
         if self.identity.problem:
             raise Refused(self.identity.problem)
         if link := self.linked(node_id):
@@ -278,10 +283,6 @@ class Links:
         for link in list(self._greetings):
             link.close(reason)
 
-    def hints(self) -> tuple[Hint, ...]:
-        """Return where all members listen, as far as is known here; this node itself is not among them."""
-        return tuple(self.book.hints())
-
     def learn(self, hints: tuple[Hint, ...]) -> None:
         """Note where members listen."""
         now, members = self.identity.now(), {member.id for member in self.identity.roster.members}
@@ -347,16 +348,15 @@ class Links:
         try:
             async with asyncio.timeout(GREETING_TIMEOUT):
                 await stream.handshake()
-                hello = Hello(
-                    protocol=PROTOCOL,
-                    id=self.identity.id,
-                    name=self.identity.name,
+                greeting = await greet(
+                    stream,
+                    self.identity,
                     address=self.address_for(stream),
                     instance=self._instance,
-                    roster_serial=0,
-                    roster_digest=b"",
+                    hints=self.book.hints(),
+                    take_roster=self.apply,
+                    dialled=dialled,
                 )
-                greeting = await greet(stream, self.identity, hello, self.hints(), self.apply, dialled=dialled)
         except TimeoutError:
             await stream.refuse(PLAIN_WORD)
             if dialled:
@@ -397,7 +397,7 @@ class Links:
             others[0].close(PeerUnreachable("There are newer links between these two devices."))
         self.learn((Hint(peer, greeting.hello.address, self.identity.now()), *greeting.hints))
         if greeting.roster_digest != self.identity.signed_roster.digest:
-            # It changed during the greeting.
+            # It changed during the greeting, or was merged with the other one's.
             link.send_roster(RosterUpdate(self.identity.signed_roster))
         try:
             check_peer(self.identity, peer, greeting.certificate_serial)

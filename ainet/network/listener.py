@@ -60,7 +60,8 @@ class Listener:
         host = "0.0.0.0" if is_wildcard(host) and ":" not in host else host  # noqa: S104
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, where = found[0]
-        self._socket = socket.create_server((str(where[0]), port), family=family, backlog=100)
+        both = host == "::" and socket.has_dualstack_ipv6()
+        self._socket = socket.create_server((str(where[0]), port), family=family, backlog=100, dualstack_ipv6=both)
         self._socket.setblocking(False)
         self.port = self._socket.getsockname()[1]
         loop.add_reader(self._socket, self._accept)

@@ -16,6 +16,7 @@ from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused, Us
 from ainet.identity import Admission
 from ainet.identity.certificates import certificate_id, check_issued, read_ca, swarm_of, to_der
 from ainet.identity.credentials import pairing_client_context, pairing_server_context
+from ainet.identity.keys import unseal
 from ainet.identity.roster import Name, check_name
 from ainet.network.addresses import is_loopback, is_wildcard, join_address, outward_host, split_address
 from ainet.network.frames import (
@@ -91,7 +92,7 @@ class JoinBody(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Pairing:
-    """Invites devices into this node's swarm, and joins those of others.
+    """Invites devices into this node's swarm, joins those of others, and hands over the CA key.
 
     It listens only while a ticket lives. Tickets are kept in memory: a restart voids them.
     """
@@ -131,7 +132,7 @@ class Pairing:
                 listener.tickets.add(ticket.id)
             finally:
                 self._close_idle()
-        listener.timers.append(asyncio.get_running_loop().call_later(60 * minutes, self._close_idle))
+        listener.timers.append(asyncio.get_running_loop().call_later(60 * minutes, self._expire, ticket.id))
         self._log.info("A ticket was given out; %s waits for its device.", address)
         warning = None
         if is_loopback(self._links.listen_host) and not is_loopback(host):
@@ -161,6 +162,15 @@ class Pairing:
                 self._log.warning("Joining failed: %s", exc.message)
                 raise
 
+    async def export_key(self, passphrase: str) -> str:
+        """Return the swarm's CA key and owner key, encrypted, as one line of text for `import_key` elsewhere."""
+        return await asyncio.to_thread(self._identity.export_key, passphrase)
+
+    async def import_key(self, text: str, passphrase: str) -> None:
+        """Make this device hold the CA key, too, and tell the members; raises what `Identity.import_key` raises."""
+        self._identity.take_key(await asyncio.to_thread(unseal, text, passphrase))
+        self._links.roster_changed()
+
     async def stop(self) -> None:
         """Stop waiting for joiners."""
         for listener in (*self._listeners.values(), *self._closed):
@@ -182,6 +192,10 @@ class Pairing:
             raise UsageError(msg) from exc
         self._listeners[join_address(host, port)] = listener
         return listener
+
+    def _expire(self, ticket_id: bytes) -> None:
+        self._tickets.expire(ticket_id)
+        self._close_idle()
 
     def _close_idle(self) -> None:
         self._closed = [listener for listener in self._closed if listener.busy]
@@ -235,7 +249,7 @@ class Pairing:
         self._tickets.burn(body.ticket, member.name)
         self._log.info("%s joined the swarm.", member.name)
         here = Hint(self._identity.id, address, self._identity.now())
-        hints = (here, *self._links.hints())
+        hints = (here, *self._links.book.hints())
         self._links.learn((Hint(member.id, body.address, self._identity.now()),))
         self._links.roster_changed()
         return Admitted(

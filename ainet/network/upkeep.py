@@ -32,6 +32,7 @@ class Upkeep:
         self._dials: set[asyncio.Task[None]] = set()
         self._retry: dict[str, tuple[float, float]] = {}  # node id: when (loop time), after how many seconds again
         self._next_renewal = 0.0
+        self._started = False
 
     def start(self) -> None:
         """Begin."""
@@ -83,14 +84,15 @@ class Upkeep:
             if self._links.linked(member.id):
                 self._retry.pop(member.id, None)
                 continue
-            # When both ends see each other at once, one waits: a second link would only be idle.
-            first = now if self._identity.id < member.id else now + FIRST_RETRY
+            # Both ends miss a link at the same time. One waits longer: a second link would only be idle.
+            first = now + FIRST_RETRY * (0.5 if self._identity.id < member.id else 1.5) if self._started else now
             when, pause = self._retry.setdefault(member.id, (first, FIRST_RETRY))
             if now >= when and self._links.book.addresses(member.id):
                 self._retry[member.id] = (now + pause * random.uniform(0.7, 1.3), min(2 * pause, LAST_RETRY))  # noqa: S311
                 task = asyncio.create_task(self._dial_one(member.id))
                 self._dials.add(task)
                 task.add_done_callback(self._dials.discard)
+        self._started = True
 
     async def _dial_one(self, node_id: str) -> None:
         try:

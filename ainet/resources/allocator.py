@@ -190,7 +190,7 @@ class Allocator:
             f"{_advice(name, cap - left + amount, bool(holders))}"
         )
         details: dict[str, Any] = {"resource": name, "needed": amount, "free": left, "cap": cap}
-        raise NotEnough(msg[0].upper() + msg[1:], **details)
+        raise NotEnough(msg, **details)
 
 
 def _show(name: str, amount: int) -> str:

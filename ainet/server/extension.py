@@ -7,7 +7,7 @@ import os
 import secrets
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from jupyter_server.extension.application import ExtensionApp
 from tornado.httpserver import HTTPServer
@@ -117,7 +117,7 @@ class AinetExtension(ExtensionApp):
             self._lock = lock
             self._log_file = LogFile(data_dir, [self.log, serverapp.log] if self.headless else [self.log])
             self.url = self._listen(serverapp)
-            node: Node = self.node_class(config, log=self.log)  # type: ignore[operator]
+            node = cast("type[Node]", self.node_class)(config, log=self.log)
             try:
                 await node.start()
             except BaseException:

@@ -1,0 +1,139 @@
+"""What all of the node's routes have in common: authentication, limits, decoding, errors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from jupyter_server.base.handlers import APIHandler
+from tornado import web
+from tornado.http1connection import HTTP1Connection
+
+from ainet.errors import AinetError, Busy, NotFound, Refused, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from jupyter_server.auth import IdentityProvider
+
+    from ainet.node import Node
+    from ainet.server.extension import AinetExtension
+
+#: Most bytes of a request's body: a prompt of a million characters fits.
+MAX_BODY = 4 * 1024 * 1024
+#: Up to here a body that is too large is read and dropped, so that its sender hears why; beyond, it is cut off.
+MAX_DROPPED = 64 * 1024 * 1024
+
+T = TypeVar("T")
+
+
+class TooLarge(AinetError):
+    """The body of a request exceeds the limit."""
+
+    code = "too-large"
+    status = 413
+
+
+@web.stream_request_body
+class NodeHandler(APIHandler):
+    """Authentication, limits, decoding and errors of every route."""
+
+    auth_resource = "ainet"
+
+    def initialize(self) -> None:
+        """Start with an empty body."""
+        self.body = bytearray()
+        self.received = 0
+
+    @property
+    def extension(self) -> AinetExtension:
+        """The extension that this server runs."""
+        return self.settings["ainet"]
+
+    @property
+    def identity_provider(self) -> IdentityProvider:
+        """The node's own for requests with its token, the Jupyter server's for all others."""
+        own = self.extension.identity
+        return own if own.accepts(self) else super().identity_provider
+
+    @property
+    def connection(self) -> HTTP1Connection:
+        """The connection that the request came on."""
+        connection = self.request.connection
+        assert isinstance(connection, HTTP1Connection)  # noqa: S101
+        return connection
+
+    async def prepare(self) -> None:  # type: ignore[override]
+        """Authenticate before a single byte of the body is read, and limit how many there may be."""
+        self.connection.set_max_body_size(MAX_DROPPED)
+        await super().prepare()
+        if self.current_user is None and self.request.method != "OPTIONS":
+            raise web.HTTPError(403)
+
+    def data_received(self, chunk: bytes) -> None:
+        """Collect the body, as far as it may go."""
+        self.received += len(chunk)
+        if self.received <= MAX_BODY:
+            self.body += chunk
+        else:
+            self.body.clear()
+
+    def decode(self, kind: type[T]) -> T:
+        """Return the body as a `kind`; an empty body is an empty object.
+
+        Raises
+        ------
+        TooLarge
+            The body exceeds `MAX_BODY`.
+        UsageError
+            The body is not JSON, or not that of a `kind`.
+        """
+        if self.received > MAX_BODY:
+            msg = f"The request has {self.received} bytes; at most {MAX_BODY} are accepted."
+            raise TooLarge(msg)
+        try:
+            return msgspec.json.decode(bytes(self.body) or b"{}", type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            msg = f"The request is not understood: {exc}."
+            raise UsageError(msg) from exc
+
+    def query(self, kind: type[T]) -> T:
+        """Return the query's arguments as a `kind`."""
+        arguments = {name: values[-1].decode(errors="replace") for name, values in self.request.arguments.items()}
+        try:
+            return msgspec.convert(arguments, type=kind, strict=False)
+        except msgspec.ValidationError as exc:
+            msg = f"The request is not understood: {exc}."
+            raise UsageError(msg) from exc
+
+    async def answer(self, call: Callable[[Node], Awaitable[Any]]) -> None:
+        """Answer with what `call` makes of the node."""
+        try:
+            result = await call(self.extension.running_node())
+        except AinetError as error:
+            self.fail(error)
+        else:
+            self.finish(msgspec.json.encode(result))
+
+    def fail(self, error: AinetError) -> None:
+        """Answer with `error`."""
+        self.set_status(error.status)
+        if isinstance(error, Busy):
+            self.set_header("Retry-After", str(max(1, round(float(error.details.get("retry_after", 1))))))
+        self.finish(msgspec.json.encode(error.to_dict()))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Answer what tornado and Jupyter refuse in the same form."""
+        exc_info = kwargs.get("exc_info")
+        words = getattr(exc_info[1], "log_message", None) if exc_info else None
+        if status_code in {401, 403}:
+            error: AinetError = Refused(words or "The token is missing or wrong.")
+        elif status_code == 404:
+            error = NotFound(words or "There is nothing at this address.")
+        elif status_code == 405:
+            error = UsageError(f"{self.request.method} is not possible here.")
+        elif status_code < 500:
+            error = UsageError(words or self._reason)
+        else:
+            error = AinetError("The node made a mistake; its log says more (`ainet logs`).")
+        self.finish(msgspec.json.encode(error.to_dict()))
