@@ -400,6 +400,13 @@ def test_a_sliding_window_that_no_layer_uses_is_refused(tmp_path: Path) -> None:
         check(path)
 
 
+def test_a_layer_that_uses_no_expert_is_refused(tmp_path: Path) -> None:
+    metadata = {"expert_count": 4, "expert_used_count": [0, 2]}
+    path = write_model(tmp_path / "x.gguf", "llama", 2, n_experts=4, metadata=metadata)
+    with pytest.raises(ModelError, match="A layer uses none of its experts"):
+        check(path)
+
+
 def test_a_file_without_tensors_is_refused(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
     add_value(writer, "llama.block_count", 2)

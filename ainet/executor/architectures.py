@@ -172,6 +172,8 @@ class Transformer(Architecture):
             fused, *parts = (f"blk.{layer}.attn_{part}.weight" in shapes for part in ("qkv", "q", "k", "v"))
             if not fused and not all(parts):
                 _wrong(f"Layer {layer} lacks attention weights")
+        if manifest.number("expert_count", 0) and min(manifest.layer_numbers("expert_used_count")) < 1:
+            _wrong("A layer uses none of its experts")
         self._validate_attention(manifest)
         for tensor in manifest.tensors:
             name = TENSOR_TYPES[tensor.type].name

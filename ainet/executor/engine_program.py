@@ -54,9 +54,14 @@ class Program:
     async def run(self, commands: int, log_path: Path) -> None:
         """Answer the parent until it ends or `finished` is set."""
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(NotImplementedError):  # Windows
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self.finished.set)
+
+        def end(*_: object) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self.finished.set)
+
+        # Not `add_signal_handler`: the loop would take it back when it closes, and a signal could break the cleaning.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, end)
         tasks = {loop.create_task(_keep_log_short(log_path))}
 
         def receive(line: bytes) -> None:

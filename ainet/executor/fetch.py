@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ainet.config import show_bytes
-from ainet.errors import AinetError, NotFound, PeerUnreachable
+from ainet.errors import AinetError, ModelError, NotFound, PeerUnreachable
 from ainet.executor.messages import PIECE, ReadTensor
 
 if TYPE_CHECKING:
@@ -93,16 +93,19 @@ class Fetcher:
             return received
 
     async def _fetch_tensor(self, tensor: Tensor, sources: Sequence[str], count: Callable[[int], None]) -> int:
-        received = 0
-        error: AinetError | None = None
-        for attempt in range(ROUNDS):
-            if attempt:
-                await asyncio.sleep(PAUSE)
-            for source in sources:
+        candidates = list(sources)
+        for _ in range(ROUNDS):
+            for source in list(candidates):
                 try:
-                    return received + await self._read(tensor, source, count)
+                    return await self._read(tensor, source, count)
+                except ModelError as exc:  # it sends something else: no use to ask it again
+                    candidates.remove(source)
+                    if not candidates:
+                        raise
+                    error: AinetError = exc
                 except (PeerUnreachable, NotFound) as exc:
                     error = exc
+            await asyncio.sleep(PAUSE)
         msg = f"The tensor {tensor.name} could not be fetched. {error} What arrived is kept: ask again to go on."
         raise PeerUnreachable(msg)
 

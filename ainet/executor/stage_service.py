@@ -163,7 +163,7 @@ class StageService:
                 stage.worker = await self._free_worker()
             if self._engine.own:
                 self._allocator.bind(stage.reservation, stage.worker.pid)
-            host = LOOPBACK if local else self._links.address.rpartition(":")[0].strip("[]")
+            host = self._stage_host(stage.worker, local=local)
             credentials = self._identity.local_credentials() if local else self._identity.credentials()
             client = self._engine.client
             with client.as_current():  # an actor's handle binds itself to the current client
@@ -227,6 +227,16 @@ class StageService:
         threads = max(1, min(spec.threads, caps.threads))
         queue = max(0, min(spec.queue, MAX_QUEUE))
         return msgspec.structs.replace(spec, threads=threads, gpu=spec.gpu and caps.gpu, queue=queue)
+
+    def _stage_host(self, worker: Worker, *, local: bool) -> str:
+        """Return the address on which neighbours and requesters reach a stage on `worker`."""
+        if not self._engine.own:  # its machine may be another one
+            address = worker.address.partition("://")[2]
+        elif local:
+            return LOOPBACK
+        else:
+            address = self._links.address
+        return address.rpartition(":")[0].strip("[]")
 
     async def _free_worker(self) -> Worker:
         used = {stage.worker.address for stage in self.stages() if stage.worker is not None}

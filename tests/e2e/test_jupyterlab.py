@@ -1,0 +1,118 @@
+"""The ainet kernel in an unmodified JupyterLab, driven in Chromium as a user would."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import httpx
+import psutil
+import pytest
+from nodes import alive
+from playwright.sync_api import expect, sync_playwright
+
+CHROMIUM = "/usr/bin/chromium"
+OPTIONS = (
+    "--no-sandbox",
+    "--headless",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+TOKEN = "a-token-of-this-test"
+ANSWER_MS = 120_000
+
+
+@pytest.fixture(scope="module")
+def lab(jupyter_dirs, tmp_path_factory):
+    """JupyterLab with the extension; its server is the node. Gives its address."""
+    folder = tmp_path_factory.mktemp("lab")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1"]
+    environment = os.environ | {"AINET_DATA_DIR": str(folder / "node"), "JUPYTER_TOKEN": TOKEN}
+    url = f"http://127.0.0.1:{port}"
+    with (folder / "lab.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment)
+    family = []
+    try:
+        deadline = time.monotonic() + 60
+        while not _ready(url):
+            assert time.monotonic() < deadline, (folder / "lab.log").read_text()
+            assert process.poll() is None, (folder / "lab.log").read_text()
+            time.sleep(0.1)
+        yield url
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    finally:
+        process.terminate()
+        process.wait(60)
+    deadline = time.monotonic() + 20
+    while alive(family):
+        assert time.monotonic() < deadline, alive(family)
+        time.sleep(0.1)
+
+
+def _ready(url: str) -> bool:
+    try:
+        answer = httpx.get(f"{url}/ainet/api/status", headers={"Authorization": f"token {TOKEN}"}, timeout=5)
+    except httpx.TransportError:
+        return False
+    return answer.is_success
+
+
+@pytest.fixture(scope="module")
+def page(lab):
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS))
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page.goto(f"{lab}/lab?token={TOKEN}")
+        yield page
+        browser.close()
+
+
+def run_cell(page, text: str):
+    """Type `text` into the last cell, run it, and return that cell's outputs."""
+    cell = page.locator(".jp-Notebook .jp-CodeCell").last
+    cell.locator(".cm-content").click()
+    page.keyboard.insert_text(text)
+    page.keyboard.press("Shift+Enter")
+    return page.locator(".jp-Notebook .jp-CodeCell").nth(-2).locator(".jp-OutputArea")
+
+
+def test_the_launcher_starts_the_kernel_and_an_answer_streams_in(page):
+    page.locator('.jp-LauncherCard[data-category="Notebook"][title="ainet"]').click(timeout=60_000)
+    expect(page.locator(".jp-Notebook .jp-CodeCell")).to_have_count(1, timeout=60_000)
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=60_000)
+
+    out = run_cell(page, "%%ainet ask --temperature 0 --max-tokens 16\nWhy is the sky blue?")
+    expect(out).to_contain_text("sky", timeout=ANSWER_MS)
+    expect(out).to_contain_text(
+        re.compile(r"smollm2 · layers \S+ 0–29 · [\d.]+ tokens/s · first token"), timeout=ANSWER_MS
+    )
+
+
+def test_interrupting_the_kernel_keeps_the_text_and_stops_the_model(page):
+    out = run_cell(page, "%%ainet ask --temperature 1 --max-tokens 3000\nTell me an endless story.")
+    markdown = out.locator(".jp-RenderedMarkdown")
+    expect(markdown).to_contain_text(re.compile(r"\w+ \w+ \w+ \w+"), timeout=ANSWER_MS)
+    page.keyboard.press("Escape")
+    page.keyboard.press("i")
+    page.keyboard.press("i")
+    expect(out).to_contain_text("Stopped", timeout=10_000)
+    expect(markdown).to_contain_text(re.compile(r"\w+ \w+ \w+ \w+"))
+    # The model is free again.
+    out = run_cell(page, "%%ainet ask --temperature 0 --max-tokens 2\nHello")
+    expect(out).to_contain_text("stopped at the token limit", timeout=30_000)
+
+
+def test_an_error_is_one_line_without_a_traceback(page):
+    out = run_cell(page, "%%ainet ask --model no-such-model\nHello")
+    expect(out).to_contain_text("no-such-model", timeout=30_000)
+    expect(out).not_to_contain_text("Traceback")
