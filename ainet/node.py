@@ -125,7 +125,7 @@ class Node:
         """Return what there is to know at a glance: this node, its members, their workers, the pipelines."""
         members = await asyncio.gather(*(self._member(state) for state in self.links.members()))
         caps, reserved = self.allocator.caps, self.allocator.reserved
-        processes = await asyncio.to_thread(monitor.process_tree, os.getpid())
+        memory = await asyncio.to_thread(self._memory)
         return {
             "node": {
                 "name": self.name,
@@ -135,7 +135,7 @@ class Node:
                 "address": self.links.address,
                 "pid": os.getpid(),
                 "started": self._began,
-                "pss_bytes": sum(one.memory for one in processes),
+                "pss_bytes": memory,
                 "caps": msgspec.to_builtins(caps),
                 "reserved": msgspec.to_builtins(reserved),
                 "received_bytes": self.store.bytes_received,
@@ -206,6 +206,12 @@ class Node:
     async def close_client(self, id: str) -> None:  # noqa: A002 - the word of the interface
         """End such a cluster."""
         await self.lender.close(id)
+
+    def _memory(self) -> int:
+        """Return the bytes (PSS) of this server and its engine; kernels are the user's own."""
+        engine = self.engine.scheduler_pid
+        children = monitor.process_tree(engine) if engine is not None else []
+        return monitor.pss(os.getpid()) + sum(one.memory for one in children)
 
     async def _pipeline(self, pipeline: Pipeline) -> dict[str, Any]:
         try:

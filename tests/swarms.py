@@ -66,12 +66,13 @@ async def devices(tmp_path: Path, *names: str, joined: bool = True, **settings: 
     finally:
         for device in made:
             await device.stop()
+    assert asyncio.all_tasks() == {asyncio.current_task()}  # what was started is stopped
 
 
 async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     """Wait until the condition holds."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 — the conditions are of objects that know no events
+        while not condition():
             await asyncio.sleep(0.01)
 
 

@@ -138,6 +138,12 @@ async def test_a_lost_scheduler_loses_every_worker_and_one_that_is_back_is_used(
         await engine.stop()
 
 
+async def test_a_scheduler_beyond_this_device_must_be_encrypted(tmp_path: Path) -> None:
+    config = AinetConfig(data_dir=str(tmp_path), dask_scheduler="tcp://192.0.2.1:8786")
+    with pytest.raises(UsageError, match="not encrypted. Beyond this device a tls:// address is needed"):
+        await Engine(config, tmp_path, LOG).start()
+
+
 async def test_a_wrong_address_is_a_clear_error_within_seconds(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # taken, but nobody listens

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import ctypes
 import io
+import os
 import random
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 from contextlib import contextmanager
@@ -593,3 +596,68 @@ def test_mutated_manifests_are_valid_or_refused(tmp_path: Path) -> None:
         except ModelError:
             refused += 1
     assert 500 < refused < 1500
+
+
+SURVIVOR = """
+import sys
+import numpy as np
+from ainet.errors import AinetError
+from ainet.executor.llama import Llama
+for line in sys.stdin:
+    try:
+        with Llama(line.strip(), hidden_out=False, n_ctx=64, n_ubatch=16) as llama:
+            llama.decode(np.arange(8, dtype=np.int32), 0, logits=True)
+            print("decoded", flush=True)
+    except AinetError:
+        print("refused", flush=True)
+"""
+KEYS = (
+    *("attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.sliding_window"),
+    *("attention.sliding_window_pattern", "block_count", "context_length", "embedding_length", "expert_count"),
+    *("expert_group_count", "expert_used_count", "feed_forward_length", "nextn_predict_layers", "pooling_type"),
+    *("rope.dimension_count", "rope.dimension_count_swa", "rope.freq_base", "rope.scaling.type", "vocab_size"),
+)
+
+
+def test_llama_cpp_survives_what_is_accepted(tmp_path: Path) -> None:
+    chance = random.Random(4)
+    accepted = []
+    for index, architecture in enumerate(["llama", "gemma3", "phi3", "qwen2", "qwen3", "granite", "smollm3"]):
+        options = {"attention.sliding_window": 32, "attention.key_length": HEAD, "attention.value_length": HEAD}
+        metadata = {"gemma3": options, "granite": {"logit_scale": 2.0}}.get(architecture)
+        source = write_model(tmp_path / f"{architecture}.gguf", architecture, 2, metadata=metadata)
+        if architecture == "gemma3":
+            source = write_model(source, architecture, 7, metadata=options)
+        original = GGUFFile.open(source).metadata
+        for case in range(120):
+            changed = dict(original)
+            for key in chance.sample(KEYS, chance.choice((1, 1, 2))):
+                small = [chance.choice((0, 1, 2, 4)) for _ in range(chance.choice((1, 2, 7)))]
+                changed[f"{architecture}.{key}"] = chance.choice(
+                    (
+                        Value.of(Kind.UINT32, chance.choice((0, 1, 2, 3, 4, 8, 16, 64, 100, 2**16, 2**31, 2**32 - 1))),
+                        Value.of(Kind.FLOAT32, chance.choice((0.0, -1.0, 0.5, 1e38, float("nan")))),
+                        Value.of(Kind.STRING, chance.choice(("", "yarn", "longrope"))),
+                        Value.array(chance.choice((Kind.UINT32, Kind.BOOL)), small),
+                    )
+                )
+            path = rewrite(source, changed).rename(tmp_path / f"{index}-{case}.gguf")
+            try:
+                check(path)
+            except ModelError:
+                path.unlink()
+            else:
+                accepted.append(str(path))
+    child = subprocess.run(
+        [sys.executable, "-c", SURVIVOR],
+        input="\n".join(accepted),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+    )
+    answers = child.stdout.split()
+    assert child.returncode == 0, f"{accepted[len(answers)]} ended llama.cpp: {child.stderr[-500:]}"
+    assert len(answers) == len(accepted) > 100
+    assert answers.count("decoded") > 50

@@ -174,6 +174,18 @@ def test_a_member_cannot_issue_certificates(tmp_path):
     assert isinstance(at_server, ssl.SSLCertVerificationError)
 
 
+def test_a_certificate_cannot_lend_its_holder_another_id(tmp_path, monkeypatch):
+    desk, phone = pair(tmp_path)
+    key, ca_key = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    ca = make_ca(ca_key, time.time())
+    monkeypatch.setattr("ainet.identity.certificates.node_id", lambda public_key: phone.id)
+    forged = issue(ca, ca_key, key.public_key(), time.time())
+    monkeypatch.undo()
+    with pytest.raises(Refused, match="does not name the node that its key belongs to"):
+        certificate_id(forged)
+    assert certificate_id(phone.certificate) == phone.id != desk.id
+
+
 def test_older_tls_is_refused(tmp_path):
     desk = Identity.open(tmp_path, "desk")
     old = client_context(desk.credentials())

@@ -48,7 +48,6 @@ class TestKernelMessages(jupyter_kernel_test.KernelTests):
     code_inspect_sample = "zip"
     code_clear_output = "from IPython.display import clear_output; clear_output()"
 
-
     def test_history(self):
         """The suite's own wants the number of the running session in a range; IPython says 0 there."""
         code = "1+2+3"

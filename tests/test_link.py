@@ -652,6 +652,31 @@ async def test_before_the_greeting_only_short_messages_are_read(tmp_path, caplog
             await expect(stream, Welcome)
 
 
+async def test_a_restarted_peer_replaces_its_old_links_and_another_link_does_not(tmp_path):
+    async with raw(tmp_path) as (desk, phone, first):
+        (link,) = desk.links.links()
+        for instance in ("i", "j"):
+            assert not link.closed.is_set()
+            stream = await dial(desk.links.address, client_context(phone.identity.credentials()))
+            await stream.handshake()
+            stream.write(encode_frame(hello_of(phone, instance=instance)))
+            await expect(stream, Hello)
+            stream.write(encode_frame(Welcome()))
+            await until(lambda count={"i": 2, "j": 1}[instance]: len(desk.links.links()) == count)
+            await stream.abort()
+            if instance == "i":
+                await until(lambda: len(desk.links.links()) == 1)
+        assert "phone was restarted" in link.error.message
+
+
+async def test_short_messages_are_sent_at_once(tmp_path):
+    async with two(tmp_path) as (desk, phone, _, _):
+        await until(lambda: desk.links.linked(phone.id))
+        for link in (desk.links.linked(phone.id), phone.links.linked(desk.id)):
+            end = link._stream._writer.get_extra_info("socket")
+            assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 async def test_progress_beyond_what_was_allowed_closes_the_link(tmp_path):
     async with raw(tmp_path) as (desk, phone, stream):
         link = desk.links.linked(phone.id)

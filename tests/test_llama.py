@@ -29,7 +29,7 @@ def test_stages_give_bit_identical_logits(smollm2_store, smollm2_manifest, smoll
         assert np.array_equal(whole.logits(), stages[-1].logits())
         position += len(tokens)
         tokens = np.array([int(whole.logits().argmax())], np.int32)
-    for one in (whole, *stages):
+    for one in (whole, embedding, *stages):
         one.close()
 
 
@@ -60,3 +60,4 @@ def test_a_token_outside_the_vocabulary_is_refused(smollm2_store, smollm2_manife
     embedding = Embedding(ShardStore(smollm2_store).assemble(smollm2_manifest, 0, 14))
     with pytest.raises(ModelError, match="outside the vocabulary of 49152"):
         embedding.look_up(np.array([49152], np.int32))
+    embedding.close()

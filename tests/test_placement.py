@@ -47,7 +47,7 @@ def test_layers_follow_measured_speed(smollm2_manifest):
 
 
 def test_more_stages_than_devices_share_them_and_stay_adjacent(smollm2_manifest):
-    plan = planner(smollm2_manifest, offer("a", 900 * MB, threads=4), offer("b", 500 * MB)).plan(4)
+    plan = planner(smollm2_manifest, offer("a", 900 * MB, threads=4), offer("b", 800 * MB)).plan(4)
     assert [stage.name for stage in plan.stages] == ["a", "a", "b", "b"]
     assert [stage.threads for stage in plan.stages] == [2, 2, 1, 1]
 

@@ -1,6 +1,5 @@
 import asyncio
 import logging
-import time
 
 import msgspec
 import pytest
@@ -396,11 +395,23 @@ async def test_an_expired_certificate_is_refused_with_words_and_a_ticket_helps(t
             await device.stop()
 
 
-async def test_a_certificate_that_expires_meanwhile_ends_the_link(tmp_path):
-    clock = [time.time()]
+async def test_a_certificate_that_expires_meanwhile_ends_the_links(tmp_path, caplog):
+    async with devices(tmp_path, "desk", "phone", "tablet") as (desk, phone, tablet):
+        await until(lambda: phone.identity.roster.member(tablet.id))
+        link = await phone.links.connect(tablet.id)
+        await desk.stop()  # nobody is there to renew it
+        phone.identity.now = at(91 * DAY)
+        await until(link.closed.is_set)
+        assert "This device's certificate expired on" in link.error.message
+        assert "This device's certificate expired on" in caplog.text
+
+
+async def test_the_certificate_of_a_peer_that_expires_meanwhile_ends_the_link(tmp_path, caplog):
     async with devices(tmp_path, "desk", "phone") as (desk, phone):
         link = await phone.links.connect(desk.id)
-        phone.identity.now = lambda: clock[0]
-        clock[0] += 91 * DAY
+        await until(lambda: desk.links.linked(phone.id))
+        desk.identity.now = at(91 * DAY)  # it renews its own certificate, since it holds the key
         await until(link.closed.is_set)
-        assert "certificate expired on" in link.error.message
+        assert desk.identity.problem is None
+        assert link.error.message == "The certificate of phone has expired. It must join again with a new ticket."
+        assert "The certificate of phone has expired" in caplog.text

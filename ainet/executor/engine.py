@@ -18,6 +18,7 @@ import msgspec
 from ainet.errors import AinetError, NotEnough, PeerUnreachable, UsageError
 from ainet.executor.engine_certificates import ClusterCA
 from ainet.executor.engine_child import ChildProcess, remove_leftovers
+from ainet.network.addresses import is_loopback, split_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -243,7 +244,15 @@ class Engine:
             if not Path(path).is_file():
                 msg = f"The file {path}, named by `dask_security` as {name}, does not exist."
                 raise UsageError(msg)
-        if not self._config.dask_scheduler.startswith("tls://"):
+        protocol, _, address = self._config.dask_scheduler.rpartition("://")
+        if protocol != "tls":
+            if not is_loopback(split_address(address, 0)[0]):
+                # Stages speak to members with this device's key, which travels to their workers.
+                msg = (
+                    f"The Dask scheduler at {self._config.dask_scheduler} is not encrypted. Beyond this device a "
+                    "tls:// address is needed, with `dask_security` in the configuration."
+                )
+                raise UsageError(msg)
             return None
         if missing := [name for name in TLS_FILES[:2] if name not in files]:
             msg = f"A tls:// scheduler needs `dask_security` with {' and '.join(missing)}."

@@ -29,8 +29,11 @@ LEAN: dict[str, Any] = {
     "distributed.admin.system-monitor.gil.enabled": False,
     "distributed.diagnostics.nvml": False,
 }
-#: The node's own cluster runs actors on workers that are chosen by address: there is nothing to balance.
+#: The node's own cluster runs actors on workers that are chosen by address: there is nothing to balance. Its workers
+#: import llama.cpp before they are needed, so that a stage is loaded without that wait.
 ACTORS_ONLY: dict[str, Any] = {
+    "distributed.worker.preload": ["ainet.executor.host", "ainet.executor.stage", "ainet.executor.session_server"],
+    "distributed.worker.preload-argv": [[], [], []],
     "distributed.scheduler.work-stealing": False,
     "distributed.scheduler.active-memory-manager.start": False,
     "distributed.worker.memory.target": False,

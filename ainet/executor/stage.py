@@ -250,4 +250,6 @@ class Stage:
         if self._head is not None:
             self._head.fail(StageLost("the pipeline was unloaded"))
         self.inbox.close()
+        if self._embedding is not None:
+            self._embedding.close()
         self.llama.close()

@@ -165,12 +165,9 @@ class StageService:
                 self._allocator.bind(stage.reservation, stage.worker.pid)
             host = self._stage_host(stage.worker, local=local)
             credentials = self._identity.local_credentials() if local else self._identity.credentials()
-            client = self._engine.client
-            with client.as_current():  # an actor's handle binds itself to the current client
-                stage.actor = await client.submit(
-                    StageHost, credentials, self._identity.id, host,
-                    actor=True, workers=[stage.worker.address], allow_other_workers=False, pure=False,
-                )  # fmt: skip
+            stage.actor = await self._engine.actor(
+                StageHost, credentials, self._identity.id, host, address=stage.worker.address
+            )
             stage.address = await self._alive(stage, stage.actor.load(spec, shard))
             figures = await self._alive(stage, stage.actor.state())
         except BaseException:
