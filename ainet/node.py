@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ainet.errors import AinetError, UsageError
-from ainet.executor.engine import Engine
+from ainet.executor.engine.engine import Engine
 from ainet.executor.executor import Executor
 from ainet.executor.fetch import Fetcher
-from ainet.executor.lender import Lender
+from ainet.executor.lending.lender import Lender
 from ainet.executor.messages import DescribeWorkers
-from ainet.executor.models import ModelCatalog
+from ainet.executor.models.catalog import ModelCatalog
+from ainet.executor.models.tensors import TensorStore
 from ainet.executor.peer_handlers import PeerHandlers
-from ainet.executor.stage_service import StageService
-from ainet.executor.tensors import TensorStore
+from ainet.executor.stages.service import StageService
 from ainet.identity import Identity
 from ainet.network import Links, Pairing
 from ainet.resources import monitor

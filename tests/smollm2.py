@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ainet.executor.tensors import TensorStore
+from ainet.executor.models.tensors import TensorStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ainet.executor.manifest import Manifest
-    from ainet.executor.sampling_params import SamplingParams
+    from ainet.executor.models.manifest import Manifest
+    from ainet.executor.stages.sampling_params import SamplingParams
 
 N_CTX = 1024
 CHUNK = 64
@@ -40,9 +40,9 @@ def smollm2_manifest(smollm2_store, smollm2_path) -> Manifest:
 
 def one_process(path: Path, question: str, sampling: SamplingParams, n: int) -> tuple[list[int], str]:
     """Return tokens and text of one llama.cpp process, prompt in the same chunks, one thread."""
-    from ainet.executor.llama import Llama
-    from ainet.executor.sampling import Sampler
-    from ainet.executor.vocabulary import TextStream, Vocabulary
+    from ainet.executor.stages.llama import Llama
+    from ainet.executor.stages.sampling import Sampler
+    from ainet.executor.stages.vocabulary import TextStream, Vocabulary
 
     with Llama(path, hidden_out=False, n_ctx=N_CTX, n_ubatch=CHUNK, threads=1) as llama:
         vocabulary = Vocabulary(llama)

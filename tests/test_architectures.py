@@ -8,13 +8,13 @@ import pytest
 from tiny_models import HEAD, N_VOCAB, WINDOW, write_model
 
 from ainet.errors import CannotSplit
-from ainet.executor.architectures import Architecture, Transformer, check_cuts, check_range
-from ainet.executor.embedding import Embedding
-from ainet.executor.gguf import GGUFFile, open_model
-from ainet.executor.llama import Llama
-from ainet.executor.manifest import Manifest
-from ainet.executor.shards import ShardStore
-from ainet.executor.tensors import TensorStore
+from ainet.executor.models.architectures import Architecture, Transformer, check_cuts, check_range
+from ainet.executor.models.gguf import GGUFFile, open_model
+from ainet.executor.models.manifest import Manifest
+from ainet.executor.models.shards import ShardStore
+from ainet.executor.models.tensors import TensorStore
+from ainet.executor.stages.embedding import Embedding
+from ainet.executor.stages.llama import Llama
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,8 +21,8 @@ from processes import family, line, living, ports, python, until
 
 from ainet.config import AinetConfig
 from ainet.errors import AinetError, PeerUnreachable
-from ainet.executor.engine import Engine
-from ainet.executor.engine_certificates import ClusterCA
+from ainet.executor.engine.certificates import ClusterCA
+from ainet.executor.engine.engine import Engine
 from ainet.resources.monitor import pss
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ LOG = logging.getLogger("ainet.tests")
 SERVER = """
 import asyncio, json, logging, pathlib, sys
 from ainet.config import AinetConfig
-from ainet.executor.engine import Engine
+from ainet.executor.engine.engine import Engine
 
 async def main():
     data_dir = pathlib.Path(sys.argv[1])

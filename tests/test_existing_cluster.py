@@ -18,8 +18,8 @@ from processes import python, until
 
 from ainet.config import AinetConfig
 from ainet.errors import NotEnough, PeerUnreachable, UsageError
-from ainet.executor.engine import Engine
-from ainet.executor.engine_certificates import ClusterCA
+from ainet.executor.engine.certificates import ClusterCA
+from ainet.executor.engine.engine import Engine
 
 if TYPE_CHECKING:
     import subprocess
@@ -140,7 +140,7 @@ async def test_a_lost_scheduler_loses_every_worker_and_one_that_is_back_is_used(
 
 async def test_a_scheduler_beyond_this_device_must_be_encrypted(tmp_path: Path) -> None:
     config = AinetConfig(data_dir=str(tmp_path), dask_scheduler="tcp://192.0.2.1:8786")
-    with pytest.raises(UsageError, match="not encrypted. Beyond this device a tls:// address is needed"):
+    with pytest.raises(UsageError, match=r"not encrypted\. Beyond this device a tls:// address is needed"):
         await Engine(config, tmp_path, LOG).start()
 
 

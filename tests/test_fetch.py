@@ -10,7 +10,7 @@ from swarms import devices, until
 from ainet.errors import ModelError, NotEnough, NotFound, PeerUnreachable
 from ainet.executor.fetch import Fetcher
 from ainet.executor.messages import Piece, ReadTensor
-from ainet.executor.tensors import TensorStore
+from ainet.executor.models.tensors import TensorStore
 
 
 def ignore(done: int, total: int) -> None:

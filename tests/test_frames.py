@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
-from ainet.executor.frames import HEADER, DataLink, Inbox, Kind, Listener, connect
+from ainet.executor.stages.frames import HEADER, DataLink, Inbox, Kind, Listener, connect
 from ainet.identity import Identity, client_context
 
 EPOCH = b"e" * 16

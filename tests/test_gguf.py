@@ -19,11 +19,11 @@ import pytest
 from tiny_models import HEAD, N_VOCAB, TOKENS, add_value, write_model
 
 from ainet.errors import ModelError
-from ainet.executor.gguf import MAX_HEADER, GGUFFile, open_model
-from ainet.executor.gguf_values import TENSOR_TYPES, Kind, Value
-from ainet.executor.gguf_writer import encode_metadata, header, write
-from ainet.executor.manifest import Manifest
-from ainet.executor.tokenizer import pack_vocabulary, unpack_vocabulary, vocabulary
+from ainet.executor.models.gguf import MAX_HEADER, GGUFFile, open_model
+from ainet.executor.models.gguf_values import TENSOR_TYPES, Kind, Value
+from ainet.executor.models.gguf_writer import encode_metadata, header, write
+from ainet.executor.models.manifest import Manifest
+from ainet.executor.models.tokenizer import pack_vocabulary, unpack_vocabulary, vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -602,7 +602,7 @@ SURVIVOR = """
 import sys
 import numpy as np
 from ainet.errors import AinetError
-from ainet.executor.llama import Llama
+from ainet.executor.stages.llama import Llama
 for line in sys.stdin:
     try:
         with Llama(line.strip(), hidden_out=False, n_ctx=64, n_ubatch=16) as llama:

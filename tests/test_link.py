@@ -653,20 +653,25 @@ async def test_before_the_greeting_only_short_messages_are_read(tmp_path, caplog
 
 
 async def test_a_restarted_peer_replaces_its_old_links_and_another_link_does_not(tmp_path):
-    async with raw(tmp_path) as (desk, phone, first):
+    async with raw(tmp_path) as (desk, phone, _):
         (link,) = desk.links.links()
-        for instance in ("i", "j"):
-            assert not link.closed.is_set()
-            stream = await dial(desk.links.address, client_context(phone.identity.credentials()))
-            await stream.handshake()
-            stream.write(encode_frame(hello_of(phone, instance=instance)))
-            await expect(stream, Hello)
-            stream.write(encode_frame(Welcome()))
-            await until(lambda count={"i": 2, "j": 1}[instance]: len(desk.links.links()) == count)
+        second = await greeted_as(desk, phone, "i")
+        await until(lambda: len(desk.links.links()) == 2)
+        third = await greeted_as(desk, phone, "j")
+        await until(link.closed.is_set)
+        assert link.error.message == "phone was restarted."
+        assert len(desk.links.links()) == 1
+        for stream in (second, third):
             await stream.abort()
-            if instance == "i":
-                await until(lambda: len(desk.links.links()) == 1)
-        assert "phone was restarted" in link.error.message
+
+
+async def greeted_as(desk, phone, instance):
+    stream = await dial(desk.links.address, client_context(phone.identity.credentials()))
+    await stream.handshake()
+    stream.write(encode_frame(hello_of(phone, instance=instance)))
+    await expect(stream, Hello)
+    stream.write(encode_frame(Welcome()))
+    return stream
 
 
 async def test_short_messages_are_sent_at_once(tmp_path):

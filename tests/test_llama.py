@@ -7,9 +7,9 @@ import pytest
 from smollm2 import CHUNK, N_CTX
 
 from ainet.errors import ModelError, NotEnough
-from ainet.executor.embedding import Embedding
-from ainet.executor.llama import Llama
-from ainet.executor.shards import ShardStore
+from ainet.executor.models.shards import ShardStore
+from ainet.executor.stages.embedding import Embedding
+from ainet.executor.stages.llama import Llama
 
 
 @pytest.mark.parametrize("n_stages", [2, 3, 4])

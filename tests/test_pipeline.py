@@ -13,13 +13,13 @@ from smollm2 import CHUNK, N_CTX, one_process
 
 from ainet.config import AinetConfig
 from ainet.errors import NotEnough, StageLost
-from ainet.executor.engine import Engine
+from ainet.executor.engine.engine import Engine
 from ainet.executor.fetch import Fetcher
-from ainet.executor.generation import Done, Message, Open, Text
 from ainet.executor.pipeline import Pipeline
 from ainet.executor.placement import NodeOffer, Planner
-from ainet.executor.sampling_params import SamplingParams
-from ainet.executor.stage_service import StageService
+from ainet.executor.stages.generation import Done, Message, Open, Text
+from ainet.executor.stages.sampling_params import SamplingParams
+from ainet.executor.stages.service import StageService
 from ainet.identity import Identity
 from ainet.network import Links
 from ainet.resources.allocator import Allocator, Caps

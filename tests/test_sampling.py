@@ -10,12 +10,12 @@ import pytest
 from smollm2 import N_CTX, one_process
 
 from ainet.errors import UsageError
-from ainet.executor.generation import Message
-from ainet.executor.llama import Llama
 from ainet.executor.request import GenerateRequest
-from ainet.executor.sampling import Sampler, draw_seed, grammar_of_schema
-from ainet.executor.sampling_params import SamplingParams
-from ainet.executor.vocabulary import Vocabulary
+from ainet.executor.stages.generation import Message
+from ainet.executor.stages.llama import Llama
+from ainet.executor.stages.sampling import Sampler, draw_seed, grammar_of_schema
+from ainet.executor.stages.sampling_params import SamplingParams
+from ainet.executor.stages.vocabulary import Vocabulary
 
 QUESTION = "Name three colours of the rainbow."
 

@@ -12,13 +12,13 @@ import pytest
 from smollm2 import CHUNK, N_CTX, one_process
 
 from ainet.errors import AinetError, Busy, PeerUnreachable, PromptTooLong, Refused, StageLost
-from ainet.executor.generation import Done, Message, Open, Started, Text
-from ainet.executor.sampling_params import SamplingParams
-from ainet.executor.session_client import SessionClient
-from ainet.executor.session_server import SessionServer
-from ainet.executor.shards import ShardStore
-from ainet.executor.stage import Stage
-from ainet.executor.stage_spec import StageSpec
+from ainet.executor.models.shards import ShardStore
+from ainet.executor.stages.generation import Done, Message, Open, Started, Text
+from ainet.executor.stages.sampling_params import SamplingParams
+from ainet.executor.stages.session_client import SessionClient
+from ainet.executor.stages.session_server import SessionServer
+from ainet.executor.stages.spec import StageSpec
+from ainet.executor.stages.stage import Stage
 from ainet.identity import Identity
 
 EPOCH = b"e" * 16

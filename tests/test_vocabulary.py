@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from smollm2 import N_CTX
 
 from ainet.errors import ModelError, UsageError
-from ainet.executor.llama import Llama
-from ainet.executor.vocabulary import TextStream, Vocabulary, render_chat
+from ainet.executor.stages.llama import Llama
+from ainet.executor.stages.vocabulary import TextStream, Vocabulary, render_chat
 
 
 @pytest.fixture(scope="module")

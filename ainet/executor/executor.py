@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ainet.errors import AinetError, NotEnough, NotFound, StageLost, UsageError
 from ainet.executor.fetch import REPORT_SECONDS
-from ainet.executor.manifest import Manifest
 from ainet.executor.messages import DescribeNode, FindModel, LoadProgress
+from ainet.executor.models.manifest import Manifest
 from ainet.executor.pipeline import Pipeline
 from ainet.executor.placement import NodeOffer, Plan, Planner
 from ainet.executor.transcript import Transcript
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from ainet.config import AinetConfig
-    from ainet.executor.models import ModelCatalog
+    from ainet.executor.models.catalog import ModelCatalog
+    from ainet.executor.models.tensors import TensorStore
     from ainet.executor.request import GenerateRequest
-    from ainet.executor.stage_service import StageService
-    from ainet.executor.tensors import TensorStore
+    from ainet.executor.stages.service import StageService
     from ainet.identity import Identity
     from ainet.network import Links
     from ainet.resources.allocator import Allocator

@@ -13,8 +13,8 @@ from ainet.executor.messages import PIECE, ReadTensor
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ainet.executor.manifest import Manifest, Tensor
-    from ainet.executor.tensors import TensorStore
+    from ainet.executor.models.manifest import Manifest, Tensor
+    from ainet.executor.models.tensors import TensorStore
     from ainet.network import Links
 
 #: Pieces under way at once, so that the link's latency does not matter.

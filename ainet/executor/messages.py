@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from ainet.executor.host import StageAddress
 from ainet.executor.placement import NodeOffer
-from ainet.executor.stage_spec import StageSpec
+from ainet.executor.stages.host import StageAddress
+from ainet.executor.stages.spec import StageSpec
 from ainet.network import Request
 
 #: Bytes of one piece of a tensor: small enough that other messages of the link pass between two of them.

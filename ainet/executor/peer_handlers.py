@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from ainet.errors import NotFound, ProtocolError, Refused
-from ainet.executor.manifest import Manifest
 from ainet.executor.messages import (
     PIECE,
     CloseStages,
@@ -24,15 +23,16 @@ from ainet.executor.messages import (
     StageStates,
     WorkerStates,
 )
+from ainet.executor.models.manifest import Manifest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from ainet.executor.executor import Executor
-    from ainet.executor.models import ModelCatalog
+    from ainet.executor.models.catalog import ModelCatalog
+    from ainet.executor.models.tensors import TensorStore
     from ainet.executor.placement import NodeOffer
-    from ainet.executor.stage_service import StageService
-    from ainet.executor.tensors import TensorStore
+    from ainet.executor.stages.service import StageService
     from ainet.network import Links, PeerLink
 
 #: Stages of an owner whose link broke are kept for this long (s): it may come back.

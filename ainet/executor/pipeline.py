@@ -21,18 +21,18 @@ from ainet.executor.messages import (
     StageFigures,
     StageLoaded,
 )
-from ainet.executor.session_client import SessionClient
-from ainet.executor.stage_spec import EPOCH_BYTES, StageSpec
+from ainet.executor.stages.session_client import SessionClient
+from ainet.executor.stages.spec import EPOCH_BYTES, StageSpec
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import AsyncGenerator, Callable
 
-    from ainet.executor.generation import Event, Open
-    from ainet.executor.host import StageAddress
-    from ainet.executor.manifest import Manifest
+    from ainet.executor.models.manifest import Manifest
     from ainet.executor.placement import Plan, PlannedStage
-    from ainet.executor.stage_service import StageService
+    from ainet.executor.stages.generation import Event, Open
+    from ainet.executor.stages.host import StageAddress
+    from ainet.executor.stages.service import StageService
     from ainet.identity import Identity
     from ainet.network import Links
 

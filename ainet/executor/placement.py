@@ -12,7 +12,7 @@ from ainet.errors import CannotSplit, NotEnough
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ainet.executor.manifest import Manifest
+    from ainet.executor.models.manifest import Manifest
 
 #: Python objects, allocator slack and llama.cpp's graphs; measured on SmolLM2-135M, where they come to 9 MB.
 OVERHEAD = 16_000_000
@@ -123,9 +123,7 @@ class Planner:
 
     def memory(self, first_layer: int, last_layer: int) -> int:
         """Return the bytes that a stage with these layers takes."""
-        return stage_memory(
-            self._manifest, first_layer, last_layer, n_ctx=self._n_ctx, n_ubatch=self._n_ubatch
-        )
+        return stage_memory(self._manifest, first_layer, last_layer, n_ctx=self._n_ctx, n_ubatch=self._n_ubatch)
 
     def fits(self, offer: NodeOffer) -> bool:
         """Whether the whole model fits on the node."""

@@ -7,8 +7,8 @@ import secrets
 import msgspec
 
 from ainet.errors import UsageError
-from ainet.executor.generation import Message, Open
-from ainet.executor.sampling_params import SamplingParams
+from ainet.executor.stages.generation import Message, Open
+from ainet.executor.stages.sampling_params import SamplingParams
 
 MAX_STOPS = 16
 MAX_TOKENS = 256

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from ainet.executor.generation import Done, Event, Started, Text
+from ainet.executor.stages.generation import Done, Event, Started, Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ainet.executor.generation import Open
     from ainet.executor.pipeline import Pipeline
+    from ainet.executor.stages.generation import Open
 
 
 class Transcript:

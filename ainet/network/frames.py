@@ -54,9 +54,10 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class RosterUpdate(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """A roster that the other end may not know yet."""
+    """A roster that the other end may not know yet, and where its members listen."""
 
     roster: SignedRoster
+    hints: Hints = ()
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag=3):

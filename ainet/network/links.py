@@ -251,8 +251,9 @@ class Links:
 
     def roster_changed(self, revoked_before: set[str] | None = None) -> None:
         """Act on the identity's new roster: cut whom it removed since `revoked_before`, tell everybody else."""
-        roster, update = self.identity.roster, RosterUpdate(self.identity.signed_roster)
+        roster = self.identity.roster
         self.book.keep_only({member.id for member in roster.members})
+        update = self._update()
         for link, greeting in list(self._greetings.items()):
             link.send_roster(update)
             try:
@@ -398,7 +399,7 @@ class Links:
         self.learn((Hint(peer, greeting.hello.address, self.identity.now()), *greeting.hints))
         if greeting.roster_digest != self.identity.signed_roster.digest:
             # It changed during the greeting, or was merged with the other one's.
-            link.send_roster(RosterUpdate(self.identity.signed_roster))
+            link.send_roster(self._update())
         try:
             check_peer(self.identity, peer, greeting.certificate_serial)
         except Refused as exc:
@@ -420,12 +421,16 @@ class Links:
 
     def _take_roster(self, link: PeerLink, update: RosterUpdate) -> None:
         self.apply(update.roster)
+        self.learn(update.hints)
 
     async def _renew(self, link: PeerLink, request: RenewCertificate) -> Renewed:
         certificate = self.identity.renew(request.request, link.peer_id)
         self._log.info("The certificate of %s was renewed.", link.peer_name)
         self.roster_changed()
         return Renewed(certificate)
+
+    def _update(self) -> RosterUpdate:
+        return RosterUpdate(self.identity.signed_roster, tuple(self.book.hints()))
 
     def _revoked_ids(self) -> set[str]:
         return {revoked.id for revoked in self.identity.roster.revoked}

@@ -15,7 +15,7 @@ from ainet import daemon
 from ainet.client import NodeClient
 from ainet.config import CONFIG_FILE
 from ainet.errors import NotEnough
-from ainet.executor.sampling_params import SamplingParams
+from ainet.executor.stages.sampling_params import SamplingParams
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from ainet import daemon
 from ainet.client import NodeClient
 from ainet.config import CONFIG_FILE
 from ainet.errors import AinetError, CannotSplit, NotEnough, NotFound, StageLost
-from ainet.executor.sampling_params import SamplingParams
+from ainet.executor.stages.sampling_params import SamplingParams
 
 NAMES = ("desk", "laptop", "tablet")
 QUESTION = "Tell me about rain."
@@ -178,7 +178,7 @@ def test_a_plan_says_where_and_why_before_anything_loads(swarm):
 def test_a_dask_client_runs_on_lent_workers_of_every_device(swarm):
     from distributed import Client
 
-    from ainet.executor.engine_certificates import DaskCredentials
+    from ainet.executor.engine.certificates import DaskCredentials
 
     opened = swarm.nodes["desk"].open_client()
     try:

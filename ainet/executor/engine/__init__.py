@@ -1,0 +1,1 @@
+"""The engine: the Dask cluster whose workers hold the stages."""

@@ -1,0 +1,66 @@
+"""Dask servers as a node needs them: lean, silent, and listening for nothing but TLS.
+
+Only child processes import this module.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask
+from distributed import Scheduler, Worker
+
+#: No HTTP pages, no profiler, no statistics, no limits of memory: the node accounts for memory itself, and every
+#: wakeup of Python in a worker takes the interpreter lock from the decode thread of a stage.
+LEAN: dict[str, Any] = {
+    "distributed.scheduler.http.routes": [],
+    "distributed.scheduler.worker-ttl": None,
+    "distributed.worker.http.routes": [],
+    "distributed.worker.profile.enabled": False,
+    "distributed.worker.preload": [],
+    "distributed.nanny.preload": [],
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.tick.limit": "1h",
+    "distributed.admin.log-length": 100,
+    "distributed.admin.low-level-log-length": 100,
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.admin.system-monitor.log-length": 2,
+    "distributed.admin.system-monitor.disk": False,
+    "distributed.admin.system-monitor.gil.enabled": False,
+    "distributed.diagnostics.nvml": False,
+}
+#: The node's own cluster runs actors on workers that are chosen by address: there is nothing to balance. Its workers
+#: import llama.cpp before they are needed, so that a stage is loaded without that wait.
+ACTORS_ONLY: dict[str, Any] = {
+    "distributed.worker.preload": [f"ainet.executor.stages.{name}" for name in ("host", "stage", "session_server")],
+    "distributed.worker.preload-argv": [[], [], []],
+    "distributed.scheduler.work-stealing": False,
+    "distributed.scheduler.active-memory-manager.start": False,
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": False,
+}
+
+
+class TLSOnly:
+    """Takes the HTTP server from a Dask server: it would answer anybody, without TLS."""
+
+    def start_http_server(self, *_: Any, **__: Any) -> None:
+        """Start nothing."""
+
+
+class LeanScheduler(TLSOnly, Scheduler):  # type: ignore[misc]
+    """A scheduler without an HTTP server."""
+
+
+class LeanWorker(TLSOnly, Worker):  # type: ignore[misc]
+    """A worker without an HTTP server."""
+
+
+def configure(run_dir: str, *settings: dict[str, Any]) -> None:
+    """Set Dask's configuration for this process and those that its Nannies start; files of the user do not count."""
+    dask.config.refresh(paths=[], env={})
+    dask.config.set({"temporary-directory": run_dir})
+    for values in (LEAN, *settings):
+        dask.config.set(values)

@@ -1,0 +1,1 @@
+"""Lending: Dask workers of members for the owner's own code."""

@@ -1,0 +1,83 @@
+"""What a requester says to the last stage of a pipeline, and what it hears."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ainet.executor.stages.sampling_params import SamplingParams
+
+MAX_MESSAGE = 4 << 20  # bytes: a prompt of a million tokens, and nothing larger
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """Start a session.
+
+    Attributes
+    ----------
+    session
+        Number chosen by the requester, unique on its connection.
+    messages
+        The conversation so far; with `raw`, the last content alone is the prompt.
+    raw
+        Whether the chat template is left out.
+    sampling
+        How tokens are drawn.
+    max_tokens
+        Most tokens to generate.
+    stop
+        Texts that end the answer and are not part of it.
+    """
+
+    session: int
+    messages: list[Message]
+    raw: bool
+    sampling: SamplingParams
+    max_tokens: int
+    stop: list[str] = []
+
+
+class Cancel(msgspec.Struct, tag=True, frozen=True):
+    """End a session now."""
+
+    session: int
+
+
+class Started(msgspec.Struct, tag=True, frozen=True):
+    """The prompt was accepted; it has `prompt_tokens` tokens."""
+
+    session: int
+    prompt_tokens: int
+
+
+class Text(msgspec.Struct, tag=True, frozen=True):
+    """A piece of the answer and the tokens it came with."""
+
+    session: int
+    text: str
+    tokens: list[int]
+
+
+class Done(msgspec.Struct, tag=True, frozen=True):
+    """The session ended: ``stop``, ``length`` or ``cancelled``; `text` is what was held back."""
+
+    session: int
+    finish: str
+    text: str
+
+
+class Failed(msgspec.Struct, tag=True, frozen=True):
+    """The session failed; `error` is the form of `AinetError.to_dict`."""
+
+    session: int
+    error: dict[str, object]
+
+
+Command = Open | Cancel
+Event = Started | Text | Done | Failed

@@ -1,0 +1,192 @@
+"""The head of a pipeline: sessions, their queue, sampling and text. It lives on the last stage."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ainet.errors import AinetError, Busy, PromptTooLong, UsageError
+from ainet.executor.stages.generation import Done, Event, Failed, Open, Started, Text
+from ainet.executor.stages.sampling import Sampler
+from ainet.executor.stages.vocabulary import TextStream, Vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ainet.executor.stages.llama import Llama
+
+    class Ring(Protocol):
+        """What the head asks of the stages: the first one obeys, wherever it is."""
+
+        def prompt(self, session: int, tokens: NDArray[np.int32]) -> None:
+            """Process the tokens from position 0 on."""
+
+        def token(self, session: int, position: int, token: int) -> None:
+            """Process one sampled token."""
+
+        def release(self, session: int) -> None:
+            """Forget the session; answered by `Head.released` when every stage has."""
+
+
+FIRST_GUESS = 10.0  # seconds that a generation takes, before one was measured
+
+
+class Generation:
+    """One session while it is answered."""
+
+    def __init__(self, request: Open, reply: Callable[[Event], None], number: int) -> None:
+        self.request = request
+        self.reply = reply
+        self.number = number
+        self.generated = 0
+        self.begun = time.monotonic()
+        self.stream: TextStream | None = None
+        self.sampler: Sampler | None = None
+
+
+class Head:
+    """Answers one session at a time and lets a limited number wait. Used by the decode thread only.
+
+    Parameters
+    ----------
+    llama
+        The last stage, with its vocabulary.
+    ring
+        Reaches the first stage.
+    queue
+        Most sessions that may wait.
+    """
+
+    def __init__(self, llama: Llama, ring: Ring, queue: int) -> None:
+        self._llama = llama
+        self._ring = ring
+        self._queue = queue
+        self._vocabulary = Vocabulary(llama)
+        self._active: Generation | None = None
+        self._waiting: deque[Generation] = deque()
+        self._numbers = 0
+        self._usual_seconds = FIRST_GUESS
+        self._releasing = False
+
+    @property
+    def waiting(self) -> int:
+        """Sessions that wait or run."""
+        return len(self._waiting) + (self._active is not None)
+
+    def answers(self, number: int) -> bool:
+        """Whether the session with this number is the one being answered."""
+        return self._active is not None and self._active.number == number and not self._releasing
+
+    def open(self, request: Open, reply: Callable[[Event], None]) -> None:
+        """Answer `request`, now or when its turn comes; `reply` hears of it."""
+        if self._active is not None and len(self._waiting) >= self._queue:
+            seconds = max(1, round(self._usual_seconds * (len(self._waiting) + 1)))
+            before = len(self._waiting) + 1
+            msg = f"This pipeline is busy: {before} requests are before yours. Ask again in {seconds} s."
+            reply(Failed(request.session, Busy(msg, retry_after=seconds).to_dict()))
+            return
+        self._numbers += 1
+        self._waiting.append(Generation(request, reply, self._numbers))
+        self._next()
+
+    def cancel(self, request: Open) -> None:
+        """End the session that `request` opened, keeping what it said."""
+        active = self._active
+        if active is not None and active.request is request:
+            if not self._releasing:
+                self._finish(active, "cancelled")
+            return
+        for waiting in [waiting for waiting in self._waiting if waiting.request is request]:
+            self._waiting.remove(waiting)
+            waiting.reply(Done(request.session, "cancelled", ""))
+
+    def decoded(self, number: int, position: int) -> None:
+        """Draw the token at `position` from the logits of the row before it."""
+        active = self._active
+        if active is None or active.sampler is None or active.stream is None or not self.answers(number):
+            return
+        token = active.sampler.sample(position)
+        if self._vocabulary.ends(token):
+            self._finish(active, "stop")
+            return
+        active.generated += 1
+        text = active.stream.add(token)
+        active.reply(Text(active.request.session, text, [token]))
+        if active.stream.stopped:
+            self._finish(active, "stop")
+        elif active.generated >= active.request.max_tokens or position + 1 >= self._llama.n_ctx:
+            self._finish(active, "length")
+        else:
+            self._ring.token(number, position, token)
+
+    def released(self) -> None:
+        """Every stage has forgotten the session: the next one may begin."""
+        self._active = None
+        self._releasing = False
+        self._next()
+
+    def fail(self, error: AinetError) -> None:
+        """Tell everybody who runs or waits that the pipeline failed."""
+        active, self._active = self._active, None
+        # A session that is being released was answered already.
+        sessions = [active] if active is not None and not self._releasing else []
+        for generation in [*sessions, *self._waiting]:
+            generation.reply(Failed(generation.request.session, error.to_dict()))
+            if generation.sampler is not None:
+                generation.sampler.close()
+        self._waiting.clear()
+
+    def _next(self) -> None:
+        while self._active is None and self._waiting:
+            generation = self._waiting.popleft()
+            try:
+                self._begin(generation)
+            except AinetError as exc:
+                generation.reply(Failed(generation.request.session, exc.to_dict()))
+
+    def _begin(self, generation: Generation) -> None:
+        request = generation.request
+        tokens = self._tokens(request)
+        generation.sampler = Sampler(request.sampling, self._llama, self._vocabulary)
+        generation.stream = TextStream(self._vocabulary, request.stop)
+        generation.begun = time.monotonic()
+        self._active = generation
+        generation.reply(Started(request.session, len(tokens)))
+        self._ring.prompt(generation.number, tokens)
+
+    def _tokens(self, request: Open) -> NDArray[np.int32]:
+        if not request.messages:
+            msg = "There is nothing to answer: the request has no messages."
+            raise UsageError(msg)
+        if request.raw:
+            text = request.messages[-1].content
+        else:
+            text = self._vocabulary.chat([msgspec.to_builtins(message) for message in request.messages])
+        tokens = self._vocabulary.tokenize(text, special=True)
+        if not len(tokens):
+            msg = "There is nothing to answer: the prompt is empty."
+            raise UsageError(msg)
+        if len(tokens) >= self._llama.n_ctx:
+            msg = (
+                f"The prompt has {len(tokens)} tokens, but the context window holds {self._llama.n_ctx}. Shorten it, "
+                "start a new conversation (`%ainet new`), or raise `context_window` in the configuration."
+            )
+            raise PromptTooLong(msg, prompt_tokens=len(tokens), context_window=self._llama.n_ctx)
+        return tokens
+
+    def _finish(self, active: Generation, finish: str) -> None:
+        seconds = time.monotonic() - active.begun
+        self._usual_seconds += 0.3 * (seconds - self._usual_seconds)
+        if active.sampler is not None:
+            active.sampler.close()
+        text = active.stream.finish() if active.stream is not None else ""
+        self._releasing = True
+        active.reply(Done(active.request.session, finish, text))
+        self._ring.release(active.number)

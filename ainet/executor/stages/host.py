@@ -1,0 +1,132 @@
+"""The Dask actor that holds a stage in a worker process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ainet.errors import AinetError, UsageError
+
+if TYPE_CHECKING:
+    from ainet.executor.models.shards import Shard
+    from ainet.executor.stages.frames import DataLink, Listener
+    from ainet.executor.stages.session_server import SessionServer
+    from ainet.executor.stages.spec import StageSpec
+    from ainet.executor.stages.stage import Stage
+    from ainet.identity import Credentials
+
+
+class StageAddress(msgspec.Struct, frozen=True):
+    """Where a stage listens: its node, its host, the ports for the stage before it and for requesters (0: none)."""
+
+    node: str
+    host: str
+    data_port: int
+    session_port: int
+    pid: int
+
+
+class StageHost:
+    """Loads a stage, links it to its neighbours, and ends it. Control only: data never comes this way.
+
+    Parameters
+    ----------
+    credentials
+        This device's certificate, key and CA.
+    node_id
+        This device's node id.
+    host
+        Address that neighbours and requesters connect to.
+    """
+
+    def __init__(self, credentials: Credentials, node_id: str, host: str) -> None:
+        self._credentials = credentials
+        self._node_id = node_id
+        self._host = host
+        self._log = logging.getLogger("ainet.stage")
+        self._stage: Stage | None = None
+        self._listener: Listener | None = None
+        self._sessions: SessionServer | None = None
+        self._links: list[DataLink] = []
+
+    async def load(self, spec: StageSpec, shard: Shard) -> StageAddress:
+        """Load the shard and listen; returns where."""
+        from ainet.executor.stages.frames import Listener
+        from ainet.executor.stages.session_server import SessionServer
+        from ainet.executor.stages.stage import Stage
+
+        if self._stage is not None:
+            msg = "This worker holds a stage already."
+            raise UsageError(msg)
+        self._stage = await asyncio.to_thread(Stage, spec, shard, self._log)
+        data_port = session_port = 0
+        if spec.n_stages > 1:
+            self._listener = Listener(self._credentials, self._host, self._log.warning)
+            data_port = self._listener.port
+        if shard.is_last:
+            self._sessions = SessionServer(self._stage, self._credentials, self._log)
+            session_port = await self._sessions.start(self._host)
+        return StageAddress(self._node_id, self._host, data_port, session_port, os.getpid())
+
+    async def link(self, previous_id: str, following: StageAddress | None) -> None:
+        """Connect to the stage after this one while the stage before connects, and begin to work."""
+        from ainet.executor.stages.frames import connect
+
+        stage = self._loaded()
+        loop = asyncio.get_running_loop()
+
+        def end_sessions() -> None:  # called by the decode thread
+            asyncio.run_coroutine_threadsafe(self._end_sessions(), loop)
+
+        stage.on_end = end_sessions
+        if following is None or self._listener is None:
+            stage.start(None, None)
+        else:
+            spec, address = stage.spec, (following.host, following.data_port)
+            accepting = asyncio.create_task(
+                asyncio.to_thread(self._listener.accept, previous_id, spec.epoch, stage.max_payload)
+            )
+            try:
+                link = await asyncio.to_thread(
+                    connect, self._credentials, address, following.node, spec.epoch, stage.max_payload
+                )
+                self._links.append(link)
+            except AinetError:
+                self._listener.close()
+                await asyncio.gather(accepting, return_exceptions=True)
+                raise
+            self._links.append(await accepting)
+            stage.start(self._links[1], self._links[0])
+
+    async def state(self) -> dict[str, Any]:
+        """Return the stage's figures."""
+        return self._loaded().state()
+
+    async def revoke(self, node_id: str) -> None:
+        """End the stage if the node with this id takes part in it."""
+        if any(link.peer == node_id for link in self._links) or self._loaded().spec.owner == node_id:
+            await self.close()
+
+    async def close(self) -> None:
+        """End the stage and free its memory."""
+        await self._end_sessions()
+        if self._listener is not None:
+            self._listener.close()
+        if self._stage is not None:
+            stage, self._stage = self._stage, None
+            await asyncio.to_thread(stage.stop)
+
+    async def _end_sessions(self) -> None:
+        if self._sessions is not None:
+            sessions, self._sessions = self._sessions, None
+            await sessions.stop()
+
+    def _loaded(self) -> Stage:
+        if self._stage is None:
+            msg = "This worker holds no stage; the pipeline was unloaded."
+            raise UsageError(msg)
+        return self._stage

@@ -1,0 +1,287 @@
+"""The stages that this node runs for itself and for members, within the owner's caps."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ainet.errors import AinetError, NotFound, StageLost, UsageError
+from ainet.executor.messages import LoadProgress, StageFigures, StageLoaded, WorkerState
+from ainet.executor.models.shards import ShardStore
+from ainet.executor.placement import stage_memory
+from ainet.executor.stages.host import StageHost
+from ainet.resources import monitor
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable, Sequence
+
+    from ainet.executor.engine.engine import Engine, Worker
+    from ainet.executor.fetch import Fetcher
+    from ainet.executor.models.manifest import Manifest
+    from ainet.executor.models.tensors import TensorStore
+    from ainet.executor.stages.host import StageAddress
+    from ainet.executor.stages.spec import StageSpec
+    from ainet.identity import Identity
+    from ainet.network import Links
+    from ainet.resources.allocator import Allocator, Reservation
+
+#: Seconds within which a worker must answer to be closed in an orderly way.
+CLOSE_SECONDS = 10.0
+LOOPBACK = "127.0.0.1"
+MAX_UBATCH = 2048
+MAX_QUEUE = 1000
+
+
+class HostedStage:
+    """A stage on a worker of this node."""
+
+    def __init__(self, spec: StageSpec, name: str, reservation: Reservation) -> None:
+        self.spec = spec
+        self.name = name
+        self.reservation = reservation
+        self.worker: Worker | None = None
+        self.actor: Any = None
+        self.address: StageAddress | None = None
+        #: Set when the worker is gone: nothing will be answered any more.
+        self.lost = asyncio.Event()
+        #: Node ids of the stages before and after, once linked.
+        self.neighbours: set[str] = set()
+
+    @property
+    def layers(self) -> str:
+        """The range of layers in words."""
+        return f"{self.spec.first_layer}–{self.spec.last_layer}"
+
+
+class StageService:
+    """Loads, links and closes stages on this node's engine.
+
+    Parameters
+    ----------
+    identity
+        Credentials of the data path.
+    links
+        On whose address members may connect to stages.
+    engine, allocator, store, fetcher
+        Workers, memory, tensors, and where missing tensors come from.
+    log
+        For losses.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        links: Links,
+        engine: Engine,
+        allocator: Allocator,
+        store: TensorStore,
+        fetcher: Fetcher,
+        log: logging.Logger,
+    ) -> None:
+        self._identity = identity
+        self._links = links
+        self._engine = engine
+        self._allocator = allocator
+        self._shards = ShardStore(store)
+        self._fetcher = fetcher
+        self._log = log
+        self._stages: dict[tuple[str, int], HostedStage] = {}
+        self._lock = asyncio.Lock()
+        engine.on_worker_lost(self._lose_worker)
+
+    def stages(self, pipeline: str | None = None) -> list[HostedStage]:
+        """Return the stages here, of one pipeline or of all."""
+        return [stage for stage in self._stages.values() if pipeline in (None, stage.spec.pipeline)]
+
+    @property
+    def worker_limit(self) -> int:
+        """Most stages that can run here; 0 when the engine grows on demand."""
+        return 0 if self._engine.own else len(self._engine.workers())
+
+    async def workers(self) -> list[WorkerState]:
+        """Return the engine's workers and what they hold."""
+        held = {stage.worker.address: stage for stage in self.stages() if stage.worker is not None}
+        found = []
+        for worker in self._engine.workers():
+            stage = held.get(worker.address)
+            layers = [stage.spec.first_layer, stage.spec.last_layer] if stage else []
+            memory = await asyncio.to_thread(monitor.pss, worker.pid) if self._engine.own else 0
+            found.append(WorkerState(worker.pid, memory, stage.name if stage else None, layers))
+        return found
+
+    async def load(
+        self,
+        spec: StageSpec,
+        manifest: Manifest,
+        sources: Sequence[str],
+        progress: Callable[[LoadProgress], None],
+        *,
+        local: bool,
+    ) -> StageLoaded:
+        """Load a stage and listen for its neighbours.
+
+        Parameters
+        ----------
+        spec, manifest
+            What to load.
+        sources
+            Node ids that missing tensors can be fetched from.
+        progress
+            Told how far it is.
+        local
+            Whether every stage of the pipeline is on this node, and its requester too: nothing then listens beyond
+            loopback, and the swarm's certificate is not needed.
+
+        Raises
+        ------
+        NotEnough
+            If memory or disk do not suffice within the owner's caps.
+        CannotSplit, ModelError, NotFound, PeerUnreachable
+            If the shard cannot be made.
+        """
+        key = (spec.pipeline, spec.first_layer)
+        if key in self._stages:
+            msg = f"Layers {spec.first_layer}–{spec.last_layer} of this pipeline are loaded here already."
+            raise UsageError(msg)
+        spec = self._admit(spec, manifest)
+        what = f"{manifest.name} layers {spec.first_layer}–{spec.last_layer}"
+        memory = stage_memory(manifest, spec.first_layer, spec.last_layer, n_ctx=spec.n_ctx, n_ubatch=spec.n_ubatch)
+        stage = HostedStage(spec, manifest.name, self._allocator.reserve(what, memory))
+        self._stages[key] = stage
+        try:
+            layers = (spec.first_layer, spec.last_layer)
+            received = await self._fetcher.fetch(
+                manifest, layers, sources, lambda done, total: progress(LoadProgress(f"fetching {what}", done, total))
+            )
+            progress(LoadProgress(f"loading {what}"))
+            shard = await asyncio.to_thread(self._shards.assemble, manifest, *layers)
+            async with self._lock:
+                stage.worker = await self._free_worker()
+            if self._engine.own:
+                self._allocator.bind(stage.reservation, stage.worker.pid)
+            host = self._stage_host(stage.worker, local=local)
+            credentials = self._identity.local_credentials() if local else self._identity.credentials()
+            stage.actor = await self._engine.actor(
+                StageHost, credentials, self._identity.id, host, address=stage.worker.address
+            )
+            stage.address = await self._alive(stage, stage.actor.load(spec, shard))
+            figures = await self._alive(stage, stage.actor.state())
+        except BaseException:
+            await self._close(stage)
+            raise
+        return StageLoaded(stage.address, received, sum(figures["buffers"].values()))
+
+    async def link(self, pipeline: str, first_layer: int, previous: str, following: StageAddress | None) -> None:
+        """Connect a loaded stage to its neighbours and let it work."""
+        stage = self._stages.get((pipeline, first_layer))
+        if stage is None or stage.actor is None:
+            msg = "The stage is not loaded here any more. Ask again."
+            raise NotFound(msg)
+        stage.neighbours = {previous} | ({following.node} if following else set())
+        await self._alive(stage, stage.actor.link(previous, following))
+
+    async def figures(self, pipeline: str) -> list[StageFigures]:
+        """Return what the stages of a pipeline measured."""
+        found = []
+        for stage in self.stages(pipeline):
+            if stage.actor is None or stage.address is None:
+                continue
+            state = await self._alive(stage, stage.actor.state())
+            found.append(
+                StageFigures(
+                    stage.address.pid,
+                    stage.spec.first_layer,
+                    stage.spec.last_layer,
+                    state["bytes_sent"],
+                    state["frames_sent"],
+                    state["layer_seconds"],
+                    state["buffers"],
+                )
+            )
+        return found
+
+    async def close(self, pipeline: str) -> None:
+        """Unload the stages of a pipeline; none is fine, too."""
+        await asyncio.gather(*(self._close(stage) for stage in self.stages(pipeline)))
+
+    async def close_all(self, node_id: str | None = None) -> None:
+        """Unload every stage, or those in which the node with this id takes part."""
+        for stage in self.stages():
+            if node_id in (None, stage.spec.owner, *stage.neighbours):
+                await self._close(stage)
+
+    def _admit(self, spec: StageSpec, manifest: Manifest) -> StageSpec:
+        """Hold the planning node's wishes against the model and the owner's caps."""
+        if not (1 <= spec.n_ctx <= manifest.n_ctx_train and 1 <= spec.n_ubatch <= MAX_UBATCH):
+            msg = f"A context of {spec.n_ctx} tokens in chunks of {spec.n_ubatch} is not possible."
+            raise UsageError(msg)
+        caps = self._allocator.caps
+        # Stages of a pipeline take turns, so threads are shared in time; none uses more than the cap.
+        threads = max(1, min(spec.threads, caps.threads))
+        queue = max(0, min(spec.queue, MAX_QUEUE))
+        return msgspec.structs.replace(spec, threads=threads, gpu=spec.gpu and caps.gpu, queue=queue)
+
+    def _stage_host(self, worker: Worker, *, local: bool) -> str:
+        """Return the address on which neighbours and requesters reach a stage on `worker`."""
+        if not self._engine.own:  # its machine may be another one
+            address = worker.address.partition("://")[2]
+        elif local:
+            return LOOPBACK
+        else:
+            address = self._links.address
+        return address.rpartition(":")[0].strip("[]")
+
+    async def _free_worker(self) -> Worker:
+        used = {stage.worker.address for stage in self.stages() if stage.worker is not None}
+        workers = await self._engine.ensure_workers(len(used) + 1)
+        return next(worker for worker in workers if worker.address not in used)
+
+    async def _alive(self, stage: HostedStage, call: Any) -> Any:
+        """Await an actor's answer, but not longer than its worker lives."""
+        answer = asyncio.ensure_future(_awaited(call))
+        lost = asyncio.ensure_future(stage.lost.wait())
+        try:
+            await asyncio.wait((answer, lost), return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            reason: object = "its process ended"
+        except AinetError:
+            raise
+        except Exception as exc:
+            reason = exc
+        finally:
+            answer.cancel()
+            lost.cancel()
+        self._log.warning("The worker of %s layers %s failed: %r", stage.name, stage.layers, reason)
+        msg = f"The worker that held layers {stage.layers} of {stage.name} was lost. Ask again."
+        raise StageLost(msg)
+
+    async def _close(self, stage: HostedStage) -> None:
+        actor, stage.actor = stage.actor, None
+        try:
+            if actor is not None:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._alive(stage, actor.close())
+        except (AinetError, TimeoutError) as exc:
+            self._log.info("Layers %s of %s ended with their worker: %s", stage.layers, stage.name, exc)
+        finally:
+            self._forget(stage)
+
+    def _lose_worker(self, address: str) -> None:
+        for stage in self.stages():
+            if stage.worker is not None and stage.worker.address == address:
+                self._log.warning("The worker that held layers %s of %s was lost.", stage.layers, stage.name)
+                stage.lost.set()
+                self._forget(stage)
+
+    def _forget(self, stage: HostedStage) -> None:
+        self._stages.pop((stage.spec.pipeline, stage.spec.first_layer), None)
+        stage.reservation.release()
+
+
+async def _awaited(call: Any) -> Any:
+    return await call

@@ -1,0 +1,128 @@
+"""The requester's end of a pipeline: a connection to the last stage, with any number of sessions on it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused, StageLost
+from ainet.executor.stages.generation import Cancel, Done, Event, Failed, Open
+from ainet.executor.stages.session_server import LENGTH_BYTES, pack_message, read_message
+from ainet.identity import client_context, peer_id
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from ainet.identity import Credentials
+
+CONNECT_SECONDS = 10.0
+
+
+class SessionClient:
+    """Asks one pipeline. Use `connect`, then `ask`, then `close`."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, where: str) -> None:
+        self._reader, self._writer, self._where = reader, writer, where
+        self._decoder = msgspec.msgpack.Decoder(Event)
+        self._queues: dict[int, asyncio.Queue[Event | None]] = {}
+        self._task = asyncio.create_task(self._receive(), name=f"sessions at {where}")
+
+    @classmethod
+    async def connect(
+        cls, credentials: Credentials, address: tuple[str, int], expected_id: str, epoch: bytes, where: str
+    ) -> SessionClient:
+        """Connect to the last stage of a pipeline.
+
+        Parameters
+        ----------
+        credentials
+            This device's certificate.
+        address
+            Host and port that the stage listens on.
+        expected_id
+            Node that must answer there.
+        epoch
+            The placement's secret.
+        where
+            The stage in words, for errors.
+
+        Raises
+        ------
+        PeerUnreachable
+            If nobody answers.
+        Refused
+            If another node answers.
+        """
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                reader, writer = await asyncio.open_connection(*address, ssl=client_context(credentials))
+        except (OSError, TimeoutError) as exc:
+            msg = f"{where} cannot be reached: {exc or 'no answer'}"
+            raise PeerUnreachable(msg) from exc
+        if peer_id(writer.get_extra_info("ssl_object")) != expected_id:
+            writer.close()
+            msg = f"Another device answers in place of {where}."
+            raise Refused(msg)
+        writer.write(len(epoch).to_bytes(LENGTH_BYTES, "big") + epoch)
+        return cls(reader, writer, where)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has ended."""
+        return self._task.done()
+
+    async def ask(self, request: Open) -> AsyncGenerator[Event, None]:
+        """Open a session and yield what the last stage says until it ends; closing the generator cancels it.
+
+        Raises
+        ------
+        StageLost
+            If the connection ends before the answer does.
+        AinetError
+            What the pipeline reports.
+        """
+        queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._queues[request.session] = queue
+        ended = False
+        try:
+            self._send(request)
+            while not ended:
+                event = None if self.closed and queue.empty() else await queue.get()
+                if event is None:
+                    msg = f"{self._where} does not answer any more"
+                    raise StageLost(msg)
+                ended = isinstance(event, Done | Failed)
+                if isinstance(event, Failed):
+                    raise AinetError.from_dict(event.error)
+                yield event
+        finally:
+            del self._queues[request.session]
+            if not ended and not self.closed:
+                self._send(Cancel(request.session))
+
+    async def close(self) -> None:
+        """End the connection."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._writer.close()
+
+    def _send(self, message: Open | Cancel) -> None:
+        self._writer.write(pack_message(message))
+
+    async def _receive(self) -> None:
+        try:
+            while True:
+                event = self._decoder.decode(await read_message(self._reader))
+                if (queue := self._queues.get(event.session)) is not None:
+                    queue.put_nowait(event)
+                elif event.session == 0 and isinstance(event, Failed):
+                    for queue in self._queues.values():
+                        queue.put_nowait(event)
+        except (OSError, asyncio.IncompleteReadError, msgspec.MsgspecError, ProtocolError):
+            pass  # whoever still waits hears it below
+        finally:
+            for queue in self._queues.values():
+                queue.put_nowait(None)
+            self._writer.close()
