@@ -222,7 +222,8 @@ def _invite(options: Options) -> int:
 def _join(options: Options) -> int:
     def show(joined: dict[str, Any]) -> str:
         names = ", ".join(member["name"] for member in joined["members"])
-        return f"This device, {joined['name']}, is a member now. The members: {names}."
+        warning = f"\n{joined['warning']}" if joined["warning"] else ""
+        return f"This device, {joined['name']}, is a member now. The members: {names}.{warning}"
 
     with find_node(options) as node:
         _show(options, node.join(options.ticket, options.name), show)
@@ -230,8 +231,12 @@ def _join(options: Options) -> int:
 
 
 def _remove(options: Options) -> int:
+    def show(removed: dict[str, Any]) -> str:
+        key = " It keeps its copy of the swarm's key: keep that device safe, or found a new swarm."
+        return f"{removed['name']} is no member any more.{key if removed['holds_ca'] else ''}"
+
     with find_node(options) as node:
-        _show(options, node.remove(options.name), lambda _: f"{options.name} is no member any more.")
+        _show(options, node.remove(options.name), show)
     return 0
 
 

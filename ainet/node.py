@@ -176,8 +176,8 @@ class Node:
     async def join(self, ticket: str, name: str | None = None) -> dict[str, Any]:
         """Become a member of the swarm that the ticket is for."""
         await self.executor.unload()
-        await self.pairing.join(ticket, name)
-        return {"swarm": self.identity.swarm, "name": self.name, "members": await self.members()}
+        joined = await self.pairing.join(ticket, name)
+        return {"swarm": joined.swarm, "name": self.name, "warning": joined.warning, "members": await self.members()}
 
     async def members(self) -> list[dict[str, Any]]:
         """Return the members of the swarm, this node included."""
@@ -192,11 +192,11 @@ class Node:
 
     async def export_key(self, passphrase: str) -> str:
         """Return the swarm's key, encrypted."""
-        return await asyncio.to_thread(self.identity.export_key, passphrase)
+        return await self.pairing.export_key(passphrase)
 
     async def import_key(self, blob: str, passphrase: str) -> dict[str, Any]:
         """Take over the swarm's key, so that this device may invite, renew and remove as well."""
-        await asyncio.to_thread(self.identity.import_key, blob, passphrase)
+        await self.pairing.import_key(blob, passphrase)
         return {"swarm": self.identity.swarm, "holds_ca": self.identity.holds_ca}
 
     async def open_client(self, workers: int | None = None) -> dict[str, Any]:

@@ -179,7 +179,10 @@ def node() -> Any:
 def rpc_has_backend(python: str) -> bool:
     """Whether the llama.cpp of this Python has the RPC backend."""
     code = "import llama_cpp, pathlib; print(*pathlib.Path(llama_cpp.__file__).parent.glob('lib/*ggml-rpc*'))"
-    found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    try:
+        found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    except OSError:
+        return False
     return "ggml-rpc" in found.stdout
 
 

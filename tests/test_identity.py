@@ -25,6 +25,7 @@ from ainet.identity.certificates import (
     to_pem,
 )
 from ainet.identity.credentials import pairing_client_context
+from ainet.identity.files import write_private
 from ainet.identity.keys import is_node_id, key_to_pem, node_id, open_key
 
 
@@ -87,6 +88,15 @@ def test_a_damaged_file_is_named_and_nothing_is_overwritten(tmp_path, name, dama
     with pytest.raises(AinetError, match=f"{name} is damaged .*Restore it from a backup"):
         Identity.open(tmp_path, "desk")
     assert path.read_bytes() == damage
+
+
+def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path):
+    (tmp_path / "file" / "in the way").mkdir(parents=True)
+    with pytest.raises(AinetError, match=r"file cannot be written: Is a directory"):
+        write_private(tmp_path / "file", b"x")
+    with pytest.raises(AinetError, match=r"nowhere/file cannot be written: No such file or directory"):
+        write_private(tmp_path / "nowhere" / "file", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_roster_changed_on_disk_is_noticed(tmp_path):

@@ -340,6 +340,22 @@ async def test_a_request_to_join_must_be_whole(tmp_path, caplog, case):
         await phone.pairing.join(invitation.ticket)
 
 
+async def test_a_full_disk_costs_no_ticket(tmp_path):
+    async with devices(tmp_path, "desk", "phone", joined=False) as (desk, phone):
+        invitation = await desk.pairing.invite()
+        path = desk.folder / "identity" / "swarm.json"
+        stored = path.read_bytes()
+        path.unlink()
+        path.mkdir()  # cannot be replaced by a file, even by root
+        with pytest.raises(AinetError, match=r"swarm.json cannot be written: Is a directory"):
+            await phone.pairing.join(invitation.ticket)
+        assert len(desk.identity.roster.members) == 1
+        assert phone.identity.holds_ca
+        path.rmdir()
+        path.write_bytes(stored)
+        await phone.pairing.join(invitation.ticket)
+
+
 async def test_a_plain_client_is_told_and_logged(tmp_path, caplog):
     async with devices(tmp_path, "desk") as (desk,):
         invitation = await desk.pairing.invite()

@@ -6,6 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from ainet.errors import AinetError
+
 
 def make_private_dir(path: Path) -> Path:
     """Create `path` (0700) when it is missing, and return it."""
@@ -15,14 +17,25 @@ def make_private_dir(path: Path) -> Path:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Replace the file at `path` (0600) by `data`: after a crash it holds the old bytes or the new ones."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mkstemp makes it 0600
+    """Replace the file at `path` (0600) by `data`: after a crash it holds the old bytes or the new ones.
+
+    Raises
+    ------
+    AinetError
+        It cannot be written.
+    """
+    name = ""
     try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mkstemp makes it 0600
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    except BaseException as exc:
+        if name:
+            Path(name).unlink(missing_ok=True)
+        if not isinstance(exc, OSError):
+            raise
+        msg = f"{path} cannot be written: {exc.strerror or exc}."
+        raise AinetError(msg) from exc

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 MAX_MEMBERS = 1024
-MAX_REVOKED = 8192
+MAX_REVOKED = 2048
 MAX_NAME = 64  # characters
 MAX_CERTIFICATES = 8
 _DOMAIN = b"ainet roster 1\0"
@@ -116,6 +116,9 @@ class Roster(msgspec.Struct, frozen=True):
 
     def without_member(self, member: Member, now: float) -> Roster:
         """Return the roster with `member` among the removed devices."""
+        if len(self.revoked) >= MAX_REVOKED:
+            msg = f"{MAX_REVOKED} devices were removed from this swarm already. Begin a new one."
+            raise UsageError(msg)
         revoked = Revoked(
             id=member.id,
             name=member.name,

@@ -202,6 +202,9 @@ class PeerLink:
             else:
                 self._log.warning("The link to %s is closed: %s", self.peer_name, exc.message)
                 self.close(exc)
+        except Exception:
+            self._log.exception("The link to %s is closed because of an error here.", self.peer_name)
+            self.close(PeerUnreachable("The device had to close the link; its log says why."))
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()

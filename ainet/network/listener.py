@@ -122,3 +122,5 @@ class Listener:
         self._connections.discard(task)
         if task.cancelled():
             connection.close()
+        elif error := task.exception():
+            self._log.error("Serving a new connection failed.", exc_info=error)

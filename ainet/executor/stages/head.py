@@ -118,13 +118,13 @@ class Head:
             return
         active.generated += 1
         text = active.stream.add(token)
+        is_full = active.generated >= active.request.max_tokens or position + 1 >= self._llama.n_ctx
+        ends = "stop" if active.stream.stopped else "length" if is_full else None
+        if ends is None:
+            self._ring.token(number, position, token)  # first: the requester is told while the other stages compute
         active.reply(Text(active.request.session, text, [token]))
-        if active.stream.stopped:
-            self._finish(active, "stop")
-        elif active.generated >= active.request.max_tokens or position + 1 >= self._llama.n_ctx:
-            self._finish(active, "length")
-        else:
-            self._ring.token(number, position, token)
+        if ends is not None:
+            self._finish(active, ends)
 
     def released(self) -> None:
         """Every stage has forgotten the session: the next one may begin."""
