@@ -118,6 +118,8 @@ class Pipeline:
                 x = stage.decode(x, position, logits=True)
             found.append(stages[-1].logits().copy())
             position += size
+        if embedding is not None:
+            embedding.close()
         return np.array(found)
 
     def close(self) -> None:
