@@ -115,9 +115,7 @@ def test_interrupting_the_kernel_keeps_the_text_and_stops_the_model(page):
     out = run_cell(page, "%%ainet ask --temperature 1 --max-tokens 3000\nTell me an endless story.")
     markdown = out.locator(".jp-RenderedMarkdown")
     expect(markdown).to_contain_text(re.compile(r"\w+ \w+ \w+ \w+"), timeout=ANSWER_MS)
-    page.keyboard.press("Escape")
-    page.keyboard.press("i")
-    page.keyboard.press("i")
+    page.get_by_role("button", name="Interrupt the kernel").click()
     expect(out).to_contain_text("Stopped", timeout=10_000)
     expect(markdown).to_contain_text(re.compile(r"\w+ \w+ \w+ \w+"))
     # The model is free again.
