@@ -57,7 +57,7 @@ def test_bytes_that_are_no_frame_are_refused(junk):
     left, right = socket.socketpair()
     with left, right:
         link = DataLink.__new__(DataLink)
-        link.socket, link._header, link._buffer = right, bytearray(HEADER.size), bytearray(LIMIT)
+        link.socket, link._received, link._max_payload = right, bytearray(HEADER.size), LIMIT
         left.sendall(junk)
         left.shutdown(socket.SHUT_WR)
         try:

@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
+from ainet.executor.stages.sockets import tune
 from ainet.identity import client_context, peer_id, server_context
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 HEADER = struct.Struct("<BBHIIII")
 LINK_TIMEOUT = 10.0  # seconds for connecting and shaking hands
-SOCKET_BUFFER = 1 << 20
+GREETING_TIMEOUT = 2.0  # seconds in which somebody who has connected must prove who it is
+MAX_GREETINGS = 20
 
 
 class Kind(enum.IntEnum):
@@ -92,8 +94,10 @@ class DataLink:
             sock.close()
             raise
         self.bytes_sent = self.frames_sent = 0
-        self._header = bytearray(HEADER.size)
-        self._buffer = bytearray(max_payload)
+        self._max_payload = max_payload
+        # Each link is used in one direction, so only one of them grows.
+        self._received = bytearray(HEADER.size)
+        self._sending = bytearray(HEADER.size)
 
     def send(
         self,
@@ -103,21 +107,29 @@ class DataLink:
         *,
         rows: int = 0,
         logits: bool = False,
-        payload: bytes = b"",
+        payload: bytes | NDArray[Any] = b"",
     ) -> None:
         """Send one frame. Raises OSError when the connection is gone."""
-        data = b"".join((HEADER.pack(kind, logits, 0, session, position, rows, len(payload)), payload))
-        self.socket.sendall(data)
-        self.bytes_sent += len(data)
+        length = payload.nbytes if isinstance(payload, np.ndarray) else len(payload)
+        size = HEADER.size + length
+        if len(self._sending) < size:
+            self._sending = bytearray(size)
+        HEADER.pack_into(self._sending, 0, kind, logits, 0, session, position, rows, length)
+        if isinstance(payload, np.ndarray):
+            np.frombuffer(self._sending, payload.dtype, payload.size, HEADER.size)[:] = payload.reshape(-1)
+        else:
+            self._sending[HEADER.size : size] = payload
+        self.socket.sendall(memoryview(self._sending)[:size])
+        self.bytes_sent += size
         self.frames_sent += 1
 
     def send_tokens(self, kind: Kind, session: int, position: int, tokens: NDArray[np.int32]) -> None:
         """Send tokens, int32 of shape (n,)."""
-        self.send(kind, session, position, rows=len(tokens), payload=np.ascontiguousarray(tokens, "<i4").tobytes())
+        self.send(kind, session, position, rows=len(tokens), payload=np.asarray(tokens, "<i4"))
 
     def send_hidden(self, session: int, position: int, hidden: NDArray[np.float32], *, logits: bool) -> None:
         """Send hidden states, float32 of shape (n, n_embd)."""
-        payload = np.ascontiguousarray(hidden, "<f4").tobytes()
+        payload = np.asarray(hidden, "<f4")
         self.send(Kind.HIDDEN, session, position, rows=len(hidden), logits=logits, payload=payload)
 
     def receive(self) -> Frame:
@@ -130,12 +142,15 @@ class DataLink:
         ProtocolError
             When the bytes are no frame.
         """
-        self._fill(memoryview(self._header))
-        kind, logits, _, session, position, rows, length = HEADER.unpack(self._header)
-        if length > len(self._buffer):
-            msg = f"A stage sent a frame of {length} bytes; at most {len(self._buffer)} are allowed."
+        header = memoryview(self._received)[: HEADER.size]
+        self._fill(header)
+        kind, logits, _, session, position, rows, length = HEADER.unpack(header)
+        if length > self._max_payload:
+            msg = f"A stage sent a frame of {length} bytes; at most {self._max_payload} are allowed."
             raise ProtocolError(msg)
-        payload = memoryview(self._buffer)[:length]
+        if len(self._received) < length:
+            self._received = bytearray(length)
+        payload = memoryview(self._received)[:length]
         self._fill(payload)
         try:
             return Frame(Kind(kind), session, position, rows, bool(logits), payload)
@@ -145,7 +160,7 @@ class DataLink:
 
     def readable(self) -> bool:
         """Whether at least a part of a frame has arrived."""
-        return self.socket.pending() > 0 or bool(select.select([self.socket], [], [], 0)[0])
+        return self.socket.pending() > 0 or bool(_poll(self.socket).poll(0))
 
     def close(self) -> None:
         """Close the connection, also while another thread waits on it."""
@@ -177,7 +192,8 @@ class Listener:
 
     def __init__(self, credentials: Credentials, host: str, log: Callable[[str], None]) -> None:
         self._context = server_context(credentials)
-        self._socket = socket.create_server((host, 0), backlog=8)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, 0), family=family, backlog=8)
         self.port = int(self._socket.getsockname()[1])
         self._log = log
 
@@ -189,13 +205,15 @@ class Listener:
         PeerUnreachable
             If it does not come in time.
         """
-        deadline = time.monotonic() + LINK_TIMEOUT
-        while (left := deadline - time.monotonic()) > 0:
-            self._socket.settimeout(left)
+        left = LINK_TIMEOUT
+        for _ in range(MAX_GREETINGS):
+            begun = time.monotonic()
+            self._socket.settimeout(max(left, 0.001))
             try:
                 raw, address = self._socket.accept()
             except OSError:
                 break
+            left -= time.monotonic() - begun  # the time of those who do not belong here costs the others nothing
             try:
                 link = self._greet(raw, expected_id, epoch, max_payload)
             except (OSError, AinetError) as exc:
@@ -212,8 +230,8 @@ class Listener:
         self._socket.close()
 
     def _greet(self, raw: socket.socket, expected_id: str, epoch: bytes, max_payload: int) -> DataLink:
-        raw.settimeout(LINK_TIMEOUT)
-        _tune(raw)
+        raw.settimeout(GREETING_TIMEOUT)
+        tune(raw)
         link = DataLink(self._context.wrap_socket(raw, server_side=True), max_payload)
         try:
             if link.peer != expected_id:
@@ -242,20 +260,23 @@ def connect(
     Refused
         If another node answers.
     """
+    link = None
     try:
         raw = socket.create_connection(address, timeout=LINK_TIMEOUT)
-        _tune(raw)
+        tune(raw)
         link = DataLink(client_context(credentials).wrap_socket(raw), max_payload)
+        if link.peer == expected_id:
+            link.send(Kind.HELLO, payload=epoch)
+            link.socket.settimeout(None)
+            return link
     except OSError as exc:
+        if link is not None:
+            link.close()
         msg = f"The next stage at {address[0]}:{address[1]} cannot be reached: {exc}"
         raise PeerUnreachable(msg) from exc
-    if link.peer != expected_id:
-        link.close()
-        msg = f"Another device ({link.peer[:8]}) answers at {address[0]}:{address[1]}."
-        raise Refused(msg)
-    link.send(Kind.HELLO, payload=epoch)
-    link.socket.settimeout(None)
-    return link
+    link.close()
+    msg = f"Another device ({link.peer[:8]}) answers at {address[0]}:{address[1]}."
+    raise Refused(msg)
 
 
 class Inbox:
@@ -266,6 +287,7 @@ class Inbox:
         self._commands: list[Callable[[], None]] = []
         self._woken, self._waker = socket.socketpair()
         self._waker.setblocking(False)
+        self._waiting: dict[DataLink | None, select.poll] = {}
 
     def put(self, command: Callable[[], None]) -> None:
         """Have the decode thread call `command` before its next step."""
@@ -288,10 +310,13 @@ class Inbox:
         """Wait for a command or a frame on `link`; True for a frame."""
         if link is not None and link.socket.pending():
             return True
-        ready = select.select([self._woken, *([link.socket] if link else [])], [], [])[0]
-        if self._woken in ready:
+        waiting = self._waiting.get(link)
+        if waiting is None:
+            waiting = self._waiting[link] = _poll(self._woken, *([link.socket] if link else []))
+        ready = [number for number, _ in waiting.poll()]
+        if self._woken.fileno() in ready:
             self._woken.recv(4096)
-        return link is not None and link.socket in ready
+        return link is not None and link.socket.fileno() in ready
 
     def close(self) -> None:
         """Close the wake-up sockets."""
@@ -299,11 +324,8 @@ class Inbox:
         self._waker.close()
 
 
-def _tune(sock: socket.socket) -> None:
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # A device that vanished without a word is noticed after three seconds of silence, where the system can say so.
-    for option, value in (("TCP_KEEPIDLE", 1), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 3000)):
-        if hasattr(socket, option):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+def _poll(*sockets: socket.socket) -> select.poll:
+    poll = select.poll()
+    for sock in sockets:
+        poll.register(sock, select.POLLIN)
+    return poll

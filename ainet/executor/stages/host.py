@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ainet.errors import AinetError, UsageError
+from ainet.errors import UsageError
 
 if TYPE_CHECKING:
     from ainet.executor.models.shards import Shard
@@ -52,30 +52,48 @@ class StageHost:
         self._listener: Listener | None = None
         self._sessions: SessionServer | None = None
         self._links: list[DataLink] = []
+        #: Held while loading, so that `close` finds either nothing or everything.
+        self._loading = asyncio.Lock()
+        self._closed = False
 
     async def load(self, spec: StageSpec, shard: Shard) -> StageAddress:
-        """Load the shard and listen; returns where."""
+        """Load the shard and listen; returns where.
+
+        Raises
+        ------
+        AinetError
+            If the stage cannot be loaded, or was closed meanwhile.
+        """
         from ainet.executor.stages.frames import Listener
         from ainet.executor.stages.session_server import SessionServer
         from ainet.executor.stages.stage import Stage
 
-        if self._stage is not None:
-            msg = "This worker holds a stage already."
-            raise UsageError(msg)
-        self._stage = await asyncio.to_thread(Stage, spec, shard, self._log)
-        data_port = session_port = 0
-        if spec.n_stages > 1:
-            self._listener = Listener(self._credentials, self._host, self._log.warning)
-            data_port = self._listener.port
-        if shard.is_last:
-            self._sessions = SessionServer(self._stage, self._credentials, self._log)
-            session_port = await self._sessions.start(self._host)
-        return StageAddress(self._node_id, self._host, data_port, session_port, os.getpid())
+        async with self._loading:
+            if self._stage is not None or self._closed:
+                msg = "This worker holds a stage already, or was told to unload it."
+                raise UsageError(msg)
+            self._stage = await asyncio.to_thread(Stage, spec, shard, self._log, lambda: self._closed)
+            data_port = session_port = 0
+            try:
+                if spec.n_stages > 1:
+                    self._listener = Listener(self._credentials, self._host, self._log.warning)
+                    data_port = self._listener.port
+                if shard.is_last:
+                    self._sessions = SessionServer(self._stage, self._credentials, self._log)
+                    session_port = await self._sessions.start(self._host)
+            except OSError as exc:
+                msg = f"The stage cannot listen on {self._host} ({exc}). Name an address of this device with --listen."
+                raise UsageError(msg) from exc
+            return StageAddress(self._node_id, self._host, data_port, session_port, os.getpid())
 
     async def link(self, previous_id: str, following: StageAddress | None) -> None:
-        """Connect to the stage after this one while the stage before connects, and begin to work."""
-        from ainet.executor.stages.frames import connect
+        """Connect to the stage after this one while the stage before connects, and begin to work.
 
+        Raises
+        ------
+        AinetError
+            If a neighbour is missing or is another device; the stage then stays unlinked.
+        """
         stage = self._loaded()
         loop = asyncio.get_running_loop()
 
@@ -85,40 +103,45 @@ class StageHost:
         stage.on_end = end_sessions
         if following is None or self._listener is None:
             stage.start(None, None)
-        else:
-            spec, address = stage.spec, (following.host, following.data_port)
-            accepting = asyncio.create_task(
-                asyncio.to_thread(self._listener.accept, previous_id, spec.epoch, stage.max_payload)
+            return
+        accepting = asyncio.to_thread(self._listener.accept, previous_id, stage.spec.epoch, stage.max_payload)
+        found = await asyncio.gather(accepting, self._connect(following), return_exceptions=True)
+        self._links = [link for link in found if not isinstance(link, BaseException)]
+        errors = [error for error in found if isinstance(error, BaseException)]
+        if errors:
+            for link in self._links:
+                link.close()
+            raise errors[-1]
+        stage.start(*self._links)
+
+    async def _connect(self, following: StageAddress) -> DataLink:
+        from ainet.executor.stages.frames import connect
+
+        stage = self._loaded()
+        address = (following.host, following.data_port)
+        try:
+            return await asyncio.to_thread(
+                connect, self._credentials, address, following.node, stage.spec.epoch, stage.max_payload
             )
-            try:
-                link = await asyncio.to_thread(
-                    connect, self._credentials, address, following.node, spec.epoch, stage.max_payload
-                )
-                self._links.append(link)
-            except AinetError:
+        except BaseException:
+            if self._listener is not None:
                 self._listener.close()
-                await asyncio.gather(accepting, return_exceptions=True)
-                raise
-            self._links.append(await accepting)
-            stage.start(self._links[1], self._links[0])
+            raise
 
     async def state(self) -> dict[str, Any]:
         """Return the stage's figures."""
         return self._loaded().state()
 
-    async def revoke(self, node_id: str) -> None:
-        """End the stage if the node with this id takes part in it."""
-        if any(link.peer == node_id for link in self._links) or self._loaded().spec.owner == node_id:
-            await self.close()
-
     async def close(self) -> None:
-        """End the stage and free its memory."""
-        await self._end_sessions()
-        if self._listener is not None:
-            self._listener.close()
-        if self._stage is not None:
-            stage, self._stage = self._stage, None
-            await asyncio.to_thread(stage.stop)
+        """End the stage and free its memory; one that is still being loaded is given up."""
+        self._closed = True
+        async with self._loading:
+            await self._end_sessions()
+            if self._listener is not None:
+                self._listener.close()
+            if self._stage is not None:
+                stage, self._stage = self._stage, None
+                await asyncio.to_thread(stage.stop)
 
     async def _end_sessions(self) -> None:
         if self._sessions is not None:

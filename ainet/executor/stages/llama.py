@@ -80,6 +80,8 @@ class Llama:
         Threads of one `decode`.
     gpu
         Whether layers may be offloaded to a GPU that llama.cpp was built for.
+    aborted
+        Asked while the file is read; loading ends when it answers True.
 
     Raises
     ------
@@ -90,7 +92,15 @@ class Llama:
     """
 
     def __init__(
-        self, path: Path | str, *, hidden_out: bool, n_ctx: int, n_ubatch: int = 64, threads: int = 1, gpu: bool = False
+        self,
+        path: Path | str,
+        *,
+        hidden_out: bool,
+        n_ctx: int,
+        n_ubatch: int = 64,
+        threads: int = 1,
+        gpu: bool = False,
+        aborted: Callable[[], bool] = lambda: False,
     ) -> None:
         self._model: Any = None
         self._context: Any = None
@@ -101,7 +111,13 @@ class Llama:
         model_params.n_gpu_layers = 999 if gpu else 0
         # Read, not mapped: tensors that llama.cpp repacks would otherwise occupy memory twice.
         model_params.load_mode = C.LLAMA_LOAD_MODE_NONE
+        model_params.progress_callback = proceed = C.llama_progress_callback(lambda _progress, _data: not aborted())
         self._model = C.llama_model_load_from_file(str(path).encode(), model_params)
+        del proceed  # was kept alive for the call
+        if aborted():
+            self.close()
+            msg = f"Loading {Path(path).name} was stopped."
+            raise ModelError(msg)
         if not self._model:
             msg = f"llama.cpp cannot load {Path(path).name}: {self._reason()}"
             raise ModelError(msg)

@@ -10,6 +10,7 @@ import msgspec
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused, StageLost
 from ainet.executor.stages.generation import Cancel, Done, Event, Failed, Open
 from ainet.executor.stages.session_server import LENGTH_BYTES, pack_message, read_message
+from ainet.executor.stages.sockets import tune
 from ainet.identity import client_context, peer_id
 
 if TYPE_CHECKING:
@@ -61,10 +62,14 @@ class SessionClient:
         except (OSError, TimeoutError) as exc:
             msg = f"{where} cannot be reached: {exc or 'no answer'}"
             raise PeerUnreachable(msg) from exc
-        if peer_id(writer.get_extra_info("ssl_object")) != expected_id:
+        try:
+            tune(writer.get_extra_info("socket"))
+            if peer_id(writer.get_extra_info("ssl_object")) != expected_id:
+                msg = f"Another device answers in place of {where}."
+                raise Refused(msg)
+        except BaseException:
             writer.close()
-            msg = f"Another device answers in place of {where}."
-            raise Refused(msg)
+            raise
         writer.write(len(epoch).to_bytes(LENGTH_BYTES, "big") + epoch)
         return cls(reader, writer, where)
 

@@ -10,6 +10,7 @@ import msgspec
 
 from ainet.errors import AinetError, ProtocolError, Refused
 from ainet.executor.stages.generation import MAX_MESSAGE, Cancel, Command, Done, Event, Failed, Open
+from ainet.executor.stages.sockets import tune
 from ainet.identity import peer_id, server_context
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class SessionServer:
         self._tasks.add(task)
         opened: dict[int, Open] = {}
         try:
+            tune(writer.get_extra_info("socket"))
             await self._greet(reader, writer)
             while True:
                 command = self._decoder.decode(await read_message(reader))

@@ -41,9 +41,13 @@ class Stage:
         The file to load, which the node assembled and checked.
     log
         For what nobody is there to hear.
+    aborted
+        Loading ends when it answers True.
     """
 
-    def __init__(self, spec: StageSpec, shard: Shard, log: logging.Logger) -> None:
+    def __init__(
+        self, spec: StageSpec, shard: Shard, log: logging.Logger, aborted: Callable[[], bool] = lambda: False
+    ) -> None:
         self.spec = spec
         self._log = log
         self._is_first, self._is_last = shard.is_first, shard.is_last
@@ -54,9 +58,14 @@ class Stage:
             n_ubatch=spec.n_ubatch,
             threads=spec.threads,
             gpu=spec.gpu,
+            aborted=aborted,
         )
-        self._embedding = Embedding(shard) if shard.embedding is not None else None
-        self._head = Head(self.llama, self, spec.queue) if shard.is_last else None
+        try:
+            self._embedding = Embedding(shard) if shard.embedding is not None else None
+            self._head = Head(self.llama, self, spec.queue) if shard.is_last else None
+        except BaseException:
+            self.llama.close()
+            raise
         self.inbox = Inbox()
         self._previous: DataLink | None = None
         self._next: DataLink | None = None
@@ -87,6 +96,9 @@ class Stage:
 
     def start(self, previous: DataLink | None, following: DataLink | None) -> None:
         """Begin to work between two neighbours (none, when the stage is the whole pipeline)."""
+        if self._thread is not None:
+            msg = "The stage is linked already."
+            raise ProtocolError(msg)
         self._previous, self._next = previous, following
         self._thread = threading.Thread(target=self._run, name=f"decode {self.spec.pipeline}", daemon=True)
         self._thread.start()
