@@ -4,7 +4,33 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def layer_range(first: int, last: int) -> str:
+    """Return the layers from `first` to `last` (0-based, inclusive) in words."""
+    return str(first) if first == last else f"{first}–{last}"
+
+
+def placement_words(placement: Iterable[dict[str, Any]]) -> str:
+    """Return which device has which layers; stages that follow each other on one device are one entry.
+
+    Parameters
+    ----------
+    placement
+        Dictionaries with ``node``, ``first_layer`` and ``last_layer``, in the order of the layers.
+    """
+    words = []
+    for node, group in groupby(placement, key=itemgetter("node")):
+        parts = list(group)
+        stages = f" in {len(parts)} stages" if len(parts) > 1 else ""
+        words.append(f"{node} {layer_range(parts[0]['first_layer'], parts[-1]['last_layer'])}{stages}")
+    return ", ".join(words)
 
 
 @dataclass
@@ -70,8 +96,7 @@ class Answer:
 
     def footer(self) -> str:
         """Return the quiet line below an answer: model, devices and layers, speed, time to the first token."""
-        where = ", ".join(f"{part['node']} {part['first_layer']}–{part['last_layer']}" for part in self.placement)
         speed = f"{self.timings.get('tokens_per_s', 0.0):.1f} tokens/s"
         first = f"first token {self.timings.get('first_token_s', 0.0):.2f} s"
         ending = {"length": ["stopped at the token limit"], "cancelled": ["stopped"]}.get(self.finish, [])
-        return " · ".join([self.model, f"layers {where}", speed, first, *ending])
+        return " · ".join([self.model, f"layers {placement_words(self.placement)}", speed, first, *ending])

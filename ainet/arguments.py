@@ -6,9 +6,13 @@ Each function adds those of the subcommand that it is named after; `kernel` says
 from __future__ import annotations
 
 import argparse
-from typing import Any, NoReturn
+import math
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from ainet.errors import UsageError
+from ainet.errors import Refused, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: Names of `ask`'s options that go to the node as they are.
 SAMPLING = (
@@ -36,6 +40,16 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
 
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Return the options; what is not understood is an error of the subcommand, whose usage is shown."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            parser: Parser = getattr(options, "parser", self)
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options
+
     def error(self, message: str) -> NoReturn:
         """Raise `UsageError`."""
         msg = f"{message}\n{self.format_usage().strip()}"
@@ -52,6 +66,29 @@ def count(text: str) -> int:
         msg = f"{text!r} is not a number of 1 or more"
         raise argparse.ArgumentTypeError(msg)
     return int(text)
+
+
+def number(text: str) -> float:
+    """Return a number that is one: not infinite."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        msg = f"{text!r} is not a number"
+        raise argparse.ArgumentTypeError(msg)
+    return value
+
+
+def ticket(text: str) -> str:
+    """Return the text of a ticket, if it is one and was copied whole."""
+    from ainet.network.tickets import Ticket
+
+    try:
+        Ticket.parse(text)
+    except Refused as exc:
+        raise argparse.ArgumentTypeError(exc.message) from exc
+    return text
 
 
 def none(parser: argparse.ArgumentParser, kernel: bool) -> None:
@@ -85,6 +122,7 @@ def logs(parser: argparse.ArgumentParser, kernel: bool) -> None:
     """Add how much of the log is shown."""
     parser.add_argument("-f", "--follow", action="store_true", help="go on showing what is added")
     parser.add_argument("-n", "--lines", metavar="N", type=count, default=50, help="how many lines (default: 50)")
+    only_json(parser, kernel)
 
 
 def ask(parser: argparse.ArgumentParser, kernel: bool) -> None:
@@ -92,11 +130,11 @@ def ask(parser: argparse.ArgumentParser, kernel: bool) -> None:
     parser.add_argument("text", metavar="TEXT", nargs="*", help="the question")
     parser.add_argument("--model", metavar="NAME", help="name, path or hf:org/repo/file of the model")
     parser.add_argument("--stages", metavar="N", type=count, help="split the model into that many stages")
-    parser.add_argument("--temperature", metavar="T", type=float, help="0 always takes the likeliest token")
+    parser.add_argument("--temperature", metavar="T", type=number, help="0 always takes the likeliest token")
     parser.add_argument("--top-k", metavar="K", type=int, help="draw from the K likeliest tokens")
-    parser.add_argument("--top-p", metavar="P", type=float, help="draw from the likeliest tokens of probability P")
-    parser.add_argument("--min-p", metavar="P", type=float, help="least probability, relative to the likeliest token")
-    parser.add_argument("--repeat-penalty", metavar="R", type=float, help="above 1: repeats become less likely")
+    parser.add_argument("--top-p", metavar="P", type=number, help="draw from the likeliest tokens of probability P")
+    parser.add_argument("--min-p", metavar="P", type=number, help="least probability, relative to the likeliest token")
+    parser.add_argument("--repeat-penalty", metavar="R", type=number, help="above 1: repeats become less likely")
     parser.add_argument("--seed", metavar="N", type=int, help="the same seed draws the same tokens")
     parser.add_argument("--max-tokens", metavar="N", type=count, help="most tokens of the answer (default: 256)")
     parser.add_argument("--stop", metavar="TEXT", action="append", help="end before this text; may be repeated")
@@ -120,13 +158,13 @@ def plan(parser: argparse.ArgumentParser, kernel: bool) -> None:
 def invite(parser: argparse.ArgumentParser, kernel: bool) -> None:
     """Add where the ticket is valid, and how long."""
     parser.add_argument("--listen", metavar="ADDR", help="where to wait for the other device (default: 127.0.0.1)")
-    parser.add_argument("--minutes", metavar="N", type=float, default=10.0, help="how long (default: 10)")
+    parser.add_argument("--minutes", metavar="N", type=number, default=10.0, help="how long (default: 10)")
     only_json(parser, kernel)
 
 
 def join(parser: argparse.ArgumentParser, kernel: bool) -> None:
     """Add the ticket and a name."""
-    parser.add_argument("ticket", metavar="TICKET", help="what `ainet invite` printed on the other device")
+    parser.add_argument("ticket", metavar="TICKET", type=ticket, help="what `ainet invite` printed on the other device")
     parser.add_argument("--name", help="name of this device in the swarm")
     only_json(parser, kernel)
 
@@ -149,6 +187,7 @@ def export_key(parser: argparse.ArgumentParser, kernel: bool) -> None:
         "Write the swarm's key, encrypted. The passphrase is asked for, or taken from AINET_PASSPHRASE."
     )
     parser.add_argument("file", metavar="FILE", help="where to; - is standard output")
+    only_json(parser, kernel)
 
 
 def import_key(parser: argparse.ArgumentParser, kernel: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import ssl
@@ -83,7 +84,7 @@ class NodeClient:
 
     def plan(self, model: str | None = None, stages: int | None = None) -> dict[str, Any]:
         """Return which layers would run where, and why; nothing is loaded."""
-        return self._call("GET", "plan", params={"model": model, "stages": stages}, timeout=LONG)
+        return self._call("GET", "plan", params={"model": _whole_path(model), "stages": stages}, timeout=LONG)
 
     def generate(self, messages: str | list[dict[str, str]], **options: Any) -> Generator[dict[str, Any], None, None]:
         """Generate, yielding events as they happen; closing the generator stops the generation on every stage.
@@ -93,8 +94,8 @@ class NodeClient:
         messages
             The conversation, ``[{"role": "user", "content": "…"}]``, or the text of a single question.
         options
-            `model`, `stages`, `raw`, `temperature`, `top_k`, `top_p`, `min_p`, `repeat_penalty`, `seed`,
-            `max_tokens`, `stop`, `grammar`, `json_schema`; None leaves the default.
+            `model` (a path is relative to the folder of the caller), `stages`, `raw`, `temperature`, `top_k`, `top_p`,
+            `min_p`, `repeat_penalty`, `seed`, `max_tokens`, `stop`, `grammar`, `json_schema`; None leaves the default.
 
         Yields
         ------
@@ -111,6 +112,8 @@ class NodeClient:
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         body = {"messages": messages} | {name: value for name, value in options.items() if value is not None}
+        if "model" in body:
+            body["model"] = _whole_path(body["model"])
         # Loading a model or fetching layers may be silent for long; a dead node closes the connection.
         timeout = httpx.Timeout(SHORT, read=None)
         try:
@@ -139,7 +142,8 @@ class NodeClient:
 
     def unload(self, model: str | None = None) -> list[str]:
         """Unload `model`, or all models; return the names of what was unloaded."""
-        path = f"pipelines/{quote(model, safe='')}" if model else "pipelines"
+        whole = _whole_path(model)
+        path = f"pipelines/{quote(whole, safe='')}" if whole else "pipelines"
         return self._call("DELETE", path, timeout=LONG)["unloaded"]
 
     def invite(self, listen: str | None = None, minutes: float = 10.0) -> dict[str, Any]:
@@ -211,6 +215,17 @@ class NodeClient:
 
     def _gone(self, cause: Exception) -> NodeNotRunning:
         return NodeNotRunning(f"The node at {self.url} does not answer any more ({cause}). `ainet logs` may say why.")
+
+
+def _whole_path(model: str | None) -> str | None:
+    """Return the name of a model; where it is a path, one that means the same in the node's own folder."""
+    if not model or model.startswith("hf:"):
+        return model
+    path = Path(model)
+    with contextlib.suppress(RuntimeError):  # nobody has that home
+        path = path.expanduser()
+    meant = model.startswith(("~", "./", "../")) or model.lower().endswith(".gguf")
+    return str(path.absolute()) if meant or ("/" in model and path.is_file()) else model
 
 
 def _error(response: httpx.Response) -> AinetError:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
+import logging
 import os
 import sys
+import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +19,13 @@ from ainet.answer import Answer
 from ainet.arguments import SAMPLING, Parser
 from ainet.client import NodeClient
 from ainet.config import default_data_dir, show_bytes
-from ainet.errors import UsageError
+from ainet.errors import AinetError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+#: Seconds between two lines of progress on a standard error that is no terminal.
+RARELY = 10.0
 
 Options = argparse.Namespace
 
@@ -66,14 +72,24 @@ def build_parser(prog: str, *, kernel: bool) -> Parser:
             command.name, help=command.help, description=_sentence(command.help), parents=[common]
         )
         command.add_options(subparser, kernel)
-        subparser.set_defaults(run=command.run)
+        subparser.set_defaults(run=command.run, parser=subparser)
     return parser
 
 
 def data_dir(options: Options) -> Path:
-    """Return the data directory that was named, or the default one."""
+    """Return the data directory that was named, or the default one.
+
+    Raises
+    ------
+    UsageError
+        It is no directory.
+    """
     named: Path | None = getattr(options, "data_dir", None)
-    return named or default_data_dir().absolute()
+    path = named or default_data_dir().absolute()
+    if path.exists() and not path.is_dir():
+        msg = f"{path} is a file, not a data directory. Name another one (--data-dir, AINET_DATA_DIR)."
+        raise UsageError(msg)
+    return path
 
 
 def find_node(options: Options) -> NodeClient:
@@ -108,10 +124,8 @@ def _up(options: Options) -> int:
     names = ("name", "listen", "memory", "threads", "disk", "gpu", "lend")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.foreground:
-        from ainet.server.headless import serve
-
-        daemon.keep_options(directory, given)
-        return serve(directory, console=True)
+        daemon.refuse_second(directory, given)
+        return _serve(directory, given)
     running, started = daemon.up(directory, given)
     if options.json:
         _print_json({"url": running.url, "pid": running.pid, "data_dir": str(directory), "started": started})
@@ -120,11 +134,27 @@ def _up(options: Options) -> int:
     return 0
 
 
+def _serve(directory: Path, given: dict[str, Any]) -> int:
+    from ainet import daemon
+    from ainet.server.headless import HeadlessServer, serve
+
+    # Jupyter announces that Control-C asks for confirmation, which this server does not.
+    logging.getLogger(HeadlessServer.__name__).addFilter(lambda record: "Control-C" not in record.getMessage())
+    with daemon.options_kept(directory, given):
+        status = serve(directory, console=True)
+        if status:
+            raise daemon.not_started(directory, given, "its log above says why.")
+    return status
+
+
 def _down(options: Options) -> int:
     from ainet import daemon
 
     directory = data_dir(options)
     stopped = daemon.down(directory)
+    if options.json:
+        _print_json({"stopped": stopped is not None, "pid": stopped and stopped.pid, "data_dir": str(directory)})
+        return 0
     print(f"The node (process {stopped.pid}) has stopped." if stopped else f"No node is running on {directory}.")
     return 0
 
@@ -132,7 +162,10 @@ def _down(options: Options) -> int:
 def _logs(options: Options) -> int:
     from ainet import daemon
 
-    for text in daemon.read_log(data_dir(options), options.lines, follow=options.follow):
+    texts = daemon.read_log(data_dir(options), options.lines, follow=options.follow)
+    if options.json:
+        texts = (json.dumps({"lines": text.splitlines()}, ensure_ascii=False) + "\n" for text in texts)
+    for text in texts:
         print(text, end="", flush=True)
     return 0
 
@@ -185,6 +218,10 @@ def _ask(options: Options) -> int:
         except KeyboardInterrupt:
             interrupted = True
             answer.cut_off()
+        except AinetError:
+            if answer.text and not options.json:
+                print(flush=True)
+            raise
         finally:
             events.close()
             progress.clear()
@@ -247,10 +284,11 @@ def _export_key(options: Options) -> int:
     with find_node(options) as node:
         key = node.export_key(passphrase)
     if options.file == "-":
-        print(key)
-    else:
-        write_private(Path(options.file), key.encode())
-        print(f"{options.file} holds the swarm's key. Whoever has it and the passphrase can add devices.")
+        _show(options, {"key": key}, lambda exported: exported["key"])
+        return 0
+    write_private(Path(options.file), key.encode())
+    words = f"{options.file} holds the swarm's key. Whoever has it and the passphrase can add devices."
+    _show(options, {"file": str(Path(options.file).absolute())}, lambda _: words)
     return 0
 
 
@@ -268,10 +306,11 @@ def _in_a_kernel(options: Options) -> int:
 
 
 class Progress:
-    """One line on standard error that says what is loaded or fetched; on a terminal only."""
+    """What is loaded or fetched, on standard error: one line that changes on a terminal, now and then one elsewhere."""
 
     def __init__(self) -> None:
         self._shown = False
+        self._due = time.monotonic()
 
     def show(self, event: dict[str, Any]) -> None:
         """Replace the line by that of a ``progress`` event."""
@@ -279,6 +318,9 @@ class Progress:
             sys.stderr.write(f"\r\x1b[K{progress_text(event)}")
             sys.stderr.flush()
             self._shown = True
+        elif time.monotonic() >= self._due:
+            print(progress_text(event), file=sys.stderr, flush=True)
+            self._due = time.monotonic() + RARELY
 
     def clear(self) -> None:
         """Remove the line."""
@@ -298,7 +340,7 @@ def progress_text(event: dict[str, Any]) -> str:
 
 COMMANDS = (
     Command("up", "start the node", arguments.up, _up),
-    Command("down", "stop the node and all of its processes", arguments.none, _down),
+    Command("down", "stop the node and all of its processes", arguments.only_json, _down),
     Command("status", "show the node, its members and what they hold", arguments.only_json, _status),
     Command("logs", "show the node's log", arguments.logs, _logs),
     Command("ask", "ask a model", arguments.ask, _ask),
@@ -349,8 +391,16 @@ def _passphrase(prompt: str, *, repeat: bool) -> str:
     named = os.environ.get("AINET_PASSPHRASE")
     if named:
         return named
-    typed = getpass.getpass(prompt)
-    if repeat and getpass.getpass("Once more: ") != typed:
+    try:
+        with warnings.catch_warnings():
+            # Where it cannot be typed unseen, it is not asked for.
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            typed = getpass.getpass(prompt)
+            again = getpass.getpass("Once more: ") if repeat else typed
+    except (EOFError, getpass.GetPassWarning, NotImplementedError) as exc:  # the last: a notebook that cannot ask
+        msg = "There is nobody to ask for the passphrase: put it into the environment variable AINET_PASSPHRASE."
+        raise UsageError(msg) from exc
+    if again != typed:
         msg = "The two passphrases differ."
         raise UsageError(msg)
     return typed

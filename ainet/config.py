@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 from jupyter_core.paths import jupyter_data_dir
 from traitlets import Bool, Dict, Float, Int, List, TraitError, Unicode, default, validate
@@ -18,6 +19,8 @@ from ainet.errors import UsageError
 
 #: Settings of one node inside its data directory, in the form of any Jupyter JSON configuration.
 CONFIG_FILE = "ainet_config.json"
+#: Least that `memory` and `disk` may be, in bytes: no stage and no shard fits into less.
+MIN_SIZE = 10_000_000
 
 UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
 UNITS |= {"KIB": 1024, "MIB": 1024**2, "GIB": 1024**3, "TIB": 1024**4}
@@ -98,17 +101,31 @@ class AinetConfig(Configurable):
         return socket.gethostname().split(".")[0] or "device"
 
     @validate("memory", "disk")
-    def _check_size(self, proposal: dict[str, str]) -> str:
-        if proposal["value"]:
+    def _check_size(self, proposal: dict[str, Any]) -> str:
+        text: str = proposal["value"]
+        if text:
             try:
-                parse_bytes(proposal["value"])
+                size = parse_bytes(text)
             except UsageError as exc:
                 raise TraitError(exc.message) from exc
-        return proposal["value"]
+            if size < MIN_SIZE:
+                msg = f"{proposal['trait'].name} is {text!r}; it must be at least {show_bytes(MIN_SIZE)}."
+                raise TraitError(msg)
+        return text
 
     def make_data_dir(self) -> Path:
-        """Create the data directory (0700) when it is missing, and return it."""
+        """Create the data directory (0700) when it is missing, and return it.
+
+        Raises
+        ------
+        UsageError
+            It cannot be one.
+        """
         path = Path(self.data_dir).expanduser().absolute()
-        path.mkdir(parents=True, exist_ok=True)
-        path.chmod(0o700)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            path.chmod(0o700)
+        except OSError as exc:
+            msg = f"{path} cannot be the data directory: {exc.strerror}. Name another one (--data-dir, AINET_DATA_DIR)."
+            raise UsageError(msg) from exc
         return path

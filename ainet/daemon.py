@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import sys
 import time
 from collections import deque
@@ -43,15 +44,39 @@ def up(data_dir: Path, options: dict[str, Any] | None = None) -> tuple[Runtime, 
     AinetError
         The node did not start; the message quotes its log. Or it runs already and `options` cannot take effect.
     UsageError
-        An option has an impossible value.
+        An option, or what was kept of an earlier one, has an impossible value.
     """
+    options = options or {}
+    if options:
+        refuse_second(data_dir, options)
+    elif runtime.is_locked(data_dir):
+        return wait_until_ready(data_dir), False
+    with options_kept(data_dir, options):
+        return _start(data_dir, options)
+
+
+def refuse_second(data_dir: Path, options: dict[str, Any]) -> None:
+    """Check `options`, and that no node runs that would not take notice of them.
+
+    Raises
+    ------
+    UsageError
+        An option has an impossible value.
+    AinetError
+        A node runs.
+    """
+    check_options(options)
     if runtime.is_locked(data_dir):
         running = wait_until_ready(data_dir)
-        if options:
-            msg = f"The node already runs (process {running.pid}). `ainet down` first, then start it with new options."
-            raise AinetError(msg)
-        return running, False
-    keep_options(data_dir, options or {})
+        msg = (
+            f"The node already runs (process {running.pid}). `ainet down` first, then start it with new options."
+            if options
+            else f"The node already runs: process {running.pid}, {running.url}"
+        )
+        raise AinetError(msg)
+
+
+def _start(data_dir: Path, options: dict[str, Any]) -> tuple[Runtime, bool]:
     log = data_dir / LOG_FILE
     start = log.stat().st_size if log.exists() else 0
     pid = _spawn(data_dir)
@@ -64,8 +89,7 @@ def up(data_dir: Path, options: dict[str, Any] | None = None) -> tuple[Runtime, 
             if os.waitpid(pid, os.WNOHANG)[0]:
                 if runtime.is_locked(data_dir):  # another `ainet up` was faster
                     return wait_until_ready(data_dir), False
-                msg = f"The node did not start: {_reason(log, start)}\nIts log: {log}"
-                raise AinetError(msg)
+                raise not_started(data_dir, options, _reason(log, start))
             time.sleep(0.05)
     except KeyboardInterrupt:
         _end(pid)
@@ -135,15 +159,10 @@ def keep_options(data_dir: Path, options: dict[str, Any]) -> None:
     UsageError
         An option has an impossible value; nothing was written.
     """
-    from traitlets import TraitError
-
     from ainet.identity.files import write_private
 
-    try:
-        config = AinetConfig(data_dir=str(data_dir), **options)
-    except TraitError as exc:
-        raise UsageError(str(exc)) from exc
-    config.make_data_dir()
+    check_options(options)
+    AinetConfig(data_dir=str(data_dir)).make_data_dir()
     if not options:
         return
     path = data_dir / CONFIG_FILE
@@ -154,6 +173,101 @@ def keep_options(data_dir: Path, options: dict[str, Any]) -> None:
         msg = f"{path} is not a JSON configuration: {exc}. Correct it or delete it."
         raise UsageError(msg) from exc
     write_private(path, json.dumps(kept, indent=2).encode())
+
+
+@contextlib.contextmanager
+def options_kept(data_dir: Path, options: dict[str, Any]) -> Iterator[None]:
+    """Keep `options` while a node starts; when that fails, keep what was kept before."""
+    from ainet.identity.files import write_private
+
+    path = data_dir / CONFIG_FILE
+    former = path.read_bytes() if path.exists() else None
+    keep_options(data_dir, options)
+    try:
+        yield
+    except BaseException:
+        if options and former is not None:
+            write_private(path, former)
+        elif options:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Check what can be checked before a node starts.
+
+    Parameters
+    ----------
+    options
+        Values of `AinetConfig` traits.
+
+    Raises
+    ------
+    UsageError
+        One is impossible.
+    """
+    from traitlets import TraitError
+
+    try:
+        AinetConfig(**options)
+    except TraitError as exc:
+        raise UsageError(str(exc)) from exc
+    if "name" in options:
+        from ainet.identity.roster import check_name
+
+        check_name(options["name"])
+    if "listen" in options:
+        _check_listen(options["listen"])
+
+
+def _check_listen(text: str) -> None:
+    """Raise `UsageError` unless this device can listen on the address; whether its port is free changes."""
+    from ainet.network.addresses import is_wildcard, outward_host, split_address
+
+    advice = f"Name an address of this device, such as {outward_host()}, or 0.0.0.0 for all of them."
+    if not text.strip():
+        msg = f"The address to listen on is empty. {advice}"
+        raise UsageError(msg)
+    host, _ = split_address(text, 0)
+    if is_wildcard(host):
+        return
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, where = found[0]
+        socket.create_server((str(where[0]), 0), family=family).close()
+    except (OSError, UnicodeError) as exc:
+        msg = f"This device cannot listen on {host}: {getattr(exc, 'strerror', None) or exc}. {advice}"
+        raise UsageError(msg) from exc
+
+
+def not_started(data_dir: Path, options: dict[str, Any], reason: str) -> AinetError:
+    """Return the error that says why a node did not start with `options`, and which kept value is to blame."""
+    words = [f"The node did not start: {reason}"]
+    path = data_dir / CONFIG_FILE
+    culprits = [name for name, value in _kept(path).items() if name not in options and _is_impossible(name, value)]
+    if culprits:
+        words.append(f"Correct {' and '.join(f'`{name}`' for name in culprits)} in {path}.")
+    if options:
+        words.append("The options were not kept.")
+    kind = UsageError if culprits else AinetError
+    return kind(f"{' '.join(words)}\nIts log: {data_dir / LOG_FILE}")
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """Return the settings of a node that its own configuration file has."""
+    try:
+        kept = json.loads(path.read_text())["AinetConfig"]
+        return {name: value for name, value in kept.items() if name in AinetConfig.class_traits()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {}  # whatever is wrong with the file itself, the node has said it
+
+
+def _is_impossible(name: str, value: object) -> bool:
+    try:
+        check_options({name: value})
+    except UsageError:
+        return True
+    return False
 
 
 def _spawn(data_dir: Path) -> int:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import html
 import json
+import keyword
 import re
 import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from ainet_widgets import PlacementBar
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 from IPython.display import DisplayHandle, display
 
+from ainet import tables
 from ainet.answer import Answer
 from ainet.arguments import HelpShown
 from ainet.commands import (
@@ -98,6 +101,8 @@ class AinetMagics(Magics):
         if options.command == "new":
             self._conversation.clear()
             print("A new conversation begins.")
+        elif options.command == "plan" and self._in_kernel and not options.json:
+            self._plan(options)
         else:
             options.run(options)
         return None
@@ -107,7 +112,7 @@ class AinetMagics(Magics):
         if not question.strip():
             msg = "Ask what? Write the question below %%ainet ask, or behind %ainet ask."
             raise UsageError(msg)
-        if options.to is not None and not options.to.isidentifier():
+        if options.to is not None and (not options.to.isidentifier() or keyword.iskeyword(options.to)):
             msg = f"--to {options.to}: that is not the name of a variable."
             raise UsageError(msg)
         messages = self._messages(options, question)
@@ -151,7 +156,17 @@ class AinetMagics(Magics):
     def _view(self, options: Options) -> View:
         if options.json:
             return JsonView()
-        return CellView() if getattr(self.shell, "kernel", None) is not None else TerminalView()
+        return CellView() if self._in_kernel else TerminalView()
+
+    @property
+    def _in_kernel(self) -> bool:
+        return getattr(self.shell, "kernel", None) is not None
+
+    def _plan(self, options: Options) -> None:
+        with find_node(options) as node:
+            found = node.plan(options.model, options.stages)
+        print(tables.plan(found))
+        display(PlacementBar(found["stages"]))
 
     def _client(self, options: Options) -> Any:
         from distributed import Client, Security
@@ -229,6 +244,8 @@ class TerminalView(View):
         self._progress.clear()
         if answer.finish:
             print(f"\n{answer.footer()}", flush=True)
+        elif answer.text:
+            print(flush=True)  # an error follows
 
 
 class JsonView(View):

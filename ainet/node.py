@@ -87,7 +87,7 @@ class Node:
             fetcher=fetcher,
             log=log,
         )
-        stack.push_async_callback(self.stages.close_all)
+        stack.push_async_callback(self.stages.stop)
         self.executor = Executor(
             config=config,
             identity=self.identity,
@@ -124,7 +124,9 @@ class Node:
     async def status(self) -> dict[str, Any]:
         """Return what there is to know at a glance: this node, its members, their workers, the pipelines."""
         members = await asyncio.gather(*(self._member(state) for state in self.links.members()))
-        caps, reserved = self.allocator.caps, self.allocator.reserved
+        caps = self.allocator.caps
+        used = await asyncio.to_thread(self.store.used)
+        reserved = msgspec.structs.replace(self.allocator.reserved, disk=used)
         memory = await asyncio.to_thread(self._memory)
         return {
             "node": {
@@ -146,7 +148,7 @@ class Node:
                 },
             },
             "members": members,
-            "pipelines": await asyncio.gather(*(self._pipeline(one) for one in self.executor.pipelines())),
+            "pipelines": await asyncio.gather(*(self._pipeline(one) for one in self.executor.pipelines.usable())),
         }
 
     async def models(self) -> list[dict[str, Any]]:
@@ -157,8 +159,7 @@ class Node:
     async def plan(self, model: str | None = None, stages: int | None = None) -> dict[str, Any]:
         """Return where the layers of a model would go, and why, without loading anything."""
         manifest = await self.executor.manifest(model)
-        plan, _ = await self.executor.plan(manifest, stages)
-        return msgspec.to_builtins(plan)
+        return msgspec.to_builtins((await self.executor.plan(manifest, stages)).plan)
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
         """Answer `request`; see `Executor.generate`."""
@@ -166,8 +167,7 @@ class Node:
 
     async def unload(self, model: str | None = None) -> list[str]:
         """Unload the pipelines of `model`, or all; returns the models' names."""
-        digest = (await self.executor.manifest(model)).digest if model else None
-        return await self.executor.unload(digest)
+        return await self.executor.unload(model)
 
     async def invite(self, listen: str | None, minutes: float) -> dict[str, Any]:
         """Return a new ticket, when it expires (Unix seconds), and the address that it waits on."""
@@ -244,7 +244,13 @@ class Node:
         return found
 
     def _revoked(self, node_id: str) -> None:
+        self.executor.pipelines.revoke(node_id)
         for work in (self.stages.close_all(node_id), self.lender.revoke(node_id)):
             task = asyncio.create_task(work)
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("A removed member was not cut off cleanly.", exc_info=error)

@@ -108,7 +108,7 @@ def is_locked(data_dir: Path) -> bool:
     """Return whether a living process is, or is becoming, the node of `data_dir`."""
     try:
         file = (data_dir / LOCK_FILE).open("rb")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     with file:
         try:

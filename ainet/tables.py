@@ -6,6 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
+from ainet.answer import layer_range, placement_words
 from ainet.config import show_bytes
 
 if TYPE_CHECKING:
@@ -46,14 +47,19 @@ def status(found: dict[str, Any]) -> str:
     ]
     parts = ["\n".join(facts), table(("member", "state", "worker", "memory", "layers"), rows)]
     if found["pipelines"]:
-        parts.append("\n".join(_pipeline(pipeline) for pipeline in found["pipelines"]))
+        parts.append(
+            "\n".join(f"{one['model']}: {placement_words(one.get('placement', []))}" for one in found["pipelines"])
+        )
+    if node["certificate"]["problem"]:
+        parts.append(node["certificate"]["problem"])
     return "\n\n".join(parts)
 
 
 def models(found: list[dict[str, Any]]) -> str:
-    """Return ``ainet models`` for people."""
+    """Return ``ainet models`` for people; the members that have a model too make a column when there are any."""
+    headings = ["model", "size", "architecture", "quantisation", "licence", "layers", "can be cut", "where"]
     rows = [
-        (
+        [
             entry["name"],
             _bytes(entry.get("size")),
             entry.get("architecture"),
@@ -62,18 +68,27 @@ def models(found: list[dict[str, Any]]) -> str:
             entry.get("layers"),
             entry.get("error") or entry.get("cuts"),
             entry.get("where") or entry.get("path"),
-        )
+        ]
         for entry in found
     ]
     if not rows:
         return "No models were found. Name a GGUF file by its path, or one on Hugging Face as hf:org/repo/file.gguf."
-    return table(("model", "size", "architecture", "quantisation", "licence", "layers", "can be cut", "where"), rows)
+    if any(entry.get("members") for entry in found):
+        headings.append("members")
+        for row, entry in zip(rows, found, strict=True):
+            row.append(", ".join(entry.get("members") or []))
+    return table(headings, rows)
 
 
 def plan(found: dict[str, Any]) -> str:
     """Return ``ainet plan`` for people."""
     rows = [
-        (stage["name"], f"{stage['first_layer']}–{stage['last_layer']}", _bytes(stage["memory"]), stage["reason"])
+        (
+            stage["name"],
+            layer_range(stage["first_layer"], stage["last_layer"]),
+            _bytes(stage["memory"]),
+            stage["reason"],
+        )
         for stage in found["stages"]
     ]
     heading = f"{found['name']}, {found['n_ctx']} tokens of context"
@@ -119,16 +134,11 @@ def _caps(caps: dict[str, Any]) -> str:
 
 
 def _certificate(state: dict[str, Any]) -> str:
-    return state["problem"] or f"{state['days_left']:.0f} days left"
+    if state["problem"]:
+        return "expired" if state["days_left"] <= 0 else "removed"
+    return f"{state['days_left']:.0f} days left"
 
 
 def _layers(worker: dict[str, Any]) -> str:
     layers = worker.get("layers")
-    return f"{worker['model']} {layers[0]}–{layers[-1]}" if layers else "–"
-
-
-def _pipeline(pipeline: dict[str, Any]) -> str:
-    where = ", ".join(
-        f"{part['node']} {part['first_layer']}–{part['last_layer']}" for part in pipeline.get("placement", [])
-    )
-    return f"{pipeline['model']}: {where}"
+    return f"{worker['model']} {layer_range(layers[0], layers[-1])}" if layers else "–"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 
+import psutil
 import pytest
 from swarms import devices, until
 
-from ainet.errors import ModelError, NotEnough, NotFound, PeerUnreachable
+from ainet.errors import Busy, ModelError, NotEnough, NotFound, PeerUnreachable, ProtocolError, Refused
 from ainet.executor.fetch import Fetcher
 from ainet.executor.messages import Piece, ReadTensor
 from ainet.executor.models.tensors import TensorStore
@@ -34,6 +37,10 @@ def serve(device, store, *, change=None):
 def empty_store(tmp_path):
     with TensorStore(tmp_path / "empty") as store:
         yield store
+
+
+def parts_open() -> list[str]:
+    return [file.path for file in psutil.Process().open_files() if file.path.endswith(".part")]
 
 
 def size_of(manifest, first, last) -> int:
@@ -120,3 +127,151 @@ async def test_a_small_disk_cap_is_refused_before_anything_is_fetched(tmp_path, 
             with pytest.raises(NotEnough, match="1 MB"):
                 await Fetcher(store, asker.links).fetch(smollm2_manifest, (5, 9), [holder.id], ignore)
             assert sum(request.length for request in asked) <= 1_000_000
+
+
+async def test_after_many_interrupts_at_any_moment_the_next_fetch_works(
+    tmp_path, smollm2_store, smollm2_manifest, empty_store
+):
+    async with devices(tmp_path, "holder", "asker") as (holder, asker):
+        serve(holder, smollm2_store)
+        fetcher = Fetcher(empty_store, asker.links)
+        chance = random.Random(1)
+        for _ in range(60):
+            fetching = asyncio.create_task(fetcher.fetch(smollm2_manifest, (0, 29), [holder.id], ignore))
+            await asyncio.wait([fetching], timeout=chance.uniform(0, 0.03))
+            fetching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await fetching
+            assert parts_open() == []
+        assert empty_store.missing(smollm2_manifest, 0, 29)  # so it was interrupted
+        await fetcher.fetch(smollm2_manifest, (0, 29), [holder.id], ignore)
+        assert empty_store.missing(smollm2_manifest, 0, 29) == []
+        assert empty_store.bytes_received == size_of(smollm2_manifest, 0, 29)  # nothing twice
+
+
+async def test_a_source_that_says_nothing_holds_up_nobody_else(tmp_path, smollm2_store, smollm2_manifest, empty_store):
+    async with devices(tmp_path, "holder", "asker") as (holder, asker):
+        silent, wanted = ({tensor.hash for tensor in smollm2_manifest.shard_tensors(n, n)} for n in (5, 7))
+        silent -= wanted  # some small tensors are alike
+        waits = asyncio.Event()
+
+        async def read(_link, request: ReadTensor) -> Piece:
+            if request.hash in silent:
+                waits.set()
+                await asyncio.Event().wait()
+            return Piece(smollm2_store.read(request.hash, request.offset, request.length))
+
+        holder.links.handle(ReadTensor, read)
+        fetcher = Fetcher(empty_store, asker.links)
+        stuck = asyncio.create_task(fetcher.fetch(smollm2_manifest, (5, 5), [holder.id], ignore))
+        await waits.wait()
+        async with asyncio.timeout(10):
+            await fetcher.fetch(smollm2_manifest, (7, 7), [holder.id], ignore)
+        assert not stuck.done()
+        stuck.cancel()
+        await asyncio.wait([stuck])
+
+
+async def test_stages_that_load_at_once_fetch_what_both_need_once(
+    tmp_path, smollm2_store, smollm2_manifest, empty_store
+):
+    async with devices(tmp_path, "holder", "asker") as (holder, asker):
+        serve(holder, smollm2_store)
+        fetcher = Fetcher(empty_store, asker.links)
+        ends: list[tuple[int, int]] = [(0, 0), (29, 29)]  # both have the embedding table
+        both = {tensor.hash: tensor.nbytes for layers in ends for tensor in smollm2_manifest.shard_tensors(*layers)}
+        told: dict[tuple[int, int], tuple[int, int]] = {}
+        received = await asyncio.gather(
+            *(
+                fetcher.fetch(
+                    smollm2_manifest, layers, [holder.id], lambda *now, layers=layers: told.update({layers: now})
+                )
+                for layers in ends
+            )
+        )
+        assert sum(received) == empty_store.bytes_received == sum(both.values())
+        assert all(told[layers] == (size_of(smollm2_manifest, *layers),) * 2 for layers in ends)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Refused("Not for you."),
+        Busy("Later.", retry_after=1.0),
+        ProtocolError("What?"),
+        NotFound("Not here."),
+        NotEnough("My disk is full."),
+    ],
+)
+async def test_whatever_a_source_says_the_next_one_is_asked(
+    tmp_path, smollm2_store, smollm2_manifest, empty_store, error
+):
+    async with devices(tmp_path, "holder", "other", "asker") as (holder, other, asker):
+
+        def refuse(_n, _data):
+            raise error
+
+        serve(holder, smollm2_store)
+        refusals = serve(other, smollm2_store, change=refuse)
+        await until(lambda: asker.links.linked(other.id))
+        await Fetcher(empty_store, asker.links).fetch(smollm2_manifest, (5, 5), [other.id, holder.id], ignore)
+        assert empty_store.missing(smollm2_manifest, 5, 5) == []
+        # Once it failed, it comes last.
+        assert len({request.hash for request in refusals}) == 1
+
+
+async def test_a_source_that_trickles_is_left_for_one_that_does_not(
+    tmp_path, smollm2_store, smollm2_manifest, empty_store, monkeypatch
+):
+    monkeypatch.setattr("ainet.executor.pieces.RATE_SECONDS", 0.3)
+    async with devices(tmp_path, "holder", "slow", "asker") as (holder, slow, asker):
+
+        async def read(_link, request: ReadTensor) -> Piece:
+            await asyncio.Event().wait()
+            raise NotFound(request.hash)
+
+        slow.links.handle(ReadTensor, read)
+        await until(lambda: asker.links.linked(slow.id))
+        fetcher = Fetcher(empty_store, asker.links)
+        monkeypatch.setattr("ainet.executor.fetch.ROUNDS", 1)
+        with pytest.raises(PeerUnreachable, match="slow sends less than 10 kB a second"):
+            await fetcher.fetch(smollm2_manifest, (5, 5), [slow.id], ignore)
+        serve(holder, smollm2_store)
+        await fetcher.fetch(smollm2_manifest, (5, 5), [slow.id, holder.id], ignore)
+        assert empty_store.missing(smollm2_manifest, 5, 5) == []
+
+
+async def test_bytes_of_failed_tries_are_counted(tmp_path, smollm2_store, smollm2_manifest, empty_store):
+    async with devices(tmp_path, "holder", "liar", "asker") as (holder, liar, asker):
+        serve(holder, smollm2_store)
+        lies = serve(liar, smollm2_store, change=lambda _n, data: bytes(len(data)))
+        await until(lambda: asker.links.linked(liar.id))
+        received = await Fetcher(empty_store, asker.links).fetch(smollm2_manifest, (5, 5), [liar.id, holder.id], ignore)
+        useless = sum(request.length for request in lies)
+        assert received == empty_store.bytes_received == size_of(smollm2_manifest, 5, 5) + useless
+        assert useless
+
+
+async def test_wrong_bytes_of_an_earlier_source_are_not_held_against_the_next(
+    tmp_path, smollm2_store, smollm2_manifest, empty_store, monkeypatch
+):
+    monkeypatch.setattr("ainet.executor.fetch.PAUSE", 0.01)
+    tensor = smollm2_manifest.shard_tensors(5, 5)[0]
+    with empty_store.writer(tensor) as writer:
+        writer.write(bytes(16))
+    async with devices(tmp_path, "holder", "asker") as (holder, asker):
+        serve(holder, smollm2_store)
+        received = await Fetcher(empty_store, asker.links).fetch(smollm2_manifest, (5, 5), [holder.id], ignore)
+        assert received == size_of(smollm2_manifest, 5, 5) + tensor.nbytes - 16
+        assert empty_store.missing(smollm2_manifest, 5, 5) == []
+
+
+async def test_a_piece_of_another_length_is_refused(
+    tmp_path, smollm2_store, smollm2_manifest, empty_store, monkeypatch
+):
+    monkeypatch.setattr("ainet.executor.fetch.PAUSE", 0.01)
+    async with devices(tmp_path, "liar", "asker") as (liar, asker):
+        serve(liar, smollm2_store, change=lambda _n, data: data[:10])
+        with pytest.raises(PeerUnreachable, match=r"liar sent 10 bytes of blk\.5\S+ where [0-9,]+ were asked for"):
+            await Fetcher(empty_store, asker.links).fetch(smollm2_manifest, (5, 5), [liar.id], ignore)
+        assert empty_store.bytes_received == 0

@@ -68,6 +68,19 @@ def test_bytes_that_are_no_frame_are_refused(junk):
             pass
 
 
+def test_a_receiver_that_computes_for_long_is_not_dead(ring):
+    sender, receiver = ring
+    sender.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    rows = np.ones((16, 576), np.float32)
+    n = 200  # 7 MB: more than the system keeps for a receiver that does not read
+    thread = threading.Thread(target=lambda: [sender.send_hidden(1, i, rows, logits=False) for i in range(n)])
+    thread.start()
+    thread.join(timeout=4.5)  # longer than any time after which a silent connection is given up
+    assert thread.is_alive()
+    assert [receiver.receive().position for _ in range(n)] == list(range(n))
+    thread.join()
+
+
 def test_a_frame_over_the_limit_is_refused(ring):
     sender, receiver = ring
     sender.send(Kind.HIDDEN, payload=b"x" * (LIMIT + 1))

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import time
 
+import psutil
 import pytest
 from smollm2 import CHUNK, N_CTX, one_process
 
 from ainet.config import AinetConfig
-from ainet.errors import NotEnough, StageLost
+from ainet.errors import AinetError, NotEnough, Refused, StageLost
 from ainet.executor.engine.engine import Engine
 from ainet.executor.fetch import Fetcher
 from ainet.executor.pipeline import Pipeline
 from ainet.executor.placement import NodeOffer, Planner
 from ainet.executor.stages.generation import Done, Message, Open, Text
+from ainet.executor.stages.host import StageAddress
 from ainet.executor.stages.sampling_params import SamplingParams
 from ainet.executor.stages.service import StageService
 from ainet.identity import Identity
 from ainet.network import Links
 from ainet.resources.allocator import Allocator, Caps
+from ainet.resources.monitor import pss
 
 QUESTION = "Tell me a long story about a fox, a dog and a river."
 GREEDY = SamplingParams(temperature=0)
@@ -48,13 +52,14 @@ class Workshop:
             log=LOG,
         )
 
-    async def load(self, n_stages: int) -> Pipeline:
+    async def load(self, n_stages: int, progress=lambda _: None) -> Pipeline:
         offer = NodeOffer(node=self.identity.id, name="node", memory=self.allocator.free.memory, threads=1, speed=5e9)
         plan = Planner(self.manifest, [offer], n_ctx=N_CTX, n_ubatch=CHUNK).plan(n_stages)
         pipeline = Pipeline(
             plan,
             self.manifest,
             [self.identity.id],
+            unforced=False,
             identity=self.identity,
             service=self.service,
             links=self.links,
@@ -62,7 +67,7 @@ class Workshop:
             log=LOG,
         )
         self.pipelines.append(pipeline)
-        await pipeline.load(lambda _: None)
+        await pipeline.load(progress)
         return pipeline
 
 
@@ -148,20 +153,86 @@ async def test_a_killed_worker_is_said_within_seconds_and_the_next_question_work
 
 
 async def test_stages_beyond_the_cap_are_refused_with_the_numbers_and_leave_nothing(workshop):
-    workshop.allocator.caps = Caps(memory=80_000_000, threads=4, disk=10**9)
+    workshop.allocator.caps = Caps(memory=150_000_000, threads=4, disk=10**9)
     offer = NodeOffer(node=workshop.identity.id, name="node", memory=10**9, threads=1, speed=5e9)
     plan = Planner(workshop.manifest, [offer], n_ctx=N_CTX, n_ubatch=CHUNK).plan(2)
     pipeline = Pipeline(
         plan,
         workshop.manifest,
         [],
+        unforced=False,
         identity=workshop.identity,
         service=workshop.service,
         links=workshop.links,
         queue=1,
         log=LOG,
     )
-    with pytest.raises(NotEnough, match=r"needs .* of memory, but only .* of this device's cap of 80 MB"):
+    with pytest.raises(NotEnough, match=r"needs .* of memory, but only .* of this device's cap of 150 MB"):
         await pipeline.load(lambda _: None)
     assert workshop.allocator.reserved.memory == 0
     assert workshop.service.stages() == []
+
+
+def listening(pid: int) -> int:
+    return sum(one.status == psutil.CONN_LISTEN for one in psutil.Process(pid).net_connections("inet"))
+
+
+async def test_an_interrupted_load_leaves_nothing(workshop):
+    (worker,) = workshop.service._engine.workers()
+    ports, memory = listening(worker.pid), pss(worker.pid)
+    for delay in (0.0, 0.02, 0.1, 0.2, 0.4):
+        begun = asyncio.Event()
+        loading = asyncio.create_task(
+            workshop.load(1, lambda item, begun=begun: "loading" in item.text and begun.set())
+        )
+        await begun.wait()
+        await asyncio.sleep(delay)
+        loading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await (await loading).close()  # it was quicker than the interrupt
+        assert workshop.service.stages() == []
+        assert workshop.allocator.reserved.memory == 0
+    assert listening(worker.pid) == ports
+    assert pss(worker.pid) < memory + 60e6  # not one model of 97 MB with its cache
+    pipeline = await workshop.load(1)
+    assert len((await answer(pipeline, ask(max_tokens=4)))[0]) == 4
+
+
+async def test_a_worker_that_is_lost_before_it_holds_anything_is_said(workshop, monkeypatch):
+    engine = workshop.service._engine
+    actor = engine.actor
+
+    def killed_first(*arguments, address):
+        os.kill(next(worker.pid for worker in engine.workers() if worker.address == address), signal.SIGKILL)
+        return actor(*arguments, address=address)
+
+    monkeypatch.setattr(engine, "actor", killed_first)
+    async with asyncio.timeout(20):
+        with pytest.raises(StageLost, match=r"was lost\. Ask again"):
+            await workshop.load(1)
+    monkeypatch.undo()
+    assert workshop.allocator.reserved.memory == 0
+    pipeline = await workshop.load(1)
+    assert len((await answer(pipeline, ask(max_tokens=4)))[0]) == 4
+
+
+async def test_workers_that_nobody_needs_end_and_one_stays_warm(workshop, monkeypatch):
+    monkeypatch.setattr("ainet.executor.stages.service.TRIM_SECONDS", 0.1)
+    pipeline = await workshop.load(3)
+    pids = [part["pid"] for part in pipeline.placement]
+    await pipeline.close()
+    async with asyncio.timeout(20):
+        while sum(psutil.pid_exists(pid) for pid in pids) > 1:
+            await asyncio.sleep(0.05)
+    assert len(workshop.service._engine.workers()) == 1
+
+
+async def test_a_stage_is_linked_to_members_only_and_once(workshop):
+    pipeline = await workshop.load(2)
+    me = workshop.identity.id
+    following = (await pipeline.figures())[1]
+    address = StageAddress(me, "127.0.0.1", 1, 0, following.pid)
+    with pytest.raises(Refused, match="is no member"):
+        await workshop.service.link(pipeline.name, 0, "x" * 52, address)
+    with pytest.raises(AinetError):
+        await workshop.service.link(pipeline.name, 0, me, address)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ainet.errors import AinetError, NotEnough, NotFound, StageLost, UsageError
+import msgspec
+
+from ainet.errors import AinetError, NotFound, StageLost, UsageError
 from ainet.executor.fetch import REPORT_SECONDS
 from ainet.executor.messages import DescribeNode, FindModel, LoadProgress
 from ainet.executor.models.manifest import Manifest
 from ainet.executor.pipeline import Pipeline
+from ainet.executor.pipelines import Pipelines
 from ainet.executor.placement import NodeOffer, Plan, Planner
 from ainet.executor.transcript import Transcript
 
@@ -25,15 +28,23 @@ if TYPE_CHECKING:
     from ainet.executor.request import GenerateRequest
     from ainet.executor.stages.service import StageService
     from ainet.identity import Identity
-    from ainet.network import Links
+    from ainet.network import Links, MemberState
     from ainet.resources.allocator import Allocator
 
     Progress = Callable[[LoadProgress], None]
 
 #: A member that does not describe itself within this time (s) is left out of a plan.
 DESCRIBE_SECONDS = 5.0
-#: Offers from members' answers about themselves, and idle pipelines, are looked at this often (s).
-SWEEP_SECONDS = 5.0
+#: No device reads more bytes of memory in a second.
+MOST_SPEED = 1e15
+
+
+class Planned(NamedTuple):
+    """A plan, the nodes (by id) that hold the model, and the bytes that are free on each node now."""
+
+    plan: Plan
+    sources: list[str]
+    free: dict[str, int]
 
 
 class Executor:
@@ -77,26 +88,18 @@ class Executor:
         self._catalog = catalog
         self._speed = speed
         self._log = log
-        self._pipelines: dict[tuple[str, int | None], Pipeline] = {}
-        self._locks: dict[tuple[str, int | None], asyncio.Lock] = {}
-        self._closing: set[asyncio.Task[None]] = set()
-        self._sweeper: asyncio.Task[None] | None = None
+        #: What is loaded.
+        self.pipelines = Pipelines(config, log)
+        self._loading: dict[asyncio.Task[Pipeline], str] = {}
 
     async def start(self) -> None:
         """Begin to look for idle pipelines."""
-        self._sweeper = asyncio.create_task(self._sweep(), name="idle pipelines")
+        await self.pipelines.start()
 
     async def stop(self) -> None:
         """Unload everything."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.gather(self._sweeper, return_exceptions=True)
         await self.unload()
-        await self._settle()
-
-    def pipelines(self) -> list[Pipeline]:
-        """Return the pipelines that this node has loaded."""
-        return [pipeline for pipeline in self._pipelines.values() if pipeline.usable]
+        await self.pipelines.stop()
 
     async def manifest(self, name: str | None, progress: Progress = lambda _: None) -> Manifest:
         """Return the model with this name, path or digest, from this node or from a member.
@@ -123,7 +126,7 @@ class Executor:
         try:
             return await asyncio.to_thread(self._catalog.manifest, name, progress=report)
         except NotFound as exc:
-            found = await asyncio.gather(*(self._ask_for(node, name) for node in self._connected()))
+            found = await asyncio.gather(*(self._ask_for(state, name) for state in self._connected()))
             for manifest in found:
                 if manifest is not None:
                     await asyncio.to_thread(self._store.save_manifest, manifest)
@@ -147,8 +150,8 @@ class Executor:
             gpu=self._allocator.caps.gpu,
         )
 
-    async def plan(self, manifest: Manifest, stages: int | None = None) -> tuple[Plan, list[str]]:
-        """Place the model; returns the plan and the nodes that hold the model.
+    async def plan(self, manifest: Manifest, stages: int | None = None) -> Planned:
+        """Place the model where it fits once idle pipelines are unloaded; nothing is loaded or unloaded yet.
 
         Raises
         ------
@@ -158,16 +161,23 @@ class Executor:
         if stages is not None and stages < 1:
             msg = f"stages is {stages}; it must be at least 1."
             raise UsageError(msg)
-        while True:
-            try:
-                return await self._plan(manifest, stages)
-            except NotEnough:
-                idle = [(key, pipeline) for key, pipeline in self._pipelines.items() if pipeline.idle]
-                if not idle:
-                    raise
-                key, oldest = min(idle, key=lambda item: item[1].last_used)
-                self._log.info("%s is unloaded: its memory is wanted.", oldest.plan.name)
-                await self._drop(key)
+        n_ctx = min(self._config.context_window, manifest.n_ctx_train)
+        sizes = {"n_ctx": n_ctx, "n_ubatch": self._config.chunk}
+        idle = self.pipelines.idle_memory()
+
+        def with_idle(offer: NodeOffer) -> NodeOffer:
+            return msgspec.structs.replace(offer, memory=offer.memory + idle.get(offer.node, 0))
+
+        own = await asyncio.to_thread(self.offer, manifest.digest)
+        alone = Planner(manifest, [with_idle(own)], **sizes)
+        if stages is None and own.models and alone.fits(with_idle(own)):  # no need to ask anybody
+            return Planned(alone.plan(), [own.node], {own.node: own.memory})
+        others = await asyncio.gather(*(self._describe(state, manifest.digest) for state in self._connected()))
+        offers = [own, *(offer for offer in others if offer is not None)]
+        planner = Planner(manifest, [with_idle(offer) for offer in offers], **sizes)
+        plan = await asyncio.to_thread(planner.plan, stages)
+        sources = [offer.node for offer in offers if offer.models]
+        return Planned(plan, sources, {offer.node: offer.memory for offer in offers})
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
         """Answer `request`; yields events. Closing the generator cancels the session on every stage.
@@ -181,70 +191,68 @@ class Executor:
         opened = request.to_open()
         reports: asyncio.Queue[LoadProgress | None] = asyncio.Queue()
         loading = asyncio.create_task(self._ready(request.model, request.stages, reports.put_nowait))
+        self._loading[loading] = request.model or self._config.model
         loading.add_done_callback(lambda _: reports.put_nowait(None))
         try:
             while (report := await reports.get()) is not None:
                 yield {"event": "progress", "text": report.text, "done": report.done, "total": report.total}
+            if loading.cancelled():
+                msg = "The model was unloaded while it was being loaded."
+                raise StageLost(msg)
+            pipeline = loading.result()
+            transcript = Transcript(pipeline, opened, begun)
+            try:
+                async with contextlib.aclosing(pipeline.ask(opened)) as events:
+                    async for event in events:
+                        for shown in transcript.take(event):
+                            yield shown
+            except StageLost:
+                self.pipelines.abandon(pipeline)  # the next question is placed again
+                raise
         finally:
-            if not loading.done():
-                loading.cancel()
-                await asyncio.gather(loading, return_exceptions=True)
-        key, pipeline = loading.result()
-        transcript = Transcript(pipeline, opened, begun)
-        events = pipeline.ask(opened)
-        try:
-            async for event in events:
-                for shown in transcript.take(event):
-                    yield shown
-        except StageLost:
-            if self._pipelines.get(key) is pipeline:  # the next question is placed again
-                self._abandon(key)
-            raise
-        finally:
-            await events.aclose()
+            await self._release(loading)
 
-    async def unload(self, digest: str | None = None) -> list[str]:
-        """Unload the pipelines of one model, or all; returns the models' names."""
-        found = [key for key in self._pipelines if digest in (None, key[0])]
-        names = [self._pipelines[key].plan.name for key in found]
-        await asyncio.gather(*(self._drop(key) for key in found))
-        return names
+    async def unload(self, name: str | None = None) -> list[str]:
+        """Unload the model with this name or digest, or all, also what is being loaded; returns the models' names."""
+        stopped = [task for task, asked in self._loading.items() if not task.done() and name in (None, asked)]
+        names = [self._loading[task] for task in stopped]
+        for task in stopped:
+            task.cancel()
+        await asyncio.gather(*stopped, return_exceptions=True)
+        return names + await self.pipelines.unload(name)
 
-    async def _ready(self, name: str | None, stages: int | None, progress: Progress) -> tuple[Any, Pipeline]:
+    async def _ready(self, name: str | None, stages: int | None, progress: Progress) -> Pipeline:
+        """Return a pipeline that is loaded and claimed by the caller."""
         manifest = await self.manifest(name, progress)
-        key = (manifest.digest, stages)
-        async with self._locks.setdefault(key, asyncio.Lock()):
-            pipeline = self._pipelines.get(key)
-            if pipeline is not None and pipeline.usable:
-                return key, pipeline
-            await self._drop(key)
-            await self._settle()
-            plan, sources = await self.plan(manifest, stages)
-            pipeline = Pipeline(
-                plan,
-                manifest,
-                sources,
-                identity=self._identity,
-                service=self._service,
-                links=self._links,
-                queue=self._config.queue,
-                log=self._log,
-            )
-            await pipeline.load(progress)
-            self._pipelines[key] = pipeline
-            return key, pipeline
+        async with self.pipelines.alone(manifest.digest, stages):
+            pipeline = self.pipelines.find(manifest.digest, stages)
+            if pipeline is None:
+                await self.pipelines.settle()
+                plan, sources, free = await self.plan(manifest, stages)
+                await self.pipelines.make_room(plan, free)
+                pipeline = Pipeline(
+                    plan,
+                    manifest,
+                    sources,
+                    unforced=stages is None,
+                    identity=self._identity,
+                    service=self._service,
+                    links=self._links,
+                    queue=self._config.queue,
+                    log=self._log,
+                )
+                await pipeline.load(progress)
+                self.pipelines.add(pipeline)
+            pipeline.claim(name or manifest.name)
+            return pipeline
 
-    async def _plan(self, manifest: Manifest, stages: int | None) -> tuple[Plan, list[str]]:
-        n_ctx = min(self._config.context_window, manifest.n_ctx_train)
-        sizes = {"n_ctx": n_ctx, "n_ubatch": self._config.chunk}
-        own = self.offer(manifest.digest)
-        alone = Planner(manifest, [own], **sizes)
-        if stages is None and own.models and alone.fits(own):  # no need to ask anybody
-            return alone.plan(), [own.node]
-        others = await asyncio.gather(*(self._describe(node, manifest.digest) for node in self._connected()))
-        offers = [own, *(offer for offer in others if offer is not None)]
-        sources = [offer.node for offer in offers if offer.models]
-        return Planner(manifest, offers, **sizes).plan(stages), sources
+    async def _release(self, loading: asyncio.Task[Pipeline]) -> None:
+        if not loading.done():
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+        del self._loading[loading]
+        if not loading.cancelled() and loading.exception() is None:
+            loading.result().release()
 
     def _holds(self, digest: str) -> bool:
         try:
@@ -253,50 +261,29 @@ class Executor:
             return False
         return not self._store.missing(manifest, 0, manifest.n_layers - 1)
 
-    def _connected(self) -> list[str]:
-        return [member.id for member in self._links.members() if member.id != self._identity.id]
+    def _connected(self) -> list[MemberState]:
+        return [state for state in self._links.members() if state.connected and not state.is_self]
 
-    async def _describe(self, node: str, digest: str) -> NodeOffer | None:
+    async def _describe(self, state: MemberState, digest: str) -> NodeOffer | None:
         try:
             async with asyncio.timeout(DESCRIBE_SECONDS):
-                link = await self._links.connect(node)
-                return await link.request(DescribeNode(digest))
+                link = await self._links.connect(state.id)
+                offer = await link.request(DescribeNode(digest))
         except (AinetError, TimeoutError) as exc:
-            self._log.info("%s is left out of the plan: %s", node[:8], exc)
+            self._log.info("%s is left out of the plan: %s", state.name, exc or "no answer")
             return None
+        if not (0 < offer.speed < MOST_SPEED):
+            self._log.warning("%s is left out of the plan: it says that it reads %s B/s.", state.name, offer.speed)
+            return None
+        # A member speaks for itself only.
+        return msgspec.structs.replace(offer, node=state.id, name=state.name)
 
-    async def _ask_for(self, node: str, name: str) -> Manifest | None:
+    async def _ask_for(self, state: MemberState, name: str) -> Manifest | None:
         try:
             async with asyncio.timeout(DESCRIBE_SECONDS):
-                link = await self._links.connect(node)
+                link = await self._links.connect(state.id)
                 found = await link.request(FindModel(name))
-            return Manifest.decode(found.manifest) if found.manifest else None
+            return await asyncio.to_thread(Manifest.decode, found.manifest) if found.manifest else None
         except (AinetError, TimeoutError) as exc:
-            self._log.info("%s does not say whether it has %s: %s", node[:8], name, exc)
+            self._log.info("%s does not say whether it has %s: %s", state.name, name, exc or "no answer")
             return None
-
-    async def _drop(self, key: tuple[str, int | None]) -> None:
-        pipeline = self._pipelines.pop(key, None)
-        if pipeline is not None:
-            await pipeline.close()
-
-    def _abandon(self, key: tuple[str, int | None]) -> None:
-        """Unload a broken pipeline without keeping the user waiting for what it takes."""
-        task = asyncio.create_task(self._drop(key))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
-    async def _settle(self) -> None:
-        """Wait until abandoned pipelines have given their memory back."""
-        if self._closing:
-            await asyncio.wait(self._closing)
-
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(min(SWEEP_SECONDS, self._config.idle_seconds))
-            now = time.monotonic()
-            for key, pipeline in list(self._pipelines.items()):
-                if not pipeline.usable or (pipeline.idle and now - pipeline.last_used > self._config.idle_seconds):
-                    self._log.info("%s is unloaded: nobody uses it.", pipeline.plan.name)
-                    with contextlib.suppress(AinetError):
-                        await self._drop(key)

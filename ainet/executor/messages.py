@@ -13,6 +13,14 @@ from ainet.network import Request
 PIECE = 1 << 20
 
 
+class LoadProgress(msgspec.Struct, frozen=True):
+    """How far loading is: words, and bytes done of bytes in all (0: not known)."""
+
+    text: str
+    done: int = 0
+    total: int = 0
+
+
 class ModelFound(msgspec.Struct, frozen=True):
     """The manifest of a model, encoded; empty when the node does not have it."""
 
@@ -20,9 +28,10 @@ class ModelFound(msgspec.Struct, frozen=True):
 
 
 class FindModel(Request, frozen=True):
-    """Ask which model a node knows by this name or digest."""
+    """Ask which model a node knows by this name or digest; it may have to read a large file first."""
 
     reply = ModelFound
+    progress = LoadProgress
 
     name: str
 
@@ -57,14 +66,6 @@ class StageLoaded(msgspec.Struct, frozen=True):
     address: StageAddress
     received: int
     memory: int
-
-
-class LoadProgress(msgspec.Struct, frozen=True):
-    """How far loading is: words, and bytes done of bytes in all (0: not known)."""
-
-    text: str
-    done: int = 0
-    total: int = 0
 
 
 class LoadStage(Request, frozen=True):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ainet.errors import NotFound, ProtocolError, Refused
+from ainet.executor.absence import GRACE_SECONDS, AbsenceWatch
 from ainet.executor.messages import (
     PIECE,
     CloseStages,
@@ -35,8 +37,8 @@ if TYPE_CHECKING:
     from ainet.executor.stages.service import StageService
     from ainet.network import Links, PeerLink
 
-#: Stages of an owner whose link broke are kept for this long (s): it may come back.
-GRACE_SECONDS = 10.0
+#: Whoever asks for a model hears that often (s) that its file is still being read.
+TELL_SECONDS = 1.0
 
 
 class PeerHandlers:
@@ -50,8 +52,9 @@ class PeerHandlers:
         self._service = service
         self._store = store
         self._catalog = catalog
-        self._owners: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._owners = AbsenceWatch(links, GRACE_SECONDS, self._unload)
+        # One file is hashed at a time, and not in the threads that everything else needs.
+        self._finder = ThreadPoolExecutor(1, thread_name_prefix="finding a model")
         links.handle(FindModel, self.find_model)
         links.handle(ReadTensor, self.read_tensor)
         links.handle(DescribeNode, self.describe_node)
@@ -62,18 +65,22 @@ class PeerHandlers:
         links.handle(DescribeWorkers, self.describe_workers)
 
     async def stop(self) -> None:
-        """Stop waiting for owners to come back."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Stop waiting for owners to come back, and looking for models."""
+        await self._owners.stop()
+        self._finder.shutdown(wait=False, cancel_futures=True)
 
-    async def find_model(self, _link: PeerLink, request: FindModel) -> ModelFound:
-        """Return the manifest of a model that this node has; paths and downloads are the asker's own business."""
+    async def find_model(self, _link: PeerLink, request: FindModel) -> AsyncGenerator[LoadProgress | ModelFound, None]:
+        """Return the manifest of a model that this node has; paths and downloads are the asker's own business.
+
+        The file of a model that is asked for the first time is hashed, which takes minutes for a large one.
+        """
+        finding = asyncio.get_running_loop().run_in_executor(self._finder, self._find, request.name)
         try:
-            manifest = await asyncio.to_thread(self._catalog.known, request.name)
-        except NotFound:
-            return ModelFound(b"")
-        return ModelFound(manifest.encode())
+            while not (await asyncio.wait([finding], timeout=TELL_SECONDS))[0]:
+                yield LoadProgress(f"{self._links.identity.name} looks for {request.name} in its files")
+            yield finding.result()
+        finally:
+            finding.cancel()  # unless it has begun
 
     async def read_tensor(self, _link: PeerLink, request: ReadTensor) -> Piece:
         """Return a piece of a tensor."""
@@ -84,19 +91,17 @@ class PeerHandlers:
 
     async def describe_node(self, _link: PeerLink, request: DescribeNode) -> NodeOffer:
         """Return what this node can give."""
-        return self._executor.offer(request.model)
+        return await asyncio.to_thread(self._executor.offer, request.model)
 
     async def load_stage(self, link: PeerLink, request: LoadStage) -> AsyncGenerator[LoadProgress | StageLoaded, None]:
         """Load a stage for the asking member, telling how far it is."""
         if request.spec.owner != link.peer_id:
             msg = "A stage is loaded for the node that asks, not for another one."
             raise Refused(msg)
-        manifest = Manifest.decode(request.manifest)
-        if manifest.digest != request.spec.model:
-            msg = "The manifest is not that of the model."
-            raise ProtocolError(msg)
+        manifest = await asyncio.to_thread(_decode, request)
+        self._service.admit(request.spec, manifest)  # before anything of it is kept
         await asyncio.to_thread(self._store.save_manifest, manifest)
-        self._watch(link)
+        self._owners.watch(link.peer_id)
         reports: asyncio.Queue[LoadProgress | None] = asyncio.Queue()
         loading = asyncio.create_task(
             self._service.load(request.spec, manifest, request.sources, reports.put_nowait, local=False)
@@ -106,9 +111,8 @@ class PeerHandlers:
             while (report := await reports.get()) is not None:
                 yield report
         finally:
-            if not loading.done():
-                loading.cancel()
-                await asyncio.gather(loading, return_exceptions=True)
+            loading.cancel()  # unless it is done
+            await asyncio.gather(loading, return_exceptions=True)
         yield loading.result()
 
     async def link_stage(self, link: PeerLink, request: LinkStage) -> None:
@@ -135,25 +139,20 @@ class PeerHandlers:
             msg = "This pipeline belongs to another node."
             raise Refused(msg)
 
-    def _watch(self, link: PeerLink) -> None:
-        """Unload an owner's stages when it stays away."""
-        if link.peer_id in self._owners:
-            return
-        self._owners.add(link.peer_id)
+    def _find(self, name: str) -> ModelFound:
+        try:
+            return ModelFound(self._catalog.known(name).encode())
+        except NotFound:
+            return ModelFound(b"")
 
-        def closed(_link: PeerLink) -> None:
-            self._owners.discard(link.peer_id)
-            task = asyncio.create_task(self._expire(link.peer_id))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-        link.on_close(closed)
-
-    async def _expire(self, owner: str) -> None:
-        await asyncio.sleep(GRACE_SECONDS)
-        back = self._links.linked(owner)
-        if back is not None:
-            self._watch(back)
-            return
+    async def _unload(self, owner: str) -> None:
         for pipeline in {stage.spec.pipeline for stage in self._service.stages() if stage.spec.owner == owner}:
             await self._service.close(pipeline)
+
+
+def _decode(request: LoadStage) -> Manifest:
+    manifest = Manifest.decode(request.manifest)
+    if manifest.digest != request.spec.model:
+        msg = "The manifest is not that of the model."
+        raise ProtocolError(msg)
+    return manifest

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ainet.errors import AinetError, StageLost
+from ainet.errors import AinetError, ProtocolError, StageLost
 from ainet.executor.messages import (
     CloseStages,
     DescribeStages,
@@ -53,6 +53,8 @@ class Pipeline:
         Node ids that hold the model, for the stages that lack tensors.
     identity, service, links
         This node, its own stages, and the way to other nodes.
+    unforced
+        Whether the number of stages was left to the planner.
     queue
         Most sessions that may wait.
     log
@@ -65,6 +67,7 @@ class Pipeline:
         manifest: Manifest,
         sources: list[str],
         *,
+        unforced: bool,
         identity: Identity,
         service: StageService,
         links: Links,
@@ -72,6 +75,7 @@ class Pipeline:
         log: logging.Logger,
     ) -> None:
         self.plan = plan
+        self.unforced = unforced
         self.name = secrets.token_hex(8)
         self.last_used = time.monotonic()
         self._epoch = secrets.token_bytes(EPOCH_BYTES)
@@ -85,7 +89,8 @@ class Pipeline:
         self._loaded: list[StageLoaded] = []
         self._client: SessionClient | None = None
         self._sessions = itertools.count(1)
-        self._asking = 0
+        self._claims = 0
+        self._names = {manifest.name.casefold(), manifest.digest}
         #: Whether every stage is here: then no other device and no certificate of the swarm is involved.
         self._local = all(stage.node == identity.id for stage in plan.stages)
 
@@ -96,8 +101,8 @@ class Pipeline:
 
     @property
     def idle(self) -> bool:
-        """Whether nobody asks at the moment."""
-        return self._asking == 0
+        """Whether nobody uses it at the moment."""
+        return self._claims == 0
 
     @property
     def placement(self) -> list[dict[str, Any]]:
@@ -119,6 +124,25 @@ class Pipeline:
         for stage, loaded in zip(self.plan.stages, self._loaded, strict=True):
             found[stage.name] = found.get(stage.name, 0) + loaded.received
         return found
+
+    def claim(self, name: str) -> None:
+        """Note that somebody uses it, who calls the model `name`; `release` takes that back."""
+        self._claims += 1
+        self._names.add(name.casefold())
+
+    def release(self) -> None:
+        """Note that somebody has finished."""
+        self._claims -= 1
+        self.last_used = time.monotonic()
+
+    def is_called(self, name: str) -> bool:
+        """Whether the model was ever asked for by this name, or has this digest."""
+        return name.casefold() in self._names
+
+    def cut(self) -> None:
+        """End every session at once."""
+        if self._client is not None:
+            self._client.cut()
 
     async def load(self, progress: Callable[[LoadProgress], None]) -> None:
         """Load and link every stage.
@@ -142,6 +166,9 @@ class Pipeline:
                 self._epoch,
                 f"The stage on {last.name} (layers {last.first_layer}–{last.last_layer})",
             )
+            for node in {stage.node for stage in self.plan.stages} - {self._identity.id}:
+                self._watch(node)
+            self.last_used = time.monotonic()
         except BaseException:
             await self.close()
             raise
@@ -158,7 +185,6 @@ class Pipeline:
             msg = "The pipeline is not loaded."
             raise StageLost(msg)
         request = msgspec.structs.replace(request, session=next(self._sessions))
-        self._asking += 1
         events = self._client.ask(request)
         try:
             async for event in events:
@@ -168,8 +194,6 @@ class Pipeline:
             raise StageLost(msg) from exc
         finally:
             await events.aclose()
-            self._asking -= 1
-            self.last_used = time.monotonic()
 
     async def figures(self) -> list[StageFigures]:
         """Return what the stages measured, in order."""
@@ -216,6 +240,9 @@ class Pipeline:
         async with contextlib.aclosing(link.stream(request)) as items:
             async for item in items:
                 if isinstance(item, StageLoaded):
+                    if item.address.node != stage.node:
+                        msg = f"{stage.name} loaded its layers in another device's name."
+                        raise ProtocolError(msg)
                     return item
                 report(item)
         msg = f"{stage.name} did not say whether it loaded its layers."
@@ -229,6 +256,14 @@ class Pipeline:
         link = await self._links.connect(stage.node)
         request = LinkStage(self.name, stage.first_layer, previous.node, neighbour)
         await link.request(request, timeout=LINK_SECONDS)
+
+    def _watch(self, node: str) -> None:
+        """Give the pipeline up when one of its devices cannot be reached any more."""
+        link = self._links.linked(node)
+        if link is not None:
+            link.on_close(lambda _: self._watch(node))
+        else:
+            self.cut()
 
     async def _close(self, node: str) -> None:
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -14,35 +15,55 @@ if TYPE_CHECKING:
 
     from ainet.executor.models.manifest import Manifest
 
-#: Python objects, allocator slack and llama.cpp's graphs; measured on SmolLM2-135M, where they come to 9 MB.
-OVERHEAD = 16_000_000
+#: A worker process with Python, Dask and llama.cpp's graphs (bytes): 63 MB idle and up to 20 MB more with a vocabulary,
+#: measured with SmolLM2-135M.
+OVERHEAD = 80_000_000
 
 
-def stage_memory(manifest: Manifest, first_layer: int, last_layer: int, *, n_ctx: int, n_ubatch: int) -> int:
-    """Return the bytes that a stage takes: weights, KV cache, buffers.
+class Footprint:
+    """The memory of a model's stages.
 
     Parameters
     ----------
     manifest
         The model.
-    first_layer, last_layer
-        Its layers, 0-based and inclusive.
     n_ctx, n_ubatch
         Context window and chunk, in tokens.
     """
-    is_last = last_layer == manifest.n_layers - 1
-    whole = first_layer == 0 and is_last
-    weights = sum(
-        tensor.nbytes
-        for tensor in manifest.shard_tensors(first_layer, last_layer)
-        # The first of several stages maps the embedding table from its file and reads single rows.
-        if whole or first_layer > 0 or tensor.name != "token_embd.weight"
-    )
-    kv_cache = n_ctx * manifest.kv_bytes_per_token(first_layer, last_layer)
-    outputs = 4 * manifest.n_vocab if is_last else 0
-    # Activations of one micro-batch (a dozen rows of n_embd are alive at once) and the attention mask.
-    buffers = 4 * n_ubatch * (12 * manifest.n_embd + 2 * n_ctx) + 2 * outputs
-    return weights + kv_cache + buffers + OVERHEAD
+
+    def __init__(self, manifest: Manifest, *, n_ctx: int, n_ubatch: int) -> None:
+        self._last = manifest.n_layers - 1
+        layers = [0] * manifest.n_layers
+        widest = manifest.n_embd
+        for tensor in manifest.tensors:
+            if tensor.layer is not None:
+                layers[tensor.layer] += tensor.nbytes
+                widest = max(widest, *tensor.shape[:2])
+        self._weights = list(accumulate(layers, initial=0))
+        self._kv_cache = list(
+            accumulate((n_ctx * manifest.kv_bytes_per_token(i, i) for i in range(manifest.n_layers)), initial=0)
+        )
+        shared = {tensor.name: tensor.nbytes for tensor in manifest.tensors if tensor.layer is None}
+        table = shared.get("token_embd.weight", 0)
+        #: What is not part of a layer. The first of several stages reads single rows of the embedding table from its
+        #: file; the last one needs it where the model shares it with the output.
+        self._whole = sum(shared.values())
+        self._ends = self._whole - (table if "output.weight" in shared else 0)
+        self._outputs = 3 * 4 * manifest.n_vocab
+        # Activations of one micro-batch (half a dozen rows of each width are alive at once) and the attention mask.
+        self._buffers = 4 * n_ubatch * (6 * manifest.n_embd + 3 * widest + 2 * n_ctx)
+
+    def weights(self, first_layer: int, last_layer: int) -> int:
+        """Return the bytes of the layers' tensors."""
+        return self._weights[last_layer + 1] - self._weights[first_layer]
+
+    def memory(self, first_layer: int, last_layer: int) -> int:
+        """Return the bytes that a stage with these layers takes: process, weights, KV cache, buffers."""
+        size = OVERHEAD + self._buffers + self.weights(first_layer, last_layer)
+        size += self._kv_cache[last_layer + 1] - self._kv_cache[first_layer]
+        if last_layer == self._last:
+            size += self._outputs + (self._whole if first_layer == 0 else self._ends)
+        return size
 
 
 class NodeOffer(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +80,7 @@ class NodeOffer(msgspec.Struct, frozen=True, kw_only=True):
     speed
         Bytes of weights that one thread reads in a second, measured.
     workers
-        Most stages that the node can host; 0 means as many as memory allows.
+        Most stages that the node can host; None means as many as memory allows.
     models
         Digests of the models that it holds completely.
     gpu
@@ -71,7 +92,7 @@ class NodeOffer(msgspec.Struct, frozen=True, kw_only=True):
     memory: int
     threads: int
     speed: float
-    workers: int = 0
+    workers: int | None = None
     models: list[str] = []
     gpu: bool = False
 
@@ -100,6 +121,22 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
+class Placed(NamedTuple):
+    """Layers on a node."""
+
+    offer: NodeOffer
+    first_layer: int
+    last_layer: int
+
+
+class _Partial(NamedTuple):
+    """A placement of a model's first layers: its slowest stage (s a token), and what its last node has given."""
+
+    slowest: float
+    used: int
+    placed: tuple[Placed, ...]
+
+
 class Planner:
     """Plans one model over the nodes that are there.
 
@@ -118,16 +155,13 @@ class Planner:
         self._offers = list(offers)
         self._n_ctx = n_ctx
         self._n_ubatch = n_ubatch
+        self._footprint = Footprint(manifest, n_ctx=n_ctx, n_ubatch=n_ubatch)
         self._cuts = manifest.cuts
         self._last = manifest.n_layers - 1
 
-    def memory(self, first_layer: int, last_layer: int) -> int:
-        """Return the bytes that a stage with these layers takes."""
-        return stage_memory(self._manifest, first_layer, last_layer, n_ctx=self._n_ctx, n_ubatch=self._n_ubatch)
-
     def fits(self, offer: NodeOffer) -> bool:
         """Whether the whole model fits on the node."""
-        return offer.memory >= self.memory(0, self._last)
+        return offer.memory >= self._footprint.memory(0, self._last) and offer.workers != 0
 
     def plan(self, stages: int | None = None) -> Plan:
         """Place the model: whole where it fits, else over the fewest nodes; `stages` forces a number.
@@ -144,17 +178,20 @@ class Planner:
         if stages == 1:
             return self._whole() or self._too_large()
         self._check_count(stages)
-        hosts = self._hosts(stages)
-        placed = self._split(hosts)
-        if placed is None:
-            return self._too_large(stages)
-        return self._as_plan(placed, f"{stages} stages were asked for; each gets layers in proportion to its speed.")
+        offers = sorted(self._offers, key=lambda offer: offer.memory, reverse=True)
+        while offers:
+            placed = self._split(self._hosts([offer for offer in self._offers if offer in offers], stages))
+            if placed is not None:
+                why = f"{stages} stages were asked for; each gets layers in proportion to its speed."
+                return self._as_plan(placed, why)
+            offers.pop()  # the one with the least memory is in the way
+        return self._too_large(stages)
 
     def _whole(self) -> Plan | None:
         for i, offer in enumerate(self._offers):
             if self.fits(offer):
                 where = "on this device" if i == 0 else f"on {offer.name}, but not on this device"
-                return self._as_plan([(offer, 0, self._last)], f"The whole model fits {where}.")
+                return self._as_plan([Placed(offer, 0, self._last)], f"The whole model fits {where}.")
         return None
 
     def _fewest(self) -> Plan:
@@ -169,51 +206,49 @@ class Planner:
                 return self._as_plan(placed, why)
         return self._too_large()
 
-    def _hosts(self, stages: int) -> list[NodeOffer]:
+    def _hosts(self, offers: Sequence[NodeOffer], stages: int) -> list[NodeOffer]:
         """Return a node for each stage: every node once, then again where memory is left; same nodes adjacent."""
-        counts = [0] * len(self._offers)
+        counts = [0] * len(offers)
         for _ in range(stages):
-            free = [i for i, offer in enumerate(self._offers) if not offer.workers or counts[i] < offer.workers]
+            free = [i for i, offer in enumerate(offers) if offer.workers is None or counts[i] < offer.workers]
             if not free:
                 msg = f"{stages} stages were asked for, but the devices have only {sum(counts)} workers."
                 raise NotEnough(msg)
             unused = [i for i in free if not counts[i]]
-            roomiest = max(free, key=lambda i: self._offers[i].memory / (counts[i] + 1))
+            roomiest = max(free, key=lambda i: offers[i].memory / (counts[i] + 1))
             counts[unused[0] if unused else roomiest] += 1
-        return [offer for offer, count in zip(self._offers, counts, strict=True) for _ in range(count)]
+        return [offer for offer, count in zip(offers, counts, strict=True) for _ in range(count)]
 
-    def _split(self, hosts: Sequence[NodeOffer]) -> list[tuple[NodeOffer, int, int]] | None:
+    def _split(self, hosts: Sequence[NodeOffer]) -> Sequence[Placed] | None:
         """Return the split whose slowest stage is fastest, or None when memory does not allow any.
 
-        Dynamic programming over the allowed cuts: `best[c]` is the slowest stage's time when the layers before `c`
-        are placed on the hosts so far.
+        Dynamic programming over the allowed cuts: `best[c]` places the layers before `c` on the hosts so far.
         """
         ends = [*self._cuts, self._last + 1]
-        best: dict[int, tuple[float, list[tuple[NodeOffer, int, int]]]] = {0: (0.0, [])}
+        best = {0: _Partial(0.0, 0, ())}
+        before: NodeOffer | None = None
         for i, host in enumerate(hosts):
-            reached: dict[int, tuple[float, list[tuple[NodeOffer, int, int]]]] = {}
-            for begin, (slowest, placed) in best.items():
-                # Stages of one node share its memory.
-                used = sum(self.memory(a, b) for offer, a, b in placed if offer.node == host.node)
-                for end in ends:
-                    is_last = i == len(hosts) - 1
-                    if end <= begin or (end == self._last + 1) != is_last:
+            is_last = i == len(hosts) - 1
+            reached: dict[int, _Partial] = {}
+            for begin, partial in best.items():
+                # Stages of one node share its memory, and are adjacent.
+                used = partial.used if before is host else 0
+                for end in ends[-1:] if is_last else ends[:-1]:
+                    if end <= begin:
                         continue
-                    if self._manifest.split.refused_range(self._manifest, begin, end - 1):
+                    memory = used + self._footprint.memory(begin, end - 1)
+                    if memory > host.memory or self._manifest.split.refused_range(self._manifest, begin, end - 1):
                         continue
-                    if used + self.memory(begin, end - 1) > host.memory:
-                        continue
-                    worst = max(slowest, self._seconds(host, begin, end - 1))
-                    if end not in reached or worst < reached[end][0]:
-                        reached[end] = (worst, [*placed, (host, begin, end - 1)])
-            best = reached
-        return best[self._last + 1][1] if self._last + 1 in best else None
+                    slowest = max(partial.slowest, self._seconds(host, begin, end - 1))
+                    if end not in reached or slowest < reached[end].slowest:
+                        placed = (*partial.placed, Placed(host, begin, end - 1))
+                        reached[end] = _Partial(slowest, memory, placed)
+            best, before = reached, host
+        return best[self._last + 1].placed if self._last + 1 in best else None
 
     def _seconds(self, offer: NodeOffer, first_layer: int, last_layer: int) -> float:
         """Return the time of one token: its layers' weights are read once."""
-        layers = range(first_layer, last_layer + 1)
-        size = sum(tensor.nbytes for tensor in self._manifest.tensors if tensor.layer in layers)
-        return size / (offer.speed * offer.threads)
+        return self._footprint.weights(first_layer, last_layer) / (offer.speed * offer.threads)
 
     def _check_count(self, stages: int) -> None:
         if not self._cuts:
@@ -224,7 +259,7 @@ class Planner:
             raise CannotSplit(msg)
 
     def _too_large(self, stages: int | None = None) -> Plan:
-        needed = self.memory(0, self._last)
+        needed = self._footprint.memory(0, self._last)
         split = f" in {stages} stages" if stages else ""
         have = ", ".join(f"{offer.name} {show_bytes(offer.memory)}" for offer in self._offers)
         alone = "" if self._cuts else " This architecture cannot be split over devices."
@@ -235,7 +270,7 @@ class Planner:
         )
         raise NotEnough(msg, needed=needed, free={offer.name: offer.memory for offer in self._offers})
 
-    def _as_plan(self, placed: Sequence[tuple[NodeOffer, int, int]], why: str) -> Plan:
+    def _as_plan(self, placed: Sequence[Placed], why: str) -> Plan:
         shares = {offer.node: sum(other.node == offer.node for other, _, _ in placed) for offer, _, _ in placed}
         return Plan(
             model=self._manifest.digest,
@@ -249,7 +284,7 @@ class Planner:
                     name=offer.name,
                     first_layer=first,
                     last_layer=last,
-                    memory=self.memory(first, last),
+                    memory=self._footprint.memory(first, last),
                     threads=max(1, offer.threads // shares[offer.node]),
                     gpu=offer.gpu,
                     reason=f"{offer.speed / 1e9:.1f} GB/s a thread, {show_bytes(offer.memory)} free",

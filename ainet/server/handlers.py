@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import msgspec
@@ -15,7 +15,7 @@ from jupyter_server.auth.decorator import authorized
 from tornado import web
 from tornado.iostream import StreamClosedError
 
-from ainet.errors import AinetError
+from ainet.errors import AinetError, UsageError
 from ainet.executor.request import GenerateRequest
 from ainet.server.base import NodeHandler
 
@@ -24,8 +24,24 @@ if TYPE_CHECKING:
 
     from ainet.node import Node
 
-Text = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
-Count = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+MAX_TEXT = 4096
+MAX_KEY = 65536
+MAX_COUNT = 1024
+MAX_MINUTES = 24 * 60
+
+
+def check_text(option: str, text: str | None, most: int = MAX_TEXT) -> None:
+    """Raise `UsageError` for a text that is empty or has more than `most` characters."""
+    if text is not None and not 1 <= len(text) <= most:
+        msg = f"{option} has {len(text)} characters; it must have 1 to {most}."
+        raise UsageError(msg)
+
+
+def check_count(option: str, number: int | None) -> None:
+    """Raise `UsageError` for a number that is not in the range of 1 to `MAX_COUNT`."""
+    if number is not None and not 1 <= number <= MAX_COUNT:
+        msg = f"{option} is {number}; it must lie between 1 and {MAX_COUNT}."
+        raise UsageError(msg)
 
 
 class StatusHandler(NodeHandler):
@@ -57,8 +73,12 @@ class ModelsHandler(NodeHandler):
 class PlanQuery(msgspec.Struct, forbid_unknown_fields=True):
     """What to plan for."""
 
-    model: Text | None = None
-    stages: Count | None = None
+    model: str | None = None
+    stages: int | None = None
+
+    def __post_init__(self) -> None:
+        check_text("model", self.model)
+        check_count("stages", self.stages)
 
 
 class PlanHandler(NodeHandler):
@@ -150,8 +170,14 @@ class PipelinesHandler(NodeHandler):
 class Invitation(msgspec.Struct, forbid_unknown_fields=True):
     """Where to wait for the joining device (host or host:port), and for how long."""
 
-    listen: Text | None = None
-    minutes: Annotated[float, msgspec.Meta(gt=0, le=1440)] = 10.0
+    listen: str | None = None
+    minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_text("listen", self.listen)
+        if not 0 < self.minutes <= MAX_MINUTES:
+            msg = f"minutes is {self.minutes:g}; a ticket is valid for more than 0 and at most {MAX_MINUTES} minutes."
+            raise UsageError(msg)
 
 
 class InvitationsHandler(NodeHandler):
@@ -172,8 +198,12 @@ class InvitationsHandler(NodeHandler):
 class Membership(msgspec.Struct, forbid_unknown_fields=True):
     """A ticket, and the name that this device wants to have in the swarm."""
 
-    ticket: Text
-    name: Text | None = None
+    ticket: str
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        check_text("ticket", self.ticket)
+        check_text("name", self.name)
 
 
 class MembershipHandler(NodeHandler):
@@ -214,7 +244,10 @@ class MemberHandler(NodeHandler):
 class KeyExport(msgspec.Struct, forbid_unknown_fields=True):
     """What the swarm's key is encrypted with."""
 
-    passphrase: Text
+    passphrase: str
+
+    def __post_init__(self) -> None:
+        check_text("passphrase", self.passphrase)
 
 
 class KeyExportHandler(NodeHandler):
@@ -234,8 +267,12 @@ class KeyExportHandler(NodeHandler):
 class KeyImport(msgspec.Struct, forbid_unknown_fields=True):
     """An exported key and what it is encrypted with."""
 
-    key: Annotated[str, msgspec.Meta(min_length=1, max_length=65536)]
-    passphrase: Text
+    key: str
+    passphrase: str
+
+    def __post_init__(self) -> None:
+        check_text("key", self.key, MAX_KEY)
+        check_text("passphrase", self.passphrase)
 
 
 class KeyImportHandler(NodeHandler):
@@ -256,7 +293,10 @@ class KeyImportHandler(NodeHandler):
 class ClientRequest(msgspec.Struct, forbid_unknown_fields=True):
     """How many lent workers are wanted; None: all that members lend."""
 
-    workers: Count | None = None
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        check_count("workers", self.workers)
 
 
 class ClientsHandler(NodeHandler):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ainet.errors import AinetError, NotEnough, NotFound, Refused
+from ainet.executor.absence import GRACE_SECONDS, AbsenceWatch
 from ainet.executor.engine.certificates import DaskCredentials
 from ainet.executor.lending.client_cluster import ClientCluster
 from ainet.executor.lending.lent_worker import LentWorker
@@ -31,8 +32,10 @@ MOST_MEMORY = 2_000_000_000
 LEAST_MEMORY = 100_000_000
 #: Seconds in which a member must have started the worker that it lends.
 LEND_SECONDS = 60.0
-#: A worker whose borrower's link broke is taken back after this time (s).
-GRACE_SECONDS = 10.0
+#: Seconds in which a member must have taken back the worker that it lent; it ends with its scheduler anyway.
+RETURN_SECONDS = 10.0
+#: Workers that one member may borrow at once, each for a cluster of its own.
+MOST_LOANS = 2
 
 
 class Lent(msgspec.Struct, frozen=True):
@@ -57,13 +60,31 @@ class ReturnWorker(Request, frozen=True):
     cluster: str
 
 
+class Borrowing:
+    """A cluster of this node's owner, and the nodes that were asked for a worker of it."""
+
+    def __init__(self, cluster: ClientCluster) -> None:
+        self.cluster = cluster
+        self.lenders: set[str] = set()
+
+
 class Loan:
-    """A worker that this node lends."""
+    """A worker that this node lends, while it starts and from then on."""
 
     def __init__(self, borrower: str, worker: LentWorker, reservation: Reservation) -> None:
         self.borrower = borrower
         self.worker = worker
         self.reservation = reservation
+        self.starting = asyncio.create_task(worker.start())
+
+    async def end(self) -> None:
+        """End the worker, and give back what was reserved for it."""
+        self.starting.cancel()
+        await asyncio.gather(self.starting, return_exceptions=True)
+        try:
+            await self.worker.stop()
+        finally:
+            self.reservation.release()
 
 
 class Lender:
@@ -99,10 +120,11 @@ class Lender:
         self._allocator = allocator
         self._data_dir = data_dir
         self._log = log
-        self._clusters: dict[str, ClientCluster] = {}
-        self._borrowed: dict[str, list[str]] = {}
+        self._borrowings: dict[str, Borrowing] = {}
         self._loans: dict[str, Loan] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        #: What is being ended. Nobody else does it a second time, and `stop` waits for it.
+        self._ending: set[asyncio.Task[None]] = set()
+        self._borrowers = AbsenceWatch(links, GRACE_SECONDS, self._end_of)
         links.handle(LendWorker, self.lend)
         links.handle(ReturnWorker, self.take_back)
 
@@ -123,34 +145,36 @@ class Lender:
         ------
         NotEnough
             If fewer than `workers` are lent, or none; with each device's reason.
+        NotFound
+            If the cluster is ended meanwhile.
         """
-        cluster = ClientCluster(self._data_dir, self._log, host=self._host)
-        await cluster.start()
         name = secrets.token_hex(8)
-        self._clusters[name] = cluster
-        self._borrowed[name] = []
-        cluster.on_end(lambda: self._spawn(self.close(name)))
+        borrowing = self._borrowings[name] = Borrowing(ClientCluster(self._data_dir, self._log, host=self._host))
         found: list[dict[str, Any]] = []
         reasons: list[str] = []
         try:
+            borrowing.cluster.on_end(lambda: self._ended(name))
+            await borrowing.cluster.start()
             members = [state for state in self._links.members() if not state.is_self]
             for node, who in [*((state.id, state.name) for state in members), (self._identity.id, self._identity.name)]:
                 if workers is not None and len(found) >= workers:
                     break
+                self._check_open(name)
                 try:
-                    pid = await self._borrow(name, cluster, node)
+                    pid = await self._borrow(name, borrowing, node)
                 except (AinetError, TimeoutError) as exc:
                     reasons.append(f"{who}: {exc}")
                     continue
                 found.append({"node": who, "pid": pid})
+            self._check_open(name)
             if len(found) < (workers or 1):
                 msg = f"{len(found)} of {workers or 1} workers can be had. {' '.join(reasons)}".strip()
                 raise NotEnough(msg)
         except BaseException:
-            await self.close(name)
+            await self._close(name)
             raise
-        tls = msgspec.to_builtins(cluster.credentials)
-        return {"id": name, "address": cluster.address, "tls": tls, "workers": found}
+        tls = msgspec.to_builtins(borrowing.cluster.credentials)
+        return {"id": name, "address": borrowing.cluster.address, "tls": tls, "workers": found}
 
     async def close(self, name: str) -> None:
         """End a cluster and give its workers back.
@@ -160,43 +184,34 @@ class Lender:
         NotFound
             If there is none of that name.
         """
-        cluster = self._clusters.pop(name, None)
-        if cluster is None:
-            msg = "This Dask cluster has ended already."
-            raise NotFound(msg)
-        await cluster.stop()
-        for node in self._borrowed.pop(name):
-            if node == self._identity.id:
-                await self._end(name)
-            elif (link := self._links.linked(node)) is not None:
-                with contextlib.suppress(AinetError):  # its worker ends with the scheduler anyway
-                    await link.request(ReturnWorker(name), timeout=GRACE_SECONDS)
+        self._check_open(name)
+        await self._close(name)
 
     async def stop(self) -> None:
         """End every cluster and take every worker back."""
-        for name in list(self._clusters):
-            await self.close(name)
-        for name in list(self._loans):
-            await self._end(name)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._borrowers.stop()
+        await asyncio.gather(*(self._close(name) for name in list(self._borrowings)))
+        await asyncio.gather(*(self._end(name) for name in list(self._loans)))
+        while self._ending:
+            await asyncio.wait(self._ending)
 
     async def revoke(self, node_id: str) -> None:
         """Cut a removed member off: its workers leave the clusters here, and workers lent to it come back."""
-        for name, cluster in self._clusters.items():
-            if node_id in self._borrowed[name]:
-                self._borrowed[name].remove(node_id)
-                await cluster.revoke(node_id)
-        for name in [name for name, loan in self._loans.items() if loan.borrower == node_id]:
-            await self._end(name)
+        cut = [self._cut(one, node_id) for one in self._borrowings.values() if node_id in one.lenders]
+        await asyncio.gather(self._end_of(node_id), *cut)
 
     async def lend(self, link: PeerLink, request: LendWorker) -> Lent:
         """Lend a worker to a member."""
         if not self._config.lend:
             msg = f"{self._identity.name} lends no workers (its owner said so with `ainet up --no-lend`)."
             raise Refused(msg)
-        link.on_close(lambda gone: self._spawn(self._expire(gone.peer_id)))
+        if sum(loan.borrower == link.peer_id for loan in self._loans.values()) >= MOST_LOANS:
+            msg = (
+                f"{self._identity.name} lends {MOST_LOANS} workers to {link.peer_name} already, and no more to one "
+                "device. Close another Dask cluster there first."
+            )
+            raise Refused(msg)
+        self._borrowers.watch(link.peer_id)
         return Lent(await self._start(link.peer_id, request))
 
     async def take_back(self, link: PeerLink, request: ReturnWorker) -> None:
@@ -209,15 +224,42 @@ class Lender:
     def _host(self) -> str:
         return self._links.address.rpartition(":")[0].strip("[]")
 
-    async def _borrow(self, name: str, cluster: ClientCluster, node: str) -> int:
-        request = LendWorker(name, cluster.address, cluster.issue(node))
+    def _check_open(self, name: str) -> None:
+        if name not in self._borrowings:
+            msg = "This Dask cluster has ended already."
+            raise NotFound(msg)
+
+    async def _borrow(self, name: str, borrowing: Borrowing, node: str) -> int:
+        request = LendWorker(name, borrowing.cluster.address, borrowing.cluster.issue(node))
+        borrowing.lenders.add(node)  # it can connect from now on, and must be cut when it is removed meanwhile
         if node == self._identity.id:
-            pid = await self._start(node, request)
-        else:
-            link = await self._links.connect(node)
-            pid = (await link.request(request, timeout=LEND_SECONDS)).pid
-        self._borrowed[name].append(node)
-        return pid
+            return await self._start(node, request)
+        link = await self._links.connect(node)
+        lent: Lent = await link.request(request, timeout=LEND_SECONDS)
+        return lent.pid
+
+    async def _cut(self, borrowing: Borrowing, node: str) -> None:
+        borrowing.lenders.discard(node)
+        try:
+            await borrowing.cluster.revoke(node)
+        except AinetError as exc:  # it has ended, or ends; other clusters are cut nevertheless
+            self._log.warning("A Dask cluster could not be told that %s was removed: %s", node[:8], exc)
+
+    async def _close(self, name: str) -> None:
+        borrowing = self._borrowings.pop(name, None)
+        if borrowing is not None:
+            await self._to_end(self._give_back(name, borrowing))
+
+    async def _give_back(self, name: str, borrowing: Borrowing) -> None:
+        await borrowing.cluster.stop()
+        await asyncio.gather(*(self._return(name, node) for node in borrowing.lenders))
+
+    async def _return(self, name: str, node: str) -> None:
+        if node == self._identity.id:
+            await self._end(name)
+        elif (link := self._links.linked(node)) is not None:
+            with contextlib.suppress(AinetError):  # its worker ends with the scheduler anyway
+                await link.request(ReturnWorker(name), timeout=RETURN_SECONDS)
 
     async def _start(self, borrower: str, request: LendWorker) -> int:
         if request.cluster in self._loans:
@@ -234,33 +276,42 @@ class Lender:
             host=self._host,
             memory=reservation.memory,
         )
-        self._loans[request.cluster] = Loan(borrower, worker, reservation)
-        worker.on_end(lambda: self._spawn(self._end(request.cluster)))
+        loan = self._loans[request.cluster] = Loan(borrower, worker, reservation)
+        worker.on_end(lambda: self._worker_ended(request.cluster, loan))
         try:
-            await worker.start()
+            await asyncio.wait([loan.starting])
+            if self._loans.get(request.cluster) is not loan:
+                msg = f"{self._identity.name} took the worker back while it started."
+                raise Refused(msg)
+            loan.starting.result()
         except BaseException:
-            await self._end(request.cluster)
+            await self._end(request.cluster, loan)
             raise
         self._log.info("A Dask worker is lent to %s.", borrower[:8])
         return worker.pid or 0
 
-    async def _end(self, cluster: str) -> None:
-        loan = self._loans.pop(cluster, None)
-        if loan is not None:
-            await loan.worker.stop()
-            loan.reservation.release()
+    async def _end(self, cluster: str, only: Loan | None = None) -> None:
+        loan = self._loans.get(cluster)
+        if loan is not None and only in (None, loan):
+            del self._loans[cluster]
+            await self._to_end(loan.end())
 
-    async def _expire(self, borrower: str) -> None:
-        await asyncio.sleep(GRACE_SECONDS)
-        if self._links.linked(borrower) is None:
-            for name in [name for name, loan in self._loans.items() if loan.borrower == borrower]:
-                await self._end(name)
+    async def _end_of(self, borrower: str) -> None:
+        names = [name for name, loan in self._loans.items() if loan.borrower == borrower]
+        await asyncio.gather(*(self._end(name) for name in names))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        async def run() -> None:
-            with contextlib.suppress(NotFound):
-                await work
+    def _ended(self, name: str) -> None:
+        self._spawn(self._close(name))
 
-        task = asyncio.create_task(run())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _worker_ended(self, cluster: str, loan: Loan) -> None:
+        self._spawn(self._end(cluster, loan))
+
+    async def _to_end(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what must not be left half done: whoever waits for it may be cancelled, but not the work."""
+        await asyncio.shield(self._spawn(work))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        return task

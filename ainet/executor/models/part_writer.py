@@ -38,6 +38,13 @@ class PartWriter:
     ----------
     position
         Bytes that are there already; the next ones to `write` follow them.
+    received
+        Bytes that this writer took in, whatever became of them.
+
+    Raises
+    ------
+    NotEnough
+        If the disk is full.
     """
 
     def __init__(
@@ -48,15 +55,16 @@ class PartWriter:
         self._received = received
         self._closed = closed
         self._hash = hashlib.sha256()
-        self.position = 0
-        self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0)
-        there = os.fstat(self._file.fileno()).st_size
-        if there > tensor.nbytes:
+        self._hashed = 0
+        self.received = 0
+        try:
+            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0)
+        except OSError as exc:
+            raise disk_full(exc, tensor.name, path.parent) from exc
+        self.position = os.fstat(self._file.fileno()).st_size
+        if self.position > tensor.nbytes:
             self._file.truncate(0)
-            there = 0
-        while self.position < there and (data := self._file.read(min(CHUNK, there - self.position))):
-            self._hash.update(data)
-            self.position += len(data)
+            self.position = 0
 
     def write(self, data: bytes) -> None:
         """Append `data`.
@@ -74,13 +82,16 @@ class PartWriter:
             raise ModelError(msg)
         view = memoryview(data)
         try:
+            self._hash_rest()
             while view:
                 view = view[self._file.write(view) :]
         except OSError as exc:
             self.discard()
             raise disk_full(exc, self.tensor.name, self._path.parent) from exc
         self._hash.update(data)
+        self._hashed += len(data)
         self.position += len(data)
+        self.received += len(data)
         self._received(len(data))
 
     def finish(self) -> None:
@@ -94,17 +105,18 @@ class PartWriter:
         if self.position != self.tensor.nbytes:
             msg = f"{self.tensor.name} is incomplete: {self.position:,} of {self.tensor.nbytes:,} bytes."
             raise ModelError(msg)
-        if self._hash.hexdigest() != self.tensor.hash:
-            self.discard()
-            msg = f"The bytes that arrived for {self.tensor.name} do not have its hash. They were thrown away."
-            raise ModelError(msg)
         try:
+            self._hash_rest()
+            if self._hash.hexdigest() != self.tensor.hash:
+                self.discard()
+                msg = f"The bytes that arrived for {self.tensor.name} do not have its hash. They were thrown away."
+                raise ModelError(msg)
             os.fsync(self._file.fileno())
+            self._file.close()
+            self._path.replace(self._path.with_suffix(".bin"))
         except OSError as exc:
             self.discard()
             raise disk_full(exc, self.tensor.name, self._path.parent) from exc
-        self._file.close()
-        self._path.replace(self._path.with_suffix(".bin"))
         self._closed(self)
 
     def close(self) -> None:
@@ -116,6 +128,18 @@ class PartWriter:
         """Throw away what is there."""
         self._path.unlink(missing_ok=True)
         self.close()
+
+    def _hash_rest(self) -> None:
+        # What an earlier writer left is hashed here, not while opening, where writers of other tensors would wait.
+        if self._hashed < self.position:
+            self._file.seek(self._hashed)
+        while self._hashed < self.position:
+            data = self._file.read(min(CHUNK, self.position - self._hashed))
+            if not data:
+                msg = f"The part of {self.tensor.name} became shorter while it was read."
+                raise ModelError(msg)
+            self._hash.update(data)
+            self._hashed += len(data)
 
     def __enter__(self) -> Self:
         return self

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ainet.errors import AinetError, NotFound, StageLost, UsageError
+from ainet.errors import AinetError, NotFound, Refused, StageLost, UsageError
 from ainet.executor.messages import LoadProgress, StageFigures, StageLoaded, WorkerState
+from ainet.executor.models.architectures import check_range
 from ainet.executor.models.shards import ShardStore
-from ainet.executor.placement import stage_memory
+from ainet.executor.placement import OVERHEAD, Footprint
 from ainet.executor.stages.host import StageHost
+from ainet.executor.stages.spec import EPOCH_BYTES
 from ainet.resources import monitor
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Seconds within which a worker must answer to be closed in an orderly way.
 CLOSE_SECONDS = 10.0
+#: Workers that held a stage are kept for this long (s): the next pipeline then need not wait for them to start.
+TRIM_SECONDS = 30.0
 LOOPBACK = "127.0.0.1"
 MAX_UBATCH = 2048
 MAX_QUEUE = 1000
@@ -91,6 +95,7 @@ class StageService:
         self._log = log
         self._stages: dict[tuple[str, int], HostedStage] = {}
         self._lock = asyncio.Lock()
+        self._trimming: asyncio.Task[None] | None = None
         engine.on_worker_lost(self._lose_worker)
 
     def stages(self, pipeline: str | None = None) -> list[HostedStage]:
@@ -98,9 +103,9 @@ class StageService:
         return [stage for stage in self._stages.values() if pipeline in (None, stage.spec.pipeline)]
 
     @property
-    def worker_limit(self) -> int:
-        """Most stages that can run here; 0 when the engine grows on demand."""
-        return 0 if self._engine.own else len(self._engine.workers())
+    def worker_limit(self) -> int | None:
+        """Most stages that can run here; None when the engine grows on demand."""
+        return None if self._engine.own else len(self._engine.workers())
 
     async def workers(self) -> list[WorkerState]:
         """Return the engine's workers and what they hold."""
@@ -147,10 +152,13 @@ class StageService:
         if key in self._stages:
             msg = f"Layers {spec.first_layer}–{spec.last_layer} of this pipeline are loaded here already."
             raise UsageError(msg)
-        spec = self._admit(spec, manifest)
+        spec = self.admit(spec, manifest)
         what = f"{manifest.name} layers {spec.first_layer}–{spec.last_layer}"
-        memory = stage_memory(manifest, spec.first_layer, spec.last_layer, n_ctx=spec.n_ctx, n_ubatch=spec.n_ubatch)
-        stage = HostedStage(spec, manifest.name, self._allocator.reserve(what, memory))
+        footprint = Footprint(manifest, n_ctx=spec.n_ctx, n_ubatch=spec.n_ubatch)
+        memory = footprint.memory(spec.first_layer, spec.last_layer)
+        # Stages take turns, so threads are shared in time: a stage that comes when all are taken runs nevertheless.
+        threads = min(spec.threads, self._allocator.free.threads)
+        stage = HostedStage(spec, manifest.name, self._allocator.reserve(what, memory, threads=threads))
         self._stages[key] = stage
         try:
             layers = (spec.first_layer, spec.last_layer)
@@ -165,18 +173,31 @@ class StageService:
                 self._allocator.bind(stage.reservation, stage.worker.pid)
             host = self._stage_host(stage.worker, local=local)
             credentials = self._identity.local_credentials() if local else self._identity.credentials()
-            stage.actor = await self._engine.actor(
-                StageHost, credentials, self._identity.id, host, address=stage.worker.address
-            )
+            actor = self._engine.actor(StageHost, credentials, self._identity.id, host, address=stage.worker.address)
+            stage.actor = await self._alive(stage, actor)
             stage.address = await self._alive(stage, stage.actor.load(spec, shard))
             figures = await self._alive(stage, stage.actor.state())
+            buffers = sum(figures["buffers"].values())
+            stage.reservation.resize(memory=max(memory, buffers + OVERHEAD))
         except BaseException:
-            await self._close(stage)
+            await asyncio.shield(self._close(stage))
             raise
-        return StageLoaded(stage.address, received, sum(figures["buffers"].values()))
+        return StageLoaded(stage.address, received, buffers)
 
     async def link(self, pipeline: str, first_layer: int, previous: str, following: StageAddress | None) -> None:
-        """Connect a loaded stage to its neighbours and let it work."""
+        """Connect a loaded stage to its neighbours and let it work.
+
+        Raises
+        ------
+        NotFound
+            If the stage is not there any more.
+        Refused
+            If a neighbour is not a member.
+        """
+        for node in [previous, *([following.node] if following else [])]:
+            if node != self._identity.id and self._identity.roster.member(node) is None:
+                msg = f"The device {node[:8]} is no member: no stage here is linked to it."
+                raise Refused(msg)
         stage = self._stages.get((pipeline, first_layer))
         if stage is None or stage.actor is None:
             msg = "The stage is not loaded here any more. Ask again."
@@ -208,19 +229,45 @@ class StageService:
         """Unload the stages of a pipeline; none is fine, too."""
         await asyncio.gather(*(self._close(stage) for stage in self.stages(pipeline)))
 
+    async def stop(self) -> None:
+        """Unload every stage."""
+        await self.close_all()
+        if self._trimming is not None:
+            self._trimming.cancel()
+            await asyncio.gather(self._trimming, return_exceptions=True)
+
     async def close_all(self, node_id: str | None = None) -> None:
         """Unload every stage, or those in which the node with this id takes part."""
         for stage in self.stages():
             if node_id in (None, stage.spec.owner, *stage.neighbours):
                 await self._close(stage)
 
-    def _admit(self, spec: StageSpec, manifest: Manifest) -> StageSpec:
-        """Hold the planning node's wishes against the model and the owner's caps."""
+    def admit(self, spec: StageSpec, manifest: Manifest) -> StageSpec:
+        """Hold the planning node's wishes against the model and the owner's caps.
+
+        Returns
+        -------
+        StageSpec
+            What may be loaded: not more threads than the owner gives, and a GPU only if it is given.
+
+        Raises
+        ------
+        CannotSplit
+            If the model has no such stage.
+        UsageError
+            If context, chunk or epoch make no sense, or the pipeline belongs to another node.
+        """
+        check_range(manifest, spec.first_layer, spec.last_layer)
+        if any(stage.spec.owner != spec.owner for stage in self.stages(spec.pipeline)):
+            msg = "A pipeline of this name belongs to another node."
+            raise UsageError(msg)
+        if len(spec.epoch) != EPOCH_BYTES or not 1 <= spec.n_stages <= manifest.n_layers:
+            msg = f"A pipeline of {spec.n_stages} stages is not possible."
+            raise UsageError(msg)
         if not (1 <= spec.n_ctx <= manifest.n_ctx_train and 1 <= spec.n_ubatch <= MAX_UBATCH):
             msg = f"A context of {spec.n_ctx} tokens in chunks of {spec.n_ubatch} is not possible."
             raise UsageError(msg)
         caps = self._allocator.caps
-        # Stages of a pipeline take turns, so threads are shared in time; none uses more than the cap.
         threads = max(1, min(spec.threads, caps.threads))
         queue = max(0, min(spec.queue, MAX_QUEUE))
         return msgspec.structs.replace(spec, threads=threads, gpu=spec.gpu and caps.gpu, queue=queue)
@@ -241,7 +288,13 @@ class StageService:
         return next(worker for worker in workers if worker.address not in used)
 
     async def _alive(self, stage: HostedStage, call: Any) -> Any:
-        """Await an actor's answer, but not longer than its worker lives."""
+        """Await an actor's answer, but not longer than its worker lives.
+
+        Raises
+        ------
+        StageLost
+            If the worker is lost first.
+        """
         answer = asyncio.ensure_future(_awaited(call))
         lost = asyncio.ensure_future(stage.lost.wait())
         try:
@@ -251,7 +304,7 @@ class StageService:
             reason: object = "its process ended"
         except AinetError:
             raise
-        except Exception as exc:
+        except (OSError, RuntimeError) as exc:  # so Dask says that the worker cannot be reached
             reason = exc
         finally:
             answer.cancel()
@@ -267,7 +320,9 @@ class StageService:
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self._alive(stage, actor.close())
         except (AinetError, TimeoutError) as exc:
-            self._log.info("Layers %s of %s ended with their worker: %s", stage.layers, stage.name, exc)
+            self._log.info("Layers %s of %s end with their worker: %s", stage.layers, stage.name, exc or "no answer")
+            if stage.worker is not None and not stage.lost.is_set():  # what it holds must not outlive the reservation
+                await self._engine.retire(stage.worker.address)
         finally:
             self._forget(stage)
 
@@ -281,6 +336,17 @@ class StageService:
     def _forget(self, stage: HostedStage) -> None:
         self._stages.pop((stage.spec.pipeline, stage.spec.first_layer), None)
         stage.reservation.release()
+        if self._trimming is None or self._trimming.done():
+            self._trimming = asyncio.create_task(self._trim())
+
+    async def _trim(self) -> None:
+        """End workers that nobody needs any more, but keep one warm."""
+        await asyncio.sleep(TRIM_SECONDS)
+        async with self._lock:
+            used = {stage.worker.address for stage in self.stages() if stage.worker is not None}
+            free = [worker for worker in self._engine.workers() if worker.address not in used]
+            for worker in free[1:]:
+                await self._engine.retire(worker.address)
 
 
 async def _awaited(call: Any) -> Any:

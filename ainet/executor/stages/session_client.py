@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ainet.identity import Credentials
 
 CONNECT_SECONDS = 10.0
+MAX_UNREAD = 100_000  # events of one session
 
 
 class SessionClient:
@@ -107,6 +108,11 @@ class SessionClient:
             if not ended and not self.closed:
                 self._send(Cancel(request.session))
 
+    def cut(self) -> None:
+        """End the connection at once: whoever waits for an answer hears `StageLost`."""
+        self._task.cancel()
+        self._writer.transport.abort()
+
     async def close(self) -> None:
         """End the connection."""
         self._task.cancel()
@@ -121,6 +127,8 @@ class SessionClient:
             while True:
                 event = self._decoder.decode(await read_message(self._reader))
                 if (queue := self._queues.get(event.session)) is not None:
+                    if queue.qsize() > MAX_UNREAD:
+                        break  # it sends more than anybody could have asked for
                     queue.put_nowait(event)
                 elif event.session == 0 and isinstance(event, Failed):
                     for queue in self._queues.values():

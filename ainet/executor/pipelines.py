@@ -1,0 +1,144 @@
+"""The pipelines that this node has loaded: who uses them, and which are unloaded for want of use, memory or members."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+from ainet.errors import AinetError
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import AsyncGenerator, Mapping
+
+    from ainet.config import AinetConfig
+    from ainet.executor.pipeline import Pipeline
+    from ainet.executor.placement import Plan
+
+#: Idle pipelines are looked for this often (s).
+SWEEP_SECONDS = 5.0
+
+
+class Pipelines:
+    """Keeps pipelines until nobody has used them for a while, or something else needs their memory.
+
+    Parameters
+    ----------
+    config
+        `idle_seconds`.
+    log
+        For pipelines that are unloaded.
+    """
+
+    def __init__(self, config: AinetConfig, log: logging.Logger) -> None:
+        self._config = config
+        self._log = log
+        self._loaded: list[Pipeline] = []
+        self._locks: weakref.WeakValueDictionary[tuple[str, int | None], asyncio.Lock] = weakref.WeakValueDictionary()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to look for idle pipelines."""
+        self._sweeper = asyncio.create_task(self._sweep(), name="idle pipelines")
+
+    async def stop(self) -> None:
+        """Unload everything."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.gather(self._sweeper, return_exceptions=True)
+        await asyncio.gather(*(self.drop(pipeline) for pipeline in list(self._loaded)))
+        await self.settle()
+
+    def usable(self) -> list[Pipeline]:
+        """Return the pipelines that can be asked."""
+        return [pipeline for pipeline in self._loaded if pipeline.usable]
+
+    def find(self, digest: str, stages: int | None) -> Pipeline | None:
+        """Return a pipeline of the model with as many stages as are wanted; None: as placed without a wish."""
+        for pipeline in self.usable():
+            count = len(pipeline.plan.stages)
+            if pipeline.plan.model == digest and (count == stages or (stages is None and pipeline.unforced)):
+                return pipeline
+        return None
+
+    @contextlib.asynccontextmanager
+    async def alone(self, digest: str, stages: int | None) -> AsyncGenerator[None, None]:
+        """Let one at a time place the same model in the same way: the others then find it loaded."""
+        lock = self._locks.setdefault((digest, stages), asyncio.Lock())
+        async with lock:
+            yield
+
+    def add(self, pipeline: Pipeline) -> None:
+        """Keep a pipeline that was loaded."""
+        self._loaded.append(pipeline)
+
+    def idle_memory(self) -> dict[str, int]:
+        """Return the bytes on each node (by id) that unloading idle pipelines would free."""
+        freed: dict[str, int] = {}
+        for pipeline in self._loaded:
+            for stage in pipeline.plan.stages if pipeline.idle else []:
+                freed[stage.node] = freed.get(stage.node, 0) + stage.memory
+        return freed
+
+    async def make_room(self, plan: Plan, free: Mapping[str, int]) -> None:
+        """Unload idle pipelines, the longest unused first, until `plan` fits into what is `free` (bytes by node id)."""
+        short = {stage.node: -free.get(stage.node, 0) for stage in plan.stages}
+        for stage in plan.stages:
+            short[stage.node] += stage.memory
+        for pipeline in sorted(self._loaded, key=lambda one: one.last_used):
+            wanted = any(short.get(stage.node, 0) > 0 for stage in pipeline.plan.stages)
+            if pipeline.idle and wanted:
+                self._log.info("%s is unloaded: its memory is wanted.", pipeline.plan.name)
+                await self.drop(pipeline)
+                for stage in pipeline.plan.stages:
+                    if stage.node in short:
+                        short[stage.node] -= stage.memory
+
+    async def drop(self, pipeline: Pipeline) -> None:
+        """Unload a pipeline; a second time does nothing."""
+        if pipeline in self._loaded:
+            self._loaded.remove(pipeline)
+            await pipeline.close()
+
+    def abandon(self, pipeline: Pipeline) -> None:
+        """Unload a broken pipeline without keeping anybody waiting for it."""
+        if pipeline in self._loaded:
+            self._loaded.remove(pipeline)
+            task = asyncio.create_task(pipeline.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def settle(self) -> None:
+        """Wait until abandoned pipelines have given their memory back."""
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    async def unload(self, name: str | None = None) -> list[str]:
+        """Unload the pipelines of the model with this name or digest, or all; returns the models' names."""
+        wanted = [pipeline for pipeline in self._loaded if name is None or pipeline.is_called(name)]
+        await asyncio.gather(*(self.drop(pipeline) for pipeline in wanted))
+        return [pipeline.plan.name for pipeline in wanted]
+
+    def revoke(self, node_id: str) -> None:
+        """Unload every pipeline in which the node takes part: it is not asked any more."""
+        for pipeline in list(self._loaded):
+            if any(stage.node == node_id for stage in pipeline.plan.stages):
+                pipeline.cut()
+                self.abandon(pipeline)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(min(SWEEP_SECONDS, self._config.idle_seconds))
+            now = time.monotonic()
+            for pipeline in list(self._loaded):
+                unused = pipeline.idle and now - pipeline.last_used > self._config.idle_seconds
+                if unused or not pipeline.usable:
+                    self._log.info("%s is unloaded: nobody uses it.", pipeline.plan.name)
+                    try:
+                        await self.drop(pipeline)
+                    except AinetError as exc:
+                        self._log.warning("%s was not unloaded cleanly: %s", pipeline.plan.name, exc)

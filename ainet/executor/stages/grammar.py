@@ -1,0 +1,195 @@
+"""Limits of a GBNF grammar, checked before llama.cpp sees it.
+
+llama.cpp's parser and its check for left recursion are recursive, copy what is repeated, and visit a rule as often as
+there are ways to reach it: a grammar of a few kilobytes can end the process or keep it busy for ever. What is counted
+here is what that code does with the text; whether the grammar is valid is left to llama.cpp.
+"""
+
+from __future__ import annotations
+
+import re
+from graphlib import CycleError, TopologicalSorter
+from typing import NamedTuple
+
+from ainet.errors import UsageError
+
+MAX_GRAMMAR = 64 * 1024  # bytes of GBNF, or of a JSON schema
+MAX_DEPTH = 1000  # brackets inside brackets; the parser's recursion fits 10,000 into a stack of 8 MiB
+MAX_REPEATS = 1000  # llama.cpp itself gives up at 2000
+MAX_NAME = 500  # characters of a rule's name, which llama.cpp copies for every bracket in the rule
+MAX_ELEMENTS = 300_000  # characters and references after repetitions are written out; 8 bytes each, held twice
+MAX_VISITS = 1_000_000  # elements seen on all ways from the beginning of a rule to its first character
+
+TOKEN = re.compile(
+    r"""(?P<space>[ \t\r\n]+|\#[^\r\n]*)
+    |(?P<literal>"(?:\\.|[^"\\])*")
+    |(?P<terminal>\[(?:\\.|[^\]\\])*\]|!?<[^>]*>|\.)
+    |(?P<rule>[A-Za-z0-9-]+)(?P<defined>[ \t]*(?:\#[^\r\n]*)?::=)?
+    |(?P<open>\()|(?P<close>\))|(?P<other>\|)
+    |(?P<repeat>[*+?]|\{[ \t]*(?P<least>\d+)[ \t]*(?P<comma>,)?[ \t]*(?P<most>\d*)[ \t]*\})""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+class Item(NamedTuple):
+    """A rule, group or terminal as it stands in an alternative."""
+
+    #: Name of the rule or group; empty for characters.
+    refers: str
+    #: Elements in llama.cpp's form: characters, or 1 for a reference.
+    size: int
+    least: int = 1
+    most: int = 1
+
+
+class Rule:
+    """Alternatives of a rule or of a group, each a list of items."""
+
+    def __init__(self) -> None:
+        self.alternatives: list[list[Item]] = [[]]
+
+    @property
+    def last(self) -> list[Item]:
+        """The alternative that is being read."""
+        return self.alternatives[-1]
+
+    def elements(self) -> int:
+        """Return how many elements llama.cpp makes of the rule; each optional repetition is a rule of its own."""
+        return sum((item.size + 2) * max(item.most, 1) for items in self.alternatives for item in items)
+
+    def beginnings(self, empty: set[str]) -> list[Item]:
+        """Return the items that a text may begin with, when the rules in `empty` may be empty."""
+        found = []
+        for items in self.alternatives:
+            for item in items:
+                found.append(item)
+                if not may_be_empty(item, empty):
+                    break
+        return found
+
+
+def may_be_empty(item: Item, empty: set[str]) -> bool:
+    """Whether `item` may stand for nothing, when the rules in `empty` may."""
+    return not item.least or not item.size or item.refers in empty
+
+
+def check_grammar(text: str, what: str = "The grammar") -> None:
+    """Raise `UsageError` for a grammar that llama.cpp cannot be trusted with; `what` names it in the message."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as exc:
+        msg = f"{what} is not valid Unicode: {exc.reason} at character {exc.start}."
+        raise UsageError(msg) from exc
+    _limit(f"{what} has {size} bytes", size, MAX_GRAMMAR)
+    rules = _read(text, what)
+    elements = sum(rule.elements() for rule in rules.values())
+    _limit(f"{what} grows to {elements} elements when its repetitions are written out", elements, MAX_ELEMENTS)
+    visits = _visits(rules, what)
+    _limit(f"{what} is too ambiguous: its rules can begin in {visits} ways", visits, MAX_VISITS)
+
+
+def _limit(words: str, value: int, most: int) -> None:
+    if value > most:
+        msg = f"{words}; at most {most} are allowed."
+        raise UsageError(msg)
+
+
+def _read(text: str, what: str) -> dict[str, Rule]:
+    """Return rules and groups by name; a group's name begins with a space, so that no rule has it."""
+    rules: dict[str, Rule] = {}
+    rule = Rule()
+    around: list[tuple[Rule, str]] = []  # the rules whose brackets are open, and the group in each
+    position = 0
+    while position < len(text):
+        found = TOKEN.match(text, position)
+        if found is None or "\0" in found[0]:
+            msg = f"{what} is not valid GBNF at {text[position : position + 20]!r}."
+            raise UsageError(msg)
+        position = found.end()
+        kind = found.lastgroup
+        if found["defined"]:
+            name = found["rule"]
+            _limit(f"{what} has a rule name of {len(name)} characters", len(name), MAX_NAME)
+            rule = rules[name] = Rule()
+            around.clear()
+        elif kind == "rule":
+            rule.last.append(Item(found[0], 1))
+        elif kind in ("literal", "terminal"):
+            quotes = 2 if kind == "literal" or found[0] == "[]" else 3 if found[0] == "[^]" else 0
+            rule.last.append(Item("", len(found[0]) - quotes))
+        elif kind == "open":
+            around.append((rule, f" {len(rules)}"))
+            _limit(f"{what} has {len(around)} brackets inside each other", len(around), MAX_DEPTH)
+            rule = rules[around[-1][1]] = Rule()
+        elif kind == "close" and around:
+            rule, group = around.pop()
+            rule.last.append(Item(group, 1))
+        elif kind == "other":
+            rule.alternatives.append([])
+        elif found["repeat"] and rule.last:
+            least, most = _repeats(found, what)
+            item = rule.last[-1]
+            # Two repetitions of one item multiply.
+            rule.last[-1] = item._replace(least=item.least * least, most=item.most * most)
+    return rules
+
+
+def _repeats(found: re.Match[str], what: str) -> tuple[int, int]:
+    sign = found["repeat"]
+    if not sign.startswith("{"):
+        return int(sign == "+"), 1 + (sign == "+")
+    numbers = [number for number in (found["least"], found["most"]) if number]
+    for number in numbers:
+        # Not by value alone: Python refuses to read a number of thousands of digits.
+        if len(number) > 9 or int(number) > MAX_REPEATS:
+            msg = f"{what} repeats something {number[:20]} times; at most {MAX_REPEATS} are allowed."
+            raise UsageError(msg)
+    least = int(numbers[0])
+    return least, max(int(numbers[-1]), least + bool(found["comma"]))
+
+
+def _visits(rules: dict[str, Rule], what: str) -> int:
+    """Return the elements on all ways from the rules to their first characters; refuse rules that begin themselves."""
+    empty = _empty(rules)
+    begins = {name: rule.beginnings(empty) for name, rule in rules.items()}
+    order = TopologicalSorter({name: [item.refers for item in items if item.refers] for name, items in begins.items()})
+    visits: dict[str, int] = {}
+    try:
+        for name in order.static_order():
+            ways = sum(
+                visits[item.refers] * (max(item.most, 1) if item.refers in empty else 1)
+                for item in begins.get(name, [])
+                if item.refers
+            )
+            visits[name] = min(ways + (rules[name].elements() if name in rules else 1), 10 * MAX_VISITS)
+    except CycleError as exc:
+        cycle = [name for name in exc.args[1] if not name.startswith(" ")] or ["a bracket"]
+        msg = f"{what} is left-recursive: {' → '.join(cycle[:5])} can begin with itself. Let it begin with something else."
+        raise UsageError(msg) from exc
+    return sum(visits.values())
+
+
+def _empty(rules: dict[str, Rule]) -> set[str]:
+    """Return the rules that may stand for nothing."""
+    empty: set[str] = set()
+    missing: dict[tuple[str, int], int] = {}  # items of an alternative that are not known to be empty
+    users: dict[str, list[tuple[str, int]]] = {}
+    found = []
+    for name, rule in rules.items():
+        for n, items in enumerate(rule.alternatives):
+            needed = [item for item in items if not may_be_empty(item, empty)]
+            missing[name, n] = len(needed)
+            for item in needed:
+                users.setdefault(item.refers, []).append((name, n))
+            if not needed:
+                found.append(name)
+    while found:
+        name = found.pop()
+        if name in empty:
+            continue
+        empty.add(name)
+        for user in users.get(name, []):
+            missing[user] -= 1
+            if not missing[user]:
+                found.append(user[0])
+    return empty

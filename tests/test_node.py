@@ -1,0 +1,189 @@
+"""Whole nodes: placement among members, memory that is wanted, interrupts, removals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+import pytest
+
+from ainet.config import AinetConfig
+from ainet.errors import NotEnough, NotFound, StageLost
+from ainet.executor.request import GenerateRequest
+from ainet.executor.stages.generation import Message
+from ainet.node import Node
+
+SMALL = {"stage_threads": 1, "context_window": 512, "threads": 1}
+ENDLESS = "root ::= [a-z ] root"
+
+
+@contextlib.asynccontextmanager
+async def nodes(tmp_path, **settings):
+    """Real nodes by name, each with its own settings; the others are members of the first one's swarm."""
+    found: dict[str, Node] = {}
+    async with contextlib.AsyncExitStack() as stack:
+        for name, values in settings.items():
+            config = AinetConfig(data_dir=str(tmp_path / name), name=name, **(SMALL | values))
+            node = Node(config, log=logging.getLogger(name))
+            stack.push_async_callback(node.stop)
+            await node.start()
+            found[name] = node
+        first, *others = found.values()
+        for node in others:
+            await node.join((await first.invite(None, 10))["ticket"])
+        async with asyncio.timeout(20):
+            for node in found.values():
+                while not all(member["connected"] for member in await node.members()):
+                    await asyncio.sleep(0.05)
+        yield found
+
+
+def question(text="Hello", **options):
+    return GenerateRequest(messages=[Message("user", text)], **({"temperature": 0.0, "max_tokens": 4} | options))
+
+
+async def ask(node, **options):
+    events = [event async for event in node.generate(question(**options))]
+    assert events[-1]["event"] == "done"
+    return events[-1]
+
+
+async def placement(node, **options):
+    return [part["node"] for part in (await ask(node, **options))["placement"]]
+
+
+async def test_a_lone_node_is_small_and_works(tmp_path):
+    async with nodes(tmp_path, desk={}) as found:
+        status = await found["desk"].status()
+        assert status["node"]["pss_bytes"] <= 600e6
+        assert await placement(found["desk"]) == ["desk"]
+        assert (await found["desk"].status())["node"]["reserved"]["memory"] > 97e6
+        assert await found["desk"].unload("smollm2") == ["smollm2"]
+        assert (await found["desk"].status())["node"]["reserved"]["memory"] == 0
+
+
+async def test_a_split_under_a_cap_of_one_gigabyte_works_and_a_cap_too_small_is_refused(tmp_path):
+    async with nodes(tmp_path, desk={"memory": "1GB"}) as found:
+        assert await placement(found["desk"], stages=3) == ["desk"] * 3
+    async with nodes(tmp_path, tiny={"memory": "90MB"}) as found:
+        for stages in (None, 1, 3):
+            with pytest.raises(NotEnough, match=r"smollm2 needs \d{3} MB.*free within the owners' caps: tiny 90 MB"):
+                await ask(found["tiny"], stages=stages)
+        assert (await found["tiny"].status())["node"]["reserved"]["memory"] == 0
+
+
+async def test_a_plan_unloads_nothing_and_an_answer_unloads_what_is_idle(tmp_path):
+    async with nodes(tmp_path, desk={"memory": "400MB"}) as found:
+        node = found["desk"]
+        await ask(node)
+        assert len((await node.plan("smollm2", 2))["stages"]) == 2
+        with pytest.raises(NotEnough):
+            await node.plan("smollm2", 8)
+        assert len((await node.status())["pipelines"]) == 1
+        assert await placement(node, stages=2) == ["desk", "desk"]  # both do not fit at once
+        assert [len(one["placement"]) for one in (await node.status())["pipelines"]] == [2]
+
+
+async def test_what_is_answering_is_not_unloaded_for_another_question(tmp_path):
+    async with nodes(tmp_path, desk={"memory": "400MB"}) as found:
+        node = found["desk"]
+        running = node.generate(question(max_tokens=400, grammar=ENDLESS))
+        async for event in running:
+            if event["event"] == "text":
+                break
+        with pytest.raises(NotEnough):
+            await ask(node, stages=2)
+        assert (await anext(running))["event"] == "text"
+        await running.aclose()
+        assert await placement(node, stages=2) == ["desk", "desk"]
+
+
+async def test_an_interrupt_while_loading_leaves_nothing_and_the_next_question_works(tmp_path):
+    async with nodes(tmp_path, desk={}) as found:
+        node = found["desk"]
+        for delay in (0.0, 0.1, 0.3):
+            asking = asyncio.create_task(ask(node, stages=2))
+            await asyncio.sleep(delay)
+            asking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asking
+        await node.unload()
+        assert (await node.status())["node"]["reserved"]["memory"] == 0
+        assert await placement(node, stages=2) == ["desk", "desk"]
+
+
+async def test_unloading_while_loading_is_said(tmp_path):
+    async with nodes(tmp_path, desk={}) as found:
+        node = found["desk"]
+        events = node.generate(question(stages=3))
+        await anext(events)
+        assert await node.unload() == ["smollm2"]
+        with pytest.raises(StageLost, match="unloaded while it was being loaded"):
+            async for _ in events:
+                pass
+
+
+async def test_two_questions_at_once_share_one_pipeline(tmp_path):
+    async with nodes(tmp_path, desk={}) as found:
+        one, two = await asyncio.gather(ask(found["desk"]), ask(found["desk"], text="And you?"))
+        assert one["placement"] == two["placement"]
+        assert len((await found["desk"].status())["pipelines"]) == 1
+        # One stage is what it would be without a wish: nothing is loaded twice.
+        assert (await ask(found["desk"], stages=1))["placement"] == one["placement"]
+
+
+async def test_a_removed_device_is_not_asked_any_more(tmp_path):
+    settings = {"desk": {"memory": "90MB"}, "phone": {"memory": "1GB", "discover_models": False}}
+    async with nodes(tmp_path, **settings) as found:
+        desk, phone = found["desk"], found["phone"]
+        assert await placement(desk) == ["phone"]  # the model fits only there
+        running = desk.generate(question(max_tokens=400, grammar=ENDLESS))
+        async for event in running:
+            if event["event"] == "text":
+                break
+        await desk.remove("phone")
+        with pytest.raises(StageLost):
+            async for _ in running:
+                pass
+        with pytest.raises(NotEnough, match="caps: desk 90 MB"):
+            await ask(desk)
+        async with asyncio.timeout(20):
+            while (await phone.status())["node"]["reserved"]["memory"]:
+                await asyncio.sleep(0.05)
+
+
+async def test_a_member_that_goes_down_ends_the_answer_and_is_left_out(tmp_path):
+    settings = {"desk": {}, "phone": {"discover_models": False}}
+    async with nodes(tmp_path, **settings) as found:
+        running = found["desk"].generate(question(stages=2, max_tokens=400, grammar=ENDLESS))
+        async for event in running:
+            if event["event"] == "text":
+                break
+        await found["phone"].stop()
+        with pytest.raises(StageLost):
+            async for _ in running:
+                pass
+        assert await placement(found["desk"], stages=2) == ["desk", "desk"]
+
+
+async def test_a_member_may_give_only_what_its_owner_allows(tmp_path):
+    settings = {"desk": {"memory": "90MB"}, "phone": {"memory": "100MB", "discover_models": False}}
+    async with nodes(tmp_path, **settings) as found:
+        with pytest.raises(NotEnough, match="desk 90 MB, phone 100 MB"):
+            await ask(found["desk"], stages=2)
+
+
+async def test_a_model_that_nobody_has_is_said(tmp_path):
+    async with nodes(tmp_path, desk={}) as found:
+        with pytest.raises(NotFound, match="no-such-model"):
+            await ask(found["desk"], model="no-such-model")
+
+
+async def test_an_owner_who_lends_nothing_is_named(tmp_path):
+    async with nodes(tmp_path, desk={}, phone={"lend": False}) as found:
+        with pytest.raises(NotEnough, match=r"1 of 2 workers can be had\. phone: phone lends no workers"):
+            await found["desk"].open_client(2)
+        opened = await found["desk"].open_client(1)  # the owner's own device need not be asked
+        assert [worker["node"] for worker in opened["workers"]] == ["desk"]
+        await found["desk"].close_client(opened["id"])
