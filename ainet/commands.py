@@ -143,7 +143,7 @@ def _serve(directory: Path, given: dict[str, Any]) -> int:
     with daemon.options_kept(directory, given):
         status = serve(directory, console=True)
         if status:
-            raise daemon.not_started(directory, given, "its log above says why.")
+            raise daemon.not_started(directory, given, "the log above says why.")
     return status
 
 
@@ -332,8 +332,8 @@ class Progress:
 
 def progress_text(event: dict[str, Any]) -> str:
     """Return a ``progress`` event in words."""
-    done, total = event.get("done"), event.get("total")
-    if done is None:
+    done, total = event.get("done", 0), event.get("total")
+    if not done and not total:
         return f"{event['text']} …"
     return f"{event['text']}: {show_bytes(done)}" + (f" of {show_bytes(total)}" if total else "")
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     import psutil
 
+#: A node that was told to stop gets this long (s); it bounds itself a little earlier (`headless.STOP_SECONDS`).
+STOP_SECONDS = 10.0
+
 
 def up(data_dir: Path, options: dict[str, Any] | None = None) -> tuple[Runtime, bool]:
     """Start a node in the background and wait until it is ready.
@@ -79,8 +82,8 @@ def refuse_second(data_dir: Path, options: dict[str, Any]) -> None:
 def _start(data_dir: Path, options: dict[str, Any]) -> tuple[Runtime, bool]:
     log = data_dir / LOG_FILE
     start = log.stat().st_size if log.exists() else 0
-    pid = _spawn(data_dir)
     deadline = time.monotonic() + PATIENCE
+    pid = _spawn(data_dir)
     try:
         while time.monotonic() < deadline:
             ready = runtime.find(data_dir)
@@ -89,12 +92,12 @@ def _start(data_dir: Path, options: dict[str, Any]) -> tuple[Runtime, bool]:
             if os.waitpid(pid, os.WNOHANG)[0]:
                 if runtime.is_locked(data_dir):  # another `ainet up` was faster
                     return wait_until_ready(data_dir), False
-                raise not_started(data_dir, options, _reason(log, start))
+                raise not_started(data_dir, options, _reason(log, start), f"\nIts log: {log}")
             time.sleep(0.05)
     except KeyboardInterrupt:
-        _end(pid)
+        end(pid)
         raise
-    _end(pid)
+    end(pid)
     msg = f"The node was not ready after {PATIENCE:.0f} s and was ended. Its log: {log}"
     raise AinetError(msg)
 
@@ -118,7 +121,7 @@ def down(data_dir: Path) -> Runtime | None:
     if not running.headless:
         msg = f"The node lives in the Jupyter server at {running.url} (process {running.pid}): stop that server."
         raise AinetError(msg)
-    _end(running.pid)
+    end(running.pid)
     return running
 
 
@@ -233,14 +236,15 @@ def _check_listen(text: str) -> None:
         return
     try:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, where = found[0]
-        socket.create_server((str(where[0]), 0), family=family).close()
+        family, kind, _, _, where = found[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(where)
     except (OSError, UnicodeError) as exc:
         msg = f"This device cannot listen on {host}: {getattr(exc, 'strerror', None) or exc}. {advice}"
         raise UsageError(msg) from exc
 
 
-def not_started(data_dir: Path, options: dict[str, Any], reason: str) -> AinetError:
+def not_started(data_dir: Path, options: dict[str, Any], reason: str, ending: str = "") -> AinetError:
     """Return the error that says why a node did not start with `options`, and which kept value is to blame."""
     words = [f"The node did not start: {reason}"]
     path = data_dir / CONFIG_FILE
@@ -250,7 +254,7 @@ def not_started(data_dir: Path, options: dict[str, Any], reason: str) -> AinetEr
     if options:
         words.append("The options were not kept.")
     kind = UsageError if culprits else AinetError
-    return kind(f"{' '.join(words)}\nIts log: {data_dir / LOG_FILE}")
+    return kind(" ".join(words) + ending)
 
 
 def _kept(path: Path) -> dict[str, Any]:
@@ -287,25 +291,24 @@ def _spawn(data_dir: Path) -> int:
         )
 
 
-def _end(pid: int) -> None:
-    """Ask the process to stop, wait for it and all beneath it, and kill what is left after `PATIENCE`."""
+def end(*pids: int) -> None:
+    """Ask processes to stop, wait for them and all beneath them, and kill what is left after `STOP_SECONDS`."""
     import psutil
 
-    try:
-        server = psutil.Process(pid)
-        family = {server}
-        family.update(server.children(recursive=True))
-        server.terminate()
-    except psutil.NoSuchProcess:
-        return
-    deadline = time.monotonic() + PATIENCE
+    family: set[psutil.Process] = set()
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            family |= {process, *process.children(recursive=True)}
+            process.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
     while family := {process for process in family if _lives(process)}:
         for process in list(family):
             with contextlib.suppress(psutil.NoSuchProcess):
                 family.update(process.children())
                 if time.monotonic() > deadline:
                     process.kill()
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -16,7 +16,7 @@ from ainet.executor.engine.engine import Engine
 from ainet.executor.executor import Executor
 from ainet.executor.fetch import Fetcher
 from ainet.executor.lending.lender import Lender
-from ainet.executor.messages import DescribeWorkers
+from ainet.executor.messages import DescribeWorkers, ListModels, ModelsListed
 from ainet.executor.models.catalog import ModelCatalog
 from ainet.executor.models.tensors import TensorStore
 from ainet.executor.peer_handlers import PeerHandlers
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from ainet.config import AinetConfig
+    from ainet.executor.models.catalog import ModelEntry
     from ainet.executor.pipeline import Pipeline
     from ainet.executor.request import GenerateRequest
+    from ainet.network import MemberState, PeerLink
 
 STATUS_SECONDS = 3.0  # a member that does not describe its workers in this time is shown without them
 
@@ -110,6 +112,7 @@ class Node:
             log=log,
         )
         stack.push_async_callback(self.lender.stop)
+        self.links.handle(ListModels, self._list_models)
         self.links.on_revoked(self._revoked)
         await stack.enter_async_context(self.links)
         self.pairing = Pairing(self.identity, self.links, log)
@@ -152,9 +155,20 @@ class Node:
         }
 
     async def models(self) -> list[dict[str, Any]]:
-        """Return the models on this device, damaged files with their error."""
-        entries = await asyncio.to_thread(self.catalog.list)
-        return [entry.to_dict() for entry in entries]
+        """Return the models on this device, damaged files with their error, then those that only members have."""
+        own = await asyncio.to_thread(self.catalog.list)
+        lists = await asyncio.gather(*(self._models_of(state) for state in self.links.members()))
+        known = {entry.name for entry in own}
+        there: dict[str, tuple[ModelEntry, list[str]]] = {}
+        for member, entries in lists:
+            for entry in entries:
+                if entry.name not in known and entry.error is None:
+                    there.setdefault(entry.name, (entry, []))[1].append(member)
+        found = [entry.to_dict() | {"members": []} for entry in own]
+        for entry, members in there.values():
+            where = f"on {', '.join(members)}"
+            found.append(entry.to_dict() | {"where": where, "path": None, "members": members})
+        return found
 
     async def plan(self, model: str | None = None, stages: int | None = None) -> dict[str, Any]:
         """Return where the layers of a model would go, and why, without loading anything."""
@@ -227,6 +241,21 @@ class Node:
             "idle": pipeline.idle,
             "stages": stages,
         }
+
+    async def _models_of(self, state: MemberState) -> tuple[str, list[ModelEntry]]:
+        link = self.links.linked(state.id)
+        if link is None:
+            return state.name, []
+        try:
+            return state.name, (await link.request(ListModels(), timeout=STATUS_SECONDS)).models
+        except AinetError as exc:
+            self._log.info("%s does not say which models it has: %s", state.name, exc)
+            return state.name, []
+
+    async def _list_models(self, _link: PeerLink, _request: ListModels) -> ModelsListed:
+        entries = await asyncio.to_thread(self.catalog.list)
+        # Where a file lies is this owner's own business.
+        return ModelsListed([msgspec.structs.replace(entry, path=None) for entry in entries if entry.error is None])
 
     async def _member(self, state: Any) -> dict[str, Any]:
         found: dict[str, Any] = {**msgspec.to_builtins(state), "workers": []}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -12,7 +13,9 @@ import time
 import pytest
 from nodes import ainet, answer_of
 
+from ainet import runtime, tables
 from ainet.cli import main
+from ainet.commands import COMMANDS
 
 GREEDY = ("--temperature", "0", "--max-tokens", "8")
 
@@ -29,8 +32,8 @@ def test_ask_prints_the_text_and_nothing_else(here):
     as_json = answer_of(ainet("ask", "Name a colour.", *GREEDY, "--json"))
     assert done.stdout == as_json["text"] + "\n"
     assert re.fullmatch(
-        r"smollm2.* · layers tester 0–29 · \d+\.\d tokens/s · first token \d+\.\d\d s( · stopped at the .*)?\n",
-        done.stderr,
+        r"smollm2.* · layers tester 0–29 · \d+\.\d tokens/s · first token \d+\.\d\d s( · stopped at the .*)?",
+        done.stderr.splitlines()[-1],
     )
 
 
@@ -112,7 +115,17 @@ def test_unload_names_what_it_unloaded(here):
         (["new"], "invalid choice: 'new'"),
         (["join"], "the following arguments are required: TICKET"),
         (["up", "--memory", "much"], "'much' is not a size"),
-        (["invite", "--minutes", "soon"], "invalid float value: 'soon'"),
+        (["up", "--memory", "0"], "memory is '0'; it must be at least 10 MB."),
+        (["up", "--foreground", "--disk", "1KB"], "disk is '1KB'; it must be at least 10 MB."),
+        (["up", "--name", ""], "A device's name has 1 to 64 printable characters."),
+        (["up", "--listen", ""], "The address to listen on is empty."),
+        (["up", "--listen", "8.8.8.8"], "This device cannot listen on 8.8.8.8: Cannot assign requested address."),
+        (["invite", "--minutes", "soon"], "'soon' is not a number"),
+        (["ask", "x", "--temperature", "nan"], "argument --temperature: 'nan' is not a number"),
+        (["ask", "x", "--top-p", "inf"], "argument --top-p: 'inf' is not a number"),
+        (["join", "foo"], "argument TICKET: This is not a ticket: one begins with ainet1-"),
+        (["join", "ainet1-abcd"], "argument TICKET: The ticket is damaged"),
+        (["logs", "--badoption"], "unrecognized arguments: --badoption\nusage: ainet logs "),
     ],
 )
 def test_wrong_usage_is_2(tmp_path, arguments, words):
@@ -121,12 +134,94 @@ def test_wrong_usage_is_2(tmp_path, arguments, words):
     assert done.stdout == ""
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_impossible_value_that_the_node_finds_is_wrong_usage_too(here):
     done = ainet("ask", "hi", "--temperature", "-1")
     assert done.returncode == 2
     assert "temperature" in done.stderr
+
+
+@pytest.mark.parametrize("minutes", ["0", "99999"])
+def test_the_limits_of_a_tickets_life_are_named(here, minutes):
+    done = ainet("invite", "--minutes", minutes)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"ainet: minutes is {minutes}; a ticket is valid for more than 0 and at most 1440 minutes.\n"
+    )
+
+
+def test_a_path_is_relative_to_the_folder_of_whoever_types_it(here, tmp_path):
+    (tmp_path / "bad.gguf").write_bytes(b"nonsense")
+    for arguments in (["ask", "--model", "./bad.gguf", "hi"], ["plan", "bad.gguf"], ["unload", "./bad.gguf"]):
+        done = ainet(*arguments, cwd=tmp_path)
+        assert done.returncode == 1
+        assert "It does not begin with 'GGUF'" in done.stderr
+    done = ainet("plan", "none.gguf", cwd=tmp_path)
+    assert done.stderr == f"ainet: There is no file {tmp_path / 'none.gguf'}.\n"
+
+
+def test_a_data_directory_that_is_a_file_is_wrong_usage(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for command in ("status", "up", "down", "logs"):
+        done = ainet(command, "--data-dir", str(file))
+        assert done.returncode == 2
+        assert done.stderr == (
+            f"ainet: {file} is a file, not a data directory. Name another one (--data-dir, AINET_DATA_DIR).\n"
+        )
+    done = ainet("up", "--data-dir", str(file / "below"))
+    assert done.returncode == 2
+    assert f"{file / 'below'} cannot be the data directory: Not a directory." in done.stderr
+
+
+def test_a_running_node_is_no_excuse_for_a_wrong_option(here):
+    done = ainet("up", "--memory", "abc")
+    assert done.returncode == 2
+    assert "'abc' is not a size" in done.stderr
+
+
+def test_a_second_node_in_the_foreground_is_refused_and_changes_nothing(here, node_dir):
+    before = (node_dir / "ainet_config.json").read_bytes()
+    pid = runtime.find(node_dir).pid
+    done = ainet("up", "--foreground")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(rf"ainet: The node already runs: process {pid}, http://127.0.0.1:\d+/\n", done.stderr)
+    done = ainet("up", "--foreground", "--memory", "1GB")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"ainet: The node already runs (process {pid}). `ainet down` first, then start it with new options.\n"
+    )
+    assert (node_dir / "ainet_config.json").read_bytes() == before
+
+
+def test_where_there_is_no_terminal_loading_is_said_in_a_line(here):
+    ainet("unload")
+    done = ainet("ask", "hi", "--max-tokens", "1")
+    first, *_, footer = done.stderr.splitlines()
+    assert re.fullmatch(r"(tester: )?(reading|fetching|loading) smollm2.*[^0] (…|of .*)", first)
+    assert "\x1b" not in done.stderr
+    assert footer.startswith("smollm2")
+    assert len(ainet("ask", "hi", "--max-tokens", "1").stderr.splitlines()) == 1
+
+
+def test_an_error_after_the_first_words_begins_on_a_line_of_its_own(here, endless):
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "ainet", *endless]
+    with subprocess.Popen(command, stdout=follower, stderr=follower) as asking:
+        os.close(follower)
+        shown = b""
+        while b"\x1b[K" in shown[-3:] or not re.search(rb"[a-z ]{5}$", shown):
+            shown += os.read(leader, 65536)
+        for pid in {stage["pid"] for stage in answer_of(ainet("status", "--json"))["pipelines"][0]["placement"]}:
+            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(OSError):  # that is how a terminal ends
+            while part := os.read(leader, 65536):
+                shown += part
+        assert asking.wait(30) == 1
+    os.close(leader)
+    assert re.search(rb"\r\nainet: [A-Z]", shown), shown[-300:]
 
 
 @pytest.mark.parametrize(
@@ -219,6 +314,7 @@ def test_ctrl_c_stops_the_generation_and_keeps_the_text(here, endless, as_json):
 
 
 def test_a_reader_that_goes_away_ends_the_command(here, endless):
+    ainet("ask", "hi", "--max-tokens", "1")  # so that nothing need be loaded
     command = [sys.executable, "-m", "ainet", *endless]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as asking:
         assert asking.stdout.read(5)
@@ -239,11 +335,89 @@ def test_the_swarms_key_is_exported_without_the_passphrase_on_the_command_line(h
     assert "--passphrase" not in ainet("export-key", "--help").stdout
 
 
+def test_where_nobody_can_be_asked_for_a_passphrase_its_variable_is_named(here, tmp_path):
+    (tmp_path / "key").write_text("a key")
+    for arguments in (["export-key", str(tmp_path / "new")], ["import-key", str(tmp_path / "key")]):
+        done = ainet(*arguments, start_new_session=True)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == (
+            "ainet: There is nobody to ask for the passphrase: put it into the environment variable AINET_PASSPHRASE.\n"
+        )
+    assert not (tmp_path / "new").exists()
+
+
+def test_every_command_prints_json_for_programs(here, node_dir, tmp_path):
+    file = tmp_path / "key"
+    secret = {"AINET_PASSPHRASE": "correct horse battery staple"}
+    assert answer_of(ainet("export-key", str(file), "--json", env=secret)) == {"file": str(file)}
+    assert answer_of(ainet("export-key", "-", "--json", env=secret))["key"].startswith("ainet")
+    assert answer_of(ainet("import-key", str(file), "--json", env=secret))["holds_ca"] is True
+    assert len(answer_of(ainet("logs", "-n", "2", "--json"))["lines"]) == 2
+    down = answer_of(ainet("down", "--json", data_dir=tmp_path))
+    assert down == {"stopped": False, "pid": None, "data_dir": str(tmp_path)}
+    for command in COMMANDS:
+        assert "--json" in ainet(command.name, "--help").stdout, command.name
+
+
 def test_an_invitation_says_what_to_type_on_the_other_device(here):
     invited = answer_of(ainet("invite", "--minutes", "1", "--json"))
     assert invited.keys() >= {"ticket", "expires", "address"}
     done = ainet("invite", "--minutes", "1")
     assert re.search(r"\n    ainet join \S+\n", done.stdout)
+
+
+STATUS = {
+    "node": {
+        "name": "desk",
+        "version": "1",
+        "pss_bytes": 1,
+        "url": "http://127.0.0.1:1/",
+        "caps": {},
+        "reserved": {},
+        "data_dir": "/data",
+        "certificate": {"days_left": 60.0, "problem": None},
+    },
+    "members": [
+        {
+            "name": "desk",
+            "is_self": True,
+            "workers": [{"pid": 7, "memory": 1000, "model": "tiny", "layers": [4, 4]}],
+        }
+    ],
+    "pipelines": [
+        {"model": "tiny", "placement": [{"node": "desk", "first_layer": n, "last_layer": n} for n in range(30)]}
+    ],
+}
+
+
+def test_the_status_of_a_device_that_cannot_work_with_others_is_still_a_table():
+    assert "certificate: 60 days left" in tables.status(STATUS)
+    for days, word in ((60.0, "removed"), (-3.0, "expired")):
+        problem = "This device cannot go on. To work with the others again, run `ainet invite` there."
+        node = STATUS["node"] | {"certificate": {"days_left": days, "problem": problem}}
+        text = tables.status(STATUS | {"node": node})
+        facts, *_, last = text.split("\n\n")
+        assert facts.splitlines()[-1] == f"certificate: {word} · data: /data"
+        assert last == problem
+
+
+def test_layers_are_shown_as_short_as_they_can_be():
+    text = tables.status(STATUS)
+    assert re.search(r" tiny 4$", text, re.MULTILINE)
+    assert text.endswith("tiny: desk 0–29 in 30 stages")
+    stages = [{"name": "desk", "first_layer": 0, "last_layer": 0, "memory": 1, "reason": "all"}]
+    assert re.search(r"^desk +0 +1 B  all$", tables.plan({"name": "m", "n_ctx": 8, "stages": stages, "why": ""}), re.M)
+
+
+def test_models_of_members_are_shown_with_who_has_them():
+    alone = {"name": "a", "where": "package"}
+    assert "members" not in tables.models([alone])
+    lines = tables.models(
+        [alone, {"name": "b", "where": "ainet", "members": ["desk", "tab"]}, {"name": "c", "where": "on tab"}]
+    ).splitlines()
+    assert lines[0].endswith("where    members")
+    assert [line.split()[-1] for line in lines[2:]] == ["–", "tab", "–"]
+    assert lines[3].endswith("ainet    desk, tab")
 
 
 def test_removing_an_unknown_member_fails(here):

@@ -8,6 +8,7 @@ import pytest
 from servers import serve, until
 
 from ainet import runtime
+from ainet.answer import Answer
 from ainet.client import NodeClient
 from ainet.errors import AinetError, Busy, NodeNotRunning, NotFound, PeerUnreachable, StageLost, UsageError
 
@@ -70,6 +71,48 @@ async def test_events_come_in_order_and_the_answer_is_whole(client):
     )
 
 
+@pytest.mark.parametrize(
+    ("stages", "where"),
+    [
+        ([("desk", 0, 0)], "desk 0"),
+        ([("desk", 0, 9), ("tab", 10, 10), ("desk", 11, 29)], "desk 0–9, tab 10, desk 11–29"),
+        ([("desk", n, n) for n in range(30)], "desk 0–29 in 30 stages"),
+        ([("tab", 0, 3), ("desk", 4, 4), ("desk", 5, 29)], "tab 0–3, desk 4–29 in 2 stages"),
+    ],
+)
+def test_the_footer_is_one_short_line(stages, where):
+    placement = [{"node": node, "first_layer": first, "last_layer": last} for node, first, last in stages]
+    answer = Answer(model="m", placement=placement, finish="stop")
+    assert answer.footer() == f"m · layers {where} · 0.0 tokens/s · first token 0.00 s"
+
+
+async def test_a_models_path_is_sent_whole(served, client, tmp_path, monkeypatch):
+    def sent(model):
+        client.ask("hi", model=model, max_tokens=1)
+        client.unload(model)
+        asked, unloaded = served.node.requests[-1].model, served.node.calls[-1][1]
+        planned = client.plan(model)["model"]
+        assert asked == unloaded == planned
+        return planned
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org" / "blob").touch()
+    (tmp_path / "smollm2").touch()
+    for model, meant in {
+        "x.gguf": f"{tmp_path}/x.gguf",
+        "./x": f"{tmp_path}/x",
+        "org/blob": f"{tmp_path}/org/blob",
+        "~/x.gguf": f"{tmp_path}/home/x.gguf",
+        "/x y.gguf": "/x y.gguf",
+        "org/model:7b": "org/model:7b",
+        "smollm2": "smollm2",
+        "hf:org/repo/x.gguf": "hf:org/repo/x.gguf",
+    }.items():
+        assert await asyncio.to_thread(sent, model) == meant
+
+
 async def test_options_that_are_not_given_are_not_sent(served, client):
     await asyncio.to_thread(client.ask, [{"role": "user", "content": "a"}], max_tokens=1, seed=None, top_k=5)
     (request,) = served.node.requests
@@ -114,8 +157,6 @@ async def test_closing_the_generator_cancels_the_generation(served, client):
 
 async def test_an_interrupt_keeps_what_has_come(served, client):
     def interrupted():
-        from ainet.answer import Answer
-
         answer = Answer()
         events = client.generate("hi")
         try:

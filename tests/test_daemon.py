@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -206,3 +208,53 @@ def test_a_signal_during_the_start_stops_it(tmp_path):
         assert process.wait(60) == 0
     until_gone(family)
     assert not runtime.is_locked(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("name", "x" * 65, "1 to 64 printable characters"),
+        ("name", "a\nb", "1 to 64 printable characters"),
+        ("listen", "no address", "'no address' is not an address"),
+        ("listen", "nonsense.invalid", "This device cannot listen on nonsense.invalid: "),
+        ("listen", "a" * 100, "This device cannot listen on a"),
+        ("disk", "9MB", "disk is '9MB'; it must be at least 10 MB."),
+    ],
+)
+def test_a_value_with_which_no_node_starts_is_refused_before_it_is_kept(tmp_path, option, value, words):
+    with pytest.raises(UsageError, match=re.escape(words)):
+        daemon.up(tmp_path / "new", {option: value})
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("kept", [None, '{"AinetConfig": {"threads": 1}}'])
+def test_options_with_which_a_start_fails_are_not_kept(tmp_path, kept):
+    file = tmp_path / "ainet_config.json"
+    if kept:
+        file.write_text(kept)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(AinetError) as failed:
+            daemon.up(tmp_path, {"listen": f"127.0.0.1:{taken.getsockname()[1]}"})
+        assert "Address already in use" in failed.value.message
+        assert "The options were not kept.\n" in failed.value.message
+    assert (file.read_text() if file.exists() else None) == kept
+
+
+def test_a_kept_value_that_keeps_a_node_from_starting_is_named_with_its_file(tmp_path):
+    file = tmp_path / "ainet_config.json"
+    kept = '{"AinetConfig": {"listen": "8.8.8.8", "lend": false, "unknown": 1}}'
+    file.write_text(kept)
+    with pytest.raises(UsageError) as failed:
+        daemon.up(tmp_path, {"memory": "1GB"})
+    assert f"Correct `listen` in {file}. The options were not kept.\nIts log: " in failed.value.message
+    assert file.read_text() == kept
+
+    done = ainet("up", "--foreground", "--memory", "1GB", data_dir=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        "ainet: The node did not start: the log above says why. "
+        f"Correct `listen` in {file}. The options were not kept.\n"
+    )
+    assert "Control-C" not in done.stderr
+    assert "Cannot assign requested address" in done.stderr
+    assert file.read_text() == kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 import dask
+import msgspec
 import psutil
 import pytest
 from distributed import Client
@@ -230,6 +232,58 @@ async def test_a_killed_server_leaves_no_process_and_no_file(tmp_path: Path) -> 
     await until(lambda: list((tmp_path / "processes").iterdir()) == [], 5)
 
 
+@pytest.mark.parametrize("processes", [2, 3, 4])  # the engine, the resource tracker, two workers that are starting
+async def test_an_engine_ends_with_its_parent_also_while_workers_start(tmp_path: Path, processes: int) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    credentials, _ = ClusterCA().issue("engine")
+    commands = [{"id": 1, "op": "start", **msgspec.to_builtins(credentials)}, {"id": 2, "op": "grow", "n": 2}]
+    program = ("-P", "-m", "ainet.executor.engine.process", str(run_dir), str(tmp_path / "log"))
+    with python(*program, log=tmp_path / "log") as engine:
+        assert engine.stdin is not None
+        engine.stdin.writelines(json.dumps(command).encode() + b"\n" for command in commands)
+        engine.stdin.flush()
+        assert (await line(engine))["answer"]["address"].startswith("tls://127.0.0.1:")
+        await until(lambda: len(family(engine.pid)) == processes)
+        all_of_it = family(engine.pid)
+        engine.stdin.close()
+        await until(lambda: not living(all_of_it), 8)
+    assert not run_dir.exists()
+
+
+async def test_an_engine_that_cannot_end_in_order_is_ended(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    stuck = "import sys, threading; from ainet.executor.engine.program import Program, main\n"
+    stuck += "class Stuck(Program):\n  async def start(self):\n    import asyncio, subprocess, time\n"
+    stuck += "    subprocess.Popen(['sleep', '600'])\n"
+    stuck += "    asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)\n"
+    stuck += "    return 'stuck'\nmain(Stuck)\n"
+    with python("-c", stuck, str(run_dir), str(tmp_path / "log"), log=tmp_path / "log") as program:
+        assert program.stdin is not None
+        program.stdin.write(b'{"id": 1, "op": "start"}\n')
+        program.stdin.flush()
+        assert (await line(program))["answer"] == "stuck"
+        both = family(program.pid)
+        assert len(both) == 2
+        program.stdin.close()
+        await until(lambda: not living(both), 8)
+    assert not run_dir.exists()
+
+
+async def test_a_start_that_is_cut_leaves_nothing(tmp_path: Path) -> None:
+    engine = make(tmp_path)
+    starting = asyncio.create_task(engine.start())
+    await until(lambda: engine.scheduler_pid is not None)
+    assert engine.scheduler_pid is not None
+    processes = family(engine.scheduler_pid)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert living(processes) == []
+    assert list((tmp_path / "processes").iterdir()) == []
+
+
 async def test_dask_never_prints_into_the_server(tmp_path: Path) -> None:
     with python("-W", "error", "-c", SERVER, str(tmp_path), "crash", log=tmp_path / "stderr") as server:
         assert len(await line(server)) == 3
@@ -264,8 +318,8 @@ async def test_a_start_that_fails_names_the_log_and_leaves_nothing(
     (tmp_path / "broken" / "distributed.py").write_text("raise ImportError('no Dask here')")
     monkeypatch.syspath_prepend(str(tmp_path / "broken"))
     engine = make(tmp_path)
-    with pytest.raises(AinetError, match=r"engine_process failed: ImportError: no Dask here.*engine\.log"):
+    with pytest.raises(AinetError, match=r"engine\.process failed: ImportError: no Dask here.*engine\.log"):
         await engine.start()
     await engine.stop()
     assert list((tmp_path / "processes").iterdir()) == []
-    assert [child for child in psutil.Process().children() if "engine_process" in " ".join(child.cmdline())] == []
+    assert [child for child in psutil.Process().children() if "engine.process" in " ".join(child.cmdline())] == []

@@ -14,6 +14,7 @@ from ainet.errors import Busy, ModelError, NotEnough, NotFound, PeerUnreachable,
 from ainet.executor.fetch import Fetcher
 from ainet.executor.messages import Piece, ReadTensor
 from ainet.executor.models.tensors import TensorStore
+from ainet.executor.pieces import FIRST_PIECE, WINDOW
 
 
 def ignore(done: int, total: int) -> None:
@@ -239,6 +240,27 @@ async def test_a_source_that_trickles_is_left_for_one_that_does_not(
         serve(holder, smollm2_store)
         await fetcher.fetch(smollm2_manifest, (5, 5), [slow.id, holder.id], ignore)
         assert empty_store.missing(smollm2_manifest, 5, 5) == []
+
+
+async def test_a_slow_source_is_kept_while_it_sends_enough(
+    tmp_path, smollm2_store, smollm2_manifest, empty_store, monkeypatch
+):
+    monkeypatch.setattr("ainet.executor.pieces.RATE_SECONDS", 0.3)
+    monkeypatch.setattr("ainet.executor.pieces.QUICK_SECONDS", 0.0)  # pieces stay small
+    monkeypatch.setattr("ainet.executor.fetch.ROUNDS", 1)
+    async with devices(tmp_path, "slow", "asker") as (slow, asker):
+
+        async def read(_link, request: ReadTensor) -> Piece:
+            await asyncio.sleep(0.1)
+            return Piece(smollm2_store.read(request.hash, request.offset, request.length))
+
+        slow.links.handle(ReadTensor, read)
+        largest = max(smollm2_manifest.shard_tensors(5, 5), key=lambda tensor: tensor.nbytes)
+        begun = asyncio.get_running_loop().time()
+        await Fetcher(empty_store, asker.links).fetch(smollm2_manifest, (5, 5), [slow.id], ignore)
+        # Otherwise this shows nothing.
+        assert asyncio.get_running_loop().time() - begun > 0.6
+        assert largest.nbytes / FIRST_PIECE / WINDOW * 0.1 > 0.3
 
 
 async def test_bytes_of_failed_tries_are_counted(tmp_path, smollm2_store, smollm2_manifest, empty_store):

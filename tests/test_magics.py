@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import re
 import signal
 import threading
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from jupyter_client.manager import start_new_kernel
 from traitlets.config import Config
 
 from ainet.magics import split
@@ -131,6 +133,7 @@ def test_what_needs_no_kernel_is_the_same_as_on_the_command_line(run, command):
         ("%ainet ask", "UsageError: Ask what? Write the question below %%ainet ask, or behind %ainet ask."),
         ("%%ainet ask\n\n", "UsageError: Ask what?"),
         ("%%ainet ask --to 1x\nhi", "UsageError: --to 1x: that is not the name of a variable."),
+        ("%%ainet ask --to for\nhi", "UsageError: --to for: that is not the name of a variable."),
         ("%%ainet status\nhi", "UsageError: `status` takes no cell: write %ainet status, with one percent sign."),
         ("%%ainet ask --model no-such-model\nhi", "NotFound: "),
         ("%%ainet ask --temperature -1\nhi", "UsageError: "),
@@ -142,6 +145,42 @@ def test_an_error_is_one_line_without_a_traceback(fail, cell, words):
     assert words in printed
     assert "Traceback" not in printed
     assert "File " not in printed
+
+
+@pytest.fixture(scope="module")
+def kernel(node_dir):
+    """A Python kernel of a notebook in which nobody can be asked; runs code, returns the messages."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AINET_DATA_DIR", str(node_dir))
+        patch.delenv("AINET_PASSPHRASE", raising=False)
+        manager, client = start_new_kernel()
+    client.execute_interactive("%load_ext ainet", timeout=60)
+
+    def run(code):
+        messages = []
+        client.execute_interactive(code, allow_stdin=False, output_hook=messages.append, timeout=60)
+        return [(message["msg_type"], message["content"]) for message in messages]
+
+    yield run
+    client.stop_channels()
+    manager.shutdown_kernel()
+
+
+def test_a_notebook_shows_the_placement_as_a_bar_below_the_table(kernel):
+    table, bar = [content for kind, content in kernel("%ainet plan") if kind in {"stream", "display_data"}]
+    assert "tester" in table["text"]
+    assert 'title="layers 0–29"' in bar["data"]["text/html"]
+    (printed,) = [content for kind, content in kernel("%ainet plan --json") if kind in {"stream", "display_data"}]
+    assert json.loads(printed["text"])["stages"]
+
+
+def test_a_notebook_that_cannot_ask_for_a_passphrase_names_its_variable(kernel, tmp_path):
+    messages = kernel(f"%ainet export-key {tmp_path / 'key'}")
+    (error,) = [content for kind, content in messages if kind == "error"]
+    assert "\n".join(error["traceback"]) == (
+        "UsageError: There is nobody to ask for the passphrase: put it into the environment variable AINET_PASSPHRASE."
+    )
+    assert not [content for kind, content in messages if kind == "stream"]
 
 
 def test_debug_shows_the_traceback(fail):

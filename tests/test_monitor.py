@@ -91,12 +91,10 @@ def test_the_limit_of_a_container_counts(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert monitor.total_memory() == psutil.virtual_memory().total
 
 
-def test_memory_speed_is_measured_quickly_and_kept(tmp_path: Path) -> None:
-    begin = time.monotonic()
+def test_memory_speed_is_measured_and_the_best_is_kept(tmp_path: Path) -> None:
     speed = monitor.memory_speed(tmp_path)
-    assert time.monotonic() - begin < 5  # 0.2 s on an idle machine
     assert 100 * MB < speed < 10**12
-    assert monitor.memory_speed(tmp_path) == speed
+    assert monitor.memory_speed(tmp_path) >= speed  # the best counts: other work only makes it smaller
     assert [path.name for path in tmp_path.iterdir()] == ["memory_speed.json"]
 
 

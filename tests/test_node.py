@@ -174,6 +174,14 @@ async def test_a_member_may_give_only_what_its_owner_allows(tmp_path):
             await ask(found["desk"], stages=2)
 
 
+async def test_models_of_members_are_listed_without_their_paths(tmp_path):
+    async with nodes(tmp_path, desk={}, phone={"discover_models": False}) as found:
+        (entry,) = await found["phone"].models()
+        assert (entry["name"], entry["where"], entry["path"]) == ("smollm2", "on desk", None)
+        (entry,) = await found["desk"].models()
+        assert (entry["layers"], entry["cuts"], entry["members"]) == (30, "any", [])
+
+
 async def test_a_model_that_nobody_has_is_said(tmp_path):
     async with nodes(tmp_path, desk={}) as found:
         with pytest.raises(NotFound, match="no-such-model"):

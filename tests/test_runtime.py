@@ -98,6 +98,13 @@ def test_a_folder_without_a_node_says_how_to_start_one(tmp_path):
     assert not (tmp_path / "nothing").exists()
 
 
+def test_a_file_is_no_node(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(NodeNotRunning, match="No node is running on"):
+        runtime.wait_until_ready(file)
+
+
 def test_who_asks_waits_while_the_node_starts(tmp_path):
     lock = NodeLock(tmp_path)
     lock.acquire()

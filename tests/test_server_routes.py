@@ -135,9 +135,7 @@ async def test_names_in_addresses_are_decoded(served, http):
         ("generate", b'{"messages": [], "modle": "x"}', "unknown field `modle`"),
         ("generate", b'{"messages": "hi"}', "`$.messages`"),
         ("membership", b"{}", "missing required field `ticket`"),
-        ("invitations", b'{"minutes": -1}', "`$.minutes`"),
-        ("key/import", b'{"key": "", "passphrase": "p"}', "length >= 1"),
-        ("clients", b'{"workers": 1000000}', "<= 1024"),
+        ("invitations", b'{"minutes": "1"}', "`$.minutes`"),
     ],
 )
 async def test_a_body_that_is_not_understood_is_refused(served, http, path, body, words):
@@ -148,10 +146,31 @@ async def test_a_body_that_is_not_understood_is_refused(served, http, path, body
     assert not served.node.requests
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("invitations", b'{"minutes": 0}', "minutes is 0; a ticket is valid for more than 0 and at most 1440 minutes."),
+        ("invitations", b'{"listen": ""}', "listen has 0 characters; it must have 1 to 4096."),
+        ("membership", b'{"ticket": "t", "name": ""}', "name has 0 characters; it must have 1 to 4096."),
+        ("key/export", b'{"passphrase": ""}', "passphrase has 0 characters; it must have 1 to 4096."),
+        ("key/import", b'{"key": "", "passphrase": "p"}', "key has 0 characters; it must have 1 to 65536."),
+        ("clients", b'{"workers": 1000000}', "workers is 1000000; it must lie between 1 and 1024."),
+    ],
+)
+async def test_a_value_beyond_its_limits_is_refused_in_words(served, http, path, body, words):
+    answer = await http.post(path, content=body)
+    assert answer.status_code == 400
+    assert answer.json() == {"code": "usage", "message": words, "details": {}}
+    assert not served.node.calls
+
+
 async def test_a_query_that_is_not_understood_is_refused(http):
     answer = await http.get("plan", params={"model": "m", "stages": "many"})
     assert answer.status_code == 400
     assert "`$.stages`" in answer.json()["message"]
+    answer = await http.get("plan", params={"model": "m", "stages": "5000"})
+    assert answer.status_code == 400
+    assert answer.json()["message"] == "stages is 5000; it must lie between 1 and 1024."
     assert (await http.get("plan", params={"model": "m", "stages": "3"})).json() == {"model": "m", "stages": 3}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ainet.executor.models.catalog import ModelEntry
 from ainet.executor.placement import NodeOffer
 from ainet.executor.stages.host import StageAddress
 from ainet.executor.stages.spec import StageSpec
@@ -139,3 +140,15 @@ class DescribeStages(Request, frozen=True):
     reply = StageStates
 
     pipeline: str
+
+
+class ModelsListed(msgspec.Struct, frozen=True):
+    """The models on a node."""
+
+    models: list[ModelEntry]
+
+
+class ListModels(Request, frozen=True):
+    """Ask which models a node has."""
+
+    reply = ModelsListed

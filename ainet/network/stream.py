@@ -180,9 +180,13 @@ class SecureStream:
             self._writer.write(word)
         await self.close()
 
+    def cut(self) -> None:
+        """Close at once, without waiting."""
+        self._writer.transport.abort()
+
     async def abort(self) -> None:
         """Close at once."""
-        self._writer.transport.abort()
+        self.cut()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 

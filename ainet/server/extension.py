@@ -47,6 +47,7 @@ class AinetExtension(ExtensionApp):
         self.node: Node | None = None
         self.failure: AinetError = NodeNotRunning("The node is still starting. Ask again in a few seconds.")
         self.failed = False
+        self._stopping: asyncio.Task[None] | None = None
         self.url = ""
         self._starting: asyncio.Task[None] | None = None
         self._lock: NodeLock | None = None
@@ -103,6 +104,8 @@ class AinetExtension(ExtensionApp):
             raise UsageError(str(exc)) from exc
 
     async def _start_jupyter_server_extension(self, serverapp: ServerApp) -> None:
+        if self._stopping is not None:
+            return
         self._starting = asyncio.create_task(self._start_node(serverapp))
         await asyncio.wait([self._starting])
 
@@ -158,7 +161,12 @@ class AinetExtension(ExtensionApp):
         return f"http://127.0.0.1:{port}{serverapp.base_url}"
 
     async def stop_extension(self) -> None:
-        """Stop the node, also in the middle of its start."""
+        """Stop the node, also in the middle of its start or before it; a second call waits for the first."""
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop_node())
+        await asyncio.shield(self._stopping)
+
+    async def _stop_node(self) -> None:
         if self._starting is not None and not self._starting.done():
             self._starting.cancel()
             await asyncio.wait([self._starting])

@@ -18,9 +18,13 @@ from jupyter_server.serverapp import ServerApp
 from traitlets.config import Config
 
 from ainet.config import default_data_dir
+from ainet.executor.engine.exit_deadline import ExitDeadline
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+#: Stopping may take this long (s), longer than for a child process (`child.STOP_SECONDS`); then all of it is killed.
+STOP_SECONDS = 9.0
 
 
 class HeadlessServer(ServerApp):
@@ -34,8 +38,21 @@ class HeadlessServer(ServerApp):
 
     def init_signal(self) -> None:
         """End at the first Ctrl-C, without a question."""
+        self._deadline = ExitDeadline(STOP_SECONDS)
         super().init_signal()
         signal.signal(signal.SIGINT, self._signal_stop)
+
+    def stop(self, from_signal: bool = False) -> None:
+        """Stop once: a second signal must not cut the first one's work short."""
+        if not self._stopping:
+            self._deadline.begin()
+            super().stop(from_signal)
+
+    async def _stop(self) -> None:
+        try:
+            await super()._stop()
+        finally:
+            self.io_loop.stop()
 
 
 def serve(data_dir: Path, *, console: bool) -> int:

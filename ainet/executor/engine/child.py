@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: Starting takes 2 to 5 s on a slow machine; a loaded one may need much longer.
 START_SECONDS = 60.0
-#: A child gets this long (s) to end in order; see `engine_program.ORDERLY_SECONDS`.
+#: A child gets this long (s) to end in order; see `program.ORDERLY_SECONDS`.
 STOP_SECONDS = 8.0
 POLL_SECONDS = 0.02
 

@@ -118,8 +118,12 @@ class Engine:
         AinetError
             The own cluster did not start; the message names the log.
         """
-        async with self._lock:
-            await self._start()
+        try:
+            async with self._lock:
+                await self._start()
+        except BaseException:
+            await self.stop()  # also when it is cancelled, nothing may be left that still ends
+            raise
 
     async def stop(self) -> None:
         """End the own cluster, or disconnect from the existing one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ainet.executor.engine.program import Program, main
@@ -80,12 +79,10 @@ class EngineProgram(Program):
         ]
 
     async def stop(self) -> None:
-        """Close workers, Nannies and scheduler."""
+        """Close workers, Nannies and scheduler; a worker that is still starting is killed at the end."""
         await asyncio.gather(*(nanny.close(timeout=2) for nanny in self._nannies))
         if self._scheduler is not None:
             await self._scheduler.close()
-        # Waited for here, it leaves no zombie where process 1 does not collect orphans (many containers).
-        await asyncio.to_thread(resource_tracker._resource_tracker._stop)  # type: ignore[attr-defined]
 
     async def _start_nanny(self) -> Nanny:
         from distributed import Nanny

@@ -19,6 +19,8 @@ import traceback
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ainet.executor.engine.exit_deadline import ExitDeadline, end_resource_tracker, kill_descendants
+
 #: An orderly end may take this long (s); then the process ends anyhow, and everything beneath it with it.
 ORDERLY_SECONDS = 5.0
 #: The log is looked at this often (s) and emptied when it is longer than this (bytes); one older part is kept.
@@ -51,11 +53,12 @@ class Program:
         with contextlib.suppress(BrokenPipeError):
             os.write(self._answers, json.dumps(message).encode() + b"\n")
 
-    async def run(self, commands: int, log_path: Path) -> None:
-        """Answer the parent until it ends or `finished` is set."""
+    async def run(self, commands: int, log_path: Path, deadline: ExitDeadline) -> None:
+        """Answer the parent until it ends or `finished` is set; `deadline` begins with the end."""
         loop = asyncio.get_running_loop()
 
         def end(*_: object) -> None:
+            deadline.begin()
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self.finished.set)
 
@@ -73,13 +76,14 @@ class Program:
             with contextlib.suppress(RuntimeError), os.fdopen(commands, "rb") as stream:  # the loop may be closed
                 for line in stream:
                     loop.call_soon_threadsafe(receive, line)
-                loop.call_soon_threadsafe(self.finished.set)
+                end()
 
         threading.Thread(target=read, name="commands", daemon=True).start()
         await self.finished.wait()
+        deadline.begin()
         for task in tasks:
             task.cancel()
-        await asyncio.wait_for(self.stop(), ORDERLY_SECONDS)
+        await self.stop()
 
     async def _answer(self, command: dict[str, Any]) -> None:
         operation, number = command.pop("op"), command.pop("id")
@@ -102,22 +106,24 @@ def main(program: type[Program]) -> None:
     os.environ.pop("PYTHONPATH", None)
     commands, answers = _take_pipes()
     _end_with_parent()
+    deadline = ExitDeadline(ORDERLY_SECONDS, run_dir)
     code = 1
     try:
-        code = asyncio.run(_run(program, run_dir, commands, answers, log_path))
+        code = asyncio.run(_run(program(run_dir, answers), commands, log_path, deadline))
     except BaseException:  # the log is the only place where it can be seen
         traceback.print_exc()
     finally:
+        deadline.begin()
+        kill_descendants()
+        end_resource_tracker()
         shutil.rmtree(run_dir, ignore_errors=True)
         sys.stderr.flush()
-        _end_descendants()
         # Threads that still run (a user's task, the reader of commands) must not keep the process.
         os._exit(code)
 
 
-async def _run(program: type[Program], run_dir: Path, commands: int, answers: int, log_path: Path) -> int:
-    running = program(run_dir, answers)
-    await running.run(commands, log_path)
+async def _run(running: Program, commands: int, log_path: Path, deadline: ExitDeadline) -> int:
+    await running.run(commands, log_path, deadline)
     return running.exit_code
 
 
@@ -133,14 +139,6 @@ def _take_pipes() -> tuple[int, int]:
 def _end_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _end_descendants() -> None:
-    import psutil
-
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
 
 
 async def _keep_log_short(path: Path) -> None:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused, StageLost
+from ainet.errors import AinetError, PeerUnreachable, Refused, StageLost
 from ainet.executor.stages.generation import Cancel, Done, Event, Failed, Open
 from ainet.executor.stages.session_server import LENGTH_BYTES, pack_message, read_message
 from ainet.executor.stages.sockets import tune
-from ainet.identity import client_context, peer_id
+from ainet.identity import client_context
+from ainet.identity.certificates import certificate_id
+from ainet.network.stream import SecureStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -25,8 +27,8 @@ MAX_UNREAD = 100_000  # events of one session
 class SessionClient:
     """Asks one pipeline. Use `connect`, then `ask`, then `close`."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, where: str) -> None:
-        self._reader, self._writer, self._where = reader, writer, where
+    def __init__(self, stream: SecureStream, where: str) -> None:
+        self._stream, self._where = stream, where
         self._decoder = msgspec.msgpack.Decoder(Event)
         self._queues: dict[int, asyncio.Queue[Event | None]] = {}
         self._task = asyncio.create_task(self._receive(), name=f"sessions at {where}")
@@ -59,20 +61,27 @@ class SessionClient:
         """
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                reader, writer = await asyncio.open_connection(*address, ssl=client_context(credentials))
+                reader, writer = await asyncio.open_connection(*address)
         except (OSError, TimeoutError) as exc:
             msg = f"{where} cannot be reached: {exc or 'no answer'}"
             raise PeerUnreachable(msg) from exc
+        tune(writer.get_extra_info("socket"))
+        stream = SecureStream(reader, writer, client_context(credentials), server_side=False, peer=where)
         try:
-            tune(writer.get_extra_info("socket"))
-            if peer_id(writer.get_extra_info("ssl_object")) != expected_id:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await stream.handshake()
+            if certificate_id(stream.certificate) != expected_id:
                 msg = f"Another device answers in place of {where}."
                 raise Refused(msg)
+            stream.write(len(epoch).to_bytes(LENGTH_BYTES, "big") + epoch)
+        except TimeoutError as exc:
+            stream.cut()
+            msg = f"{where} does not answer."
+            raise PeerUnreachable(msg) from exc
         except BaseException:
-            writer.close()
+            stream.cut()
             raise
-        writer.write(len(epoch).to_bytes(LENGTH_BYTES, "big") + epoch)
-        return cls(reader, writer, where)
+        return cls(stream, where)
 
     @property
     def closed(self) -> bool:
@@ -111,21 +120,21 @@ class SessionClient:
     def cut(self) -> None:
         """End the connection at once: whoever waits for an answer hears `StageLost`."""
         self._task.cancel()
-        self._writer.transport.abort()
+        self._stream.cut()
 
     async def close(self) -> None:
         """End the connection."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        self._writer.close()
+        await self._stream.abort()
 
     def _send(self, message: Open | Cancel) -> None:
-        self._writer.write(pack_message(message))
+        self._stream.write(pack_message(message))
 
     async def _receive(self) -> None:
         try:
             while True:
-                event = self._decoder.decode(await read_message(self._reader))
+                event = self._decoder.decode(await read_message(self._stream))
                 if (queue := self._queues.get(event.session)) is not None:
                     if queue.qsize() > MAX_UNREAD:
                         break  # it sends more than anybody could have asked for
@@ -133,9 +142,9 @@ class SessionClient:
                 elif event.session == 0 and isinstance(event, Failed):
                     for queue in self._queues.values():
                         queue.put_nowait(event)
-        except (OSError, asyncio.IncompleteReadError, msgspec.MsgspecError, ProtocolError):
+        except (AinetError, msgspec.MsgspecError):
             pass  # whoever still waits hears it below
         finally:
             for queue in self._queues.values():
                 queue.put_nowait(None)
-            self._writer.close()
+            self._stream.cut()

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ainet.errors import AinetError, ProtocolError, Refused
-from ainet.executor.stages.generation import MAX_MESSAGE, Cancel, Command, Done, Event, Failed, Open
+from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
+from ainet.executor.stages.generation import MAX_MESSAGE, Command, Done, Event, Failed, Open
 from ainet.executor.stages.sockets import tune
-from ainet.identity import peer_id, server_context
+from ainet.identity import server_context
+from ainet.identity.certificates import certificate_id
+from ainet.network.listener import Listener
+from ainet.network.stream import SecureStream
 
 if TYPE_CHECKING:
     import logging
@@ -21,17 +24,19 @@ if TYPE_CHECKING:
     from ainet.identity import Credentials
 
 LENGTH_BYTES = 4
+MAX_CONNECTIONS = 16
 MAX_BACKLOG = 8 << 20  # bytes that a requester may leave unread before it is cut off
 GREETING_SECONDS = 10.0
+PLAIN_WORD = b"This port speaks TLS 1.3 and is for the owner of a pipeline only.\n"
 
 
-async def read_message(reader: asyncio.StreamReader, limit: int = MAX_MESSAGE) -> bytes:
-    """Return the next length-prefixed message; raises `asyncio.IncompleteReadError` at the end."""
-    length = int.from_bytes(await reader.readexactly(LENGTH_BYTES), "big")
+async def read_message(stream: SecureStream, limit: int = MAX_MESSAGE) -> bytearray:
+    """Return the next length-prefixed message; raises `PeerUnreachable` at the end."""
+    length = int.from_bytes(await stream.read_exactly(LENGTH_BYTES), "big")
     if length > limit:
         msg = f"A message of {length} bytes arrived; at most {limit} are allowed."
         raise ProtocolError(msg)
-    return await reader.readexactly(length)
+    return await stream.read_exactly(length)
 
 
 def pack_message(message: Any) -> bytes:
@@ -61,61 +66,71 @@ class SessionServer:
         self._context = server_context(credentials)
         self._log = log
         self._decoder = msgspec.msgpack.Decoder(Command)
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener = Listener(self._serve, limit=MAX_CONNECTIONS, log=log)
 
     async def start(self, host: str) -> int:
-        """Listen on `host`; returns the port."""
-        self._server = await asyncio.start_server(
-            self._serve, host, 0, ssl=self._context, ssl_handshake_timeout=GREETING_SECONDS
-        )
-        return int(self._server.sockets[0].getsockname()[1])
+        """Listen on `host`; returns the port. Raises OSError."""
+        await self._listener.open(host, 0)
+        return self._listener.port
 
     async def stop(self) -> None:
         """Stop listening and cut every connection."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._listener.stop()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a stream callback always runs in a task
-        self._tasks.add(task)
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
+        tune(writer.get_extra_info("socket"))
+        stream = SecureStream(reader, writer, self._context, server_side=True, peer="the requester")
+        try:
+            async with asyncio.timeout(GREETING_SECONDS):
+                await stream.handshake()
+                await self._greet(stream)
+        except (AinetError, TimeoutError) as exc:
+            self._log.warning("A requester from %s was refused: %s", address, exc or "it said nothing")
+            if isinstance(exc, Refused) and stream.received:
+                await self._refuse(stream, exc)
+            else:
+                await stream.refuse(PLAIN_WORD)
+            return
         opened: dict[int, Open] = {}
         try:
-            tune(writer.get_extra_info("socket"))
-            await self._greet(reader, writer)
-            while True:
-                command = self._decoder.decode(await read_message(reader))
-                if isinstance(command, Open):
-                    self._open(command, opened, writer)
-                else:
-                    self._cancel(command, opened)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the requester left; its sessions end below
-        except (AinetError, msgspec.MsgspecError, TimeoutError) as exc:
-            self._log.warning("A requester was refused: %s", exc)
-            error = exc if isinstance(exc, AinetError) else ProtocolError(f"The request cannot be read: {exc}")
-            writer.write(pack_message(Failed(0, error.to_dict())))
-        except asyncio.CancelledError:
-            self._log.info("Requesters are disconnected: the stage ends.")
+            await self._listen(stream, opened)
+        except PeerUnreachable:
+            self._log.info("The requester has left.")
+            await stream.abort()
+        except (AinetError, msgspec.MsgspecError) as exc:
+            self._log.warning("A requester was cut off: %s", exc)
+            await self._refuse(
+                stream, exc if isinstance(exc, AinetError) else ProtocolError(f"The request cannot be read: {exc}")
+            )
         finally:
-            self._tasks.discard(task)
             for request in opened.values():
                 self._stage.inbox.put(_cancelling(self._stage, request))
-            writer.close()
+            writer.transport.abort()
 
-    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asker = peer_id(writer.get_extra_info("ssl_object"))
-        epoch = await asyncio.wait_for(read_message(reader, 64), GREETING_SECONDS)
+    async def _greet(self, stream: SecureStream) -> None:
+        asker = certificate_id(stream.certificate)
+        epoch = await read_message(stream, 64)
         if asker != self._stage.spec.owner or not hmac.compare_digest(epoch, self._stage.spec.epoch):
             msg = "This pipeline belongs to another node, or was placed again since."
             raise Refused(msg)
 
-    def _open(self, request: Open, opened: dict[int, Open], writer: asyncio.StreamWriter) -> None:
+    async def _refuse(self, stream: SecureStream, error: AinetError) -> None:
+        try:
+            stream.write(pack_message(Failed(0, error.to_dict())))
+        except AinetError:  # the handshake failed: its alert has told the other end
+            await stream.refuse(PLAIN_WORD)
+        else:
+            await stream.close()
+
+    async def _listen(self, stream: SecureStream, opened: dict[int, Open]) -> None:
+        while True:
+            command = self._decoder.decode(await read_message(stream))
+            if isinstance(command, Open):
+                self._open(command, opened, stream)
+            elif (request := opened.get(command.session)) is not None:
+                self._stage.inbox.put(_cancelling(self._stage, request))
+
+    def _open(self, request: Open, opened: dict[int, Open], stream: SecureStream) -> None:
         if request.session in opened:
             msg = f"Session {request.session} is open already."
             raise ProtocolError(msg)
@@ -125,23 +140,16 @@ class SessionServer:
         def send(event: Event) -> None:
             if isinstance(event, Done | Failed):
                 opened.pop(request.session, None)
-            if writer.is_closing():
-                return
-            if writer.transport.get_write_buffer_size() > MAX_BACKLOG:
+            if stream.backlog > MAX_BACKLOG:
                 self._log.warning("A requester does not read its answer; it is disconnected.")
-                writer.transport.abort()
-                return
-            writer.write(pack_message(event))
+                stream.cut()
+            else:
+                stream.write(pack_message(event))
 
         def reply(event: Event) -> None:  # called by the decode thread
             loop.call_soon_threadsafe(send, event)
 
         self._stage.inbox.put(lambda: self._stage.head.open(request, reply))
-
-    def _cancel(self, command: Cancel, opened: dict[int, Open]) -> None:
-        request = opened.get(command.session)
-        if request is not None:
-            self._stage.inbox.put(_cancelling(self._stage, request))
 
 
 def _cancelling(stage: Stage, request: Open) -> Callable[[], None]:

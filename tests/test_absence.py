@@ -1,0 +1,58 @@
+"""Members that lose their link: who stays away is told of, once, and who comes back is watched on."""
+
+from __future__ import annotations
+
+from swarms import devices, until
+
+from ainet.errors import PeerUnreachable
+from ainet.executor.absence import AbsenceWatch
+
+
+async def test_a_member_that_stays_away_is_told_of_once(tmp_path):
+    told: list[str] = []
+
+    async def gone(member: str) -> None:
+        told.append(member)
+
+    async with devices(tmp_path, "desk", "laptop") as (desk, laptop):
+        await until(lambda: desk.links.linked(laptop.id))
+        watch = AbsenceWatch(desk.links, 0.1, gone)
+        for _ in range(20):
+            watch.watch(laptop.id)
+        await laptop.stop()
+        await until(lambda: told)
+        assert told == [laptop.id]
+        watch.watch(laptop.id)  # anew, and it still is not there
+        await until(lambda: len(told) == 2)
+        await watch.stop()
+
+
+async def test_a_member_that_comes_back_is_watched_on(tmp_path):
+    told: list[str] = []
+
+    async def gone(member: str) -> None:
+        told.append(member)
+
+    async with devices(tmp_path, "desk", "laptop") as (desk, laptop):
+        await until(lambda: desk.links.linked(laptop.id))
+        watch = AbsenceWatch(desk.links, 4.0, gone)
+        watch.watch(laptop.id)
+        for _ in range(2):  # the cable is pulled, and the link dialled again within seconds
+            before = desk.links.linked(laptop.id)
+            laptop.links.close_all(PeerUnreachable("the cable was pulled"))
+            await until(lambda before=before: desk.links.linked(laptop.id) not in (None, before))
+            assert told == []
+        await laptop.stop()
+        await until(lambda: told == [laptop.id])
+        await watch.stop()
+
+
+async def test_watching_stops_at_once(tmp_path):
+    async def gone(_member: str) -> None:
+        raise AssertionError
+
+    async with devices(tmp_path, "desk", "laptop") as (desk, laptop):
+        watch = AbsenceWatch(desk.links, 60.0, gone)
+        watch.watch(laptop.id)
+        watch.watch("nobody")
+        await watch.stop()  # `devices` looks for tasks that are left

@@ -1,0 +1,188 @@
+"""Lending between real links: real schedulers and workers in child processes, whose owners come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+from swarms import devices, until
+
+from ainet.errors import AinetError, NotEnough, NotFound, PeerUnreachable, Refused
+from ainet.executor.engine.certificates import ClusterCA
+from ainet.executor.lending.lender import Lender, LendWorker
+from ainet.resources.allocator import Allocator, Caps
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from swarms import Device
+
+
+class Party:
+    """A device that lends and borrows."""
+
+    def __init__(self, device: Device, *, lend: bool = True) -> None:
+        device.config.lend = lend
+        self.device = device
+        self.allocator = Allocator(Caps(memory=4_000_000_000, threads=4, disk=10**9))
+        self.lender = Lender(
+            config=device.config,
+            identity=device.identity,
+            links=device.links,
+            allocator=self.allocator,
+            data_dir=device.folder,
+            log=device.log,
+        )
+
+    @property
+    def id(self) -> str:
+        return self.device.id
+
+    @property
+    def lends(self) -> int:
+        return len(self.allocator.reservations())
+
+    @property
+    def processes(self) -> list[Path]:
+        """Folders of the child processes that run."""
+        return list((self.device.folder / "processes").glob("*"))
+
+
+@contextlib.asynccontextmanager
+async def parties(tmp_path: Path, **lend: bool) -> AsyncIterator[list[Party]]:
+    async with devices(tmp_path, *lend) as made:
+        found = [Party(device, lend=lend[device.name]) for device in made]
+        for device in made[1:]:
+            await until(lambda device=device: made[0].links.linked(device.id))
+        try:
+            yield found
+        finally:
+            for party in found:
+                await party.lender.stop()
+        for party in found:
+            assert party.processes == []
+            assert party.lends == 0
+
+
+async def test_a_cluster_has_a_worker_of_each_device_and_gives_them_back(tmp_path):
+    async with parties(tmp_path, desk=True, laptop=True, phone=False) as (desk, laptop, phone):
+        opened = await desk.lender.open()
+        assert [worker["node"] for worker in opened["workers"]] == ["laptop", "desk"]
+        assert [desk.lends, laptop.lends, phone.lends] == [1, 1, 0]
+        await desk.lender.close(opened["id"])
+        assert [desk.lends, laptop.lends] == [0, 0]
+        assert desk.processes == laptop.processes == []
+        with pytest.raises(NotFound, match="This Dask cluster has ended already"):
+            await desk.lender.close(opened["id"])
+        with pytest.raises(NotEnough, match=r"2 of 3 workers can be had\..*phone: phone lends no workers"):
+            await desk.lender.open(3)
+        assert desk.processes == laptop.processes == []
+
+
+async def test_one_member_borrows_two_workers_and_no_more(tmp_path):
+    async with parties(tmp_path, desk=False, laptop=True) as (desk, laptop):
+        opened = [await desk.lender.open(1), await desk.lender.open(1)]
+        assert laptop.lends == 2
+        with pytest.raises(NotEnough, match="laptop lends 2 workers to desk already, and no more to one device"):
+            await desk.lender.open(1)
+        assert laptop.lends == 2
+        await desk.lender.close(opened[0]["id"])
+        await desk.lender.open(1)
+
+
+async def test_a_member_is_cut_off_while_clusters_end(tmp_path):
+    async with parties(tmp_path, desk=False, laptop=True) as (desk, laptop):
+        first, second = await desk.lender.open(1), await desk.lender.open(1)
+        await asyncio.gather(desk.lender.revoke(laptop.id), desk.lender.close(second["id"]))
+        await until(lambda: laptop.lends == 0)  # its worker's certificate is refused: it ends
+        await desk.lender.close(first["id"])
+
+
+async def test_what_was_lent_to_a_removed_member_comes_back(tmp_path):
+    async with parties(tmp_path, desk=False, laptop=True) as (desk, laptop):
+        await desk.lender.open(1)
+        await laptop.lender.revoke(desk.id)
+        assert laptop.lends == 0
+        assert laptop.processes == []
+
+
+async def test_a_node_stops_while_a_cluster_is_being_closed(tmp_path):
+    async with parties(tmp_path, desk=False, laptop=True) as (desk, laptop):
+        names = [(await desk.lender.open(1))["id"] for _ in range(2)]
+        closing = [asyncio.create_task(desk.lender.close(name)) for name in reversed(names)]
+        await asyncio.gather(desk.lender.stop(), *closing, return_exceptions=True)
+        assert not isinstance(closing[0].exception(), RuntimeError | KeyError)
+        await desk.lender.stop()
+        assert desk.processes == []
+        await until(lambda: laptop.lends == 0)
+
+
+async def test_stopping_waits_for_a_cluster_that_is_being_closed(tmp_path):
+    async with parties(tmp_path, desk=False, laptop=True) as (desk, laptop):
+        names = [(await desk.lender.open(1))["id"] for _ in range(2)]
+        stopping = asyncio.create_task(desk.lender.stop())
+        closing = asyncio.create_task(desk.lender.close(names[1]))
+        await stopping
+        assert desk.processes == []
+        with contextlib.suppress(NotFound):
+            await closing
+        await until(lambda: laptop.lends == 0)
+
+
+async def test_an_interrupted_close_is_finished(tmp_path):
+    async with parties(tmp_path, desk=True) as (desk,):
+        opened = await desk.lender.open()
+        closing = asyncio.create_task(desk.lender.close(opened["id"]))
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+        await desk.lender.stop()
+        assert desk.processes == []
+        assert desk.lends == 0
+
+
+async def test_stopping_while_a_cluster_is_being_opened_leaves_nothing(tmp_path):
+    async with parties(tmp_path, desk=True, laptop=True) as (desk, laptop):
+        for n_processes in (1, 2):  # the scheduler starts; the own worker starts, as the last
+            opening = asyncio.create_task(desk.lender.open())
+            await until(lambda n=n_processes: len(desk.processes) == n or opening.done())
+            assert not opening.done()
+            await desk.lender.stop()
+            assert desk.processes == []
+            with pytest.raises(AinetError):
+                await opening
+            assert desk.lends == 0
+            await until(lambda: laptop.lends == 0)
+
+
+async def test_a_borrower_that_came_back_and_then_stays_away_loses_its_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr("ainet.executor.lending.lender.GRACE_SECONDS", 3.0)
+    async with parties(tmp_path, desk=False, laptop=True) as (desk, laptop):
+        await desk.lender.open(1)
+        before = laptop.device.links.linked(desk.id)
+        desk.device.links.close_all(PeerUnreachable("the cable was pulled"))
+        await until(lambda: laptop.device.links.linked(desk.id) not in (None, before))
+        assert laptop.lends == 1
+        await desk.device.stop()  # its scheduler lives on
+        await until(lambda: laptop.lends == 0)
+        assert desk.processes
+
+
+async def test_a_worker_that_is_taken_back_while_it_starts_is_gone(tmp_path):
+    async with parties(tmp_path, desk=False, laptop=True) as (desk, laptop):
+        silent = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+        host, port = silent.sockets[0].getsockname()[:2]
+        credentials, _ = ClusterCA().issue("laptop")
+        link = await desk.device.links.connect(laptop.id)
+        asking = asyncio.create_task(link.request(LendWorker("c", f"tls://{host}:{port}", credentials)))
+        await until(lambda: laptop.processes)
+        await laptop.lender.revoke(desk.id)
+        with pytest.raises(Refused, match="laptop took the worker back while it started"):
+            await asking
+        assert laptop.processes == []
+        assert laptop.lends == 0
+        silent.close()
+        await silent.wait_closed()
