@@ -154,7 +154,7 @@ def test_the_limits_of_a_tickets_life_are_named(here, minutes):
 
 def test_a_path_is_relative_to_the_folder_of_whoever_types_it(here, tmp_path):
     (tmp_path / "bad.gguf").write_bytes(b"nonsense")
-    for arguments in (["ask", "--model", "./bad.gguf", "hi"], ["plan", "bad.gguf"], ["unload", "./bad.gguf"]):
+    for arguments in (["ask", "--model", "./bad.gguf", "hi"], ["plan", "bad.gguf"]):
         done = ainet(*arguments, cwd=tmp_path)
         assert done.returncode == 1
         assert "It does not begin with 'GGUF'" in done.stderr

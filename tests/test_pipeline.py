@@ -236,3 +236,19 @@ async def test_a_stage_is_linked_to_members_only_and_once(workshop):
         await workshop.service.link(pipeline.name, 0, "x" * 52, address)
     with pytest.raises(AinetError):
         await workshop.service.link(pipeline.name, 0, me, address)
+
+
+async def test_closing_an_answer_stops_every_stage_within_a_token(workshop):
+    pipeline = await workshop.load(3)
+    events = pipeline.ask(ask(SamplingParams(temperature=1.0, seed=1, grammar="root ::= [a-z ] root"), max_tokens=900))
+    seen = 0
+    async for event in events:
+        seen += isinstance(event, Text)
+        if seen == 5:
+            break
+    before = [figure.frames_sent for figure in await pipeline.figures()]
+    await events.aclose()
+    await answer(pipeline, ask(max_tokens=1))  # begins when every stage has forgotten the session
+    after = [figure.frames_sent for figure in await pipeline.figures()]
+    # The token under way, those while the figures were read, the release, and the two frames of the new prompt.
+    assert all(late - early <= 8 for early, late in zip(before, after, strict=True))

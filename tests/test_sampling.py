@@ -12,8 +12,9 @@ from smollm2 import N_CTX, one_process
 from ainet.errors import UsageError
 from ainet.executor.request import GenerateRequest
 from ainet.executor.stages.generation import Message
+from ainet.executor.stages.json_schema import grammar_of_schema
 from ainet.executor.stages.llama import Llama
-from ainet.executor.stages.sampling import Sampler, draw_seed, grammar_of_schema
+from ainet.executor.stages.sampling import Sampler, draw_seed
 from ainet.executor.stages.sampling_params import SamplingParams
 from ainet.executor.stages.vocabulary import Vocabulary
 
@@ -106,7 +107,7 @@ def test_a_wrong_schema_is_refused():
         ({"stages": 0}, "stages is 0"),
         ({"stop": ["x"] * 17}, "17 stop strings"),
         ({"grammar": "x", "json_schema": {}}, "not both"),
-        ({"grammar": "x" * 70000}, "70000 characters"),
+        ({"grammar": "x" * 70000}, "70000 bytes; at most 65536"),
         ({"messages": [Message("user", "  ")]}, "the question is empty"),
         ({"messages": []}, "the question is empty"),
     ],

@@ -259,7 +259,8 @@ class KeyExportHandler(NodeHandler):
         """Answer with the encrypted key."""
 
         async def export(node: Node) -> dict[str, str]:
-            return {"key": await node.export_key(self.decode(KeyExport).passphrase)}
+            wanted = self.decode(KeyExport)
+            return {"key": await node.export_key(wanted.passphrase)}
 
         await self.answer(export)
 

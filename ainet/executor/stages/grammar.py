@@ -18,7 +18,8 @@ MAX_DEPTH = 1000  # brackets inside brackets; the parser's recursion fits 10,000
 MAX_REPEATS = 1000  # llama.cpp itself gives up at 2000
 MAX_NAME = 500  # characters of a rule's name, which llama.cpp copies for every bracket in the rule
 MAX_ELEMENTS = 300_000  # characters and references after repetitions are written out; 8 bytes each, held twice
-MAX_VISITS = 1_000_000  # elements seen on all ways from the beginning of a rule to its first character
+MAX_WAYS = 10_000  # from the beginning of a rule to a first character: llama.cpp tries each with each token
+MAX_VISITS = 10_000_000  # elements seen on all these ways, from all rules: a tenth of a second
 
 TOKEN = re.compile(
     r"""(?P<space>[ \t\r\n]+|\#[^\r\n]*)
@@ -84,8 +85,9 @@ def check_grammar(text: str, what: str = "The grammar") -> None:
     rules = _read(text, what)
     elements = sum(rule.elements() for rule in rules.values())
     _limit(f"{what} grows to {elements} elements when its repetitions are written out", elements, MAX_ELEMENTS)
-    visits = _visits(rules, what)
-    _limit(f"{what} is too ambiguous: its rules can begin in {visits} ways", visits, MAX_VISITS)
+    ways, visits = _beginnings(rules, what)
+    _limit(f"{what} is too ambiguous: a rule can begin in {ways} ways", ways, MAX_WAYS)
+    _limit(f"{what} is too ambiguous: {visits} elements can stand at the beginning of a rule", visits, MAX_VISITS)
 
 
 def _limit(words: str, value: int, most: int) -> None:
@@ -148,25 +150,30 @@ def _repeats(found: re.Match[str], what: str) -> tuple[int, int]:
     return least, max(int(numbers[-1]), least + bool(found["comma"]))
 
 
-def _visits(rules: dict[str, Rule], what: str) -> int:
-    """Return the elements on all ways from the rules to their first characters; refuse rules that begin themselves."""
+def _beginnings(rules: dict[str, Rule], what: str) -> tuple[int, int]:
+    """Return the most ways in which a rule begins, and the elements on all of them; refuse what begins with itself."""
     empty = _empty(rules)
     begins = {name: rule.beginnings(empty) for name, rule in rules.items()}
     order = TopologicalSorter({name: [item.refers for item in items if item.refers] for name, items in begins.items()})
+    ways: dict[str, int] = {}
     visits: dict[str, int] = {}
     try:
         for name in order.static_order():
-            ways = sum(
-                visits[item.refers] * (max(item.most, 1) if item.refers in empty else 1)
+            # What may be empty is followed by its own repetition.
+            references = [
+                (item.refers, max(item.most, 1) if item.refers in empty else 1)
                 for item in begins.get(name, [])
                 if item.refers
-            )
-            visits[name] = min(ways + (rules[name].elements() if name in rules else 1), 10 * MAX_VISITS)
+            ]
+            count = len(begins.get(name, [])) + sum(ways[refers] * times for refers, times in references)
+            seen = sum(visits[refers] * times for refers, times in references)
+            ways[name] = min(count, 10 * MAX_WAYS)  # a rule of 64 KiB has numbers of thousands of digits
+            visits[name] = min(seen + (rules[name].elements() if name in rules else 0), 10 * MAX_VISITS)
     except CycleError as exc:
         cycle = [name for name in exc.args[1] if not name.startswith(" ")] or ["a bracket"]
-        msg = f"{what} is left-recursive: {' → '.join(cycle[:5])} can begin with itself. Let it begin with something else."
+        msg = f"{what} is left-recursive: {' → '.join(cycle[:5])} begins with itself. Begin it with something else."
         raise UsageError(msg) from exc
-    return sum(visits.values())
+    return max(ways.values(), default=0), sum(visits.values())
 
 
 def _empty(rules: dict[str, Rule]) -> set[str]:

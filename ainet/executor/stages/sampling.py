@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from llama_cpp import llama_cpp as C  # noqa: N812
 
 from ainet.errors import UsageError
+from ainet.executor.stages.json_schema import grammar_of_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,17 +21,7 @@ if TYPE_CHECKING:
     from ainet.executor.stages.vocabulary import Vocabulary
 
 LAST_TOKENS = 64  # tokens that the repeat penalty looks at: llama.cpp's default
-
-
-def grammar_of_schema(schema: str) -> str:
-    """Return the GBNF grammar of a JSON schema."""
-    from llama_cpp.llama_grammar import json_schema_to_gbnf
-
-    try:
-        return str(json_schema_to_gbnf(schema))
-    except (KeyError, ValueError, TypeError, AssertionError, AttributeError, RecursionError) as exc:
-        msg = f"This JSON schema cannot be turned into a grammar: {exc}"
-        raise UsageError(msg) from exc
+CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
 
 def draw_seed(seed: int, position: int) -> int:
@@ -38,43 +32,61 @@ def draw_seed(seed: int, position: int) -> int:
 
 
 class Sampler:
-    """llama.cpp's sampler chain for one generation. Free it with `close`."""
+    """llama.cpp's sampler chain for one generation. Free it with `close`.
+
+    Parameters
+    ----------
+    params
+        How to draw.
+    llama, vocabulary
+        The model whose logits are read.
+
+    Raises
+    ------
+    UsageError
+        For values that make no sense, and a grammar or schema that llama.cpp refuses or cannot be trusted with.
+    """
 
     def __init__(self, params: SamplingParams, llama: Llama, vocabulary: Vocabulary) -> None:
         params.check()
-        self._params = params
-        self._context = llama.context
-        self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
-        self._greedy = params.temperature == 0
         text = grammar_of_schema(params.json_schema) if params.json_schema else params.grammar
-        if text:
-            grammar = C.llama_sampler_init_grammar(vocabulary.pointer, text.encode(), b"root")
-            if not grammar:
-                self.close()
-                msg = "The grammar is not valid GBNF, or has no rule named root."
-                raise UsageError(msg)
-            self._add(grammar)
-        if params.repeat_penalty != 1.0:
-            self._add(C.llama_sampler_init_penalties(vocabulary.n_tokens, LAST_TOKENS, params.repeat_penalty, 0.0, 0.0))
-        if self._greedy:
-            self._add(C.llama_sampler_init_greedy())
-        else:
-            if params.top_k > 0:
-                self._add(C.llama_sampler_init_top_k(params.top_k))
-            if params.top_p < 1:
-                self._add(C.llama_sampler_init_top_p(params.top_p, 1))
-            if params.min_p > 0:
-                self._add(C.llama_sampler_init_min_p(params.min_p, 1))
-            self._add(C.llama_sampler_init_temp(params.temperature))
+        self._params = params
+        self._llama = llama
+        self._candidates = np.zeros(vocabulary.n_tokens, CANDIDATE)
+        self._greedy = params.temperature == 0
+        self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
+        try:
+            self._fill(params, text, vocabulary)
+        except BaseException:
+            self.close()
+            raise
         self._steps = C.llama_sampler_chain_n(self._chain)
 
     def sample(self, position: int) -> int:
-        """Draw the token at `position` from the logits of the last decoded row, and accept it."""
+        """Draw the token at `position` from the logits of the last decoded row, and accept it.
+
+        Raises
+        ------
+        UsageError
+            If the grammar leaves no token to choose from.
+        """
         if not self._greedy:
             if C.llama_sampler_chain_n(self._chain) > self._steps:
                 C.llama_sampler_free(C.llama_sampler_chain_remove(self._chain, self._steps))
             self._add(C.llama_sampler_init_dist(draw_seed(self._params.seed, position)))
-        return int(C.llama_sampler_sample(self._chain, self._context, -1))
+        self._candidates["id"] = np.arange(len(self._candidates))
+        self._candidates["logit"] = self._llama.logits()
+        self._candidates["p"] = 0
+        pointer = self._candidates.ctypes.data_as(ctypes.POINTER(C.llama_token_data))
+        drawn = C.llama_token_data_array(data=pointer, size=len(self._candidates), selected=-1, sorted=False)
+        C.llama_sampler_apply(self._chain, ctypes.byref(drawn))
+        if not 0 <= drawn.selected < drawn.size or drawn.data[drawn.selected].logit == -math.inf:
+            # llama_sampler_sample would end the process here.
+            msg = "The grammar allows no token of this model to follow. Change the grammar or the JSON schema."
+            raise UsageError(msg)
+        token = int(drawn.data[drawn.selected].id)
+        self.accept([token])
+        return token
 
     def accept(self, tokens: Iterable[int]) -> None:
         """Tell penalties and grammar of tokens that were drawn elsewhere."""
@@ -86,6 +98,26 @@ class Sampler:
         if self._chain:
             C.llama_sampler_free(self._chain)
             self._chain = None
+
+    def _fill(self, params: SamplingParams, grammar: str, vocabulary: Vocabulary) -> None:
+        if grammar:
+            sampler = C.llama_sampler_init_grammar(vocabulary.pointer, grammar.encode(), b"root")
+            if not sampler:
+                msg = "The grammar is not valid GBNF, or has no rule named root."
+                raise UsageError(msg)
+            self._add(sampler)
+        if params.repeat_penalty != 1.0:
+            self._add(C.llama_sampler_init_penalties(vocabulary.n_tokens, LAST_TOKENS, params.repeat_penalty, 0.0, 0.0))
+        if params.temperature == 0:
+            self._add(C.llama_sampler_init_greedy())
+            return
+        if params.top_k > 0:
+            self._add(C.llama_sampler_init_top_k(params.top_k))
+        if params.top_p < 1:
+            self._add(C.llama_sampler_init_top_p(params.top_p, 1))
+        if params.min_p > 0:
+            self._add(C.llama_sampler_init_min_p(params.min_p, 1))
+        self._add(C.llama_sampler_init_temp(params.temperature))
 
     def _add(self, sampler: Any) -> None:
         C.llama_sampler_chain_add(self._chain, sampler)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ainet.errors import UsageError
-
-MAX_GRAMMAR = 64 * 1024  # characters
+from ainet.executor.stages.grammar import MAX_GRAMMAR, check_grammar
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +53,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         if self.grammar and self.json_schema:
             msg = "Give a grammar or a JSON schema, not both."
             raise UsageError(msg)
-        for name, text in (("grammar", self.grammar), ("JSON schema", self.json_schema)):
-            if len(text) > MAX_GRAMMAR:
-                msg = f"The {name} has {len(text)} characters; at most {MAX_GRAMMAR} are allowed."
-                raise UsageError(msg)
+        size = len(self.json_schema.encode(errors="replace"))
+        if size > MAX_GRAMMAR:
+            msg = f"The JSON schema has {size} bytes; at most {MAX_GRAMMAR} are allowed."
+            raise UsageError(msg)
+        check_grammar(self.grammar)
