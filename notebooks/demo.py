@@ -8,51 +8,40 @@ executed notebook and its HTML are kept in ``demo-output/``; everything else is 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
-import tempfile
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
-from nbconvert import HTMLExporter
-
-from ainet import daemon
-from ainet.client import NodeClient
-from ainet.config import CONFIG_FILE, show_bytes
-from ainet.errors import AinetError
-
+# What takes time to import is imported when Ctrl-C is taken care of.
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from ainet.client import NodeClient
 
 NAMES = ("desk", "laptop", "tablet")
-NOTEBOOK = Path(__file__).with_name("quickstart.ipynb")
-OUTPUT = Path("demo-output")
+NOTEBOOK = "quickstart.ipynb"
+OUTPUT = "demo-output"
 CELL_SECONDS = 300
+STOPPED = b"\nStopped; every node is down and its data removed.\n"
 
 
-class ShowingClient(NotebookClient):
-    """Runs a notebook and prints what its cells show, as it comes."""
+class Screen:
+    """Prints what the cells of a notebook show, as it comes."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self) -> None:
         self._shown: dict[str, str] = {}
 
-    def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
-        """Print a message's text: of an updated display only what is new."""
-        content = msg["content"]
-        if msg["msg_type"] == "execute_input":
+    def show(self, message: dict[str, Any]) -> None:
+        """Print a kernel's message: of an updated display only what is new."""
+        content = message["content"]
+        if message["msg_type"] == "execute_input":
             print("\n" + "\n".join(f"  ▌ {line}" for line in content["code"].splitlines()), flush=True)
-        elif msg["msg_type"] == "stream":
+        elif message["msg_type"] == "stream":
             print(content["text"], end="", flush=True)
-        elif msg["msg_type"] in ("display_data", "update_display_data", "execute_result"):
+        elif message["msg_type"] in ("display_data", "update_display_data", "execute_result"):
             self._show(content)
-        return super().process_message(msg, cell, cell_index)
 
     def _show(self, content: dict[str, Any]) -> None:
         text = content["data"].get("text/plain", "")
@@ -73,7 +62,13 @@ class ShowingClient(NotebookClient):
 
 @contextlib.contextmanager
 def three_nodes(folder: Path) -> Iterator[dict[str, NodeClient]]:
-    """Start the nodes, and stop them whatever happens."""
+    """Start the nodes; `tidy` stops them."""
+    import json
+
+    from ainet import daemon
+    from ainet.client import NodeClient
+    from ainet.config import CONFIG_FILE
+
     with contextlib.ExitStack() as stack:
         nodes = {}
         for name in NAMES:
@@ -82,7 +77,6 @@ def three_nodes(folder: Path) -> Iterator[dict[str, NodeClient]]:
             # Only the first node looks for model files; the others have what they are sent.
             settings = {"AinetConfig": {"discover_models": name == NAMES[0], "stage_threads": 1}}
             (data_dir / CONFIG_FILE).write_text(json.dumps(settings))
-            stack.callback(daemon.down, data_dir)
             running, _ = daemon.up(data_dir, {"name": name})
             print(f"  {name:<8} Jupyter server, process {running.pid}, {running.url}", flush=True)
             nodes[name] = stack.enter_context(NodeClient(running.url, running.token))
@@ -97,33 +91,46 @@ def pair(nodes: dict[str, NodeClient]) -> None:
         print(f"  {name} joined {first}'s swarm with a one-time ticket", flush=True)
 
 
-def run_notebook() -> Any:
-    """Run the quickstart in the ainet kernel and return the executed notebook."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    client = ShowingClient(
+def run_notebook() -> None:
+    """Run the quickstart in the ainet kernel, and keep the executed notebook and its HTML."""
+    from concurrent.futures import ThreadPoolExecutor
+    from pathlib import Path
+
+    import nbformat
+    from nbclient import NotebookClient
+    from nbconvert import HTMLExporter
+
+    notebook = nbformat.read(Path(__file__).with_name(NOTEBOOK), as_version=4)
+    client = NotebookClient(
         notebook,
         kernel_name="ainet",
         timeout=CELL_SECONDS,
         resources={"metadata": {"path": "."}},
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
     )
+    screen, process_message = Screen(), client.process_message
+
+    def show_and_process(message: dict[str, Any], *where: Any) -> Any:
+        screen.show(message)
+        return process_message(message, *where)
+
+    client.process_message = show_and_process
     try:
-        client.execute()
+        # In the main thread it would take Ctrl-C for itself.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(client.execute).result()
     finally:
-        save(notebook)
-    return notebook
-
-
-def save(notebook: Any) -> None:
-    """Keep the executed notebook and its HTML."""
-    OUTPUT.mkdir(exist_ok=True)
-    nbformat.write(notebook, OUTPUT / "quickstart.ipynb")
-    html, _ = HTMLExporter().from_notebook_node(notebook)
-    (OUTPUT / "quickstart.html").write_text(html)
+        output = Path(OUTPUT)
+        output.mkdir(exist_ok=True)
+        nbformat.write(notebook, output / NOTEBOOK)
+        html, _ = HTMLExporter().from_notebook_node(notebook)
+        (output / NOTEBOOK).with_suffix(".html").write_text(html)
 
 
 def report(nodes: dict[str, NodeClient]) -> None:
     """Print which device ran which layers and what it had to fetch."""
+    from ainet.config import show_bytes
+
     status = nodes[NAMES[0]].status()
     (pipeline,) = status["pipelines"]
     columns = f"{'layers':<8}{'memory of worker':>17}{'tensors fetched':>17}{'ms/token':>10}"
@@ -139,24 +146,71 @@ def report(nodes: dict[str, NodeClient]) -> None:
         )
 
 
+def tidy(folder: Path) -> None:
+    """End every process that was started here, and remove the folder."""
+    import shutil
+
+    import psutil
+
+    from ainet import daemon
+
+    daemon.end(*(child.pid for child in psutil.Process().children()))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def on_signals(handler: Any) -> None:
+    """Call `handler` on Ctrl-C and when asked to end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
+def stop_at_once(*_: object) -> None:
+    """End; nothing was started yet."""
+    os.write(2, STOPPED)
+    os._exit(130)
+
+
 def main() -> int:
     """Run the demo."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    on_signals(stop_at_once)
+    print("Three nodes start on this machine:", flush=True)
+    import tempfile
+    import time
+    from pathlib import Path
+
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+    from ainet import daemon  # noqa: F401 - `tidy` needs it whole
+    from ainet.errors import AinetError
+
     begun = time.monotonic()
+    folder = Path(tempfile.gettempdir()) / f"ainet-demo-{os.getpid()}-{time.time_ns():x}"
+
+    def stop(*_: object) -> None:
+        # Not an exception, which whatever runs at this moment might swallow or comment on.
+        on_signals(signal.SIG_IGN)
+        terminal = os.dup(2)
+        for number in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        tidy(folder)
+        os.write(terminal, STOPPED)
+        os._exit(130)
+
+    on_signals(stop)
     try:
-        with tempfile.TemporaryDirectory(prefix="ainet-demo-") as folder:
-            print("Three nodes start on this machine:")
-            with three_nodes(Path(folder)) as nodes:
-                pair(nodes)
-                os.environ["AINET_DATA_DIR"] = str(Path(folder) / NAMES[0])
-                run_notebook()
-                report(nodes)
-    except KeyboardInterrupt:
-        print("\nStopped; every node is down and its data removed.", file=sys.stderr)
-        return 130
-    except (AinetError, CellExecutionError) as exc:
+        folder.mkdir(mode=0o700)
+        # Files of kernels and servers, too, are gone with the folder.
+        os.environ |= {"AINET_DATA_DIR": str(folder / NAMES[0]), "JUPYTER_RUNTIME_DIR": str(folder / "runtime")}
+        with three_nodes(folder) as nodes:
+            pair(nodes)
+            run_notebook()
+            report(nodes)
+    except (AinetError, CellExecutionError, DeadKernelError) as exc:
         print(f"\nThe demo failed: {exc}", file=sys.stderr)
         return 1
+    finally:
+        tidy(folder)
+        on_signals(signal.SIG_IGN)
     print(f"\nThe notebook and its HTML are in {OUTPUT}/ ({time.monotonic() - begun:.0f} s in all).")
     return 0
 

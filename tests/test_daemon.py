@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import re
+import secrets
 import signal
 import socket
 import stat
@@ -258,3 +261,44 @@ def test_a_kept_value_that_keeps_a_node_from_starting_is_named_with_its_file(tmp
     assert "Control-C" not in done.stderr
     assert "Cannot assign requested address" in done.stderr
     assert file.read_text() == kept
+
+
+def test_told_to_stop_at_any_moment_of_the_start_nothing_is_left(tmp_path):
+    deadline = time.monotonic() + 25
+    while time.monotonic() < deadline:
+        data_dir = tmp_path / secrets.token_hex(4)
+        moment = random.uniform(0.3, 4)
+        with subprocess.Popen(
+            [sys.executable, "-P", "-m", "ainet.server.headless"],
+            env=os.environ | {"AINET_DATA_DIR": str(data_dir)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as server:
+            started = time.monotonic()
+            family = {psutil.Process(server.pid)}
+            while time.monotonic() < started + moment:
+                for process in alive(family):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        family |= set(process.children())
+            while server.poll() is None:  # asked again and again, it still ends after all that it started
+                assert time.monotonic() < started + moment + 10, moment
+                server.terminate()
+                time.sleep(0.05)
+            assert not alive(family), moment
+            assert server.returncode in {0, -signal.SIGTERM}, moment
+        assert not any((data_dir / "processes").glob("*")), moment
+        assert not (data_dir / "node.json").exists(), moment
+
+
+def test_what_does_not_stop_when_asked_is_killed_with_all_beneath_it(monkeypatch):
+    monkeypatch.setattr(daemon, "STOP_SECONDS", 0.5)
+    stubborn = (
+        "import signal, subprocess, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "process = subprocess.Popen(['sleep', '600']); print('ready', flush=True); process.wait()"
+    )
+    with subprocess.Popen([sys.executable, "-c", stubborn], stdout=subprocess.PIPE) as server:
+        server.stdout.readline()
+        family = [psutil.Process(server.pid), *psutil.Process(server.pid).children()]
+        assert len(family) == 2
+        daemon.end(server.pid)
+        assert not alive(family)

@@ -28,6 +28,7 @@ from ainet.executor.engine.engine import Engine
 from ainet.resources.monitor import pss
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import AsyncIterator
     from pathlib import Path
 
@@ -55,6 +56,33 @@ async def main():
 
 asyncio.run(main())
 """
+
+#: A program with a process of its own, and a thread that the event loop waits for when it closes.
+STUCK = """
+import asyncio, subprocess, threading
+from ainet.executor.engine.program import Program, main
+
+class Stuck(Program):
+    async def start(self):
+        self.process = subprocess.Popen(["sleep", "600"])
+        asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+        return "stuck"
+
+main(Stuck)
+"""
+
+
+def send(program: subprocess.Popen[bytes], command: dict[str, Any]) -> None:
+    assert program.stdin is not None
+    program.stdin.write(json.dumps(command).encode() + b"\n")
+    program.stdin.flush()
+
+
+def hang_up(program: subprocess.Popen[bytes]) -> None:
+    """Let the program's standard input end, as when its parent ends."""
+    assert program.stdin is not None
+    program.stdin.close()
+    program.stdin = None
 
 
 def make(data_dir: Path, **settings: Any) -> Engine:
@@ -237,36 +265,27 @@ async def test_an_engine_ends_with_its_parent_also_while_workers_start(tmp_path:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     credentials, _ = ClusterCA().issue("engine")
-    commands = [{"id": 1, "op": "start", **msgspec.to_builtins(credentials)}, {"id": 2, "op": "grow", "n": 2}]
     program = ("-P", "-m", "ainet.executor.engine.process", str(run_dir), str(tmp_path / "log"))
     with python(*program, log=tmp_path / "log") as engine:
-        assert engine.stdin is not None
-        engine.stdin.writelines(json.dumps(command).encode() + b"\n" for command in commands)
-        engine.stdin.flush()
+        send(engine, {"id": 1, "op": "start", **msgspec.to_builtins(credentials)})
         assert (await line(engine))["answer"]["address"].startswith("tls://127.0.0.1:")
-        await until(lambda: len(family(engine.pid)) == processes)
+        send(engine, {"id": 2, "op": "grow", "n": 2})
+        await until(lambda: len(family(engine.pid)) >= processes)
         all_of_it = family(engine.pid)
-        engine.stdin.close()
+        hang_up(engine)
         await until(lambda: not living(all_of_it), 8)
     assert not run_dir.exists()
 
 
-async def test_an_engine_that_cannot_end_in_order_is_ended(tmp_path: Path) -> None:
+async def test_a_program_that_cannot_end_in_order_is_ended(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
-    stuck = "import sys, threading; from ainet.executor.engine.program import Program, main\n"
-    stuck += "class Stuck(Program):\n  async def start(self):\n    import asyncio, subprocess, time\n"
-    stuck += "    subprocess.Popen(['sleep', '600'])\n"
-    stuck += "    asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)\n"
-    stuck += "    return 'stuck'\nmain(Stuck)\n"
-    with python("-c", stuck, str(run_dir), str(tmp_path / "log"), log=tmp_path / "log") as program:
-        assert program.stdin is not None
-        program.stdin.write(b'{"id": 1, "op": "start"}\n')
-        program.stdin.flush()
+    with python("-c", STUCK, str(run_dir), str(tmp_path / "log"), log=tmp_path / "log") as program:
+        send(program, {"id": 1, "op": "start"})
         assert (await line(program))["answer"] == "stuck"
         both = family(program.pid)
         assert len(both) == 2
-        program.stdin.close()
+        hang_up(program)
         await until(lambda: not living(both), 8)
     assert not run_dir.exists()
 
@@ -274,9 +293,9 @@ async def test_an_engine_that_cannot_end_in_order_is_ended(tmp_path: Path) -> No
 async def test_a_start_that_is_cut_leaves_nothing(tmp_path: Path) -> None:
     engine = make(tmp_path)
     starting = asyncio.create_task(engine.start())
-    await until(lambda: engine.scheduler_pid is not None)
+    await until(lambda: engine.scheduler_pid is not None and len(family(engine.scheduler_pid)) > 1)
     assert engine.scheduler_pid is not None
-    processes = family(engine.scheduler_pid)
+    processes = family(engine.scheduler_pid)  # a worker starts
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting

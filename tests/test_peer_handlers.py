@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from swarms import devices, until
 
-from ainet.errors import CannotSplit, NotFound, PeerUnreachable, ProtocolError, Refused
+from ainet.errors import CannotSplit, NotEnough, NotFound, PeerUnreachable, ProtocolError, Refused
 from ainet.executor.engine.engine import Engine
 from ainet.executor.executor import Executor
 from ainet.executor.fetch import Fetcher
@@ -174,7 +174,7 @@ async def test_files_are_read_beside_the_event_loop(tmp_path, smollm2_path, smol
         monkeypatch.setattr(Manifest, "decode", noted("decode", decode))
         await link.request(DescribeNode(smollm2_manifest.digest))
         host.allocator.caps = Caps(memory=1, threads=1, disk=10**9)  # so that nothing is loaded
-        with pytest.raises(Exception, match="needs .* of memory"):
+        with pytest.raises(NotEnough, match="smollm2 layers 3–3 needs"):
             await link.request(LoadStage(spec_for(smollm2_manifest, asker.id), smollm2_manifest.encode(), []))
     assert all(threads.values())
     assert threading.main_thread() not in set().union(*threads.values())

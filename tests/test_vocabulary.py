@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from smollm2 import N_CTX
 
-from ainet.errors import ModelError, UsageError
 from ainet.executor.stages.llama import Llama
-from ainet.executor.stages.vocabulary import TextStream, Vocabulary, render_chat
+from ainet.executor.stages.vocabulary import TextStream, Vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +58,3 @@ def test_the_models_own_template_is_used(vocabulary):
     text = vocabulary.chat([{"role": "user", "content": "Hello"}])
     assert text.startswith("<|im_start|>system\n")
     assert text.endswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
-
-
-def test_a_template_cannot_reach_python():
-    with pytest.raises(ModelError, match="does not accept this conversation"):
-        render_chat("{{ messages.__class__.__mro__ }}", [], bos="", eos="")
-
-
-def test_a_template_may_refuse():
-    with pytest.raises(UsageError, match="roles must alternate"):
-        render_chat("{{ raise_exception('roles must alternate') }}", [], bos="", eos="")

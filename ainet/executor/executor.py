@@ -11,7 +11,7 @@ import msgspec
 
 from ainet.errors import AinetError, NotFound, StageLost, UsageError
 from ainet.executor.fetch import REPORT_SECONDS
-from ainet.executor.messages import DescribeNode, FindModel, LoadProgress
+from ainet.executor.messages import DescribeNode, FindModel, LoadProgress, ModelFound
 from ainet.executor.models.manifest import Manifest
 from ainet.executor.pipeline import Pipeline
 from ainet.executor.pipelines import Pipelines
@@ -126,7 +126,7 @@ class Executor:
         try:
             return await asyncio.to_thread(self._catalog.manifest, name, progress=report)
         except NotFound as exc:
-            found = await asyncio.gather(*(self._ask_for(state, name) for state in self._connected()))
+            found = await asyncio.gather(*(self._ask_for(state, name, progress) for state in self._connected()))
             for manifest in found:
                 if manifest is not None:
                     await asyncio.to_thread(self._store.save_manifest, manifest)
@@ -278,11 +278,19 @@ class Executor:
         # A member speaks for itself only.
         return msgspec.structs.replace(offer, node=state.id, name=state.name)
 
-    async def _ask_for(self, state: MemberState, name: str) -> Manifest | None:
+    async def _ask_for(self, state: MemberState, name: str, progress: Progress) -> Manifest | None:
+        """Return the model if the member has it; as long as it says that it still looks, it is waited for."""
+        found = ModelFound(b"")
         try:
-            async with asyncio.timeout(DESCRIBE_SECONDS):
+            async with asyncio.timeout(DESCRIBE_SECONDS) as patience:
                 link = await self._links.connect(state.id)
-                found = await link.request(FindModel(name))
+                async with contextlib.aclosing(link.stream(FindModel(name))) as items:
+                    async for item in items:
+                        patience.reschedule(asyncio.get_running_loop().time() + DESCRIBE_SECONDS)
+                        if isinstance(item, LoadProgress):
+                            progress(item)
+                        else:
+                            found = item
             return await asyncio.to_thread(Manifest.decode, found.manifest) if found.manifest else None
         except (AinetError, TimeoutError) as exc:
             self._log.info("%s does not say whether it has %s: %s", state.name, name, exc or "no answer")

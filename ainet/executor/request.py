@@ -6,11 +6,12 @@ import secrets
 
 import msgspec
 
-from ainet.errors import UsageError
-from ainet.executor.stages.generation import Message, Open
+from ainet.errors import PromptTooLong, UsageError
+from ainet.executor.stages.generation import MAX_PROMPT, Message, Open
 from ainet.executor.stages.sampling_params import SamplingParams
 
 MAX_STOPS = 16
+MAX_STOP = 1000  # characters
 MAX_TOKENS = 256
 
 
@@ -57,6 +58,8 @@ class GenerateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         ------
         UsageError
             For values that make no sense.
+        PromptTooLong
+            For a conversation that no message to a pipeline can hold.
         """
         if not self.messages or not self.messages[-1].content.strip():
             msg = "There is nothing to answer: the question is empty."
@@ -70,6 +73,18 @@ class GenerateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         if len(self.stop) > MAX_STOPS:
             msg = f"There are {len(self.stop)} stop strings; at most {MAX_STOPS} are allowed."
             raise UsageError(msg)
+        if (longest := max(map(len, self.stop), default=0)) > MAX_STOP:
+            msg = f"A stop string has {longest} characters; at most {MAX_STOP} are allowed."
+            raise UsageError(msg)
+        # As it will travel: many short turns weigh more than their texts.
+        try:
+            size = len(msgspec.msgpack.encode((self.messages, self.stop)))
+        except UnicodeEncodeError as exc:
+            msg = f"The prompt or a stop string is not valid Unicode: {exc.reason} at character {exc.start}."
+            raise UsageError(msg) from exc
+        if size > MAX_PROMPT:
+            msg = f"The prompt has {size} bytes; at most {MAX_PROMPT} are allowed. Shorten it."
+            raise PromptTooLong(msg, prompt_bytes=size, most_bytes=MAX_PROMPT)
         given = {
             name: value
             for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "grammar")

@@ -7,6 +7,7 @@ import msgspec
 from ainet.executor.stages.sampling_params import SamplingParams
 
 MAX_MESSAGE = 4 << 20  # bytes: a prompt of a million tokens, and nothing larger
+MAX_PROMPT = 4_000_000  # bytes of all turns together; the rest of a message is for grammar and stop strings
 
 
 class Message(msgspec.Struct, frozen=True):

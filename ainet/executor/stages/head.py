@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from ainet.errors import AinetError, Busy, PromptTooLong, UsageError
+from ainet.errors import AinetError, Busy, ModelError, PromptTooLong, UsageError
 from ainet.executor.stages.generation import Done, Event, Failed, Open, Started, Text
 from ainet.executor.stages.sampling import Sampler
 from ainet.executor.stages.vocabulary import TextStream, Vocabulary
@@ -68,6 +69,7 @@ class Head:
         self._llama = llama
         self._ring = ring
         self._queue = queue
+        self._log = logging.getLogger("ainet.stage")
         self._vocabulary = Vocabulary(llama)
         self._active: Generation | None = None
         self._waiting: deque[Generation] = deque()
@@ -112,7 +114,11 @@ class Head:
         active = self._active
         if active is None or active.sampler is None or active.stream is None or not self.answers(number):
             return
-        token = active.sampler.sample(position)
+        try:
+            token = active.sampler.sample(position)
+        except UsageError as exc:
+            self._end(active, Failed(active.request.session, exc.to_dict()))
+            return
         if self._vocabulary.ends(token):
             self._finish(active, "stop")
             return
@@ -147,19 +153,28 @@ class Head:
         while self._active is None and self._waiting:
             generation = self._waiting.popleft()
             try:
-                self._begin(generation)
+                tokens = self._prepare(generation)
             except AinetError as exc:
                 generation.reply(Failed(generation.request.session, exc.to_dict()))
+                continue
+            except Exception as exc:  # one request, whatever is wrong with it, must not end the pipeline
+                self._log.exception("A request cannot be answered.")
+                msg = f"The request cannot be answered ({type(exc).__name__}: {exc}); the engine's log has the details."
+                generation.reply(Failed(generation.request.session, ModelError(msg).to_dict()))
+                continue
+            # A neighbour that is lost here is the pipeline's failure, not the request's.
+            generation.begun = time.monotonic()
+            self._active = generation
+            generation.reply(Started(generation.request.session, len(tokens)))
+            self._ring.prompt(generation.number, tokens)
 
-    def _begin(self, generation: Generation) -> None:
+    def _prepare(self, generation: Generation) -> NDArray[np.int32]:
+        """Return the tokens of the prompt; everything that can be wrong with a request shows here."""
         request = generation.request
         tokens = self._tokens(request)
-        generation.sampler = Sampler(request.sampling, self._llama, self._vocabulary)
         generation.stream = TextStream(self._vocabulary, request.stop)
-        generation.begun = time.monotonic()
-        self._active = generation
-        generation.reply(Started(request.session, len(tokens)))
-        self._ring.prompt(generation.number, tokens)
+        generation.sampler = Sampler(request.sampling, self._llama, self._vocabulary)
+        return tokens
 
     def _tokens(self, request: Open) -> NDArray[np.int32]:
         if not request.messages:
@@ -182,11 +197,14 @@ class Head:
         return tokens
 
     def _finish(self, active: Generation, finish: str) -> None:
+        text = active.stream.finish() if active.stream is not None else ""
+        self._end(active, Done(active.request.session, finish, text))
+
+    def _end(self, active: Generation, event: Done | Failed) -> None:
         seconds = time.monotonic() - active.begun
         self._usual_seconds += 0.3 * (seconds - self._usual_seconds)
         if active.sampler is not None:
             active.sampler.close()
-        text = active.stream.finish() if active.stream is not None else ""
         self._releasing = True
-        active.reply(Done(active.request.session, finish, text))
+        active.reply(event)
         self._ring.release(active.number)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from llama_cpp import llama_cpp as C  # noqa: N812
 
-from ainet.errors import ModelError, UsageError
+from ainet.errors import UsageError
+from ainet.executor.stages.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,7 @@ class Vocabulary:
         self._model = llama.model
         self.pointer = C.llama_model_get_vocab(llama.model)
         self.n_tokens = int(C.llama_vocab_n_tokens(self.pointer))
+        self._template: ChatTemplate | None = None
 
     def tokenize(self, text: str, *, special: bool) -> NDArray[np.int32]:
         """Return the tokens of `text`, int32 of shape (n,).
@@ -38,7 +40,7 @@ class Vocabulary:
             Whether control tokens written in the text (such as a template's turn marks) count as such, and the
             model's own beginning-of-sequence token is put in front.
         """
-        raw = text.encode()
+        raw = text.encode(errors="replace")  # a template can make half a surrogate pair
         room = len(raw) + 8
         tokens = np.empty(room, np.int32)
         pointer = tokens.ctypes.data_as(ctypes.POINTER(C.llama_token))
@@ -63,13 +65,23 @@ class Vocabulary:
         return bool(C.llama_vocab_is_eog(self.pointer, token))
 
     def chat(self, messages: Sequence[dict[str, str]]) -> str:
-        """Render `messages` (role, content) with the model's own template, up to the assistant's turn."""
-        template = self._metadata(b"tokenizer.chat_template")
-        if template is None:
-            msg = "This model has no chat template. Ask with raw=True (--raw) to complete plain text."
-            raise UsageError(msg)
+        """Render `messages` (role, content) with the model's own template, up to the assistant's turn.
+
+        Raises
+        ------
+        UsageError
+            If the model has no template, or its template refuses the conversation.
+        ModelError
+            If its template fails.
+        """
+        if self._template is None:
+            source = self._metadata(b"tokenizer.chat_template")
+            if source is None:
+                msg = "This model has no chat template. Ask with raw=True (--raw) to complete plain text."
+                raise UsageError(msg)
+            self._template = ChatTemplate(source)
         bos, eos = self._text(C.llama_vocab_bos), self._text(C.llama_vocab_eos)
-        text = render_chat(template, messages, bos=bos, eos=eos)
+        text = self._template.render(messages, bos=bos, eos=eos)
         # The tokenizer adds this token by itself: a template that writes it too would double it.
         return text.removeprefix(bos) if C.llama_vocab_get_add_bos(self.pointer) else text
 
@@ -84,25 +96,6 @@ class Vocabulary:
         buffer = ctypes.create_string_buffer(n + 1)
         C.llama_model_meta_val_str(self._model, key, buffer, n + 1)
         return buffer.value.decode(errors="replace")
-
-
-def render_chat(template: str, messages: Sequence[dict[str, str]], *, bos: str, eos: str) -> str:
-    """Render a Jinja chat template as Hugging Face's tokenizers do, in a sandbox: templates come with model files."""
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def raise_exception(message: str) -> None:
-        raise UsageError(message)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)  # output is a prompt, not HTML
-    environment.globals["raise_exception"] = raise_exception
-    try:
-        return environment.from_string(template).render(
-            messages=list(messages), add_generation_prompt=True, bos_token=bos, eos_token=eos
-        )
-    except TemplateError as exc:
-        msg = f"The model's chat template does not accept this conversation: {exc}"
-        raise ModelError(msg) from exc
 
 
 class TextStream:
