@@ -159,14 +159,15 @@ def tidy(folder: Path) -> None:
 
 
 def on_signals(handler: Any) -> None:
-    """Call `handler` on Ctrl-C and when asked to end."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Call `handler` on Ctrl-C, when asked to end, and when the terminal is closed."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, handler)
 
 
 def stop_at_once(*_: object) -> None:
-    """End; nothing was started yet."""
-    os.write(2, STOPPED)
+    """End; nothing was started yet, or everything has ended."""
+    with contextlib.suppress(OSError):  # the terminal is gone
+        os.write(2, STOPPED)
     os._exit(130)
 
 
@@ -174,13 +175,15 @@ def main() -> int:
     """Run the demo."""
     on_signals(stop_at_once)
     print("Three nodes start on this machine:", flush=True)
+    import shutil  # noqa: F401 - `tidy` needs it whole, like psutil and daemon
     import tempfile
     import time
     from pathlib import Path
 
+    import psutil  # noqa: F401
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-    from ainet import daemon  # noqa: F401 - `tidy` needs it whole
+    from ainet import daemon  # noqa: F401
     from ainet.errors import AinetError
 
     begun = time.monotonic()
@@ -189,12 +192,13 @@ def main() -> int:
     def stop(*_: object) -> None:
         # Not an exception, which whatever runs at this moment might swallow or comment on.
         on_signals(signal.SIG_IGN)
-        terminal = os.dup(2)
-        for number in (1, 2):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        # What the notebook says about the loss of its kernel is of no interest.
+        terminal, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, 1)
+        os.dup2(nothing, 2)
         tidy(folder)
-        os.write(terminal, STOPPED)
-        os._exit(130)
+        os.dup2(terminal, 2)
+        stop_at_once()
 
     on_signals(stop)
     try:

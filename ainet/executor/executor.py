@@ -136,8 +136,9 @@ class Executor:
                 raise NotFound(msg) from None
             raise
 
-    def offer(self, digest: str) -> NodeOffer:
+    async def offer(self, digest: str) -> NodeOffer:
         """Return what this node can give to a pipeline of the model with this digest."""
+        holds = await asyncio.to_thread(self._holds, digest)
         free = self._allocator.free
         return NodeOffer(
             node=self._identity.id,
@@ -146,7 +147,7 @@ class Executor:
             threads=self._config.stage_threads or self._allocator.caps.threads,
             speed=self._speed,
             workers=self._service.worker_limit,
-            models=[digest] if self._holds(digest) else [],
+            models=[digest] if holds else [],
             gpu=self._allocator.caps.gpu,
         )
 
@@ -168,7 +169,7 @@ class Executor:
         def with_idle(offer: NodeOffer) -> NodeOffer:
             return msgspec.structs.replace(offer, memory=offer.memory + idle.get(offer.node, 0))
 
-        own = await asyncio.to_thread(self.offer, manifest.digest)
+        own = await self.offer(manifest.digest)
         alone = Planner(manifest, [with_idle(own)], **sizes)
         if stages is None and own.models and alone.fits(with_idle(own)):  # no need to ask anybody
             return Planned(alone.plan(), [own.node], {own.node: own.memory})
