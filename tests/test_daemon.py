@@ -40,7 +40,9 @@ def test_two_nodes_of_one_machine_start_and_stop_on_their_own(tmp_path):
         assert first.headless
         assert first.pid != second.pid
         assert first.token != second.token
-        assert answer_of(ainet("status", "--json", data_dir=one))["node"]["name"] == "first"
+        node = answer_of(ainet("status", "--json", data_dir=one))["node"]
+        assert node["name"] == "first"
+        assert 50e6 < node["pss_bytes"] <= 600e6  # idle: server, scheduler and one worker
         assert answer_of(ainet("status", "--json", data_dir=two))["node"]["name"] == "second"
 
         again, started = daemon.up(one)

@@ -341,4 +341,5 @@ async def test_a_start_that_fails_names_the_log_and_leaves_nothing(
         await engine.start()
     await engine.stop()
     assert list((tmp_path / "processes").iterdir()) == []
-    assert [child for child in psutil.Process().children() if "engine.process" in " ".join(child.cmdline())] == []
+    children = living(psutil.Process().children())
+    assert [child for child in children if "engine.process" in " ".join(child.cmdline())] == []

@@ -53,10 +53,8 @@ async def placement(node, **options):
     return [part["node"] for part in (await ask(node, **options))["placement"]]
 
 
-async def test_a_lone_node_is_small_and_works(tmp_path):
+async def test_a_lone_node_works_and_gives_back_what_it_reserved(tmp_path):
     async with nodes(tmp_path, desk={}) as found:
-        status = await found["desk"].status()
-        assert status["node"]["pss_bytes"] <= 600e6
         assert await placement(found["desk"]) == ["desk"]
         assert (await found["desk"].status())["node"]["reserved"]["memory"] > 97e6
         assert await found["desk"].unload("smollm2") == ["smollm2"]
