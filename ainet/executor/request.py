@@ -12,7 +12,8 @@ from ainet.executor.stages.sampling_params import SamplingParams
 
 MAX_STOPS = 16
 MAX_STOP = 1000  # characters
-MAX_TOKENS = 256
+MAX_TOKENS = 256  # when the request names no number
+MOST_TOKENS = 2**31 - 1
 
 
 class GenerateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -64,8 +65,8 @@ class GenerateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         if not self.messages or not self.messages[-1].content.strip():
             msg = "There is nothing to answer: the question is empty."
             raise UsageError(msg)
-        if self.max_tokens is not None and not 1 <= self.max_tokens < 2**31:
-            msg = f"max_tokens is {self.max_tokens}; it must be at least 1."
+        if self.max_tokens is not None and not 1 <= self.max_tokens <= MOST_TOKENS:
+            msg = f"max_tokens is {self.max_tokens}; it must lie between 1 and {MOST_TOKENS}."
             raise UsageError(msg)
         if self.stages is not None and self.stages < 1:
             msg = f"stages is {self.stages}; it must be at least 1."

@@ -74,7 +74,7 @@ class Head:
         self._active: Generation | None = None
         self._waiting: deque[Generation] = deque()
         self._numbers = 0
-        self._usual_seconds = FIRST_GUESS
+        self._usual_seconds = 0.0
         self._releasing = False
 
     @property
@@ -89,7 +89,7 @@ class Head:
     def open(self, request: Open, reply: Callable[[Event], None]) -> None:
         """Answer `request`, now or when its turn comes; `reply` hears of it."""
         if self._active is not None and len(self._waiting) >= self._queue:
-            seconds = max(1, round(self._usual_seconds * (len(self._waiting) + 1)))
+            seconds = max(1, round((self._usual_seconds or FIRST_GUESS) * (len(self._waiting) + 1)))
             before = len(self._waiting) + 1
             msg = f"This pipeline is busy: {before} requests are before yours. Ask again in {seconds} s."
             reply(Failed(request.session, Busy(msg, retry_after=seconds).to_dict()))
@@ -191,7 +191,7 @@ class Head:
         if len(tokens) >= self._llama.n_ctx:
             msg = (
                 f"The prompt has {len(tokens)} tokens, but the context window holds {self._llama.n_ctx}. Shorten it, "
-                "start a new conversation (`%ainet new`), or raise `context_window` in the configuration."
+                "start a new conversation, or raise `context_window` in the configuration."
             )
             raise PromptTooLong(msg, prompt_tokens=len(tokens), context_window=self._llama.n_ctx)
         return tokens
@@ -202,7 +202,8 @@ class Head:
 
     def _end(self, active: Generation, event: Done | Failed) -> None:
         seconds = time.monotonic() - active.begun
-        self._usual_seconds += 0.3 * (seconds - self._usual_seconds)
+        weight = 0.3 if self._usual_seconds else 1.0
+        self._usual_seconds += weight * (seconds - self._usual_seconds)
         if active.sampler is not None:
             active.sampler.close()
         self._releasing = True
