@@ -34,8 +34,10 @@ class _Ggml:
 
     def __init__(self) -> None:
         folder = Path(llama_cpp.__file__).parent / "lib"
-        library = ctypes.CDLL(str(next(folder.glob("*ggml-base*"))))
-        self.name = library.ggml_get_name
+        path = str(next(folder.glob("*ggml-base*")))
+        library = ctypes.CDLL(path)
+        # Called for every node of a graph: releasing the interpreter's lock would take longer than the call.
+        self.name = ctypes.PyDLL(path).ggml_get_name
         self.name.restype, self.name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
         self.nbytes = library.ggml_nbytes
         self.nbytes.restype, self.nbytes.argtypes = ctypes.c_size_t, [ctypes.c_void_p]

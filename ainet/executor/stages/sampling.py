@@ -52,7 +52,9 @@ class Sampler:
         text = grammar_of_schema(params.json_schema) if params.json_schema else params.grammar
         self._params = params
         self._llama = llama
-        self._candidates = np.zeros(vocabulary.n_tokens, CANDIDATE)
+        self._unsorted = np.zeros(vocabulary.n_tokens, CANDIDATE)
+        self._unsorted["id"] = np.arange(vocabulary.n_tokens)
+        self._candidates = self._unsorted.copy()
         self._greedy = params.temperature == 0
         self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
         try:
@@ -74,9 +76,9 @@ class Sampler:
             if C.llama_sampler_chain_n(self._chain) > self._steps:
                 C.llama_sampler_free(C.llama_sampler_chain_remove(self._chain, self._steps))
             self._add(C.llama_sampler_init_dist(draw_seed(self._params.seed, position)))
-        self._candidates["id"] = np.arange(len(self._candidates))
+        if not self._greedy:  # other chains sort, and note probabilities
+            self._candidates[:] = self._unsorted
         self._candidates["logit"] = self._llama.logits()
-        self._candidates["p"] = 0
         pointer = self._candidates.ctypes.data_as(ctypes.POINTER(C.llama_token_data))
         drawn = C.llama_token_data_array(data=pointer, size=len(self._candidates), selected=-1, sorted=False)
         C.llama_sampler_apply(self._chain, ctypes.byref(drawn))
