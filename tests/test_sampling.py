@@ -120,3 +120,10 @@ def test_requests_that_make_no_sense_are_refused(values, words):
 def test_a_request_without_seed_gets_one_that_is_told():
     request = GenerateRequest(messages=[Message("user", "hello")])
     assert request.to_open().sampling.seed != request.to_open().sampling.seed
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2**31])
+def test_an_impossible_number_of_tokens_is_refused_with_both_limits(wrong):
+    request = GenerateRequest(messages=[Message("user", "Hello")], max_tokens=wrong)
+    with pytest.raises(UsageError, match=rf"max_tokens is {wrong}; it must lie between 1 and 2147483647\."):
+        request.to_open()
