@@ -16,7 +16,7 @@ import psutil
 from ainet.resources.monitor import alive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 
@@ -49,22 +49,28 @@ def ports(processes: list[psutil.Process]) -> set[tuple[str, int]]:
 
 
 @contextlib.contextmanager
-def python(*arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run Python with this process's module path; its standard error goes to `log`. Killed with all beneath it."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, *arguments], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output
-        )
-    started = psutil.Process(process.pid)
-    try:
-        yield process
-    finally:
-        rest = [started, *started.children(recursive=True)] if alive(started) else []
-        for one in rest:
+def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """Run a program with the options of `subprocess.Popen`; killed with all beneath it if it runs at the end."""
+    with subprocess.Popen(command, **options) as process:
+        started = psutil.Process(process.pid)
+        try:
+            yield process
+        finally:
             with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-        process.communicate()
+                for one in family(process.pid) if alive(started) else []:
+                    one.kill()
+
+
+@contextlib.contextmanager
+def python(*arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run Python with this process's module path and pipes; its standard error goes to `log`."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    pipe = subprocess.PIPE
+    with (
+        log.open("wb") as output,
+        running([sys.executable, *arguments], env=environment, stdin=pipe, stdout=pipe, stderr=output) as process,
+    ):
+        yield process
 
 
 async def line(process: subprocess.Popen[bytes]) -> Any:

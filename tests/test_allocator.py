@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from processes import running
 
 from ainet.config import AinetConfig
 from ainet.errors import NotEnough
@@ -93,9 +94,8 @@ TestAnyOrder = AnyOrder.TestCase
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     """A process that waits until it is killed."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+    with running([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         yield process
-        process.kill()
 
 
 def test_what_a_dead_process_had_is_free_again(sleeper: subprocess.Popen[bytes]) -> None:

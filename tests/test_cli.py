@@ -12,6 +12,7 @@ import time
 
 import pytest
 from nodes import ainet, answer_of
+from processes import running
 
 from ainet import runtime, tables
 from ainet.cli import main
@@ -209,7 +210,7 @@ def test_where_there_is_no_terminal_loading_is_said_in_a_line(here):
 def test_an_error_after_the_first_words_begins_on_a_line_of_its_own(here, endless):
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "ainet", *endless]
-    with subprocess.Popen(command, stdout=follower, stderr=follower) as asking:
+    with running(command, stdout=follower, stderr=follower) as asking:
         os.close(follower)
         shown = b""
         while b"\x1b[K" in shown[-3:] or not re.search(rb"[a-z ]{5}$", shown):
@@ -279,7 +280,7 @@ def test_ctrl_c_stops_the_generation_and_keeps_the_text(here, endless, as_json):
     # A terminal, so that the output comes piece by piece.
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "ainet", *endless, *["--json"] * as_json]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=follower, text=True) as asking:
+    with running(command, stdout=subprocess.PIPE, stderr=follower, text=True) as asking:
         if as_json:
             deadline = time.monotonic() + 30
             while not answer_of(ainet("status", "--json"))["pipelines"]:
@@ -316,7 +317,7 @@ def test_ctrl_c_stops_the_generation_and_keeps_the_text(here, endless, as_json):
 def test_a_reader_that_goes_away_ends_the_command(here, endless):
     ainet("ask", "hi", "--max-tokens", "1")  # so that nothing need be loaded
     command = [sys.executable, "-m", "ainet", *endless]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as asking:
+    with running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as asking:
         assert asking.stdout.read(5)
         asking.stdout.close()
         assert asking.stderr.read() == ""

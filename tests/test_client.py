@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from processes import running
 from servers import serve, until
 
 from ainet import runtime
@@ -193,7 +194,7 @@ sys.stdin.read()
 
 def test_a_node_that_vanishes_is_an_error_not_a_hang():
     command = [sys.executable, "-c", VANISHING]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
+    with running(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
         url = f"http://127.0.0.1:{process.stdout.readline().strip()}/"
         with NodeClient(url, "t") as client:
             events = client.generate("hi")

@@ -16,6 +16,7 @@ import time
 import psutil
 import pytest
 from nodes import OPTIONS, ainet, alive, answer_of, family_of
+from processes import running
 
 from ainet import daemon, runtime
 from ainet.errors import AinetError, NodeNotRunning, UsageError
@@ -149,7 +150,7 @@ def test_down_does_not_stop_a_server_that_somebody_uses(tmp_path):
         "lock.publish(Runtime(os.getpid(), 'http://127.0.0.1:8888/', 't', 1.0, False))\n"
         "print('ready', flush=True); time.sleep(600)"
     )
-    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE) as server:
+    with running([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE) as server:
         server.stdout.readline()
         with pytest.raises(AinetError) as refused:
             daemon.down(tmp_path)
@@ -157,7 +158,6 @@ def test_down_does_not_stop_a_server_that_somebody_uses(tmp_path):
             f"The node lives in the Jupyter server at http://127.0.0.1:8888/ (process {server.pid}): stop that server."
         )
         assert server.poll() is None
-        server.kill()
 
 
 def test_the_log_is_followed_through_its_rotation(tmp_path):
@@ -165,7 +165,7 @@ def test_the_log_is_followed_through_its_rotation(tmp_path):
     log.parent.mkdir()
     log.write_text("one\ntwo\nthree\n")
     assert "".join(daemon.read_log(tmp_path, 2)) == "two\nthree\n"
-    with subprocess.Popen(
+    with running(
         [sys.executable, "-m", "ainet", "logs", "-f", "-n", "1", "--data-dir", str(tmp_path)],
         stdout=subprocess.PIPE,
         text=True,
@@ -188,7 +188,7 @@ def test_a_folder_without_a_log_says_so(tmp_path):
 
 def test_in_the_foreground_the_log_is_on_the_terminal_and_ctrl_c_stops(tmp_path):
     command = [sys.executable, "-m", "ainet", "up", "--foreground", "--threads", "1", "--data-dir", str(tmp_path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with running(command, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr:
             if "is ready" in line:
                 break
@@ -203,7 +203,7 @@ def test_in_the_foreground_the_log_is_on_the_terminal_and_ctrl_c_stops(tmp_path)
 
 def test_a_signal_during_the_start_stops_it(tmp_path):
     command = [sys.executable, "-m", "ainet", "up", "--foreground", "--threads", "1", "--data-dir", str(tmp_path)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    with running(command, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
         while not runtime.is_locked(tmp_path):
             assert time.monotonic() < deadline
@@ -270,7 +270,7 @@ def test_told_to_stop_at_any_moment_of_the_start_nothing_is_left(tmp_path):
     while time.monotonic() < deadline:
         data_dir = tmp_path / secrets.token_hex(4)
         moment = random.uniform(0.3, 4)
-        with subprocess.Popen(
+        with running(
             [sys.executable, "-P", "-m", "ainet.server.headless"],
             env=os.environ | {"AINET_DATA_DIR": str(data_dir)},
             stdout=subprocess.DEVNULL,
@@ -298,7 +298,7 @@ def test_what_does_not_stop_when_asked_is_killed_with_all_beneath_it(monkeypatch
         "import signal, subprocess, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "process = subprocess.Popen(['sleep', '600']); print('ready', flush=True); process.wait()"
     )
-    with subprocess.Popen([sys.executable, "-c", stubborn], stdout=subprocess.PIPE) as server:
+    with running([sys.executable, "-c", stubborn], stdout=subprocess.PIPE) as server:
         server.stdout.readline()
         family = [psutil.Process(server.pid), *psutil.Process(server.pid).children()]
         assert len(family) == 2

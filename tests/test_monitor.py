@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import psutil
 import pytest
+from processes import running
 
 from ainet.resources import monitor
 
@@ -37,11 +38,10 @@ def parent(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     script = tmp_path / "family.py"
     script.write_text(FAMILY)
     command = [sys.executable, str(script), "100000000", str(script)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         yield process
-        process.communicate()
 
 
 def test_a_process_and_what_is_beneath_it_are_measured(parent: subprocess.Popen[bytes]) -> None:
@@ -54,7 +54,7 @@ def test_a_process_and_what_is_beneath_it_are_measured(parent: subprocess.Popen[
 
 
 def test_a_process_that_is_gone_has_no_memory() -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+    with running([sys.executable, "-c", ""]) as process:
         started = psutil.Process(process.pid)
         process.wait()
     assert monitor.pss(process.pid) == 0
@@ -63,7 +63,7 @@ def test_a_process_that_is_gone_has_no_memory() -> None:
 
 
 def test_a_zombie_is_not_alive() -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+    with running([sys.executable, "-c", ""]) as process:
         started = psutil.Process(process.pid)
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert started.status() == psutil.STATUS_ZOMBIE

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from processes import running
 
 from ainet import runtime
 from ainet.errors import NodeNotRunning
@@ -28,10 +29,9 @@ time.sleep(600)
 @pytest.fixture
 def holder(tmp_path):
     """A process that is the node of tmp_path."""
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+    with running([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
         yield process
-        process.kill()
 
 
 def test_a_running_node_is_found(tmp_path, holder):
@@ -115,13 +115,10 @@ def test_who_asks_waits_while_the_node_starts(tmp_path):
 
 def test_probing_does_not_keep_a_node_from_starting(tmp_path):
     prober = "import sys, pathlib, ainet.runtime as r\nwhile True: r.is_locked(pathlib.Path(sys.argv[1]))"
-    with subprocess.Popen([sys.executable, "-c", prober, str(tmp_path)]) as process:
-        try:
-            deadline = time.monotonic() + 2
-            while time.monotonic() < deadline:
-                lock = NodeLock(tmp_path)
-                lock.acquire()
-                assert runtime.is_locked(tmp_path)
-                lock.release()
-        finally:
-            process.kill()
+    with running([sys.executable, "-c", prober, str(tmp_path)]):
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            lock = NodeLock(tmp_path)
+            lock.acquire()
+            assert runtime.is_locked(tmp_path)
+            lock.release()

