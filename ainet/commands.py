@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
-import logging
 import os
 import sys
 import time
@@ -136,10 +135,8 @@ def _up(options: Options) -> int:
 
 def _serve(directory: Path, given: dict[str, Any]) -> int:
     from ainet import daemon
-    from ainet.server.headless import HeadlessServer, serve
+    from ainet.server.headless import serve
 
-    # Jupyter announces that Control-C asks for confirmation, which this server does not.
-    logging.getLogger(HeadlessServer.__name__).addFilter(lambda record: "Control-C" not in record.getMessage())
     with daemon.options_kept(directory, given):
         status = serve(directory, console=True)
         if status:

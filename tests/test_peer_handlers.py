@@ -17,6 +17,7 @@ from ainet.executor.engine.engine import Engine
 from ainet.executor.executor import Executor
 from ainet.executor.fetch import Fetcher
 from ainet.executor.messages import (
+    CloseStages,
     DescribeNode,
     DescribeStages,
     FindModel,
@@ -124,7 +125,10 @@ async def test_whoever_waits_for_a_file_to_be_read_is_told_so(tmp_path, smollm2_
     async with host_and_asker(tmp_path, smollm2_path) as (host, asker):
         link = await asker.links.connect(host.device.id)
         items = [item async for item in link.stream(FindModel(smollm2_path.stem))]
-        assert items[0] == LoadProgress(f"holder looks for {smollm2_path.stem} in its files")
+        looking = [item for item in items[:-1] if isinstance(item, LoadProgress)]
+        assert {item.text for item in looking} == {f"holder looks for {smollm2_path.stem} in its files"}
+        assert 0 < looking[-1].done <= looking[-1].total
+        assert [item.done for item in looking] == sorted(item.done for item in looking)
         assert isinstance(items[-1], ModelFound)
         assert items[-1].manifest
 
@@ -191,6 +195,27 @@ async def test_nothing_is_kept_of_a_stage_that_is_not_admitted(tmp_path, smollm2
         with pytest.raises(CannotSplit):
             await link.request(LoadStage(msgspec.structs.replace(spec, last_layer=99), data, []))
         assert list(host.store.manifests.iterdir()) == []
+
+
+async def test_what_was_unloaded_makes_room_on_a_small_disk(tmp_path, smollm2_path, smollm2_manifest):
+    async with host_and_asker(tmp_path, smollm2_path) as (host, asker):
+        await host.engine.start()
+        link = await asker.links.connect(host.device.id)
+        await link.request(FindModel(smollm2_path.stem))
+        data = smollm2_manifest.encode()
+
+        async def load(layer: int) -> StageSpec:
+            spec = spec_for(smollm2_manifest, asker.id, layer, layer)
+            await link.request(LoadStage(spec, data, []))
+            return spec
+
+        first = await load(3)
+        host.store.disk = host.store.used() * 3 // 2
+        with pytest.raises(NotEnough, match="Allow more with --disk, or unload a model"):
+            await load(4)
+        await link.request(CloseStages(first.pipeline))
+        await load(4)
+        assert host.store.used() <= host.store.disk
 
 
 async def test_stages_of_an_owner_that_stays_away_are_unloaded(tmp_path, smollm2_path, smollm2_manifest, monkeypatch):

@@ -286,12 +286,42 @@ def test_threads_that_want_the_same_shard_share_it(source: TensorStore, tiny: Pa
     assert len({inode for _, inode in found}) == 1
 
 
-def test_pruning_deletes_the_shards_that_are_not_kept(source: TensorStore, store: TensorStore, tiny: Path) -> None:
+def test_shards_that_nobody_uses_make_room_the_least_recently_used_first(
+    source: TensorStore, store: TensorStore, tiny: Path
+) -> None:
     manifest = source.register(tiny)
-    fetch(source, store, manifest, 0, 5)
     shards = ShardStore(store)
-    kept, gone = shards.assemble(manifest, 0, 2), shards.assemble(manifest, 3, 5)
-    assert shards.prune([kept.path]) == gone.nbytes
-    assert [str(path) for path in store.shards.rglob("*.gguf")] == [kept.path]
-    assert {tensor.layer for tensor in store.missing(manifest, 3, 5)} == {3, 4, 5, None}
-    assert store.missing(manifest, 0, 2) == []
+    fetch(source, store, manifest, 0, 5)
+    for layers in ((1, 2), (2, 3), (3, 4), (1, 2)):
+        shards.assemble(manifest, *layers)
+    store.disk = store.used()
+    shards.assemble(manifest, 4, 5)
+    assert {path.stem for path in store.shards.rglob("*.gguf")} == {"1-2", "3-4", "4-5"}
+    assert store.used() <= store.disk
+    assert store.missing(manifest, 0, 5) == []  # what the deleted one held is elsewhere
+
+
+def test_a_used_shard_does_not_make_room_for_what_must_be_fetched(
+    source: TensorStore, store: TensorStore, tiny: Path, tmp_path: Path
+) -> None:
+    manifest, other = source.register(tiny), source.register(write_model(tmp_path / "other.gguf", "qwen2", 4))
+    in_use = [(manifest, 1, 2)]
+    shards = ShardStore(store, lambda: in_use)
+    fetch(source, store, manifest, 1, 4)
+    used, _ = shards.assemble(manifest, 1, 2), shards.assemble(manifest, 3, 4)
+    store.disk = store.used() + shards.nbytes(other, 1, 2) - 1
+    shards.make_room(other, 1, 2)
+    assert list(store.shards.rglob("*.gguf")) == [Path(used.path)]
+    fetch(source, store, other, 1, 2)
+    in_use.append((other, 1, 2))
+    shards.assemble(other, 1, 2)
+    store.disk = store.used()
+    shards.make_room(manifest, 3, 4)
+    assert len(list(store.shards.rglob("*.gguf"))) == 2
+    assert Path(used.path).is_file()
+    with pytest.raises(NotEnough, match="Allow more with --disk, or unload a model"):
+        fetch(source, store, manifest, 3, 4)
+    in_use.clear()
+    shards.make_room(manifest, 3, 4)
+    assert not list(store.shards.rglob("*.gguf"))
+    fetch(source, store, manifest, 3, 4)

@@ -132,7 +132,8 @@ async def test_a_lost_requester_frees_the_stage(pipeline):
     await free(stage)
 
 
-async def test_one_too_many_is_told_when_to_come_back(pipeline):
+async def test_one_too_many_is_told_when_to_come_back(pipeline, monkeypatch):
+    monkeypatch.setattr("ainet.executor.stages.head.FIRST_GUESS", 1000.0)
     _, connect = pipeline
     async with connect() as client:
         running = client.ask(ask(1, max_tokens=900, sampling=ENDLESS))
@@ -141,10 +142,21 @@ async def test_one_too_many_is_told_when_to_come_back(pipeline):
         await asyncio.sleep(0)
         with pytest.raises(Busy, match=r"2 requests are before yours. Ask again in \d+ s") as refused:
             await answer(client, ask(3))
-        assert refused.value.details["retry_after"] >= 1
+        assert refused.value.details["retry_after"] == 2000
         await running.aclose()
         tokens, _, _ = await waiting
         assert len(tokens) == 12
+
+        # What was measured replaces the guess.
+        running = client.ask(ask(4, max_tokens=900, sampling=ENDLESS))
+        await anext(running)
+        waiting = asyncio.create_task(answer(client, ask(5)))
+        await asyncio.sleep(0)
+        with pytest.raises(Busy) as refused:
+            await answer(client, ask(6))
+        assert 1 <= refused.value.details["retry_after"] < 1000
+        await running.aclose()
+        await waiting
 
 
 async def test_a_prompt_beyond_the_window_is_refused_with_both_lengths(pipeline):

@@ -416,7 +416,7 @@ def test_the_disk_allowance_is_kept_with_the_numbers(tmp_path: Path) -> None:
             writer.finish()
         assert refused.value.message == (
             "other needs 5.12 MB on disk, but 5.12 MB of the allowed 8 MB are in use. "
-            "Allow more with --disk, or remove a model."
+            "Allow more with --disk, or unload a model."
         )
         assert refused.value.details == {"needed": 5_120_000, "used": 5_120_000, "allowed": 8_000_000}
         assert [path.suffix for path in loose_files(store)] == [".bin"]

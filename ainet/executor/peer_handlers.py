@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from ainet.executor.executor import Executor
     from ainet.executor.models.catalog import ModelCatalog
-    from ainet.executor.models.tensors import TensorStore
+    from ainet.executor.models.tensors import Progress, TensorStore
     from ainet.executor.placement import NodeOffer
     from ainet.executor.stages.service import StageService
     from ainet.network import Links, PeerLink
@@ -74,10 +74,16 @@ class PeerHandlers:
 
         The file of a model that is asked for the first time is hashed, which takes minutes for a large one.
         """
-        finding = asyncio.get_running_loop().run_in_executor(self._finder, self._find, request.name)
+        hashed = (0, 0)
+
+        def count(done: int, total: int) -> None:
+            nonlocal hashed
+            hashed = done, total
+
+        finding = asyncio.get_running_loop().run_in_executor(self._finder, self._find, request.name, count)
         try:
             while not (await asyncio.wait([finding], timeout=TELL_SECONDS))[0]:
-                yield LoadProgress(f"{self._links.identity.name} looks for {request.name} in its files")
+                yield LoadProgress(f"{self._links.identity.name} looks for {request.name} in its files", *hashed)
             yield finding.result()
         finally:
             finding.cancel()  # unless it has begun
@@ -139,9 +145,9 @@ class PeerHandlers:
             msg = "This pipeline belongs to another node."
             raise Refused(msg)
 
-    def _find(self, name: str) -> ModelFound:
+    def _find(self, name: str, progress: Progress) -> ModelFound:
         try:
-            return ModelFound(self._catalog.known(name).encode())
+            return ModelFound(self._catalog.known(name, progress=progress).encode())
         except NotFound:
             return ModelFound(b"")
 

@@ -87,6 +87,8 @@ def serve(data_dir: Path, *, console: bool) -> int:
         open_browser=False,
         no_browser_open_file=True,
     )
+    # Jupyter announces that Control-C asks for confirmation, which this server does not.
+    server.log.addFilter(lambda record: "Control-C" not in record.getMessage())
     server.initialize(argv=[f"--AinetConfig.data_dir={data_dir}"], find_extensions=False)
     extension = server.extension_manager.extension_points["ainet"].app
     if not console:

@@ -162,8 +162,8 @@ class ModelCatalog:
         path = self._hub.fetch(name, progress=progress)
         return self._store.register(path, name=_plain_name(path), progress=progress)
 
-    def known(self, name: str) -> Manifest:
-        """Return the manifest of a model that is in the list; no paths, nothing is fetched.
+    def known(self, name: str, *, progress: Progress | None = None) -> Manifest:
+        """Return the manifest of a model that is in the list, hashed when it is new; no paths, nothing is fetched.
 
         Raises
         ------
@@ -174,7 +174,7 @@ class ModelCatalog:
         if entry.path is None:
             return self._store.manifest(entry.digest or "")
         try:
-            return self._store.register(Path(entry.path), name=entry.name)
+            return self._store.register(Path(entry.path), name=entry.name, progress=progress)
         except ModelError as exc:
             raise NotFound(exc.message) from exc
 

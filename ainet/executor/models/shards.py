@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,11 +17,15 @@ from ainet.executor.models.gguf_writer import header, write
 from ainet.executor.models.part_writer import disk_full, sync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from ainet.executor.models.manifest import Manifest
     from ainet.executor.models.tensors import Progress, TensorStore
+
+
+#: Bytes that are taken out of a shard which is deleted to make room, if the new one needs them.
+MAX_TAKEN_OUT = 16_000_000
 
 
 class TensorLocation(msgspec.Struct, frozen=True):
@@ -76,10 +81,21 @@ class Shard(msgspec.Struct, frozen=True):
 
 
 class ShardStore:
-    """Makes shards out of a `TensorStore`'s tensors and keeps them."""
+    """Makes shards out of a `TensorStore`'s tensors and keeps them while the disk allowance suffices.
 
-    def __init__(self, store: TensorStore) -> None:
+    Parameters
+    ----------
+    store
+        The tensors.
+    in_use
+        Returns the shards that must stay, as (manifest, first layer, last layer); called in any thread.
+    """
+
+    def __init__(
+        self, store: TensorStore, in_use: Callable[[], Iterable[tuple[Manifest, int, int]]] = lambda: ()
+    ) -> None:
         self._store = store
+        self._in_use = in_use
         self._assembling = threading.Lock()
 
     def assemble(self, manifest: Manifest, first: int, last: int, *, progress: Progress | None = None) -> Shard:
@@ -105,6 +121,7 @@ class ShardStore:
                 nbytes = sum(part.stat().st_size for part in files_of(file))
             else:
                 file, nbytes = self._written(manifest, first, last, progress)
+                os.utime(file, ns=(time.time_ns(), file.stat().st_mtime_ns))  # used now
             if is_first and not is_last:
                 embedding = self._embedding(manifest)
         scale = manifest.split.input_scale(manifest)
@@ -118,16 +135,49 @@ class ShardStore:
         """Return where the shard is kept."""
         return self._store.shards / manifest.digest / f"{first}-{last}.gguf"
 
-    def prune(self, keep: Collection[str]) -> int:
-        """Delete every shard whose path is not in `keep`; return the bytes freed."""
-        freed = 0
+    def make_room(self, manifest: Manifest, first: int, last: int) -> None:
+        """Delete shards that nobody uses until this one, and what must be fetched for it, fit into the allowance.
+
+        The least recently used goes first. One that alone holds much of what this shard is made of stays.
+        """
         with self._assembling:
-            for path in self._store.shards.rglob("*.gguf"):
-                if str(path) not in keep:
-                    freed += path.stat().st_size
-                    self._store.index.forget(path)
-                    path.unlink()
-        return freed
+            whole = first == 0 and last == manifest.n_layers - 1
+            if self._store.index.is_current(self.path(manifest, first, last)) or (
+                whole and self._store.file_of(manifest.digest)
+            ):
+                return
+            entries = _layout(manifest, first, last)
+            to_fetch = sum(tensor.nbytes for tensor in self._store.missing(manifest, first, last))
+            to_write = sum(entry.nbytes for entry in entries) - self._loose_bytes(entries)
+            self._make_room(manifest, first, last, max(to_fetch, to_write))
+
+    def _make_room(self, manifest: Manifest, first: int, last: int, nbytes: int) -> None:
+        excess = self._store.excess(nbytes)
+        if excess <= 0:
+            return
+        keep = {str(self.path(manifest, first, last))}
+        for used, start, end in self._in_use():
+            keep.add(str(self.path(used, start, end)))
+            table = used.tensor("token_embd.weight") if start == 0 else None
+            if table is not None and (place := self._store.locate(table.hash)) is not None:
+                keep.add(place.path)
+        wanted = {tensor.hash: tensor.nbytes for tensor in manifest.shard_tensors(first, last)}
+        unused = [path for path in self._store.shards.rglob("*.gguf") if str(path) not in keep]
+        for path in sorted(unused, key=lambda path: path.stat().st_atime_ns):
+            if excess <= 0:
+                break
+            only_here = {key: nbytes for key, nbytes in wanted.items() if self._store.is_only_in(path, key)}
+            if sum(only_here.values()) > MAX_TAKEN_OUT:
+                continue
+            taken_out = {key: self._store.read(key, 0, nbytes) for key, nbytes in only_here.items()}
+            excess -= path.stat().st_size - sum(only_here.values())
+            self._store.index.forget(path)
+            path.unlink()
+            for key, data in taken_out.items():
+                self._store.save_blob(key, data)
+
+    def _loose_bytes(self, entries: list[_Entry]) -> int:
+        return sum(self._store.loose_bytes(entry.hash) for entry in entries if entry.hash)
 
     def _embedding(self, manifest: Manifest) -> TensorLocation:
         table = manifest.tensor("token_embd.weight")
@@ -148,8 +198,9 @@ class ShardStore:
         if absent:
             raise _missing(manifest, len(absent))
         # The fetched tensors are deleted in exchange, so that only the difference counts in the end.
-        loose = sum(self._store.loose_bytes(entry.hash) for entry in entries if entry.hash)
-        self._store.check_room(size - loose, f"The shard {target.stem} of {manifest.name}")
+        needed = size - self._loose_bytes(entries)
+        self._make_room(manifest, first, last, needed)
+        self._store.check_room(needed, f"The shard {target.stem} of {manifest.name}")
         target.parent.mkdir(mode=0o700, exist_ok=True)
         temporary = target.with_suffix(".tmp")
         try:

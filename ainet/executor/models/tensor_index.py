@@ -99,6 +99,11 @@ class TensorIndex:
             self.forget(Path(row[0]))
         return None
 
+    def holders(self, key: str) -> list[str]:
+        """Return the unchanged files in which the tensor with the hash `key` lies."""
+        rows = self._select("SELECT path FROM places WHERE hash = ?", key)
+        return [path for (path,) in rows if self.is_current(Path(path))]
+
     def _select(self, query: str, value: str) -> list[tuple[Any, ...]]:
         with self._lock:
             return self._database.execute(query, (value,)).fetchall()

@@ -124,7 +124,7 @@ class TensorStore:
             if [identity(file.path.stat()) for file in files] != [identity(stat) for stat in stats]:
                 msg = f"{path.name} changed while it was read. Try again when it is complete."
                 raise ModelError(msg)
-            self._save_blob(tokenizer.hash, blob)
+            self.save_blob(tokenizer.hash, blob)
             self.save_manifest(manifest)
             for file, stat in reversed(list(zip(files, stats, strict=True))):
                 places = [(hashes[info.name], info.offset, info.nbytes) for info in file.tensors]
@@ -192,6 +192,10 @@ class TensorStore:
     def has(self, key: str) -> bool:
         """Return whether the tensor with the hash `key` is on this device."""
         return self.locate(key) is not None
+
+    def is_only_in(self, path: Path, key: str) -> bool:
+        """Return whether the tensor with the hash `key` lies in this file and nowhere else on this device."""
+        return not self.loose_bytes(key) and self.index.holders(key) == [str(path)]
 
     def read(self, key: str, offset: int, count: int) -> bytes:
         """Return up to `count` bytes of a tensor from `offset` on; fewer at its end.
@@ -274,13 +278,17 @@ class TensorStore:
             self._writing[tensor.hash] = writer
             return writer
 
+    def excess(self, nbytes: int) -> int:
+        """Return by how many bytes `nbytes` more would exceed the disk allowance; not above 0 if they fit."""
+        return self.used() + nbytes - self.disk if self.disk is not None else 0
+
     def check_room(self, nbytes: int, what: str) -> None:
         """Raise `NotEnough` unless `nbytes` more fit into the disk allowance."""
-        used = self.used()
-        if self.disk is not None and used + nbytes > self.disk:
+        if self.disk is not None and self.excess(nbytes) > 0:
+            used = self.used()
             msg = (
                 f"{what} needs {show_bytes(nbytes)} on disk, but {show_bytes(used)} of the allowed "
-                f"{show_bytes(self.disk)} are in use. Allow more with --disk, or remove a model."
+                f"{show_bytes(self.disk)} are in use. Allow more with --disk, or unload a model."
             )
             raise NotEnough(msg, needed=nbytes, used=used, allowed=self.disk)
 
@@ -307,7 +315,8 @@ class TensorStore:
         with self._lock:
             self.bytes_received += count
 
-    def _save_blob(self, key: str, data: bytes) -> None:
+    def save_blob(self, key: str, data: bytes) -> None:
+        """Keep the bytes whose hash is `key` in a file of their own."""
         path = self._blob_path(key)
         path.parent.mkdir(mode=0o700, exist_ok=True)
         if not path.exists():

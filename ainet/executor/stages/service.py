@@ -42,9 +42,9 @@ MAX_QUEUE = 1000
 class HostedStage:
     """A stage on a worker of this node."""
 
-    def __init__(self, spec: StageSpec, name: str, reservation: Reservation) -> None:
+    def __init__(self, spec: StageSpec, manifest: Manifest, reservation: Reservation) -> None:
         self.spec = spec
-        self.name = name
+        self.manifest = manifest
         self.reservation = reservation
         self.worker: Worker | None = None
         self.actor: Any = None
@@ -53,6 +53,11 @@ class HostedStage:
         self.lost = asyncio.Event()
         #: Node ids of the stages before and after, once linked.
         self.neighbours: set[str] = set()
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.manifest.name
 
     @property
     def layers(self) -> str:
@@ -90,7 +95,7 @@ class StageService:
         self._links = links
         self._engine = engine
         self._allocator = allocator
-        self._shards = ShardStore(store)
+        self._shards = ShardStore(store, self._shards_in_use)
         self._fetcher = fetcher
         self._log = log
         self._stages: dict[tuple[str, int], HostedStage] = {}
@@ -158,10 +163,11 @@ class StageService:
         memory = footprint.memory(spec.first_layer, spec.last_layer)
         # Stages take turns, so threads are shared in time: a stage that comes when all are taken runs nevertheless.
         threads = min(spec.threads, self._allocator.free.threads)
-        stage = HostedStage(spec, manifest.name, self._allocator.reserve(what, memory, threads=threads))
+        stage = HostedStage(spec, manifest, self._allocator.reserve(what, memory, threads=threads))
         self._stages[key] = stage
         try:
             layers = (spec.first_layer, spec.last_layer)
+            await asyncio.to_thread(self._shards.make_room, manifest, *layers)
             received = await self._fetcher.fetch(
                 manifest, layers, sources, lambda done, total: progress(LoadProgress(f"fetching {what}", done, total))
             )
@@ -271,6 +277,9 @@ class StageService:
         threads = max(1, min(spec.threads, caps.threads))
         queue = max(0, min(spec.queue, MAX_QUEUE))
         return msgspec.structs.replace(spec, threads=threads, gpu=spec.gpu and caps.gpu, queue=queue)
+
+    def _shards_in_use(self) -> list[tuple[Manifest, int, int]]:
+        return [(stage.manifest, stage.spec.first_layer, stage.spec.last_layer) for stage in self.stages()]
 
     def _stage_host(self, worker: Worker, *, local: bool) -> str:
         """Return the address on which neighbours and requesters reach a stage on `worker`."""
