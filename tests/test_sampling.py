@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import llama_cpp
 import msgspec
 import numpy as np
 import pytest
@@ -56,7 +57,14 @@ def test_greedy_is_the_most_probable_token(llama):
     llama.clear()
     llama.decode(np.arange(10, 30, dtype=np.int32), 0, logits=True)
     sampler = Sampler(SamplingParams(temperature=0), llama, Vocabulary(llama))
-    assert sampler.sample(20) == int(llama.logits().argmax())
+    theirs = llama_cpp.llama_sampler_init_greedy()
+    for position in range(20, 40):
+        token = sampler.sample(position)
+        assert token == llama_cpp.llama_sampler_sample(theirs, llama.context, -1) == int(llama.logits().argmax())
+        llama.decode(np.array([token], np.int32), position, logits=True)
+    llama.logits()[[5, 400, 30]] = 1e9  # of several that are equal, the first
+    assert sampler.sample(40) == llama_cpp.llama_sampler_sample(theirs, llama.context, -1) == 5
+    llama_cpp.llama_sampler_free(theirs)
     sampler.close()
 
 

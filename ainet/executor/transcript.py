@@ -34,6 +34,7 @@ class Transcript:
         self._first = self._last = 0.0
         self._text: list[str] = []
         self._tokens: list[int] = []
+        self._at_first = 0  # tokens that came with the first text
         self._prompt_tokens = 0
 
     def take(self, event: Event) -> Iterator[dict[str, Any]]:
@@ -49,7 +50,8 @@ class Transcript:
                 }
             case Text():
                 self._last = time.monotonic()
-                self._first = self._first or self._last
+                if not self._tokens:
+                    self._first, self._at_first = self._last, len(event.tokens)
                 self._text.append(event.text)
                 self._tokens += event.tokens
                 yield {"event": "text", "text": event.text, "tokens": event.tokens}
@@ -75,6 +77,6 @@ class Transcript:
                 "prompt_tokens": self._prompt_tokens,
                 "generated_tokens": n,
                 "first_token_s": round((self._first or time.monotonic()) - self._begun, 4),
-                "tokens_per_s": round((n - 1) / seconds, 2) if n > 1 and seconds > 0 else 0.0,
+                "tokens_per_s": round((n - self._at_first) / seconds, 2) if seconds > 0 else 0.0,
             },
         }

@@ -95,6 +95,7 @@ class DataLink:
             raise
         self.bytes_sent = self.frames_sent = 0
         self._max_payload = max_payload
+        self._arrivals = _poll(sock)
         # Each link is used in one direction, so only one of them grows.
         self._received = bytearray(HEADER.size)
         self._sending = bytearray(HEADER.size)
@@ -160,7 +161,7 @@ class DataLink:
 
     def readable(self) -> bool:
         """Whether at least a part of a frame has arrived."""
-        return self.socket.pending() > 0 or bool(_poll(self.socket).poll(0))
+        return self.socket.pending() > 0 or bool(self._arrivals.poll(0))
 
     def close(self) -> None:
         """Close the connection, also while another thread waits on it."""

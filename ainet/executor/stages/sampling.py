@@ -56,6 +56,8 @@ class Sampler:
         self._unsorted["id"] = np.arange(vocabulary.n_tokens)
         self._candidates = self._unsorted.copy()
         self._greedy = params.temperature == 0
+        # The chain is then the greedy sampler alone, which takes the first of the largest logits.
+        self._largest = self._greedy and not text and params.repeat_penalty == 1.0
         self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
         try:
             self._fill(params, text, vocabulary)
@@ -72,6 +74,8 @@ class Sampler:
         UsageError
             If the grammar leaves no token to choose from.
         """
+        if self._largest:
+            return int(self._llama.logits().argmax())
         if not self._greedy:
             if C.llama_sampler_chain_n(self._chain) > self._steps:
                 C.llama_sampler_free(C.llama_sampler_chain_remove(self._chain, self._steps))

@@ -10,6 +10,7 @@ import msgspec
 
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
 from ainet.executor.stages.generation import MAX_MESSAGE, Command, Done, Event, Failed, Open
+from ainet.executor.stages.outbox import Outbox
 from ainet.executor.stages.sockets import tune
 from ainet.identity import server_context
 from ainet.identity.certificates import certificate_id
@@ -135,7 +136,6 @@ class SessionServer:
             msg = f"Session {request.session} is open already."
             raise ProtocolError(msg)
         opened[request.session] = request
-        loop = asyncio.get_running_loop()
 
         def send(event: Event) -> None:
             if isinstance(event, Done | Failed):
@@ -146,10 +146,8 @@ class SessionServer:
             else:
                 stream.write(pack_message(event))
 
-        def reply(event: Event) -> None:  # called by the decode thread
-            loop.call_soon_threadsafe(send, event)
-
-        self._stage.inbox.put(lambda: self._stage.head.open(request, reply))
+        outbox = Outbox(asyncio.get_running_loop(), send)
+        self._stage.inbox.put(lambda: self._stage.head.open(request, outbox.put))
 
 
 def _cancelling(stage: Stage, request: Open) -> Callable[[], None]:
