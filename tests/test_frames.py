@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import ssl
 import threading
@@ -51,13 +52,68 @@ def test_hidden_states_arrive_as_they_were_sent(ring):
     assert sender.bytes_sent <= 1.2 * hidden.nbytes + 100
 
 
+def plain_link(sock: socket.socket) -> DataLink:
+    """Return a link without TLS."""
+    link = DataLink.__new__(DataLink)
+    link.socket, link._max_payload = sock, LIMIT
+    link._received, link._sending = bytearray(HEADER.size), bytearray(HEADER.size)
+    link._start = link._end = link.bytes_sent = link.frames_sent = 0
+    return link
+
+
+class Cut:
+    """A socket that delivers what it has in pieces of the given sizes."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.data = bytearray()
+        self._sizes = itertools.cycle(sizes)
+
+    def sendall(self, data: memoryview) -> None:
+        self.data += data
+
+    def recv_into(self, target: memoryview) -> int:
+        n = min(next(self._sizes), len(target), len(self.data))
+        target[:n] = self.data[:n]
+        del self.data[:n]
+        return n
+
+    def pending(self) -> int:
+        return 0
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    rows=st.lists(st.integers(0, 9), max_size=12),
+    sizes=st.lists(st.integers(1, 700), min_size=1, max_size=8),
+    ahead=st.integers(1, 4),
+)
+def test_frames_arrive_whole_however_the_bytes_are_cut(rows, sizes, ahead):
+    cut = Cut(sizes)
+    sender, receiver = plain_link(cut), plain_link(cut)
+    for begun in range(0, len(rows), ahead):
+        batch = list(enumerate(rows))[begun : begun + ahead]
+        for position, n in batch:
+            sender.send_hidden(1, position, np.full((n, 8), position, np.float32), logits=False)
+            sender.send_tokens(Kind.PROMPT, 2, position, np.arange(n, dtype=np.int32))
+        for position, n in batch:
+            frame = receiver.receive()
+            assert (frame.kind, frame.session, frame.position, frame.rows) == (Kind.HIDDEN, 1, position, n)
+            assert np.array_equal(frame.hidden(8), np.full((n, 8), position, np.float32))
+            frame = receiver.receive()
+            assert (frame.kind, frame.session, frame.position) == (Kind.PROMPT, 2, position)
+            assert frame.tokens().tolist() == list(range(n))
+        assert not cut.data
+        assert not receiver.buffered
+    with pytest.raises(ConnectionResetError):
+        receiver.receive()
+
+
 @settings(max_examples=200, deadline=None)
 @given(junk=st.binary(min_size=HEADER.size, max_size=200))
 def test_bytes_that_are_no_frame_are_refused(junk):
     left, right = socket.socketpair()
     with left, right:
-        link = DataLink.__new__(DataLink)
-        link.socket, link._received, link._max_payload = right, bytearray(HEADER.size), LIMIT
+        link = plain_link(right)
         left.sendall(junk)
         left.shutdown(socket.SHUT_WR)
         try:

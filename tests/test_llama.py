@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from smollm2 import CHUNK, N_CTX
@@ -61,3 +64,27 @@ def test_a_token_outside_the_vocabulary_is_refused(smollm2_store, smollm2_manife
     with pytest.raises(ModelError, match="outside the vocabulary of 49152"):
         embedding.look_up(np.array([49152], np.int32))
     embedding.close()
+
+
+FORGOTTEN = """
+import gc, sys
+from llama_cpp import llama_cpp as C
+from ainet.executor.stages.llama import Llama
+for _ in range(5):
+    first = Llama(sys.argv[1], hidden_out=False, n_ctx=64)
+    second = Llama(sys.argv[1], hidden_out=False, n_ctx=64)
+    second.close()
+    del second
+    gc.collect()
+    others = [C.llama_log_callback(lambda *_: 1 / 0) for _ in range(100)]  # take the place of what was freed
+    first.close()
+print("alive")
+"""
+
+
+def test_a_model_can_be_freed_after_another_one_was_loaded_and_forgotten(smollm2_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FORGOTTEN, str(smollm2_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+    assert "ZeroDivisionError" not in done.stderr

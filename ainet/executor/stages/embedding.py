@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from gguf import quants
 from gguf.constants import GGMLQuantizationType
-from gguf.quants import dequantize
 
 from ainet.errors import ModelError
 
@@ -35,20 +35,29 @@ class Embedding:
         self._offset = place.offset
         self._row_bytes = place.nbytes // self._n_vocab
         self._file = Path(place.path).open("rb", buffering=0)  # noqa: SIM115 - `close` closes it
+        # Without gguf's splitting of large arrays, which takes longer than the row of one token.
+        self._unpack = getattr(getattr(quants, self._type.name, None), "dequantize_rows", None)
+        try:
+            quants.dequantize(np.zeros((1, self._row_bytes), np.uint8), self._type)  # prepares tables, where it has any
+        except NotImplementedError as exc:
+            self._file.close()
+            msg = f"Embeddings of the type {self._type.name} cannot be looked up: this model cannot be split."
+            raise ModelError(msg) from exc
 
     def look_up(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return the hidden states that `tokens` begin with, float32 of shape (n, n_embd)."""
-        if int(tokens.min()) < 0 or int(tokens.max()) >= self._n_vocab:
+        numbers = tokens.tolist()
+        if min(numbers) < 0 or max(numbers) >= self._n_vocab:
             msg = f"A token lies outside the vocabulary of {self._n_vocab}."
             raise ModelError(msg)
         size, file = self._row_bytes, self._file.fileno()
-        raw = b"".join(os.pread(file, size, self._offset + int(token) * size) for token in tokens)
-        if len(raw) != size * len(tokens):
+        raw = b"".join([os.pread(file, size, self._offset + token * size) for token in numbers])
+        if len(raw) != size * len(numbers):
             msg = "The file of the embedding table was cut short; load the model again."
             raise ModelError(msg)
-        table = np.frombuffer(raw, np.uint8).reshape(len(tokens), size)
-        rows = dequantize(table, self._type).astype(np.float32, copy=False)
-        return np.ascontiguousarray(rows if self._scale == 1 else rows * self._scale)
+        table = np.frombuffer(raw, np.uint8).reshape(len(numbers), size)
+        rows = quants.dequantize(table, self._type) if self._unpack is None else self._unpack(table)
+        return rows if self._scale == 1 else rows * self._scale
 
     def close(self) -> None:
         """Close the file."""

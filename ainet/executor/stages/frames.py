@@ -15,7 +15,7 @@ import socket
 import struct
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ainet.identity import Credentials
 
 HEADER = struct.Struct("<BBHIIII")
+TOKENS, HIDDEN_STATES = np.dtype("<i4"), np.dtype("<f4")
 LINK_TIMEOUT = 10.0  # seconds for connecting and shaking hands
 GREETING_TIMEOUT = 2.0  # seconds in which somebody who has connected must prove who it is
 MAX_GREETINGS = 20
@@ -62,11 +63,13 @@ class Frame(NamedTuple):
 
     def tokens(self) -> NDArray[np.int32]:
         """Return the payload as tokens, int32 of shape (rows,)."""
-        return self._array(np.dtype("<i4"), (self.rows,))
+        self._check(TOKENS.itemsize)
+        return np.frombuffer(self.payload, TOKENS)
 
     def hidden(self, n_embd: int) -> NDArray[np.float32]:
         """Return the payload as hidden states, float32 of shape (rows, n_embd); valid until the next frame."""
-        return self._array(np.dtype("<f4"), (self.rows, n_embd))
+        self._check(HIDDEN_STATES.itemsize * n_embd)
+        return np.frombuffer(self.payload, HIDDEN_STATES).reshape(self.rows, n_embd)
 
     def error(self) -> AinetError:
         """Return the error that the frame carries."""
@@ -76,15 +79,17 @@ class Frame(NamedTuple):
             msg = "A stage sent an error that cannot be read."
             raise ProtocolError(msg) from exc
 
-    def _array(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-        if len(self.payload) != dtype.itemsize * int(np.prod(shape)):
+    def _check(self, row_bytes: int) -> None:
+        if len(self.payload) != row_bytes * self.rows:
             msg = f"A {self.kind.name} frame of {self.rows} rows has {len(self.payload)} bytes."
             raise ProtocolError(msg)
-        return np.frombuffer(self.payload, dtype).reshape(shape)
 
 
 class DataLink:
-    """One direction of the ring: only ever sent to at one end and received from at the other."""
+    """One direction of the ring: only ever sent to at one end and received from at the other.
+
+    A stage was idle until a frame arrives, so its code is not in the processor's caches; what handles a token is short.
+    """
 
     def __init__(self, sock: ssl.SSLSocket, max_payload: int) -> None:
         self.socket = sock
@@ -98,6 +103,7 @@ class DataLink:
         self._arrivals = _poll(sock)
         # Each link is used in one direction, so only one of them grows.
         self._received = bytearray(HEADER.size)
+        self._start = self._end = 0  # of what was received and not yet returned
         self._sending = bytearray(HEADER.size)
 
     def send(
@@ -108,30 +114,28 @@ class DataLink:
         *,
         rows: int = 0,
         logits: bool = False,
-        payload: bytes | NDArray[Any] = b"",
+        payload: bytes | memoryview = b"",
     ) -> None:
         """Send one frame. Raises OSError when the connection is gone."""
-        length = payload.nbytes if isinstance(payload, np.ndarray) else len(payload)
-        size = HEADER.size + length
+        size = HEADER.size + len(payload)
         if len(self._sending) < size:
             self._sending = bytearray(size)
-        HEADER.pack_into(self._sending, 0, kind, logits, 0, session, position, rows, length)
-        if isinstance(payload, np.ndarray):
-            np.frombuffer(self._sending, payload.dtype, payload.size, HEADER.size)[:] = payload.reshape(-1)
-        else:
-            self._sending[HEADER.size : size] = payload
-        self.socket.sendall(memoryview(self._sending)[:size])
+        HEADER.pack_into(self._sending, 0, kind, logits, 0, session, position, rows, len(payload))
+        frame = memoryview(self._sending)[:size]
+        frame[HEADER.size :] = payload
+        self.socket.sendall(frame)
         self.bytes_sent += size
         self.frames_sent += 1
 
     def send_tokens(self, kind: Kind, session: int, position: int, tokens: NDArray[np.int32]) -> None:
         """Send tokens, int32 of shape (n,)."""
-        self.send(kind, session, position, rows=len(tokens), payload=np.asarray(tokens, "<i4"))
+        payload = tokens.astype(TOKENS, copy=False).tobytes()
+        self.send(kind, session, position, rows=len(tokens), payload=payload)
 
     def send_hidden(self, session: int, position: int, hidden: NDArray[np.float32], *, logits: bool) -> None:
         """Send hidden states, float32 of shape (n, n_embd)."""
-        payload = np.asarray(hidden, "<f4")
-        self.send(Kind.HIDDEN, session, position, rows=len(hidden), logits=logits, payload=payload)
+        payload = hidden.astype(HIDDEN_STATES, copy=False).reshape(-1).view(np.uint8)
+        self.send(Kind.HIDDEN, session, position, rows=len(hidden), logits=logits, payload=payload.data)
 
     def receive(self) -> Frame:
         """Receive one frame, whose payload is valid until the next call.
@@ -143,25 +147,29 @@ class DataLink:
         ProtocolError
             When the bytes are no frame.
         """
-        header = memoryview(self._received)[: HEADER.size]
-        self._fill(header)
-        kind, logits, _, session, position, rows, length = HEADER.unpack(header)
+        self._fill(HEADER.size)
+        kind, logits, _, session, position, rows, length = HEADER.unpack_from(self._received, self._start)
         if length > self._max_payload:
             msg = f"A stage sent a frame of {length} bytes; at most {self._max_payload} are allowed."
             raise ProtocolError(msg)
-        if len(self._received) < length:
-            self._received = bytearray(length)
-        payload = memoryview(self._received)[:length]
-        self._fill(payload)
+        size = HEADER.size + length
+        self._fill(size)
+        payload = memoryview(self._received)[self._start + HEADER.size : self._start + size]
+        self._start += size
         try:
             return Frame(Kind(kind), session, position, rows, bool(logits), payload)
         except ValueError as exc:
             msg = f"A stage sent a frame of unknown kind {kind}."
             raise ProtocolError(msg) from exc
 
+    @property
+    def buffered(self) -> bool:
+        """Whether at least a part of a frame was read from the socket already."""
+        return self._end > self._start or self.socket.pending() > 0
+
     def readable(self) -> bool:
         """Whether at least a part of a frame has arrived."""
-        return self.socket.pending() > 0 or bool(self._arrivals.poll(0))
+        return self.buffered or bool(self._arrivals.poll(0))
 
     def close(self) -> None:
         """Close the connection, also while another thread waits on it."""
@@ -169,13 +177,20 @@ class DataLink:
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
 
-    def _fill(self, target: memoryview) -> None:
-        while target:
-            n = self.socket.recv_into(target)
+    def _fill(self, size: int) -> None:
+        """Read until `size` bytes are there, and whatever comes with them."""
+        if self._start == self._end:
+            self._start = self._end = 0
+        if len(self._received) - self._start < size:
+            begun = self._received[self._start : self._end]
+            self._received = begun + bytearray(size - len(begun))
+            self._start, self._end = 0, len(begun)
+        while self._end - self._start < size:
+            n = self.socket.recv_into(memoryview(self._received)[self._end :])
             if n == 0:
                 msg = "the connection was closed"
                 raise ConnectionResetError(msg)
-            target = target[n:]
+            self._end += n
 
 
 class Listener:
@@ -309,7 +324,7 @@ class Inbox:
 
     def wait(self, link: DataLink | None) -> bool:
         """Wait for a command or a frame on `link`; True for a frame."""
-        if link is not None and link.socket.pending():
+        if link is not None and link.buffered:
             return True
         waiting = self._waiting.get(link)
         if waiting is None:

@@ -123,11 +123,15 @@ class Head:
             self._finish(active, "stop")
             return
         active.generated += 1
-        text = active.stream.add(token)
         is_full = active.generated >= active.request.max_tokens or position + 1 >= self._llama.n_ctx
+        # The other stages begin at once: the text is made, and told, while they compute.
+        goes_on = not is_full and not active.request.stop
+        if goes_on:
+            self._ring.token(number, position, token)
+        text = active.stream.add(token)
         ends = "stop" if active.stream.stopped else "length" if is_full else None
-        if ends is None:
-            self._ring.token(number, position, token)  # first: the requester is told while the other stages compute
+        if ends is None and not goes_on:
+            self._ring.token(number, position, token)
         active.reply(Text(active.request.session, text, [token]))
         if ends is not None:
             self._finish(active, ends)

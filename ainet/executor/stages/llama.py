@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import llama_cpp
 import numpy as np
@@ -49,19 +49,32 @@ class _Ggml:
 class _Log:
     """llama.cpp's log while something is loaded: sizes of buffers, and the reason of a failure."""
 
+    #: Who listens: the log that was begun last, since llama.cpp has one for the whole process.
+    current: ClassVar[_Log | None] = None
+
     def __init__(self) -> None:
         self.buffers: dict[str, int] = {}
         self.errors: list[str] = []
-        self._callback = C.llama_log_callback(self._take)  # kept alive as long as llama.cpp may call it
-        C.llama_log_set(self._callback, ctypes.c_void_p(0))
+        _Log.current = self
+        C.llama_log_set(_ON_LOG, ctypes.c_void_p(0))
 
-    def _take(self, level: int, text: bytes, _data: object) -> None:
+    def take(self, level: int, text: bytes) -> None:
+        """Note what is of interest in a line."""
         line = text.decode(errors="replace")
         if found := BUFFER_LINE.search(line):
             kind, size = found[1].lower(), float(found[2])
             self.buffers[kind] = self.buffers.get(kind, 0) + int(size * 1024**2)
         if level == ERROR_LEVEL and len(self.errors) < 20:
             self.errors.append(line.strip())
+
+
+def _pass_on(level: int, text: bytes, _data: object) -> None:
+    if _Log.current is not None:
+        _Log.current.take(level, text)
+
+
+# It outlives every model: llama.cpp also logs while it frees one, long after another was loaded and forgotten.
+_ON_LOG = C.llama_log_callback(_pass_on)
 
 
 class Llama:
@@ -128,6 +141,7 @@ class Llama:
         self.n_vocab = int(C.llama_vocab_n_tokens(C.llama_model_get_vocab(self._model)))
         self.n_ctx, self.n_ubatch = n_ctx, n_ubatch
         self._hidden: NDArray[np.float32] | None = None
+        self._logits: tuple[int | None, NDArray[np.float32]] | None = None  # where llama.cpp keeps them, and a view
 
         params = C.llama_context_default_params()
         params.n_ctx = n_ctx
@@ -185,7 +199,7 @@ class Llama:
         n = len(x)
         batch, rows, positions, wanted = self._tokens if x.dtype == np.int32 else self._hiddens
         rows[:n] = x
-        positions[:n] = np.arange(position, position + n, dtype=np.int32)
+        positions[:n] = position if n == 1 else np.arange(position, position + n, dtype=np.int32)
         # Without this flag llama.cpp drops the rows before the last layer's output.
         wanted[:n] = self.hidden_out
         wanted[n - 1] = self.hidden_out or logits
@@ -206,7 +220,10 @@ class Llama:
     def logits(self) -> NDArray[np.float32]:
         """Return the logits of the last decoded row, float32 of shape (n_vocab,): a view until the next `decode`."""
         pointer = C.llama_get_logits_ith(self._context, -1)
-        return np.ctypeslib.as_array(pointer, (self.n_vocab,))
+        address = ctypes.cast(pointer, ctypes.c_void_p).value
+        if self._logits is None or address != self._logits[0]:
+            self._logits = address, np.ctypeslib.as_array(pointer, (self.n_vocab,))
+        return self._logits[1]
 
     def clear(self) -> None:
         """Forget the sequence."""

@@ -134,11 +134,10 @@ class Stage:
 
     def token(self, session: int, position: int, token: int) -> None:
         """Have the first stage process one sampled token."""
-        tokens = np.array([token], np.int32)
         if self._next is not None:
-            self._next.send_tokens(Kind.TOKEN, session, position, tokens)
+            self._next.send(Kind.TOKEN, session, position, rows=1, payload=token.to_bytes(4, "little"))
         else:
-            self._pending.append((session, position, tokens))
+            self._pending.append((session, position, np.array([token], np.int32)))
 
     def release(self, session: int) -> None:
         """Have every stage forget the session."""
