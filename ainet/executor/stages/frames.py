@@ -13,7 +13,6 @@ import hmac
 import select
 import socket
 import struct
-import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,6 +36,8 @@ TOKENS, HIDDEN_STATES = np.dtype("<i4"), np.dtype("<f4")
 LINK_TIMEOUT = 10.0  # seconds for connecting and shaking hands
 GREETING_TIMEOUT = 2.0  # seconds in which somebody who has connected must prove who it is
 MAX_GREETINGS = 20
+PLAIN_WORD = b"This port speaks TLS 1.3 and is for the stages of a pipeline only.\n"
+TLS_HANDSHAKE = b"\x16"  # the type of the record that TLS begins with
 
 
 class Kind(enum.IntEnum):
@@ -100,7 +101,7 @@ class DataLink:
             raise
         self.bytes_sent = self.frames_sent = 0
         self._max_payload = max_payload
-        self._arrivals = _poll(sock)
+        self._arrivals = arrivals(sock)
         # Each link is used in one direction, so only one of them grows.
         self._received = bytearray(HEADER.size)
         self._start = self._end = 0  # of what was received and not yet returned
@@ -248,6 +249,10 @@ class Listener:
     def _greet(self, raw: socket.socket, expected_id: str, epoch: bytes, max_payload: int) -> DataLink:
         raw.settimeout(GREETING_TIMEOUT)
         tune(raw)
+        if raw.recv(1, socket.MSG_PEEK) != TLS_HANDSHAKE:
+            _turn_away(raw)
+            msg = "it does not speak TLS"
+            raise Refused(msg)
         link = DataLink(self._context.wrap_socket(raw, server_side=True), max_payload)
         try:
             if link.peer != expected_id:
@@ -262,6 +267,16 @@ class Listener:
             link.close()
             raise
         return link
+
+
+def _turn_away(raw: socket.socket) -> None:
+    """Tell a client without TLS what this port is; it is closed afterwards."""
+    raw.sendall(PLAIN_WORD)
+    raw.shutdown(socket.SHUT_WR)
+    # Closing with unread bytes would reset the connection and destroy the word.
+    for _ in range(4):
+        if not raw.recv(65536):
+            break
 
 
 def connect(
@@ -295,52 +310,8 @@ def connect(
     raise Refused(msg)
 
 
-class Inbox:
-    """Commands for a decode thread, which waits for them and for frames at the same time."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._commands: list[Callable[[], None]] = []
-        self._woken, self._waker = socket.socketpair()
-        self._waker.setblocking(False)
-        self._waiting: dict[DataLink | None, select.poll] = {}
-
-    def put(self, command: Callable[[], None]) -> None:
-        """Have the decode thread call `command` before its next step."""
-        with self._lock:
-            self._commands.append(command)
-        try:
-            self._waker.send(b"\0")
-        except OSError:  # the buffer is full of wake-ups, or the stage has ended
-            return
-
-    def take(self) -> list[Callable[[], None]]:
-        """Return the commands that arrived, without waiting."""
-        if not self._commands:
-            return []
-        with self._lock:
-            commands, self._commands = self._commands, []
-        return commands
-
-    def wait(self, link: DataLink | None) -> bool:
-        """Wait for a command or a frame on `link`; True for a frame."""
-        if link is not None and link.buffered:
-            return True
-        waiting = self._waiting.get(link)
-        if waiting is None:
-            waiting = self._waiting[link] = _poll(self._woken, *([link.socket] if link else []))
-        ready = [number for number, _ in waiting.poll()]
-        if self._woken.fileno() in ready:
-            self._woken.recv(4096)
-        return link is not None and link.socket.fileno() in ready
-
-    def close(self) -> None:
-        """Close the wake-up sockets."""
-        self._woken.close()
-        self._waker.close()
-
-
-def _poll(*sockets: socket.socket) -> select.poll:
+def arrivals(*sockets: socket.socket) -> select.poll:
+    """Return a poll that answers which of `sockets` have something to read."""
     poll = select.poll()
     for sock in sockets:
         poll.register(sock, select.POLLIN)

@@ -16,8 +16,9 @@ import numpy as np
 
 from ainet.errors import AinetError, ModelError, ProtocolError, StageLost
 from ainet.executor.stages.embedding import Embedding
-from ainet.executor.stages.frames import DataLink, Frame, Inbox, Kind
+from ainet.executor.stages.frames import DataLink, Frame, Kind
 from ainet.executor.stages.head import Head
+from ainet.executor.stages.inbox import Inbox
 from ainet.executor.stages.llama import Llama
 
 if TYPE_CHECKING:
