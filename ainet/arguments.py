@@ -105,6 +105,11 @@ def up(parser: argparse.ArgumentParser, kernel: bool) -> None:
     parser.description = "Start the node. Options are kept for the next start."
     parser.add_argument("--name", help="name of this device in the swarm")
     parser.add_argument("--listen", metavar="ADDR", help="address on which members may connect (default: 127.0.0.1)")
+    parser.add_argument(
+        "--lan",
+        action=argparse.BooleanOptionalAction,
+        help="accept members from the local networks, and look for them there",
+    )
     parser.add_argument("--memory", metavar="SIZE", help="most memory that stages may use, such as 4GB")
     parser.add_argument("--threads", metavar="N", type=count, help="most threads that stages may use")
     parser.add_argument("--disk", metavar="SIZE", help="most disk space for tensors and shards")
@@ -158,6 +163,7 @@ def plan(parser: argparse.ArgumentParser, kernel: bool) -> None:
 def invite(parser: argparse.ArgumentParser, kernel: bool) -> None:
     """Add where the ticket is valid, and how long."""
     parser.add_argument("--listen", metavar="ADDR", help="where to wait for the other device (default: 127.0.0.1)")
+    _lan(parser)
     parser.add_argument("--minutes", metavar="N", type=number, default=10.0, help="how long (default: 10)")
     only_json(parser, kernel)
 
@@ -166,6 +172,14 @@ def join(parser: argparse.ArgumentParser, kernel: bool) -> None:
     """Add the ticket and a name."""
     parser.add_argument("ticket", metavar="TICKET", type=ticket, help="what `ainet invite` printed on the other device")
     parser.add_argument("--name", help="name of this device in the swarm")
+    _lan(parser)
+    only_json(parser, kernel)
+
+
+def connect(parser: argparse.ArgumentParser, kernel: bool) -> None:
+    """Add the address."""
+    parser.description = "Connect to a member at an address that this node does not know yet, and remember it."
+    parser.add_argument("address", metavar="ADDRESS", help="host:port, or the https:// address of a Jupyter server")
     only_json(parser, kernel)
 
 
@@ -173,6 +187,10 @@ def remove(parser: argparse.ArgumentParser, kernel: bool) -> None:
     """Add the member."""
     parser.add_argument("name", metavar="NAME", help="name or node id of the member")
     only_json(parser, kernel)
+
+
+def _lan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--lan", action="store_true", help="do what `ainet up --lan` does, now and at each start")
 
 
 def unload(parser: argparse.ArgumentParser, kernel: bool) -> None:

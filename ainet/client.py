@@ -146,13 +146,21 @@ class NodeClient:
         path = f"pipelines/{quote(whole, safe='')}" if whole else "pipelines"
         return self._call("DELETE", path, timeout=LONG)["unloaded"]
 
-    def invite(self, listen: str | None = None, minutes: float = 10.0) -> dict[str, Any]:
-        """Return a one-time ticket for a further device of the owner."""
-        return self._call("POST", "invitations", {"listen": listen, "minutes": minutes})
+    def invite(self, listen: str | None = None, minutes: float = 10.0, *, lan: bool = False) -> dict[str, Any]:
+        """Return a one-time ticket for a further device of the owner; `lan` opens the node to the local networks."""
+        return self._call("POST", "invitations", {"listen": listen, "minutes": minutes, "lan": lan})
 
-    def join(self, ticket: str, name: str | None = None) -> dict[str, Any]:
-        """Join the swarm that the ticket is for."""
-        return self._call("POST", "membership", {"ticket": ticket, "name": name}, timeout=LONG)
+    def join(self, ticket: str, name: str | None = None, *, lan: bool = False) -> dict[str, Any]:
+        """Join the swarm that the ticket is for; `lan` opens the node to the local networks."""
+        return self._call("POST", "membership", {"ticket": ticket, "name": name, "lan": lan}, timeout=LONG)
+
+    def peers(self) -> list[dict[str, Any]]:
+        """Return the other devices: how each is reached, and what it has."""
+        return self._call("GET", "peers")
+
+    def connect(self, address: str) -> dict[str, Any]:
+        """Connect to whichever member listens at `address`, and remember it; return its name and the path."""
+        return self._call("POST", "links", {"address": address})
 
     def members(self) -> list[dict[str, Any]]:
         """Return the members of the swarm."""

@@ -120,7 +120,7 @@ def _up(options: Options) -> int:
     from ainet import daemon
 
     directory = data_dir(options)
-    names = ("name", "listen", "memory", "threads", "disk", "gpu", "lend")
+    names = ("name", "listen", "lan", "memory", "threads", "disk", "gpu", "lend")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.foreground:
         daemon.refuse_second(directory, given)
@@ -191,6 +191,19 @@ def _members(options: Options) -> int:
     return 0
 
 
+def _peers(options: Options) -> int:
+    with find_node(options) as node:
+        _show(options, node.peers(), tables.peers)
+    return 0
+
+
+def _connect(options: Options) -> int:
+    with find_node(options) as node:
+        words = "Connected to {name} ({path}).".format_map
+        _show(options, node.connect(options.address), words)
+    return 0
+
+
 def _ask(options: Options) -> int:
     question = " ".join(options.text)
     if not options.text or question == "-":
@@ -249,7 +262,7 @@ def _invite(options: Options) -> int:
         )
 
     with find_node(options) as node:
-        _show(options, node.invite(options.listen, options.minutes), show)
+        _show(options, node.invite(options.listen, options.minutes, lan=options.lan), show)
     return 0
 
 
@@ -260,7 +273,7 @@ def _join(options: Options) -> int:
         return f"This device, {joined['name']}, is a member now. The members: {names}.{warning}"
 
     with find_node(options) as node:
-        _show(options, node.join(options.ticket, options.name), show)
+        _show(options, node.join(options.ticket, options.name, lan=options.lan), show)
     return 0
 
 
@@ -345,6 +358,8 @@ COMMANDS = (
     Command("models", "list the models", arguments.only_json, _models),
     Command("unload", "unload a model", arguments.unload, _unload),
     Command("members", "list the swarm's members", arguments.only_json, _members),
+    Command("peers", "show who is there, how each is reached, and what it has", arguments.only_json, _peers),
+    Command("connect", "connect to a member at an address", arguments.connect, _connect),
     Command("invite", "make a ticket for a further device", arguments.invite, _invite),
     Command("join", "join the swarm of a ticket", arguments.join, _join),
     Command("remove", "remove a member from the swarm", arguments.remove, _remove),

@@ -63,6 +63,12 @@ class AinetConfig(Configurable):
     name = Unicode(help="Name of this device in the swarm.").tag(config=True)
 
     listen = Unicode("127.0.0.1", help="Address on which members may connect.").tag(config=True)
+    lan = Bool(False, help="Whether members may connect from the local networks, and are looked for there (mDNS).").tag(
+        config=True
+    )
+    peer_url = Unicode(
+        "", help="Address of this Jupyter server as others reach it (https://…/), where only that port is open."
+    ).tag(config=True)
     peer_port = Int(0, help="Port for members; 0 keeps the one chosen at the first start.").tag(config=True)
 
     memory = Unicode("", help="Most memory that stages may use; empty: 75 % of the device's.").tag(config=True)

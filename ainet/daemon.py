@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import sys
 import time
 from collections import deque
@@ -68,6 +67,8 @@ def refuse_second(data_dir: Path, options: dict[str, Any]) -> None:
     AinetError
         A node runs.
     """
+    from ainet.options import check_options
+
     check_options(options)
     if runtime.is_locked(data_dir):
         running = wait_until_ready(data_dir)
@@ -154,34 +155,11 @@ def read_log(data_dir: Path, lines: int, *, follow: bool = False) -> Iterator[st
                 time.sleep(0.1)
 
 
-def keep_options(data_dir: Path, options: dict[str, Any]) -> None:
-    """Check `options` and write them to the data directory's configuration, next to those that were kept before.
-
-    Raises
-    ------
-    UsageError
-        An option has an impossible value; nothing was written.
-    """
-    from ainet.identity.files import write_private
-
-    check_options(options)
-    AinetConfig(data_dir=str(data_dir)).make_data_dir()
-    if not options:
-        return
-    path = data_dir / CONFIG_FILE
-    try:
-        kept = json.loads(path.read_text()) if path.exists() else {}
-        kept.setdefault("AinetConfig", {}).update(options)
-    except (ValueError, AttributeError) as exc:
-        msg = f"{path} is not a JSON configuration: {exc}. Correct it or delete it."
-        raise UsageError(msg) from exc
-    write_private(path, json.dumps(kept, indent=2).encode())
-
-
 @contextlib.contextmanager
 def options_kept(data_dir: Path, options: dict[str, Any]) -> Iterator[None]:
     """Keep `options` while a node starts; when that fails, keep what was kept before."""
     from ainet.identity.files import write_private
+    from ainet.options import keep_options
 
     path = data_dir / CONFIG_FILE
     former = path.read_bytes() if path.exists() else None
@@ -194,54 +172,6 @@ def options_kept(data_dir: Path, options: dict[str, Any]) -> Iterator[None]:
         elif options:
             path.unlink(missing_ok=True)
         raise
-
-
-def check_options(options: dict[str, Any]) -> None:
-    """Check what can be checked before a node starts.
-
-    Parameters
-    ----------
-    options
-        Values of `AinetConfig` traits.
-
-    Raises
-    ------
-    UsageError
-        One is impossible.
-    """
-    from traitlets import TraitError
-
-    try:
-        AinetConfig(**options)
-    except TraitError as exc:
-        raise UsageError(str(exc)) from exc
-    if "name" in options:
-        from ainet.identity.roster import check_name
-
-        check_name(options["name"])
-    if "listen" in options:
-        _check_listen(options["listen"])
-
-
-def _check_listen(text: str) -> None:
-    """Raise `UsageError` unless this device can listen on the address; whether its port is free changes."""
-    from ainet.network.addresses import is_wildcard, outward_host, split_address
-
-    advice = f"Name an address of this device, such as {outward_host()}, or 0.0.0.0 for all of them."
-    if not text.strip():
-        msg = f"The address to listen on is empty. {advice}"
-        raise UsageError(msg)
-    host, _ = split_address(text, 0)
-    if is_wildcard(host):
-        return
-    try:
-        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, _, _, where = found[0]
-        with socket.socket(family, kind) as probe:
-            probe.bind(where)
-    except (OSError, UnicodeError) as exc:
-        msg = f"This device cannot listen on {host}: {getattr(exc, 'strerror', None) or exc}. {advice}"
-        raise UsageError(msg) from exc
 
 
 def not_started(data_dir: Path, options: dict[str, Any], reason: str, ending: str = "") -> AinetError:
@@ -267,6 +197,8 @@ def _kept(path: Path) -> dict[str, Any]:
 
 
 def _is_impossible(name: str, value: object) -> bool:
+    from ainet.options import check_options
+
     try:
         check_options({name: value})
     except UsageError:

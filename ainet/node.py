@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ainet.advertiser import Advertiser
 from ainet.errors import AinetError, UsageError
 from ainet.executor.engine.engine import Engine
 from ainet.executor.executor import Executor
@@ -22,7 +23,9 @@ from ainet.executor.models.tensors import TensorStore
 from ainet.executor.peer_handlers import PeerHandlers
 from ainet.executor.stages.service import StageService
 from ainet.identity import Identity
-from ainet.network import Links, Pairing
+from ainet.network import Links, Logs, Pairing
+from ainet.options import keep_options
+from ainet.peers import Peers
 from ainet.resources import monitor
 from ainet.resources.allocator import Allocator, Caps
 
@@ -79,6 +82,9 @@ class Node:
         speed = await asyncio.to_thread(monitor.memory_speed, self._data_dir)
         self.engine = await stack.enter_async_context(Engine(config, self._data_dir, log))
         self.links = Links(self.identity, config, log)
+        self.logs = Logs(self.links, self._data_dir / "logs.sqlite", log)
+        stack.push_async_callback(self.logs.stop)
+        self._peers = Peers(self.links, self.logs, log)
         fetcher = Fetcher(self.store, self.links)
         self.stages = StageService(
             identity=self.identity,
@@ -117,6 +123,17 @@ class Node:
         await stack.enter_async_context(self.links)
         self.pairing = Pairing(self.identity, self.links, log)
         stack.push_async_callback(self.pairing.stop)
+        advertiser = Advertiser(
+            config=config,
+            allocator=self.allocator,
+            catalog=self.catalog,
+            stages=self.stages,
+            logs=self.logs,
+            speed=speed,
+            log=log,
+        )
+        await advertiser.start()
+        stack.push_async_callback(advertiser.stop)
         await self.executor.start()
         stack.push_async_callback(self.executor.stop)
 
@@ -183,12 +200,30 @@ class Node:
         """Unload the pipelines of `model`, or all; returns the models' names."""
         return await self.executor.unload(model)
 
-    async def invite(self, listen: str | None, minutes: float) -> dict[str, Any]:
+    async def peers(self) -> list[dict[str, Any]]:
+        """Return the other devices; see `Peers.describe`."""
+        return await self._peers.describe()
+
+    async def connect(self, address: str) -> dict[str, Any]:
+        """Connect to the member at `address` and remember it."""
+        link = await self.links.connect_to(address)
+        return {"id": link.peer_id, "name": link.peer_name, "path": link.path}
+
+    async def open_lan(self) -> None:
+        """Accept members from the local networks and look for them there, now and at each start."""
+        await self.links.open_lan()
+        await asyncio.to_thread(keep_options, self._data_dir, {"lan": True})
+
+    async def invite(self, listen: str | None, minutes: float, *, lan: bool = False) -> dict[str, Any]:
         """Return a new ticket, when it expires (Unix seconds), and the address that it waits on."""
+        if lan:
+            await self.open_lan()
         return msgspec.to_builtins(await self.pairing.invite(listen, minutes))
 
-    async def join(self, ticket: str, name: str | None = None) -> dict[str, Any]:
+    async def join(self, ticket: str, name: str | None = None, *, lan: bool = False) -> dict[str, Any]:
         """Become a member of the swarm that the ticket is for."""
+        if lan:
+            await self.open_lan()
         await self.executor.unload()
         joined = await self.pairing.join(ticket, name)
         return {"swarm": joined.swarm, "name": self.name, "warning": joined.warning, "members": await self.members()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 from ainet.answer import layer_range, placement_words
@@ -108,6 +109,53 @@ def members(found: list[dict[str, Any]]) -> str:
         for member in found
     ]
     return table(("member", "state", "address", "certificate days", "node id"), rows)
+
+
+def peers(found: list[dict[str, Any]]) -> str:
+    """Return ``ainet peers`` for people."""
+    if not found:
+        return "Nobody else is known. `ainet invite` makes a ticket for a further device."
+    rows = [
+        (
+            peer["name"],
+            peer["kind"],
+            _reached(peer),
+            None if peer["latency_s"] is None else f"{1000 * peer['latency_s']:.3g} ms",
+            None if peer["bandwidth"] is None else f"{show_bytes(peer['bandwidth'])}/s",
+            _has(peer),
+            "yes" if (peer.get("device") or {}).get("lends") else None,
+            _ago(peer["last_seen"]),
+        )
+        for peer in found
+    ]
+    headings = ("peer", "kind", "reached", "round trip", "bandwidth", "has", "lends", "last seen")
+    return table(headings, rows)
+
+
+def _reached(peer: dict[str, Any]) -> str:
+    return {"direct": f"direct, {peer['path']}", "relayed": peer["path"], "no": peer.get("note") or "unreachable"}[
+        peer["reached"]
+    ]
+
+
+def _has(peer: dict[str, Any]) -> str | None:
+    stages = [
+        f"{stage['model']} {layer_range(stage['first_layer'], stage['last_layer'])}"
+        for stage in peer.get("stages") or []
+    ]
+    device, n_models = peer.get("device"), len(peer.get("models") or [])
+    words = [f"{show_bytes(device['memory'])} memory, {device['threads']} threads"] if device else []
+    return ", ".join([*words, *([f"{n_models} models"] if n_models else []), *stages]) or None
+
+
+def _ago(when: float | None) -> str | None:
+    if when is None:
+        return None
+    seconds = max(0.0, time.time() - when)
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return "now" if seconds < 5 else f"{seconds:.0f} s ago"
 
 
 def _show(value: object) -> str:

@@ -11,6 +11,7 @@ from ainet.errors import NotFound
 from ainet.identity import client_context
 from ainet.network import Request
 from ainet.network.addresses import split_address
+from ainet.network.carrier import CHUNK, TcpCarrier
 from ainet.network.frames import (
     PROTOCOL,
     Hello,
@@ -21,7 +22,7 @@ from ainet.network.frames import (
     expect,
     read_frame,
 )
-from ainet.network.stream import CHUNK, SecureStream
+from ainet.network.stream import SecureStream
 
 
 class Blob(msgspec.Struct):
@@ -116,7 +117,7 @@ async def two(tmp_path, **settings):
 
 async def dial(address, context):
     reader, writer = await asyncio.open_connection(*split_address(address), limit=CHUNK)
-    return SecureStream(reader, writer, context, server_side=False, peer="desk")
+    return SecureStream(TcpCarrier(reader, writer), context, server_side=False, peer="desk")
 
 
 @contextlib.asynccontextmanager
@@ -144,7 +145,7 @@ async def raw(tmp_path, *, greeted=True):
 
 def hello_of(device, **changes):
     signed = device.identity.signed_roster
-    hello = Hello(PROTOCOL, device.id, "phone", "127.0.0.1:1", "i", device.identity.roster.serial, signed.digest)
+    hello = Hello(PROTOCOL, device.id, "phone", ("127.0.0.1:1",), "i", device.identity.roster.serial, signed.digest)
     return msgspec.structs.replace(hello, **changes)
 
 

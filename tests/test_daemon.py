@@ -20,6 +20,7 @@ from processes import running
 
 from ainet import daemon, runtime
 from ainet.errors import AinetError, NodeNotRunning, UsageError
+from ainet.options import keep_options
 
 pytestmark = pytest.mark.usefixtures("jupyter_dirs")
 
@@ -130,8 +131,8 @@ def test_an_impossible_option_changes_nothing(tmp_path):
 
 
 def test_options_are_kept_next_to_those_of_before(tmp_path):
-    daemon.keep_options(tmp_path, {"memory": "1GB", "lend": False})
-    daemon.keep_options(tmp_path, {"memory": "2GB"})
+    keep_options(tmp_path, {"memory": "1GB", "lend": False})
+    keep_options(tmp_path, {"memory": "2GB"})
     kept = json.loads((tmp_path / "ainet_config.json").read_text())
     assert kept == {"AinetConfig": {"memory": "2GB", "lend": False}}
 
@@ -139,7 +140,7 @@ def test_options_are_kept_next_to_those_of_before(tmp_path):
 def test_a_damaged_configuration_is_named_and_left_alone(tmp_path):
     (tmp_path / "ainet_config.json").write_text("{")
     with pytest.raises(UsageError, match="is not a JSON configuration"):
-        daemon.keep_options(tmp_path, {"memory": "1GB"})
+        keep_options(tmp_path, {"memory": "1GB"})
     assert (tmp_path / "ainet_config.json").read_text() == "{"
 
 

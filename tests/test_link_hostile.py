@@ -20,12 +20,17 @@ from ainet.network.frames import (
     PROTOCOL,
     WINDOW,
     Call,
+    ChannelData,
+    ChannelReset,
     Goodbye,
     Hello,
     Item,
+    OpenChannel,
     Ping,
     Reply,
     RosterUpdate,
+    ToNode,
+    ToPort,
     Welcome,
     decode_frame,
     encode_frame,
@@ -104,11 +109,18 @@ async def test_many_silent_clients_are_turned_away_and_members_still_served(tmp_
 
 async def test_other_protocol_versions_are_refused_with_words(tmp_path, caplog):
     async with raw(tmp_path, greeted=False) as (_, phone, stream):
-        stream.write(encode_frame(hello_of(phone, protocol=PROTOCOL + 1)))
+        stream.write(encode_frame(hello_of(phone, protocol=PROTOCOL + 1, oldest=PROTOCOL + 1)))
         await expect(stream, Hello)
-        with pytest.raises(Refused, match=r"speak different protocols \(1 and 2\): update ainet on both"):
+        with pytest.raises(Refused, match=r"speak different protocols \(1 and 2\): update ainet on the device that ph"):
             await expect(stream, Welcome)
         await until(lambda: "speak different protocols" in caplog.text)
+
+
+async def test_a_newer_peer_that_still_knows_the_old_protocol_is_accepted(tmp_path):
+    async with raw(tmp_path, greeted=False) as (_, phone, stream):
+        stream.write(encode_frame(hello_of(phone, protocol=PROTOCOL + 7, oldest=PROTOCOL)))
+        await expect(stream, Hello)
+        await expect(stream, Welcome)
 
 
 async def test_another_name_than_the_certificates_is_refused(tmp_path):
@@ -217,7 +229,11 @@ async def test_answers_that_nobody_asked_for_are_ignored(tmp_path):
 
 frames = st.sampled_from(
     [
-        Hello(1, "a" * 52, "n", "h:1", "i", 1, b"d"),
+        Hello(1, "a" * 52, "n", ("h:1",), "i", 1, b"d"),
+        OpenChannel(1, ToPort(80)),
+        OpenChannel(1, ToNode("a" * 52)),
+        ChannelData(1, 0, b"data"),
+        ChannelReset(1, "refused", "no"),
         Ping(),
         Call(1, "Echo", msgspec.Raw(b"\x81\xa4data\xc4\x01x")),
         Goodbye("refused", "because"),

@@ -15,9 +15,10 @@ from ainet.identity import Identity
 from ainet.identity.certificates import to_der
 from ainet.identity.credentials import pairing_client_context
 from ainet.network.addresses import is_wildcard, join_address, outward_host, split_address
+from ainet.network.carrier import CHUNK, TcpCarrier
 from ainet.network.frames import Admitted, Goodbye, JoinRequest, PairingHello, encode_frame, expect
 from ainet.network.pairing import JoinBody
-from ainet.network.stream import CHUNK, SecureStream
+from ainet.network.stream import SecureStream
 from ainet.network.tickets import MAX_TRIES, PREFIX, Ticket, TicketBook, proof
 
 # The text
@@ -264,13 +265,13 @@ async def test_of_two_joiners_with_one_ticket_exactly_one_wins(tmp_path):
 
 async def open_pairing(address):
     reader, writer = await asyncio.open_connection(*split_address(address), limit=CHUNK)
-    stream = SecureStream(reader, writer, pairing_client_context(), server_side=False, peer="desk")
+    stream = SecureStream(TcpCarrier(reader, writer), pairing_client_context(), server_side=False, peer="desk")
     await stream.handshake()
     return stream, await expect(stream, PairingHello)
 
 
 def join_request(ticket, stream, identity, *, leaf=None, name="phone", request=None):
-    body = msgspec.msgpack.encode(JoinBody(ticket.id, name, "127.0.0.1:1", request or identity.request()))
+    body = msgspec.msgpack.encode(JoinBody(ticket.id, name, ("127.0.0.1:1",), request or identity.request()))
     return JoinRequest(body, proof(ticket.key, leaf or to_der(stream.certificate), body))
 
 

@@ -161,7 +161,7 @@ class Pipeline:
             last, address = self.plan.stages[-1], addresses[-1]
             self._client = await SessionClient.connect(
                 self._identity.local_credentials() if self._local else self._identity.credentials(),
-                (address.host, address.session_port),
+                await self._links.forwarders.route(last.node, address.host, address.session_port),
                 last.node,
                 self._epoch,
                 f"The stage on {last.name} (layers {last.first_layer}–{last.last_layer})",

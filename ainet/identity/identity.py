@@ -168,6 +168,10 @@ class Identity:
         names = [member.name for member in self.roster.members if member.holds_ca and member.id != self.id]
         return " or ".join(names) or "the device that founded it"
 
+    def sign(self, message: bytes) -> bytes:
+        """Return the device key's signature (64 bytes) of `message`, which says by itself what it is for."""
+        return self._device_key.sign(message)
+
     # Membership, with the CA key
 
     def check_may_invite(self) -> None:

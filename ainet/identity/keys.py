@@ -34,6 +34,25 @@ def is_node_id(text: str) -> bool:
     return re.fullmatch(r"[a-z2-7]{52}", text) is not None
 
 
+def public_key_of(identity: str) -> Ed25519PublicKey:
+    """Return the device key that a node id stands for.
+
+    Raises
+    ------
+    Refused
+        The text stands for none.
+    """
+    try:
+        key = Ed25519PublicKey.from_public_bytes(base64.b32decode(identity.upper() + "===="))
+    except ValueError as exc:
+        msg = f"{identity[:60]!r} is no node id."
+        raise Refused(msg) from exc
+    if node_id(key) != identity:  # base32 has room for four bits that mean nothing
+        msg = f"{identity[:60]!r} is no node id."
+        raise Refused(msg)
+    return key
+
+
 def key_to_pem(key: Ed25519PrivateKey) -> bytes:
     """Return the key as unencrypted PKCS #8 PEM."""
     return key.private_bytes(

@@ -2,7 +2,8 @@
 
 from ainet.network.link import PeerLink
 from ainet.network.links import Links, MemberState
+from ainet.network.logs import Logs
 from ainet.network.messages import Request
 from ainet.network.pairing import Invitation, Joined, Pairing
 
-__all__ = ["Invitation", "Joined", "Links", "MemberState", "Pairing", "PeerLink", "Request"]
+__all__ = ["Invitation", "Joined", "Links", "Logs", "MemberState", "Pairing", "PeerLink", "Request"]

@@ -16,7 +16,7 @@ from ainet.network.frames import Hint
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_ADDRESSES = 4  # of one member
+MAX_ADDRESSES = 12  # of one member
 _WILDCARDS = {"", "0.0.0.0", "::", "*"}  # noqa: S104 — these are recognised, not bound
 
 
@@ -47,9 +47,30 @@ def split_address(text: str, default_port: int | None = None) -> tuple[str, int]
     return host, number
 
 
+def is_url(text: str) -> bool:
+    """Tell whether `text` is the address of a Jupyter server."""
+    return text.startswith(("http://", "https://"))
+
+
+def can_be_dialled(text: str) -> bool:
+    """Tell whether `text` is the address of one device."""
+    if is_url(text):
+        return True
+    try:
+        host, port = split_address(text)
+    except UsageError:
+        return False
+    return bool(port) and not is_wildcard(host)
+
+
 def is_wildcard(host: str) -> bool:
     """Tell whether listening on `host` means all addresses of the device."""
     return host in _WILDCARDS
+
+
+def wildcard() -> str:
+    """Return the address to listen on that means all addresses of this device, IPv6 included where it exists."""
+    return "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - the owner asked for it
 
 
 def is_loopback(host: str) -> bool:
@@ -92,12 +113,10 @@ class AddressBook:
 
     def learn(self, hint: Hint, now: float) -> None:
         """Note a member's address, unless a newer note exists."""
-        try:
-            host, port = split_address(hint.address)
-        except UsageError:
+        if not can_be_dialled(hint.address):
             return
         known = self._seen.setdefault(hint.id, {})
-        if port and not is_wildcard(host) and known.get(hint.address, 0.0) < (seen := min(hint.seen, now)):
+        if known.get(hint.address, 0.0) < (seen := min(hint.seen, now)):
             known[hint.address] = seen
             for address in sorted(known, key=known.__getitem__)[:-MAX_ADDRESSES]:
                 del known[address]

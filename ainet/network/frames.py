@@ -16,20 +16,28 @@ from ainet.identity.roster import Count, Name, NodeId, SignedRoster
 if TYPE_CHECKING:
     from ainet.network.stream import SecureStream
 
+#: Versions of the protocol that this node speaks. Two nodes use the newest that both know.
 PROTOCOL = 1
+OLDEST_PROTOCOL = 1
 MAX_FRAME = 4 * 1024 * 1024  # bytes
 MAX_EARLY_FRAME = 16 * 1024  # bytes; before the other end is known to be a member
 MAX_MESSAGE = 2000  # characters of an error
+MAX_ADDRESS = 256  # characters
+MAX_PIECE = 64 * 1024  # bytes of a channel in one frame
 #: Progress items that may be on their way to an asker who has not taken them yet.
 WINDOW = 32
 _LENGTH = struct.Struct(">I")
 
-Address = Annotated[str, msgspec.Meta(max_length=128)]
+Address = Annotated[str, msgspec.Meta(max_length=MAX_ADDRESS)]
+Addresses = Annotated[tuple[Address, ...], msgspec.Meta(max_length=16)]
 CallId = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
 class Hint(msgspec.Struct, frozen=True, array_like=True):
-    """Where a member was last known to listen ("host:port"), and when (unix seconds). Unsigned."""
+    """Where a member was last known to listen ("host:port", or a Jupyter server's URL), and when. Unsigned.
+
+    `seen` is in unix seconds.
+    """
 
     id: NodeId
     address: Address
@@ -40,17 +48,23 @@ Hints = Annotated[tuple[Hint, ...], msgspec.Meta(max_length=4096)]
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """The first frame of both ends: who speaks, and which roster it knows."""
+    """The first frame of both ends: who speaks, and which roster it knows.
 
+    Its fields stay as they are in every version of the protocol; further ones come last and have defaults.
+    """
+
+    #: The newest version that the speaker speaks.
     protocol: int
     id: NodeId
     name: Name
-    #: Where the speaker accepts members.
-    address: Address
+    #: Where the speaker accepts members, best first.
+    addresses: Addresses
     #: Differs between two runs of the same node.
     instance: Annotated[str, msgspec.Meta(max_length=32)]
     roster_serial: Count
     roster_digest: Annotated[bytes, msgspec.Meta(max_length=32)]
+    #: The oldest version that the speaker speaks.
+    oldest: int = OLDEST_PROTOCOL
 
 
 class RosterUpdate(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -83,11 +97,15 @@ class Goodbye(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
 
 class Ping(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """Answered by a `Pong`."""
+    """Answered by a `Pong` with the same stamp: the speaker's clock in microseconds."""
+
+    stamp: Annotated[int, msgspec.Meta(ge=0, lt=2**62)] = 0
 
 
 class Pong(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """The speaker is alive."""
+    """The speaker is alive, and has seen the `Ping` with this stamp."""
+
+    stamp: Annotated[int, msgspec.Meta(ge=0, lt=2**62)] = 0
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True, tag=7):
@@ -132,6 +150,83 @@ class Credit(msgspec.Struct, frozen=True, array_like=True, tag=12):
     count: Annotated[int, msgspec.Meta(ge=1, le=WINDOW)]
 
 
+class ToPort(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """A channel that leads to a TCP port which the other node exposes to members."""
+
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+
+
+class ToNode(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """A channel that the other node is to pass on to a third member, for a link to that one."""
+
+    node: NodeId
+
+
+class ToLink(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """A channel on which a third member, as the relay says, wants to be linked; it proves itself inside."""
+
+    origin: NodeId
+
+
+Target = ToPort | ToNode | ToLink
+
+
+class OpenChannel(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """Begin a channel; its number is random."""
+
+    id: CallId
+    target: Target
+
+
+class ChannelData(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """The bytes of a channel from `offset` on."""
+
+    id: CallId
+    offset: Count
+    data: Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_PIECE)]
+
+
+class ChannelAck(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """The bytes of a channel before `offset` were taken; the end counts as one byte more."""
+
+    id: CallId
+    offset: Count
+
+
+class ChannelEnd(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """A channel has `offset` bytes in this direction, and no more."""
+
+    id: CallId
+    offset: Count
+
+
+class ChannelResume(msgspec.Struct, frozen=True, array_like=True, tag=17):
+    """The bytes of a channel before `offset` came: go on from there, on this link."""
+
+    id: CallId
+    offset: Count
+
+
+class ChannelReset(msgspec.Struct, frozen=True, array_like=True, tag=18):
+    """A channel is closed at once, and why."""
+
+    id: CallId
+    code: Annotated[str, msgspec.Meta(max_length=32)]
+    message: Annotated[str, msgspec.Meta(max_length=MAX_MESSAGE)]
+
+    def to_error(self) -> AinetError:
+        """Return the reason as an error."""
+        return AinetError.from_dict({"code": self.code, "message": self.message})
+
+    @classmethod
+    def from_error(cls, number: int, error: AinetError) -> ChannelReset:
+        """Return the frame that gives `error` as the reason."""
+        return cls(number, error.code, error.message[:MAX_MESSAGE])
+
+
+ChannelFrame = OpenChannel | ChannelData | ChannelAck | ChannelEnd | ChannelResume | ChannelReset
+
+
 class PairingHello(msgspec.Struct, frozen=True, array_like=True, tag=20):
     """The inviting device's first frame to a joiner: its swarm's CA certificate (DER)."""
 
@@ -170,6 +265,12 @@ Frame = (
     | Failure
     | Cancel
     | Credit
+    | OpenChannel
+    | ChannelData
+    | ChannelAck
+    | ChannelEnd
+    | ChannelResume
+    | ChannelReset
     | PairingHello
     | JoinRequest
     | Admitted

@@ -11,6 +11,7 @@ from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
 from ainet.identity.certificates import certificate_id, serial_of
 from ainet.network.frames import (
     MAX_EARLY_FRAME,
+    OLDEST_PROTOCOL,
     PROTOCOL,
     Goodbye,
     Hello,
@@ -43,7 +44,7 @@ async def greet(
     stream: SecureStream,
     identity: Identity,
     *,
-    address: str,
+    addresses: tuple[str, ...],
     instance: str,
     hints: Iterable[Hint],
     take_roster: Callable[[SignedRoster], None],
@@ -56,7 +57,7 @@ async def greet(
 
     Parameters
     ----------
-    address, instance, hints
+    addresses, instance, hints
         What this node tells: where it listens, which run of it this is, where others listen.
     take_roster
         Applies a roster that the other end shows.
@@ -74,21 +75,22 @@ async def greet(
         if dialled is not None and peer != dialled:
             msg = f"Another device answers there than {stream.peer}."
             raise PeerUnreachable(msg)
+        if peer == identity.id:
+            msg = "This is the device itself: a node needs no link to itself."
+            raise Refused(msg)
         mine = identity.signed_roster
         hello = Hello(
             protocol=PROTOCOL,
             id=identity.id,
             name=identity.name,
-            address=address,
+            addresses=addresses,
             instance=instance,
             roster_serial=identity.roster.serial,
             roster_digest=mine.digest,
         )
         stream.write(encode_frame(hello))
         other = await expect(stream, Hello, MAX_EARLY_FRAME)
-        if other.protocol != PROTOCOL:
-            msg = f"The two devices speak different protocols ({PROTOCOL} and {other.protocol}): update ainet on both."
-            raise Refused(msg)
+        agree(other)
         if other.id != peer:
             msg = "The other device named itself differently from its certificate."
             raise ProtocolError(msg)
@@ -108,6 +110,17 @@ async def greet(
             stream.write(encode_frame(Goodbye.from_error(exc)))
         raise
     return Greeting(other, told, serial, certificate.not_valid_after_utc.timestamp(), known)
+
+
+def agree(other: Hello) -> int:
+    """Return the newest version of the protocol that both speak; raises `Refused` when there is none."""
+    version = min(PROTOCOL, other.protocol)
+    if version < max(OLDEST_PROTOCOL, other.oldest):
+        older, newer = sorted((PROTOCOL, other.protocol))
+        which = other.name if other.protocol < PROTOCOL else f"the device that {other.name} was to be linked with"
+        msg = f"The two devices speak different protocols ({older} and {newer}): update ainet on {which}."
+        raise Refused(msg)
+    return version
 
 
 def check_peer(identity: Identity, peer: str, certificate_serial: str) -> None:

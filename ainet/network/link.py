@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import itertools
+import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,17 @@ from ainet.network.frames import (
     WINDOW,
     Call,
     Cancel,
+    ChannelAck,
+    ChannelData,
+    ChannelEnd,
+    ChannelReset,
+    ChannelResume,
     Credit,
     Failure,
     Frame,
     Goodbye,
     Item,
+    OpenChannel,
     Ping,
     Pong,
     Reply,
@@ -34,6 +41,8 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
+    from ainet.network.channels import Channels
+    from ainet.network.frames import ChannelFrame
     from ainet.network.messages import Request
     from ainet.network.stream import SecureStream
 
@@ -51,6 +60,10 @@ class PeerLink:
 
     Parameters
     ----------
+    path, relay
+        Where the peer was dialled, or where it came from; the id of the member that relays, if any does.
+    channels
+        Takes the frames of channels.
     handlers
         By the name of the request's class.
     take_roster
@@ -64,19 +77,29 @@ class PeerLink:
         stream: SecureStream,
         peer_id: str,
         peer_name: str,
+        *,
+        path: str,
+        relay: str | None,
+        channels: Channels,
         handlers: Mapping[str, tuple[type[Request], Handler]],
         take_roster: Callable[[PeerLink, RosterUpdate], None],
-        *,
         keepalive: float,
         timeout: float,
         log: logging.Logger,
     ) -> None:
         self.peer_id = peer_id
         self.peer_name = peer_name
+        #: Where the peer was dialled, or where it came from.
+        self.path = path
+        #: Id of the member that passes everything on, encrypted as it is; None when the peer is reached directly.
+        self.relay = relay
+        #: Smoothed round trip (s); None until the first ping was answered.
+        self.latency: float | None = None
         self.closed = asyncio.Event()
         #: Why the link is closed.
         self.error: AinetError | None = None
         self._stream = stream
+        self._channels = channels
         self._handlers = handlers
         self._take_roster = take_roster
         self._keepalive, self._timeout = keepalive, timeout
@@ -157,6 +180,21 @@ class PeerLink:
         if not self.closed.is_set():
             self._post(update)
 
+    def send_channel_frame(self, frame: ChannelFrame) -> None:
+        """Send a short frame of a channel, soon; a link that is closed drops it."""
+        if not self.closed.is_set():
+            self._post(frame)
+
+    async def send(self, frame: ChannelFrame) -> None:
+        """Send a frame of a channel when there is room for it.
+
+        Raises
+        ------
+        AinetError
+            The link is closed.
+        """
+        await self._send(frame)
+
     def close(self, reason: AinetError, *, tell: bool = True) -> None:
         """Close the link at once: what is pending on either side ends. `wait_closed` waits for the rest."""
         if self.closed.is_set():
@@ -210,7 +248,7 @@ class PeerLink:
         loop = asyncio.get_running_loop()
         silent, heard, before = 0.0, self._stream.received, loop.time()
         while True:
-            self._post(Ping())
+            self._post(Ping(time.perf_counter_ns() // 1000))
             await asyncio.sleep(self._keepalive)
             now = loop.time()
             if self._stream.received != heard:
@@ -230,9 +268,9 @@ class PeerLink:
             case Ping():
                 # A peer that does not read gets no more of these, so they cannot pile up.
                 if not self._stream.backlog:
-                    self._post(Pong())
+                    self._post(Pong(frame.stamp))
             case Pong():
-                pass
+                self._note_latency(frame.stamp)
             case Call():
                 self._serve(frame)
             case Item() | Reply() | Failure():
@@ -243,6 +281,8 @@ class PeerLink:
             case Credit():
                 if frame.id in self._serving:
                     self._serving[frame.id].grant(frame.count)
+            case OpenChannel() | ChannelData() | ChannelAck() | ChannelEnd() | ChannelResume() | ChannelReset():
+                self._channels.take(self, frame)
             case RosterUpdate():
                 self._take_roster(self, frame)
             case Goodbye():
@@ -250,6 +290,12 @@ class PeerLink:
             case _:
                 msg = f"The other device sent {type(frame).__name__} in the middle of a link."
                 raise ProtocolError(msg)
+
+    def _note_latency(self, stamp: int) -> None:
+        measured = (time.perf_counter_ns() // 1000 - stamp) / 1e6
+        if 0 <= measured < self._timeout:  # it is what the peer says
+            before = self.latency if self.latency is not None else measured
+            self.latency = before + 0.125 * (measured - before)  # as RFC 6298 smoothes it
 
     def _hand_over(self, frame: Item | Reply | Failure) -> None:
         call = self._calls.get(frame.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import uuid
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,28 @@ import msgspec
 from ainet.errors import AinetError, NotFound, PeerUnreachable, Refused, UsageError
 from ainet.identity import Credentials, client_context, server_context
 from ainet.identity.certificates import DAY
-from ainet.network.addresses import AddressBook, is_wildcard, join_address, outward_host, split_address
-from ainet.network.frames import Hint, RosterUpdate
+from ainet.network.addresses import (
+    AddressBook,
+    can_be_dialled,
+    is_loopback,
+    is_wildcard,
+    join_address,
+    outward_host,
+    split_address,
+    wildcard,
+)
+from ainet.network.carrier import Carrier, TcpCarrier, dial
+from ainet.network.channels import Channels
+from ainet.network.dialler import first
+from ainet.network.discovery import Announcement, Discovery, Sighting, swarm_hash
+from ainet.network.forwarders import Forwarders
+from ainet.network.frames import Hint, RosterUpdate, ToNode
 from ainet.network.greeting import Greeting, check_peer, greet
+from ainet.network.interfaces import host_addresses
 from ainet.network.link import PeerLink
 from ainet.network.listener import Listener
-from ainet.network.messages import RenewCertificate, Renewed, Request
-from ainet.network.stream import SecureStream, open_connection
+from ainet.network.messages import Payload, Probe, RenewCertificate, Renewed, Request
+from ainet.network.stream import SecureStream
 from ainet.network.upkeep import Upkeep
 
 if TYPE_CHECKING:
@@ -33,6 +49,7 @@ if TYPE_CHECKING:
 
 GREETING_TIMEOUT = 10.0  # seconds
 MAX_GREETINGS = 64  # connections that have not proved themselves yet
+MAX_GUESTS = 32  # of them on carriers that the Jupyter server accepted
 MAX_LINKS = 4  # with one peer
 PLAIN_WORD = b"This port speaks TLS 1.3 and is for members of an ainet swarm only.\n"
 
@@ -75,13 +92,22 @@ class Links:
         self._greetings: dict[PeerLink, Greeting] = {}
         self._dialling: dict[str, asyncio.Task[PeerLink]] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._guests: set[asyncio.Task[None]] = set()
         self._revoked_callbacks: list[Callable[[str], object]] = []
+        self._linked_callbacks: list[Callable[[PeerLink], object]] = []
         self._contexts: tuple[Credentials, ssl.SSLContext, ssl.SSLContext] | None = None
         self._listener = Listener(self._accepted, limit=MAX_GREETINGS, log=log)
         self._host = ""
         self._stopped = False
         self._upkeep = Upkeep(self, log)
+        #: Byte streams to members that outlive links.
+        self.channels = Channels(self.linked, self._accept_relayed, log)
+        #: Ports of this device that lead to those of members.
+        self.forwarders = Forwarders(self, log)
+        #: Who is on the local network; nobody is looked for before the owner wants it.
+        self.discovery = Discovery(self._announcement, self._sighted, log)
         self.handle(RenewCertificate, self._renew)
+        self.handle(Probe, self._answer_probe)
 
     def handle(self, kind: type[Request], handler: Handler) -> None:
         """Answer requests of type `kind` with `handler`.
@@ -96,6 +122,10 @@ class Links:
         """Call `callback` with the node id of every device that is removed from the swarm from now on."""
         self._revoked_callbacks.append(callback)
 
+    def on_linked(self, callback: Callable[[PeerLink], object]) -> None:
+        """Call `callback` with every link that begins from now on."""
+        self._linked_callbacks.append(callback)
+
     async def start(self) -> None:
         """Listen for members, and look after the links to them.
 
@@ -104,32 +134,54 @@ class Links:
         UsageError
             The address that the configuration names cannot be listened on.
         """
-        self._host, port = split_address(self._config.listen, 0)
+        host, port = split_address(self._config.listen, 0)
         fixed = port or self._config.peer_port
-        try:
-            await self._listener.open(self._host, fixed or self.book.port)
-        except OSError as exc:
-            if fixed or exc.errno != errno.EADDRINUSE:
-                where = join_address(self._host, fixed)
-                msg = f"Members cannot be accepted on {where}: {exc.strerror or exc}. Choose another address or port."
-                raise UsageError(msg) from exc
-            self._log.warning("Port %d is taken: members will find this node on another one.", self.book.port)
-            await self._listener.open(self._host, 0)
-        self.book.port = self._listener.port
-        self.book.save()
+        await self._listen(
+            wildcard() if self._config.lan and is_loopback(host) else host, fixed or self.book.port, fixed
+        )
         if self.identity.problem:
             self._log.warning("%s", self.identity.problem)
+        if self._config.lan:
+            await self.discovery.start()
         self._upkeep.start()
+
+    async def open_lan(self) -> None:
+        """Accept links on every network of this device from now on, and look for others there.
+
+        Raises
+        ------
+        UsageError
+            The port cannot be listened on.
+        """
+        if is_loopback(self._host):
+            port = self._listener.port
+            self._listener.close()
+            await self._listen(wildcard(), port, 0)
+            self._upkeep.wake()
+        if not self.discovery.active:
+            await self.discovery.start()
+
+    async def network_changed(self) -> None:
+        """Act on new addresses of this device: tell the network, and dial everybody anew."""
+        self._log.info("The addresses of this device are now %s.", ", ".join(self.addresses()) or "none")
+        if self.discovery.active:
+            await self.discovery.update()
+        for peer in {link.peer_id: link.peer_name for link in self.links()}.items():
+            self._start_dialling(*peer)
+        self._upkeep.reset()
 
     async def stop(self) -> None:
         """Say goodbye to everybody, and stop listening."""
         self._stopped = True
         await self._upkeep.stop()
+        await self.discovery.stop()
         await self._listener.stop()
-        dials = list(self._dialling.values())
+        dials = [*self._dialling.values(), *self._guests]
         for task in dials:
             task.cancel()
         await asyncio.gather(*dials, return_exceptions=True)
+        await self.forwarders.stop()
+        await self.channels.stop()
         self.close_all(PeerUnreachable(f"{self.identity.name} was stopped."))
         await asyncio.gather(*self._closing)
         self.book.save()
@@ -148,9 +200,17 @@ class Links:
         """Where this node accepts members: "host:port"."""
         return join_address(outward_host() if is_wildcard(self._host) else self._host, self._listener.port)
 
-    def address_for(self, stream: SecureStream) -> str:
-        """Where the other end of `stream` can reach this node: "host:port"."""
-        return join_address(stream.local_host if is_wildcard(self._host) else self._host, self._listener.port)
+    def addresses(self, near: str = "") -> tuple[str, ...]:
+        """Where this node accepts members: "host:port", or a Jupyter server's URL.
+
+        Parameters
+        ----------
+        near
+            The address of this node on the network of whoever asks; it comes first.
+        """
+        hosts = [near, *host_addresses()] if is_wildcard(self._host) else [self._host]
+        found = [join_address(host, self._listener.port) for host in dict.fromkeys(hosts) if host]
+        return (*found, *([self._config.peer_url] if self._config.peer_url else [])) or (self.address,)
 
     @property
     def listen_host(self) -> str:
@@ -161,9 +221,13 @@ class Links:
         """Return the links that are open, of all members; there may be several of one."""
         return [link for link in self._greetings if not link.closed.is_set()]
 
+    def known_addresses(self, node_id: str) -> list[str]:
+        """Return where the member may be reached, the best address first."""
+        return list(dict.fromkeys([*self.discovery.addresses(node_id), *self.book.addresses(node_id)]))
+
     def linked(self, node_id: str) -> PeerLink | None:
-        """Return an open link to the member."""
-        return next((link for link in self.links() if link.peer_id == node_id), None)
+        """Return an open link to the member, the newest: an older one may be about to be found dead."""
+        return next((link for link in reversed(self.links()) if link.peer_id == node_id), None)
 
     def members(self) -> list[MemberState]:
         """Return all members of the swarm, this node first; a node that was removed sees only itself."""
@@ -171,7 +235,7 @@ class Links:
         me = MemberState(
             id=identity.id,
             name=identity.name,
-            addresses=[self.address],
+            addresses=list(self.addresses()),
             connected=True,
             last_seen=now,
             certificate_days=identity.days_left,
@@ -182,7 +246,7 @@ class Links:
             MemberState(
                 id=member.id,
                 name=member.name,
-                addresses=self.book.addresses(member.id),
+                addresses=self.known_addresses(member.id),
                 connected=(connected := self.linked(member.id) is not None),
                 last_seen=now if connected else self.book.last_seen(member.id),
                 certificate_days=(member.expires - now) / DAY,
@@ -221,11 +285,54 @@ class Links:
             removed = self.identity.roster.removed(node_id)
             msg = f"{removed.name} was removed from the swarm." if removed else f"No member has the id {node_id}."
             raise NotFound(msg)
-        task = self._dialling.get(node_id)
-        if task is None:
-            task = self._dialling[node_id] = asyncio.create_task(self._dial(node_id, member.name))
-            task.add_done_callback(lambda done: self._dialled(node_id, done))
-        return await asyncio.shield(task)
+        return await asyncio.shield(self._start_dialling(node_id, member.name))
+
+    async def dial_anew(self, node_id: str) -> None:
+        """Try to reach the member on the best path, also when there is a link already; raises what `connect` raises."""
+        member = self.identity.roster.member(node_id)
+        if member is not None and not self._stopped:
+            await asyncio.shield(self._start_dialling(node_id, member.name))
+
+    async def connect_to(self, address: str) -> PeerLink:
+        """Return a link to whichever member listens at `address` ("host:port" or a Jupyter server's URL); remember it.
+
+        Raises
+        ------
+        PeerUnreachable, Refused
+            Nobody answers there; or somebody who is no member.
+        UsageError
+            The text is no address, or this node's own.
+        """
+        if not can_be_dialled(address):
+            msg = f"{address[:140]!r} is no address. Write host:port, or the https:// address of a Jupyter server."
+            raise UsageError(msg)
+        if self.identity.problem:
+            raise Refused(self.identity.problem)
+        link = await self._reach(address, f"the device at {address}")
+        self.learn((Hint(link.peer_id, address, self.identity.now() + 1.0),))
+        return link
+
+    def accept(self, carrier: Carrier, origin: str, *, relay: str | None = None) -> None:
+        """Greet whoever is at the other end of `carrier`, which did not come over this node's own port.
+
+        Parameters
+        ----------
+        origin
+            Where it comes from, in words.
+        relay
+            The id of the member that passes everything on.
+        """
+        if not self.may_greet:
+            carrier.cut()
+            return
+        task = asyncio.create_task(self._greet(carrier, origin, relay))
+        self._guests.add(task)
+        task.add_done_callback(self._guests.discard)
+
+    @property
+    def may_greet(self) -> bool:
+        """Whether a further guest may come who has not proved yet who it is."""
+        return not self._stopped and len(self._guests) < MAX_GUESTS
 
     def remove(self, name: str) -> Revoked:
         """Remove the member with this name or id from the swarm: its links are cut, all members are told.
@@ -265,6 +372,7 @@ class Links:
         for node_id in revoked:
             record = roster.removed(node_id)
             self._log.warning("%s was removed from the swarm.", record.name if record else node_id)
+            self.channels.cut(node_id, Refused("This device was removed from the swarm."))
             for callback in self._revoked_callbacks:
                 try:
                     callback(node_id)
@@ -305,54 +413,105 @@ class Links:
         return expired
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
-        context = self._tls()[0]
+        await self._greet(TcpCarrier(reader, writer), address)
+
+    def _accept_relayed(self, carrier: Carrier, relay: PeerLink, origin: str) -> None:
+        member = self.identity.roster.member(origin)
+        name = member.name if member else origin[:8]
+        self._log.info("%s wants to be linked through %s.", name, relay.peer_name)
+        self.accept(carrier, f"through {relay.peer_name}", relay=relay.peer_id)
+
+    async def _greet(self, carrier: Carrier, address: str, relay: str | None = None) -> None:
+        stream = SecureStream(carrier, self._tls()[0], server_side=True, peer="the other device")
         try:
-            await self._begin(SecureStream(reader, writer, context, server_side=True, peer="the other device"))
+            await self._begin(stream, address, relay=relay)
         except PeerUnreachable as exc:
             self._log.info("A connection from %s came to nothing: %s", address, exc.message)
         except AinetError as exc:
             self._log.warning("A connection from %s was refused: %s", address, exc.message)
 
+    async def _listen(self, host: str, port: int, fixed: int) -> None:
+        try:
+            await self._listener.open(host, port)
+        except OSError as exc:
+            if fixed or exc.errno != errno.EADDRINUSE:
+                where = join_address(host, fixed)
+                msg = f"Members cannot be accepted on {where}: {exc.strerror or exc}. Choose another address or port."
+                raise UsageError(msg) from exc
+            self._log.warning("Port %d is taken: members will find this node on another one.", port)
+            await self._listener.open(host, 0)
+        self._host = host
+        self.book.port = self._listener.port
+        self.book.save()
+
+    def _announcement(self) -> Announcement:
+        hosts = host_addresses() if is_wildcard(self._host) else [self._host]
+        return Announcement(self.identity.id, swarm_hash(self.identity.swarm), tuple(hosts), self._listener.port)
+
+    def _sighted(self, sighting: Sighting) -> None:
+        if self.identity.roster.member(sighting.id) is not None:
+            self._upkeep.reset(sighting.id)
+
+    def _start_dialling(self, node_id: str, name: str) -> asyncio.Task[PeerLink]:
+        task = self._dialling.get(node_id)
+        if task is None:
+            task = self._dialling[node_id] = asyncio.create_task(self._dial(node_id, name))
+            task.add_done_callback(lambda done: self._dialled(node_id, done))
+        return task
+
     async def _dial(self, node_id: str, name: str) -> PeerLink:
-        reasons: list[str] = []
-        refused: Refused | None = None
-        for address in self.book.addresses(node_id):
+        async def attempt(address: str) -> PeerLink:
             try:
-                reader, writer = await open_connection(address)
-            except PeerUnreachable as exc:
-                reasons.append(exc.message)
-                continue
-            stream = SecureStream(reader, writer, self._tls()[1], server_side=False, peer=name)
-            try:
-                return await self._begin(stream, node_id)
-            except PeerUnreachable as exc:
-                reasons.append(f"{address}: {exc.message}")
+                return await self._reach(address, name, node_id)
             except Refused as exc:
                 self._log.warning("The link to %s at %s was refused: %s", name, address, exc.message)
-                refused = exc
-        if link := self.linked(node_id):  # it dialled this node meanwhile
+                raise
+
+        found = await first(self.known_addresses(node_id), attempt)
+        if isinstance(found, PeerLink):
+            return found
+        if link := self.linked(node_id):  # it dialled this node meanwhile, or is reached through another one
             return link
-        if refused is not None:
-            raise refused
-        if not reasons:
+        if link := await self._dial_through_members(node_id, name):
+            return link
+        if found.refused is not None:
+            raise found.refused
+        if not found.reasons:
             msg = f"Nobody has told this node yet where {name} listens. It becomes known when {name} is running."
             raise PeerUnreachable(msg)
-        msg = f"{name} does not answer ({'; '.join(reasons)}). Is ainet running there?"
+        msg = f"{name} does not answer ({'; '.join(found.reasons)}). Is ainet running there?"
         raise PeerUnreachable(msg)
+
+    async def _dial_through_members(self, node_id: str, name: str) -> PeerLink | None:
+        relays = {link.peer_id: link for link in self.links() if link.relay is None and link.peer_id != node_id}
+
+        async def attempt(relay: str) -> PeerLink:
+            channel = self.channels.open(relay, ToNode(node_id))
+            stream = SecureStream(channel, self._tls()[1], server_side=False, peer=name)
+            return await self._begin(stream, f"through {relays[relay].peer_name}", node_id, relay=relay)
+
+        found = await first(list(relays), attempt)
+        return found if isinstance(found, PeerLink) else None
+
+    async def _reach(self, address: str, name: str, node_id: str | None = None) -> PeerLink:
+        stream = SecureStream(await dial(address), self._tls()[1], server_side=False, peer=name)
+        return await self._begin(stream, address, node_id)
 
     def _dialled(self, node_id: str, task: asyncio.Task[PeerLink]) -> None:
         del self._dialling[node_id]
         if not task.cancelled():
             task.exception()  # whoever waited has seen it
 
-    async def _begin(self, stream: SecureStream, dialled: str | None = None) -> PeerLink:
+    async def _begin(
+        self, stream: SecureStream, path: str, dialled: str | None = None, *, relay: str | None = None
+    ) -> PeerLink:
         try:
             async with asyncio.timeout(GREETING_TIMEOUT):
                 await stream.handshake()
                 greeting = await greet(
                     stream,
                     self.identity,
-                    address=self.address_for(stream),
+                    addresses=self.addresses(stream.local_host),
                     instance=self._instance,
                     hints=self.book.hints(),
                     take_roster=self.apply,
@@ -371,9 +530,9 @@ class Links:
         except BaseException:
             await stream.abort()
             raise
-        return self._add(stream, greeting)
+        return self._add(stream, path, relay, greeting)
 
-    def _add(self, stream: SecureStream, greeting: Greeting) -> PeerLink:
+    def _add(self, stream: SecureStream, path: str, relay: str | None, greeting: Greeting) -> PeerLink:
         peer = greeting.hello.id
         member = self.identity.roster.member(peer)
         name = member.name if member else greeting.hello.name
@@ -382,8 +541,11 @@ class Links:
             stream,
             peer,
             name,
-            self._handlers,
-            self._take_roster,
+            path=path,
+            relay=relay,
+            channels=self.channels,
+            handlers=self._handlers,
+            take_roster=self._take_roster,
             keepalive=self._config.link_keepalive,
             timeout=self._config.link_timeout,
             log=self._log,
@@ -391,12 +553,14 @@ class Links:
         others = [other for other in self.links() if other.peer_id == peer]
         self._greetings[link] = greeting
         link.on_close(self._forget)
+        link.on_close(self.channels.link_lost)
         for other in others:
             if self._greetings[other].hello.instance != greeting.hello.instance:
                 other.close(PeerUnreachable(f"{name} was restarted."), tell=False)
         if len(others) >= MAX_LINKS:
             others[0].close(PeerUnreachable("There are newer links between these two devices."))
-        self.learn((Hint(peer, greeting.hello.address, self.identity.now()), *greeting.hints))
+        self._learn_of(greeting)
+        self.learn(greeting.hints)
         if greeting.roster_digest != self.identity.signed_roster.digest:
             # It changed during the greeting, or was merged with the other one's.
             link.send_roster(self._update())
@@ -405,19 +569,28 @@ class Links:
         except Refused as exc:
             link.close(exc)
             raise
-        self._log.info("%s is connected.", name)
+        self._log.info("%s is connected (%s).", name, path)
+        self.channels.link_added(link)
+        for callback in self._linked_callbacks:
+            callback(link)
         self._upkeep.wake()
         return link
 
     def _forget(self, link: PeerLink) -> None:
         greeting = self._greetings.pop(link)
-        self.learn((Hint(link.peer_id, greeting.hello.address, self.identity.now()),))
+        self._learn_of(greeting)
         reason = link.error.message if link.error else ""
         self._log.info("The link to %s is closed: %s", link.peer_name, reason)
         task = asyncio.create_task(link.wait_closed())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         self._upkeep.wake()
+
+    def _learn_of(self, greeting: Greeting) -> None:
+        now = self.identity.now()
+        # The first is the one that the peer recommends: the most recent.
+        told = reversed(greeting.hello.addresses)
+        self.learn(tuple(Hint(greeting.hello.id, address, now + i * 1e-3) for i, address in enumerate(told)))
 
     def _take_roster(self, link: PeerLink, update: RosterUpdate) -> None:
         self.apply(update.roster)
@@ -428,6 +601,9 @@ class Links:
         self._log.info("The certificate of %s was renewed.", link.peer_name)
         self.roster_changed()
         return Renewed(certificate)
+
+    async def _answer_probe(self, _link: PeerLink, request: Probe) -> Payload:
+        return Payload(os.urandom(request.size))  # random, as what is compressed on its way would seem fast
 
     def _update(self) -> RosterUpdate:
         return RosterUpdate(self.identity.signed_roster, tuple(self.book.hints()))

@@ -11,7 +11,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from ainet.network.addresses import is_wildcard, join_address
-from ainet.network.stream import CHUNK
+from ainet.network.carrier import CHUNK
 
 if TYPE_CHECKING:
     import logging

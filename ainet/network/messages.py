@@ -22,6 +22,24 @@ class Request(msgspec.Struct, frozen=True):
     progress: ClassVar[type[msgspec.Struct] | None] = None
 
 
+#: Bytes that a bandwidth is measured with.
+PROBE_BYTES = 512 * 1024
+
+
+class Payload(msgspec.Struct, frozen=True):
+    """Bytes that mean nothing."""
+
+    data: Annotated[bytes, msgspec.Meta(max_length=PROBE_BYTES)]
+
+
+class Probe(Request, frozen=True):
+    """Ask for so many bytes, to see how long they take."""
+
+    reply = Payload
+
+    size: Annotated[int, msgspec.Meta(ge=0, le=PROBE_BYTES)]
+
+
 class Renewed(msgspec.Struct, frozen=True):
     """A renewed certificate (DER)."""
 

@@ -19,10 +19,11 @@ from ainet.identity.credentials import pairing_client_context, pairing_server_co
 from ainet.identity.keys import unseal
 from ainet.identity.roster import Name, check_name
 from ainet.network.addresses import is_loopback, is_wildcard, join_address, outward_host, split_address
+from ainet.network.carrier import TcpCarrier, dial
 from ainet.network.frames import (
     MAX_EARLY_FRAME,
     PROTOCOL,
-    Address,
+    Addresses,
     Admitted,
     Goodbye,
     Hint,
@@ -32,7 +33,7 @@ from ainet.network.frames import (
     expect,
 )
 from ainet.network.listener import Listener
-from ainet.network.stream import SecureStream, open_connection
+from ainet.network.stream import SecureStream
 from ainet.network.tickets import Ticket, TicketBook, proof
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class JoinBody(msgspec.Struct, frozen=True, array_like=True):
     ----------
     ticket
         The ticket's id.
-    address
+    addresses
         Where the joiner accepts members.
     request
         Certificate signing request (DER).
@@ -87,7 +88,7 @@ class JoinBody(msgspec.Struct, frozen=True, array_like=True):
 
     ticket: Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
     name: Name
-    address: Address
+    addresses: Addresses
     request: Annotated[bytes, msgspec.Meta(max_length=4096)]
 
 
@@ -206,7 +207,7 @@ class Pairing:
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
         context = pairing_server_context(self._identity.credentials())
-        stream = SecureStream(reader, writer, context, server_side=True, peer="the other device")
+        stream = SecureStream(TcpCarrier(reader, writer), context, server_side=True, peer="the other device")
         leaf = to_der(self._identity.certificate)
         try:
             async with asyncio.timeout(PAIRING_TIMEOUT):
@@ -228,7 +229,7 @@ class Pairing:
         stream.write(encode_frame(PairingHello(PROTOCOL, to_der(self._identity.ca))))
         asked = await expect(stream, JoinRequest, MAX_EARLY_FRAME)
         try:
-            admitted = self._admit(asked, leaf, self._links.address_for(stream))
+            admitted = self._admit(asked, leaf, self._links.addresses(stream.local_host))
         except AinetError as exc:
             stream.write(encode_frame(Goodbye.from_error(exc)))
             raise
@@ -237,7 +238,7 @@ class Pairing:
         stream.write(encode_frame(admitted))
         await stream.drain()
 
-    def _admit(self, asked: JoinRequest, leaf: bytes, address: str) -> Admitted:
+    def _admit(self, asked: JoinRequest, leaf: bytes, addresses: tuple[str, ...]) -> Admitted:
         # Without a pause from the check to the burning: of two that come at once, one is too late.
         try:
             body = msgspec.msgpack.decode(asked.body, type=JoinBody)
@@ -248,9 +249,10 @@ class Pairing:
         admission, member = self._identity.admit(body.request, body.name)
         self._tickets.burn(body.ticket, member.name)
         self._log.info("%s joined the swarm.", member.name)
-        here = Hint(self._identity.id, address, self._identity.now())
-        hints = (here, *self._links.book.hints())
-        self._links.learn((Hint(member.id, body.address, self._identity.now()),))
+        now = self._identity.now()
+        here = [Hint(self._identity.id, address, now) for address in addresses]
+        hints = (*here, *self._links.book.hints())
+        self._links.learn(tuple(Hint(member.id, address, now) for address in body.addresses))
         self._links.roster_changed()
         return Admitted(
             certificate=admission.certificate,
@@ -299,14 +301,14 @@ class Pairing:
         reasons = []
         for address in ticket.addresses:
             try:
-                reader, writer = await open_connection(address)
+                carrier = await dial(address)
             except PeerUnreachable as exc:
                 reasons.append(exc.message)
             except UsageError as exc:
                 raise Refused(exc.message) from exc
             else:
                 peer = f"the device at {address}"
-                return SecureStream(reader, writer, pairing_client_context(), server_side=False, peer=peer)
+                return SecureStream(carrier, pairing_client_context(), server_side=False, peer=peer)
         msg = (
             f"Nobody waits for this ticket any more ({'; '.join(reasons)}). It is used, expired or void, or the device "
             f"cannot be reached from here. Ask for a new one there: `ainet invite --listen ADDRESS`."
@@ -332,7 +334,7 @@ class Pairing:
             JoinBody(
                 ticket=ticket.id,
                 name=name,
-                address=self._links.address_for(stream),
+                addresses=self._links.addresses(stream.local_host),
                 request=self._identity.request(),
             )
         )

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import ssl
 from typing import TYPE_CHECKING
 
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
 from ainet.identity.credentials import peer_certificate
-from ainet.network.addresses import split_address
+from ainet.network.carrier import reason
 
 if TYPE_CHECKING:
     from cryptography import x509
 
-CHUNK = 256 * 1024  # bytes that are read from the carrier at once
-MAX_HANDSHAKE = 64 * 1024  # bytes
-DIAL_TIMEOUT = 5.0  # seconds
+    from ainet.network.carrier import Carrier
+
+MAX_HANDSHAKE = 16 * 1024  # bytes
 LINGER = 1.0  # seconds that a refused peer has to read why
 
 _NOT_OURS = "{} showed a certificate that is not of this swarm. Is it a member? A ticket (`ainet invite`) makes it one."
@@ -42,29 +41,20 @@ _REASONS = {
 }
 
 
-async def open_connection(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to "host:port"; raises `PeerUnreachable` with the reason."""
-    try:
-        async with asyncio.timeout(DIAL_TIMEOUT):
-            return await asyncio.open_connection(*split_address(address), limit=CHUNK)
-    except OSError as exc:  # a TimeoutError is one
-        msg = f"{address}: {_reason(exc) or f'no answer within {DIAL_TIMEOUT:g} seconds'}"
-        raise PeerUnreachable(msg) from exc
-
-
 class SecureStream:
-    """A TLS connection over an asyncio stream.
+    """A TLS connection over a carrier.
 
     Parameters
     ----------
+    carrier
+        What its bytes travel on.
     peer
         What to call the other end in messages: a name, or "the …".
     """
 
     def __init__(
         self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
+        carrier: Carrier,
         context: ssl.SSLContext,
         *,
         server_side: bool,
@@ -75,7 +65,7 @@ class SecureStream:
         self.received = 0
         self._server_side = server_side
         self._is_plain = True
-        self._reader, self._writer = reader, writer
+        self._carrier = carrier
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
 
@@ -87,13 +77,12 @@ class SecureStream:
     @property
     def local_host(self) -> str:
         """The address of this end, as the other end's network knows it."""
-        name = self._writer.get_extra_info("sockname")
-        return str(name[0]) if name else ""
+        return self._carrier.local_host
 
     @property
     def backlog(self) -> int:
         """Bytes that wait to be sent."""
-        return self._writer.transport.get_write_buffer_size()
+        return self._carrier.backlog
 
     async def handshake(self) -> None:
         """Negotiate TLS.
@@ -152,7 +141,7 @@ class SecureStream:
     async def drain(self) -> None:
         """Wait until the carrier can take more; raises `PeerUnreachable` when it is gone."""
         try:
-            await self._writer.drain()
+            await self._carrier.drain()
         except OSError as exc:
             raise self._ended(exc) from exc
 
@@ -163,36 +152,36 @@ class SecureStream:
                 with contextlib.suppress(ssl.SSLError):
                     self._tls.unwrap()
                 self._flush()
-                self._writer.write_eof()
+                self._carrier.write_eof()
                 # Closing with unread bytes would reset the connection and destroy what is on its way.
                 for _ in range(64):
-                    if not await self._reader.read(CHUNK):
+                    if not await self._carrier.read():
                         break
         except OSError:
             pass  # gone, or (a TimeoutError) still there after all
         finally:
-            self._writer.transport.abort()
+            self._carrier.cut()
         await self.abort()
 
     async def refuse(self, word: bytes) -> None:
         """Close after a failed handshake; an end that does not speak TLS reads `word`."""
         if self._server_side and self._is_plain:
-            self._writer.write(word)
+            self._carrier.write(word)
         await self.close()
 
     def cut(self) -> None:
         """Close at once, without waiting."""
-        self._writer.transport.abort()
+        self._carrier.cut()
 
     async def abort(self) -> None:
         """Close at once."""
         self.cut()
         with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
+            await self._carrier.wait_closed()
 
     async def _fill(self) -> None:
         try:
-            data = await self._reader.read(CHUNK)
+            data = await self._carrier.read()
         except OSError as exc:
             raise self._ended(exc) from exc
         if not data:
@@ -204,10 +193,10 @@ class SecureStream:
 
     def _flush(self) -> None:
         if self._outgoing.pending:
-            self._writer.write(self._outgoing.read())
+            self._carrier.write(self._outgoing.read())
 
     def _ended(self, exc: OSError | None = None) -> PeerUnreachable:
-        why = f": {_reason(exc)}" if exc else ""
+        why = f": {reason(exc)}" if exc else ""
         return PeerUnreachable(_sentence(f"{self.peer} closed the connection{why}."))
 
     def _explain(self, exc: ssl.SSLError) -> AinetError:
@@ -219,11 +208,6 @@ class SecureStream:
             exc.reason or "", f"The TLS connection with {{}} failed: {exc.reason or 'no reason given'}."
         )
         return Refused(_sentence(words.format(self.peer)))
-
-
-def _reason(exc: OSError) -> str:
-    # asyncio puts an address where the system's words would be; a resolver's errors have numbers below 0.
-    return os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror or str(exc)
 
 
 def _sentence(words: str) -> str:

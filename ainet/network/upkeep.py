@@ -7,6 +7,7 @@ import random
 from typing import TYPE_CHECKING
 
 from ainet.errors import AinetError, Refused
+from ainet.network.interfaces import host_addresses
 from ainet.network.messages import RenewCertificate
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Upkeep:
         self._retry: dict[str, tuple[float, float]] = {}  # node id: when (loop time), after how many seconds again
         self._next_renewal = 0.0
         self._started = False
+        self._hosts: list[str] = []  # this device's addresses
 
     def start(self) -> None:
         """Begin."""
@@ -49,9 +51,16 @@ class Upkeep:
         """Look at once: a link came or went."""
         self._wake.set()
 
+    def reset(self, node_id: str | None = None) -> None:
+        """Dial this member, or all, at once, however long it did not answer: it may be elsewhere now."""
+        for member in [node_id] if node_id else list(self._retry):
+            self._retry[member] = (0.0, FIRST_RETRY)
+        self._wake.set()
+
     async def _run(self) -> None:
         while True:
             try:
+                await self._look_at_network()
                 self._cut_expired()
                 await self._renew()
                 self._dial()
@@ -63,6 +72,11 @@ class Upkeep:
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    async def _look_at_network(self) -> None:
+        before, self._hosts = self._hosts, host_addresses()
+        if before != self._hosts and self._started:
+            await self._links.network_changed()
 
     def _cut_expired(self) -> None:
         if self._identity.expired and not self._identity.holds_ca and self._links.links():
@@ -81,13 +95,15 @@ class Upkeep:
         for member in self._identity.roster.members:
             if member.id == self._identity.id:
                 continue
-            if self._links.linked(member.id):
+            link = self._links.linked(member.id)
+            if link is not None and link.relay is None:
                 self._retry.pop(member.id, None)
                 continue
             # Both ends miss a link at the same time. One waits longer: a second link would only be idle.
             first = now + FIRST_RETRY * (0.5 if self._identity.id < member.id else 1.5) if self._started else now
             when, pause = self._retry.setdefault(member.id, (first, FIRST_RETRY))
-            if now >= when and self._links.book.addresses(member.id):
+            # Whose address is unknown may be known to a member that relays; a relayed link waits for a direct one.
+            if now >= when and (self._links.known_addresses(member.id) or (link is None and self._links.links())):
                 self._retry[member.id] = (now + pause * random.uniform(0.7, 1.3), min(2 * pause, LAST_RETRY))  # noqa: S311
                 task = asyncio.create_task(self._dial_one(member.id))
                 self._dials.add(task)
@@ -96,7 +112,7 @@ class Upkeep:
 
     async def _dial_one(self, node_id: str) -> None:
         try:
-            await self._links.connect(node_id)
+            await self._links.dial_anew(node_id)
         except AinetError as exc:
             self._log.debug("%s", exc.message)
 

@@ -63,8 +63,9 @@ class AinetExtension(ExtensionApp):
     def initialize_handlers(self) -> None:
         """Register the routes."""
         from ainet.server.handlers import ROUTES
+        from ainet.server.peer import PeerHandler
 
-        self.handlers.extend(ROUTES)
+        self.handlers.extend([*ROUTES, (r"/ainet/peer", PeerHandler)])
 
     def running_node(self) -> Node:
         """Return the node.

@@ -17,6 +17,7 @@ from tornado.iostream import StreamClosedError
 
 from ainet.errors import AinetError, UsageError
 from ainet.executor.request import GenerateRequest
+from ainet.network.frames import MAX_ADDRESS
 from ainet.server.base import NodeHandler
 
 if TYPE_CHECKING:
@@ -168,10 +169,11 @@ class PipelinesHandler(NodeHandler):
 
 
 class Invitation(msgspec.Struct, forbid_unknown_fields=True):
-    """Where to wait for the joining device (host or host:port), and for how long."""
+    """Where to wait for the joining device (host or host:port), how long, and whether on the local networks."""
 
     listen: str | None = None
     minutes: float = 10.0
+    lan: bool = False
 
     def __post_init__(self) -> None:
         check_text("listen", self.listen)
@@ -190,7 +192,7 @@ class InvitationsHandler(NodeHandler):
 
         async def invite(node: Node) -> dict[str, Any]:
             wanted = self.decode(Invitation)
-            return await node.invite(wanted.listen, wanted.minutes)
+            return await node.invite(wanted.listen, wanted.minutes, lan=wanted.lan)
 
         await self.answer(invite)
 
@@ -200,6 +202,7 @@ class Membership(msgspec.Struct, forbid_unknown_fields=True):
 
     ticket: str
     name: str | None = None
+    lan: bool = False
 
     def __post_init__(self) -> None:
         check_text("ticket", self.ticket)
@@ -216,7 +219,7 @@ class MembershipHandler(NodeHandler):
 
         async def join(node: Node) -> dict[str, Any]:
             wanted = self.decode(Membership)
-            return await node.join(wanted.ticket, wanted.name)
+            return await node.join(wanted.ticket, wanted.name, lan=wanted.lan)
 
         await self.answer(join)
 
@@ -229,6 +232,35 @@ class MembersHandler(NodeHandler):
     async def get(self) -> None:
         """Answer with `Node.members`."""
         await self.answer(lambda node: node.members())
+
+
+class PeersHandler(NodeHandler):
+    """The other devices."""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Answer with `Node.peers`."""
+        await self.answer(lambda node: node.peers())
+
+
+class LinkRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Where a member listens."""
+
+    address: str
+
+    def __post_init__(self) -> None:
+        check_text("address", self.address, MAX_ADDRESS)
+
+
+class LinksHandler(NodeHandler):
+    """The links to members."""
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Connect to the member at an address."""
+        await self.answer(lambda node: node.connect(self.decode(LinkRequest).address))
 
 
 class MemberHandler(NodeHandler):
@@ -336,6 +368,8 @@ ROUTES: list[tuple[str, type[NodeHandler]]] = [
     (r"/ainet/api/membership", MembershipHandler),
     (r"/ainet/api/members", MembersHandler),
     (r"/ainet/api/members/([^/]+)", MemberHandler),
+    (r"/ainet/api/peers", PeersHandler),
+    (r"/ainet/api/links", LinksHandler),
     (r"/ainet/api/key/export", KeyExportHandler),
     (r"/ainet/api/key/import", KeyImportHandler),
     (r"/ainet/api/clients", ClientsHandler),

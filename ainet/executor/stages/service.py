@@ -55,6 +55,12 @@ class HostedStage:
         self.neighbours: set[str] = set()
 
     @property
+    def ports(self) -> list[int]:
+        """The ports on which it waits for its neighbour and for requesters."""
+        address = self.address
+        return [port for port in (address.data_port, address.session_port) if port] if address else []
+
+    @property
     def name(self) -> str:
         """The model's name."""
         return self.manifest.name
@@ -182,6 +188,9 @@ class StageService:
             actor = self._engine.actor(StageHost, credentials, self._identity.id, host, address=stage.worker.address)
             stage.actor = await self._alive(stage, actor)
             stage.address = await self._alive(stage, stage.actor.load(spec, shard))
+            if not local:
+                for port in stage.ports:
+                    self._links.channels.expose(stage.address.host, port)
             figures = await self._alive(stage, stage.actor.state())
             buffers = sum(figures["buffers"].values())
             stage.reservation.resize(memory=max(memory, buffers + OVERHEAD))
@@ -209,6 +218,9 @@ class StageService:
             msg = "The stage is not loaded here any more. Ask again."
             raise NotFound(msg)
         stage.neighbours = {previous} | ({following.node} if following else set())
+        if following is not None and self._engine.own:  # other workers may be on another machine than this node
+            host, port = await self._links.forwarders.route(following.node, following.host, following.data_port)
+            following = msgspec.structs.replace(following, host=host, data_port=port)
         await self._alive(stage, stage.actor.link(previous, following))
 
     async def figures(self, pipeline: str) -> list[StageFigures]:
@@ -345,6 +357,8 @@ class StageService:
     def _forget(self, stage: HostedStage) -> None:
         self._stages.pop((stage.spec.pipeline, stage.spec.first_layer), None)
         stage.reservation.release()
+        for port in stage.ports:
+            self._links.channels.conceal(port)
         if self._trimming is None or self._trimming.done():
             self._trimming = asyncio.create_task(self._trim())
 

@@ -13,6 +13,7 @@ from ainet.executor.stages.session_server import LENGTH_BYTES, pack_message, rea
 from ainet.executor.stages.sockets import tune
 from ainet.identity import client_context
 from ainet.identity.certificates import certificate_id
+from ainet.network.carrier import TcpCarrier
 from ainet.network.stream import SecureStream
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class SessionClient:
             msg = f"{where} cannot be reached: {exc or 'no answer'}"
             raise PeerUnreachable(msg) from exc
         tune(writer.get_extra_info("socket"))
-        stream = SecureStream(reader, writer, client_context(credentials), server_side=False, peer=where)
+        stream = SecureStream(TcpCarrier(reader, writer), client_context(credentials), server_side=False, peer=where)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await stream.handshake()

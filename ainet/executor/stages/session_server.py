@@ -14,6 +14,7 @@ from ainet.executor.stages.outbox import Outbox
 from ainet.executor.stages.sockets import tune
 from ainet.identity import server_context
 from ainet.identity.certificates import certificate_id
+from ainet.network.carrier import TcpCarrier
 from ainet.network.listener import Listener
 from ainet.network.stream import SecureStream
 
@@ -80,7 +81,7 @@ class SessionServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
         tune(writer.get_extra_info("socket"))
-        stream = SecureStream(reader, writer, self._context, server_side=True, peer="the requester")
+        stream = SecureStream(TcpCarrier(reader, writer), self._context, server_side=True, peer="the requester")
         try:
             async with asyncio.timeout(GREETING_SECONDS):
                 await stream.handshake()

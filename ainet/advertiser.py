@@ -1,0 +1,105 @@
+"""The advertiser: keeps the swarm informed of what this node has and does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from ainet.errors import AinetError
+from ainet.network.capabilities import LOG, DeviceFacts, HeldModel, HeldStage, Load
+
+if TYPE_CHECKING:
+    import logging
+
+    from ainet.config import AinetConfig
+    from ainet.executor.models.catalog import ModelCatalog
+    from ainet.executor.stages.service import StageService
+    from ainet.network import Logs
+    from ainet.resources.allocator import Allocator
+
+#: Stages and load are looked at this often (s), files less often: that reads folders.
+LOOK_SECONDS = 2.0
+FILES_SECONDS = 60.0
+MAX_MODELS = 200
+
+
+class Advertiser:
+    """Writes this node's log of capabilities whenever something changes.
+
+    Parameters
+    ----------
+    config, allocator, catalog, stages
+        What there is to tell.
+    logs
+        Where it is told.
+    speed
+        Bytes of weights that one thread reads in a second, measured.
+    log
+        For what cannot be told.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: AinetConfig,
+        allocator: Allocator,
+        catalog: ModelCatalog,
+        stages: StageService,
+        logs: Logs,
+        speed: float,
+        log: logging.Logger,
+    ) -> None:
+        self._config = config
+        self._allocator = allocator
+        self._catalog = catalog
+        self._stages = stages
+        self._logs = logs
+        self._speed = speed
+        self._log = log
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run(), name="advertiser")
+
+    async def stop(self) -> None:
+        """End."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        looked = -FILES_SECONDS
+        while True:
+            try:
+                told = self._facts()
+                if time.monotonic() - looked >= FILES_SECONDS:
+                    looked = time.monotonic()
+                    told["models"] = await asyncio.to_thread(self._models)
+                self._logs.publish(LOG, told)
+            except AinetError as exc:
+                self._log.warning("The other members are not told what this node has: %s", exc.message)
+            except Exception:
+                self._log.exception("The other members are not told what this node has; it is tried again.")
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _facts(self) -> dict[str, Any]:
+        caps = self._allocator.caps
+        tenth = max(1, caps.memory // 10)
+        return {
+            "device": DeviceFacts(
+                version("ainet"), caps.memory, caps.disk, caps.threads, caps.gpu, self._speed, self._config.lend
+            ),
+            "stages": [
+                HeldStage(stage.name, stage.spec.first_layer, stage.spec.last_layer)
+                for stage in self._stages.stages()
+                if stage.address is not None
+            ],
+            "load": Load(round(self._allocator.reserved.memory / tenth) * tenth),
+        }
+
+    def _models(self) -> list[HeldModel]:
+        entries = [entry for entry in self._catalog.list() if entry.error is None]
+        return [HeldModel(entry.name, entry.digest, entry.size, entry.layers) for entry in entries[:MAX_MODELS]]

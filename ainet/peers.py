@@ -1,0 +1,110 @@
+"""``ainet peers``: who is there, how each is reached, and what it has."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ainet.errors import AinetError
+from ainet.network.capabilities import LOG, DeviceFacts, HeldModel, HeldStage, Load
+from ainet.network.discovery import swarm_hash
+from ainet.network.messages import PROBE_BYTES, Probe
+
+if TYPE_CHECKING:
+    import logging
+
+    from ainet.network import Links, Logs, MemberState, PeerLink
+
+#: A bandwidth counts for so long (s); then it is measured again when somebody asks.
+REMEMBER_SECONDS = 60.0
+PROBE_SECONDS = 5.0
+
+
+class Peers:
+    """Describes the other devices.
+
+    Parameters
+    ----------
+    links, logs
+        How they are reached, and what they tell.
+    log
+        For bandwidths that cannot be measured.
+    """
+
+    def __init__(self, links: Links, logs: Logs, log: logging.Logger) -> None:
+        self._links = links
+        self._logs = logs
+        self._log = log
+        self._bandwidths: dict[PeerLink, tuple[float, float]] = {}
+
+    async def describe(self) -> list[dict[str, Any]]:
+        """Return all members but this one, then the strangers on the local network.
+
+        Returns
+        -------
+        list of dict
+            ``id``, ``name``, ``kind`` (``member``, ``stranger``), ``reached`` (``direct``, ``relayed``, ``no``),
+            ``path``, ``latency_s`` (round trip), ``bandwidth`` (bytes a second), ``last_seen`` (Unix seconds),
+            ``addresses``, and what a member tells of itself: ``device``, ``models``, ``stages``, ``load``.
+        """
+        members = [state for state in self._links.members() if not state.is_self]
+        found = await asyncio.gather(*(self._member(state) for state in members))
+        known = {state.id for state in members}
+        mine = swarm_hash(self._links.identity.swarm)
+        strangers = [
+            {
+                "id": one.id,
+                "name": one.id[:8],
+                "kind": "stranger",
+                "reached": "no",
+                "path": None,
+                "latency_s": None,
+                "bandwidth": None,
+                "last_seen": self._links.identity.now(),
+                "addresses": list(one.addresses),
+                "note": "not accepted as a member yet" if one.swarm == mine else "of another swarm",
+            }
+            for one in self._links.discovery.sightings()
+            if one.id not in known
+        ]
+        return [*found, *strangers]
+
+    async def _member(self, state: MemberState) -> dict[str, Any]:
+        link = self._links.linked(state.id)
+        told = {
+            "device": self._logs.get(state.id, LOG, "device", DeviceFacts),
+            "models": self._logs.get(state.id, LOG, "models", list[HeldModel]),
+            # What was loaded on a device that nobody reaches is no use to anybody.
+            "stages": self._logs.get(state.id, LOG, "stages", list[HeldStage]) if link else None,
+            "load": self._logs.get(state.id, LOG, "load", Load) if link else None,
+        }
+        return {
+            "id": state.id,
+            "name": state.name,
+            "kind": "member",
+            "reached": "no" if link is None else "direct" if link.relay is None else "relayed",
+            "path": link.path if link else None,
+            "latency_s": link.latency if link else None,
+            "bandwidth": await self._bandwidth(link) if link else None,
+            "last_seen": state.last_seen,
+            "addresses": state.addresses,
+            **{name: msgspec.to_builtins(value) for name, value in told.items()},
+        }
+
+    async def _bandwidth(self, link: PeerLink) -> float | None:
+        self._bandwidths = {one: known for one, known in self._bandwidths.items() if not one.closed.is_set()}
+        when, bandwidth = self._bandwidths.get(link, (-REMEMBER_SECONDS, 0.0))
+        begun = time.monotonic()
+        if begun - when < REMEMBER_SECONDS:
+            return bandwidth
+        try:
+            await link.request(Probe(PROBE_BYTES), timeout=PROBE_SECONDS)
+        except AinetError as exc:
+            self._log.info("The bandwidth to %s is not known: %s", link.peer_name, exc.message)
+            return None
+        seconds = max(time.monotonic() - begun - (link.latency or 0.0), 1e-6)
+        self._bandwidths[link] = (begun, PROBE_BYTES / seconds)
+        return PROBE_BYTES / seconds

@@ -1,0 +1,308 @@
+"""Channels: byte streams between members that outlive links, lead to ports, and pass through a third member."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+
+import pytest
+from linked import Echo, Peer, raw
+from swarms import devices, until
+
+from ainet.network import channel as channels
+from ainet.network.addresses import split_address
+from ainet.network.channel import WINDOW
+from ainet.network.frames import (
+    ChannelAck,
+    ChannelData,
+    ChannelEnd,
+    ChannelReset,
+    ChannelResume,
+    OpenChannel,
+    ToNode,
+    ToPort,
+    encode_frame,
+    read_frame,
+)
+
+DATA = random.Random(1).randbytes(3 * WINDOW + 12345)
+
+
+@contextlib.asynccontextmanager
+async def service(answer):
+    """Run a TCP service; yields its port."""
+
+    serving = set()
+
+    async def serve(reader, writer):
+        serving.add(asyncio.current_task())
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+            await answer(reader, writer)
+        writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving)
+        await server.wait_closed()
+
+
+async def echo(reader, writer):
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def never(reader, writer):
+    await asyncio.sleep(3600)
+
+
+async def talk(channel, data):
+    """Send `data` and return what comes back until the end."""
+
+    async def write():
+        for begin in range(0, len(data), 50_000):
+            channel.write(data[begin : begin + 50_000])
+            await channel.drain()
+        channel.write_eof()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(write())
+        back = bytearray()
+        while piece := await channel.read():
+            back += piece
+    return bytes(back)
+
+
+def cut_links(*devices):
+    for device in devices:
+        for link in device.links.links():
+            link._stream.cut()
+
+
+async def test_a_channel_carries_a_connection_to_an_exposed_port(tmp_path):
+    async with devices(tmp_path, "desk", "phone") as (desk, phone), service(echo) as port:
+        await phone.links.connect(desk.id)
+        desk.links.channels.expose("127.0.0.1", port)
+        channel = phone.links.channels.open(desk.id, ToPort(port))
+        assert await talk(channel, DATA) == DATA
+        await channel.wait_closed()
+        await until(lambda: not phone.links.channels.count(desk.id) and not desk.links.channels.count(phone.id))
+
+
+async def test_a_port_that_is_not_exposed_is_refused(tmp_path):
+    async with devices(tmp_path, "desk", "phone") as (desk, phone), service(echo) as port:
+        await phone.links.connect(desk.id)
+        with pytest.raises(ConnectionResetError, match=f"Port {port} of this device is not open to members"):
+            await phone.links.channels.open(desk.id, ToPort(port)).read()
+        desk.links.channels.expose("127.0.0.1", port)
+        desk.links.channels.conceal(port)
+        with pytest.raises(ConnectionResetError, match="not open to members"):
+            await phone.links.channels.open(desk.id, ToPort(port)).read()
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_nothing_is_lost_or_doubled_when_links_are_cut_again_and_again(tmp_path, seed):
+    chance = random.Random(seed)
+    async with devices(tmp_path, "desk", "phone") as (desk, phone), service(echo) as port:
+        await phone.links.connect(desk.id)
+        desk.links.channels.expose("127.0.0.1", port)
+        several = [phone.links.channels.open(desk.id, ToPort(port)) for _ in range(3)]
+        talking = asyncio.gather(*(talk(channel, DATA) for channel in several))
+        for _ in range(5):
+            seen = several[0].bytes_received
+            await until(lambda seen=seen: several[0].bytes_received > seen + 100_000 or several[0].closed)
+            cut_links(chance.choice([desk, phone]))
+            if chance.random() < 0.5:
+                await until(lambda: not phone.links.links())
+                await phone.links.dial_anew(desk.id)
+        assert await asyncio.wait_for(talking, 30) == [DATA] * 3
+        await until(lambda: not phone.links.channels.count(desk.id) and not desk.links.channels.count(phone.id))
+
+
+async def test_a_new_link_takes_over_while_the_old_one_lives(tmp_path):
+    async with devices(tmp_path, "desk", "phone") as (desk, phone), service(echo) as port:
+        old = await phone.links.connect(desk.id)
+        desk.links.channels.expose("127.0.0.1", port)
+        channel = phone.links.channels.open(desk.id, ToPort(port))
+        talking = asyncio.create_task(talk(channel, DATA))
+        await until(lambda: channel.bytes_received > 0)
+        await phone.links.dial_anew(desk.id)
+        assert phone.links.linked(desk.id) is not old
+        old._stream.cut()
+        assert await talking == DATA
+
+
+async def test_a_channel_without_a_link_for_too_long_ends_with_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(channels, "RESUME_SECONDS", 0.3)
+    async with devices(tmp_path, "desk", "phone") as (desk, phone), service(echo) as port:
+        await phone.links.connect(desk.id)
+        desk.links.channels.expose("127.0.0.1", port)
+        channel = phone.links.channels.open(desk.id, ToPort(port))
+        channel.write(b"hello")
+        assert await channel.read() == b"hello"
+        await desk.stop()
+        with pytest.raises(ConnectionResetError, match=r"no connection for 0\.3 seconds|was stopped"):
+            await channel.read()
+
+
+async def test_a_restarted_peer_knows_nothing_of_old_channels(tmp_path):
+    async with devices(tmp_path, "desk", "phone") as (desk, phone), service(echo) as port:
+        await phone.links.connect(desk.id)
+        desk.links.channels.expose("127.0.0.1", port)
+        channel = phone.links.channels.open(desk.id, ToPort(port))
+        channel.write(b"hello")
+        assert await channel.read() == b"hello"
+        desk.links.channels._channels.clear()  # as a crash would
+        cut_links(desk)
+        with pytest.raises(ConnectionResetError, match="knows nothing of this channel"):
+            await channel.read()
+
+
+async def test_a_reader_that_does_not_read_stops_the_sender(tmp_path):
+    async with devices(tmp_path, "desk", "phone") as (desk, phone), service(never) as port:
+        await phone.links.connect(desk.id)
+        desk.links.channels.expose("127.0.0.1", port)
+        channel = phone.links.channels.open(desk.id, ToPort(port))
+
+        async def flood():
+            while True:
+                channel.write(bytes(100_000))
+                await channel.drain()
+
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(flood(), 3)
+        assert channel.backlog < WINDOW + 200_000
+        channel.cut()
+        await until(lambda: not desk.links.channels.count(phone.id))
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [ChannelData(7, 5, b"x")],
+        [ChannelData(7, 0, b"abc"), ChannelEnd(7, 2)],
+        [ChannelEnd(7, 0), ChannelData(7, 0, b"more")],
+        [ChannelAck(7, 10**9)],
+        [ChannelResume(7, 10**9)],
+        [ChannelData(7, i * 60_000, bytes(60_000)) for i in range(400)],
+    ],
+    ids=["gap", "short-end", "after-the-end", "ack-of-nothing", "resume-of-nothing", "over-the-window"],
+)
+async def test_frames_that_make_no_sense_end_their_channel_only(tmp_path, frames):
+    async with raw(tmp_path) as (desk, phone, stream), service(never) as port:
+        desk.links.channels.expose("127.0.0.1", port)
+        stream.write(encode_frame(OpenChannel(7, ToPort(port))))
+        await until(lambda: desk.links.channels.count(phone.id))
+        for frame in frames:
+            stream.write(encode_frame(frame))
+        await until(lambda: not desk.links.channels.count(phone.id))
+        while not isinstance(frame := await read_frame(stream), ChannelReset):
+            pass
+        assert frame.code in {"protocol", "unreachable"}
+        assert desk.links.linked(phone.id)
+
+
+async def test_a_forwarder_makes_a_port_of_a_member_one_of_this_device(tmp_path):
+    async with devices(tmp_path, "desk", "phone") as (desk, phone), service(echo) as port:
+        await phone.links.connect(desk.id)
+        desk.links.channels.expose("127.0.0.1", port)
+        forwarders = phone.links.forwarders
+        host, local = await forwarders.forward(desk.id, port)
+        assert local != port
+        assert (host, local) == await forwarders.forward(desk.id, port)
+        reader, writer = await asyncio.open_connection(host, local)
+        writer.write(DATA[:100_000])
+        assert await reader.readexactly(100_000) == DATA[:100_000]
+        cut_links(desk)
+        writer.write(b"after the cut")
+        assert await reader.readexactly(13) == b"after the cut"
+        writer.write_eof()
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_the_direct_way_is_preferred_where_it_exists(tmp_path):
+    async with devices(tmp_path, "desk", "phone") as (desk, phone), service(echo) as port:
+        await phone.links.connect(desk.id)
+        forwarders = phone.links.forwarders
+        assert await forwarders.route(desk.id, "127.0.0.1", port) == ("127.0.0.1", port)
+        host, local = await forwarders.route(desk.id, "192.0.2.7", port)  # an address where nothing answers
+        assert (host, local != port) == ("127.0.0.1", True)
+        assert await forwarders.route(phone.id, "192.0.2.7", port) == ("192.0.2.7", port)
+
+
+# Relays
+
+
+def unreachable(device, from_device):
+    """Make `device` impossible to dial for `from_device`."""
+    book = from_device.links.book
+
+    def addresses(node_id, before=book.addresses):
+        return [] if node_id == device.id else before(node_id)
+
+    book.addresses = addresses
+
+
+@contextlib.asynccontextmanager
+async def triangle(tmp_path, **settings):
+    """Three members of which the last two reach each other through the first one only."""
+    async with devices(tmp_path, "desk", "phone", "tablet", **settings) as (desk, phone, tablet):
+        unreachable(phone, tablet)
+        unreachable(tablet, phone)
+        await phone.links.connect(desk.id)
+        await tablet.links.connect(desk.id)
+        for device, other in ((phone, tablet), (tablet, phone)):
+            for link in device.links.links():
+                if link.peer_id == other.id:
+                    link._stream.cut()
+        await until(lambda: desk.links.linked(phone.id) and desk.links.linked(tablet.id))
+        yield desk, phone, tablet
+
+
+async def test_a_member_is_reached_through_another_one_and_proves_itself_end_to_end(tmp_path):
+    async with triangle(tmp_path) as (desk, phone, tablet):
+        Peer(tablet)
+        link = await phone.links.connect(tablet.id)
+        assert (link.peer_id, link.relay, link.path) == (tablet.id, desk.id, "through desk")
+        assert (await link.request(Echo(b"hello"))).data == b"hello"
+        back = tablet.links.linked(phone.id)
+        assert (back.relay, back.path) == (desk.id, "through desk")
+
+
+async def test_a_channel_goes_on_when_its_relay_fails_and_a_direct_way_appears(tmp_path):
+    async with triangle(tmp_path) as (desk, phone, tablet), service(echo) as port:
+        tablet.links.channels.expose("127.0.0.1", port)
+        await phone.links.connect(tablet.id)
+        channel = phone.links.channels.open(tablet.id, ToPort(port))
+        talking = asyncio.create_task(talk(channel, DATA))
+        await until(lambda: channel.bytes_received > 0)
+        await desk.stop()
+        await phone.links.connect_to(tablet.links.address)
+        assert await talking == DATA
+        assert phone.links.linked(tablet.id).relay is None
+
+
+async def test_a_direct_link_replaces_a_relayed_one_in_use(tmp_path):
+    async with triangle(tmp_path) as (_, phone, tablet):
+        assert (await phone.links.connect(tablet.id)).relay
+        del phone.links.book.addresses  # the way is free
+        await phone.links.dial_anew(tablet.id)
+        assert phone.links.linked(tablet.id).relay is None
+        assert split_address(phone.links.linked(tablet.id).path)
+
+
+async def test_nobody_relays_to_whom_it_reaches_only_through_others(tmp_path):
+    async with triangle(tmp_path) as (desk, phone, tablet):
+        await phone.links.connect(tablet.id)
+        channel = desk.links.channels.open(phone.id, ToNode(tablet.id))
+        with pytest.raises(ConnectionResetError, match="no link of its own"):
+            await channel.read()
