@@ -23,7 +23,7 @@ from ainet.executor.models.tensors import TensorStore
 from ainet.executor.peer_handlers import PeerHandlers
 from ainet.executor.stages.service import StageService
 from ainet.identity import Identity
-from ainet.network import Links, Logs, Pairing
+from ainet.network import Documents, Links, Logs, Pairing
 from ainet.options import keep_options
 from ainet.peers import Peers
 from ainet.resources import monitor
@@ -84,6 +84,9 @@ class Node:
         self.links = Links(self.identity, config, log)
         self.logs = Logs(self.links, self._data_dir / "logs.sqlite", log)
         stack.push_async_callback(self.logs.stop)
+        #: What all members may read and edit.
+        self.documents = Documents(self.links, self._data_dir / "documents.sqlite", log)
+        stack.push_async_callback(self.documents.stop)
         self._peers = Peers(self.links, self.logs, log)
         fetcher = Fetcher(self.store, self.links)
         self.stages = StageService(

@@ -13,7 +13,8 @@ from swarms import devices, until
 
 from ainet.errors import AinetError, NotEnough, NotFound, PeerUnreachable, Refused
 from ainet.executor.engine.certificates import ClusterCA
-from ainet.executor.lending.lender import Lender, LendWorker
+from ainet.executor.lending.lender import Lender, LendWorker, Place
+from ainet.network import own_loopback
 from ainet.resources.allocator import Allocator, Caps
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ class Party:
         return list((self.device.folder / "processes").glob("*"))
 
 
+def request_of(asker, port, credentials):
+    """Return a request for a worker of the asker's cluster, whose scheduler listens on `port`."""
+    return LendWorker("c", Place(asker, port), [], 31_999, credentials)
+
+
 @contextlib.asynccontextmanager
 async def parties(tmp_path: Path, **lend: bool) -> AsyncIterator[list[Party]]:
     async with devices(tmp_path, *lend) as made:
@@ -86,7 +92,9 @@ async def test_a_cluster_has_a_worker_of_each_device_and_gives_them_back(tmp_pat
             await desk.lender.close(opened["id"])
         link = await desk.device.links.connect(phone.id)
         with pytest.raises(Refused, match="phone lends no workers"):
-            await link.request(LendWorker("c", opened["address"], ClusterCA().issue("phone")[0]))
+            await link.request(
+                request_of(desk.id, int(opened["address"].rpartition(":")[2]), ClusterCA().issue("phone")[0])
+            )
 
 
 async def test_one_member_borrows_two_workers_and_no_more(tmp_path):
@@ -156,7 +164,7 @@ async def test_stopping_while_a_cluster_is_being_opened_leaves_nothing(tmp_path)
 
 
 async def test_a_borrower_that_came_back_and_then_stays_away_loses_its_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr("ainet.executor.lending.lender.GRACE_SECONDS", 3.0)
+    monkeypatch.setattr("ainet.executor.lending.lender.RESUME_SECONDS", 3.0)
     async with parties(tmp_path, desk=False, laptop=True) as (desk, laptop):
         await desk.lender.open(1)
         before = laptop.device.links.linked(desk.id)
@@ -172,10 +180,10 @@ async def test_a_borrower_that_came_back_and_then_stays_away_loses_its_workers(t
 
 async def test_a_worker_that_is_taken_back_while_it_starts_is_gone(tmp_path):
     async with parties(tmp_path, desk=False, laptop=True) as (desk, laptop):
-        with socket.create_server(("127.0.0.1", 0)) as silent:  # a scheduler that says nothing
+        with socket.create_server((own_loopback(desk.id), 0)) as silent:  # a scheduler that says nothing
             credentials, _ = ClusterCA().issue("laptop")
             link = await desk.device.links.connect(laptop.id)
-            request = LendWorker("c", f"tls://127.0.0.1:{silent.getsockname()[1]}", credentials)
+            request = request_of(desk.id, silent.getsockname()[1], credentials)
             asking = asyncio.create_task(link.request(request))
             await until(lambda: laptop.processes)
             await laptop.lender.revoke(desk.id)

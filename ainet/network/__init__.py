@@ -1,9 +1,22 @@
 """Links between the members of a swarm, and how a device becomes one."""
 
+from ainet.network.documents import Documents
+from ainet.network.interfaces import own_loopback
 from ainet.network.link import PeerLink
 from ainet.network.links import Links, MemberState
 from ainet.network.logs import Logs
 from ainet.network.messages import Request
 from ainet.network.pairing import Invitation, Joined, Pairing
 
-__all__ = ["Invitation", "Joined", "Links", "Logs", "MemberState", "Pairing", "PeerLink", "Request"]
+__all__ = [
+    "Documents",
+    "Invitation",
+    "Joined",
+    "Links",
+    "Logs",
+    "MemberState",
+    "Pairing",
+    "PeerLink",
+    "Request",
+    "own_loopback",
+]

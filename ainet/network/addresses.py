@@ -12,6 +12,7 @@ import msgspec
 from ainet.errors import UsageError
 from ainet.identity.files import write_private
 from ainet.network.frames import Hint
+from ainet.network.interfaces import host_addresses
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,14 +83,14 @@ def is_loopback(host: str) -> bool:
 
 
 def outward_host() -> str:
-    """Return the address of this device on the network that leads outside, or the loopback address."""
+    """Return the address of this device on the network that leads outside, else any, else the loopback address."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             # TEST-NET-1 (RFC 5737): choosing a route sends nothing.
             probe.connect(("192.0.2.1", 9))
             return str(probe.getsockname()[0])
         except OSError:
-            return "127.0.0.1"
+            return next(iter(host_addresses()), "127.0.0.1")
 
 
 class _Book(msgspec.Struct):

@@ -11,6 +11,7 @@ from ainet.network.addresses import is_url, split_address
 from ainet.network.carrier import TcpCarrier
 from ainet.network.channels import splice
 from ainet.network.frames import ToPort
+from ainet.network.interfaces import machine, own_loopback
 from ainet.network.listener import Listener
 
 if TYPE_CHECKING:
@@ -76,6 +77,25 @@ class Forwarders:
                 await listener.open(host, local_port)
                 self._open[key] = listener
         return host, listener.port
+
+    async def mirror(self, node_id: str, port: int) -> None:
+        """Make `port` of the node's own loopback address (`own_loopback`) lead to it on this device, too.
+
+        Where it does so anyway, as both nodes share a machine, nothing is done.
+
+        Raises
+        ------
+        AinetError
+            The node cannot be reached, or this system has no further loopback addresses.
+        """
+        if node_id == self._links.identity.id or (await self._links.connect(node_id)).machine == machine():
+            return
+        host = own_loopback(node_id)
+        try:
+            await self.forward(node_id, port, host=host, local_port=port)
+        except OSError as exc:
+            msg = f"Nothing can listen on {host}:{port} on this device: {exc.strerror or exc}."
+            raise AinetError(msg) from exc
 
     async def close(self, node_id: str, port: int) -> None:
         """Close every forwarder to `port` of the node."""

@@ -65,6 +65,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
     roster_digest: Annotated[bytes, msgspec.Meta(max_length=32)]
     #: The oldest version that the speaker speaks.
     oldest: int = OLDEST_PROTOCOL
+    #: The same for all nodes that share their loopback addresses with the speaker.
+    machine: Annotated[str, msgspec.Meta(max_length=64)] = ""
 
 
 class RosterUpdate(msgspec.Struct, frozen=True, array_like=True, tag=2):

@@ -21,6 +21,7 @@ from ainet.network.frames import (
     encode_frame,
     expect,
 )
+from ainet.network.interfaces import machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -87,6 +88,7 @@ async def greet(
             instance=instance,
             roster_serial=identity.roster.serial,
             roster_digest=mine.digest,
+            machine=machine(),
         )
         stream.write(encode_frame(hello))
         other = await expect(stream, Hello, MAX_EARLY_FRAME)

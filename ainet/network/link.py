@@ -62,6 +62,8 @@ class PeerLink:
     ----------
     path, relay
         Where the peer was dialled, or where it came from; the id of the member that relays, if any does.
+    machine
+        As the peer's `Hello` names it.
     channels
         Takes the frames of channels.
     handlers
@@ -80,6 +82,7 @@ class PeerLink:
         *,
         path: str,
         relay: str | None,
+        machine: str,
         channels: Channels,
         handlers: Mapping[str, tuple[type[Request], Handler]],
         take_roster: Callable[[PeerLink, RosterUpdate], None],
@@ -91,6 +94,8 @@ class PeerLink:
         self.peer_name = peer_name
         #: Where the peer was dialled, or where it came from.
         self.path = path
+        #: Differs between devices that do not share their loopback addresses.
+        self.machine = machine
         #: Id of the member that passes everything on, encrypted as it is; None when the peer is reached directly.
         self.relay = relay
         #: Smoothed round trip (s); None until the first ping was answered.

@@ -543,6 +543,7 @@ class Links:
             name,
             path=path,
             relay=relay,
+            machine=greeting.hello.machine,
             channels=self.channels,
             handlers=self._handlers,
             take_roster=self._take_roster,

@@ -32,6 +32,7 @@ from ainet.network.frames import (
     encode_frame,
     expect,
 )
+from ainet.network.interfaces import host_addresses
 from ainet.network.listener import Listener
 from ainet.network.stream import SecureStream
 from ainet.network.tickets import Ticket, TicketBook, proof
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 PAIRING_TIMEOUT = 20.0  # seconds
 MAX_PAIRINGS = 16  # connections at once
+MAX_HOSTS = 4  # in a ticket: it is copied by hand
 MINUTES = 10.0  # that a ticket lives
 PLAIN_WORD = b"This port waits for `ainet join` and speaks TLS 1.3 only.\n"
 
@@ -127,9 +129,11 @@ class Pairing:
         host, port = split_address(listen or self._links.listen_host, 0)
         async with self._inviting:
             listener = await self._listen(host, port)
-            address = join_address(outward_host() if is_wildcard(host) else host, listener.port)
+            hosts = (host_addresses() or [outward_host()])[:MAX_HOSTS] if is_wildcard(host) else [host]
+            addresses = tuple(join_address(one, listener.port) for one in hosts)
+            address = addresses[0]
             try:
-                ticket, expires = self._tickets.new((address,), bytes.fromhex(self._identity.swarm), minutes)
+                ticket, expires = self._tickets.new(addresses, bytes.fromhex(self._identity.swarm), minutes)
                 listener.tickets.add(ticket.id)
             finally:
                 self._close_idle()

@@ -19,9 +19,15 @@ class NodeTokenIdentity(IdentityProvider):
     """
 
     def accepts(self, request_handler: RequestHandler) -> bool:
-        """Return whether the request carries the node's token in its ``Authorization`` header."""
+        """Return whether the request carries the node's token in its ``Authorization`` header.
+
+        A handler with a true attribute `takes_token_from_query` also takes it from the query's ``token``.
+        """
         match = self.auth_header_pat.match(request_handler.request.headers.get("Authorization", ""))
-        return match is not None and hmac.compare_digest(match.group(2).encode(), self.token.encode())
+        given = match.group(2) if match is not None else ""
+        if not given and getattr(request_handler, "takes_token_from_query", False):
+            given = request_handler.get_query_argument("token", "")
+        return hmac.compare_digest(given.encode(), self.token.encode())
 
     def get_user(self, handler: RequestHandler) -> User | None:
         """Return the owner of the node, when the token is the right one."""

@@ -21,6 +21,7 @@ from ainet.errors import AinetError, NodeNotRunning, UsageError
 from ainet.log import FAILED, LogFile
 from ainet.runtime import NodeLock, NodeTaken, Runtime
 from ainet.server.auth import NodeTokenIdentity
+from ainet.server.rooms import Rooms
 
 if TYPE_CHECKING:
     from jupyter_server.serverapp import ServerApp
@@ -45,6 +46,8 @@ class AinetExtension(ExtensionApp):
         super().__init__(**kwargs)
         self.identity = NodeTokenIdentity(token=secrets.token_urlsafe(32))
         self.node: Node | None = None
+        #: The clients of shared documents.
+        self.rooms = Rooms()
         self.failure: AinetError = NodeNotRunning("The node is still starting. Ask again in a few seconds.")
         self.failed = False
         self._stopping: asyncio.Task[None] | None = None
@@ -64,8 +67,9 @@ class AinetExtension(ExtensionApp):
         """Register the routes."""
         from ainet.server.handlers import ROUTES
         from ainet.server.peer import PeerHandler
+        from ainet.server.sync import SyncHandler
 
-        self.handlers.extend([*ROUTES, (r"/ainet/peer", PeerHandler)])
+        self.handlers.extend([*ROUTES, (r"/ainet/api/sync/(.+)", SyncHandler), (r"/ainet/peer", PeerHandler)])
 
     def running_node(self) -> Node:
         """Return the node.

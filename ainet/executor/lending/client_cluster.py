@@ -50,6 +50,11 @@ class ClientCluster:
         self.credentials, _ = self._ca.issue("client")
 
     @property
+    def port(self) -> int:
+        """The scheduler's port; 0 before it is started."""
+        return int(self.address.rpartition(":")[2] or 0)
+
+    @property
     def scheduler_pid(self) -> int | None:
         """Process id of the scheduler, while it runs."""
         return self._child.pid

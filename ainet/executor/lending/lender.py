@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from ainet.errors import AinetError, NotEnough, NotFound, Refused
-from ainet.executor.absence import GRACE_SECONDS, AbsenceWatch
+from ainet.executor.absence import AbsenceWatch
 from ainet.executor.engine.certificates import DaskCredentials
 from ainet.executor.lending.client_cluster import ClientCluster
 from ainet.executor.lending.lent_worker import LentWorker
-from ainet.network import Request
+from ainet.identity.roster import NodeId
+from ainet.network import Request, own_loopback
+from ainet.network.channel import RESUME_SECONDS
 
 if TYPE_CHECKING:
     import logging
@@ -34,6 +36,10 @@ LEAST_MEMORY = 100_000_000
 LEND_SECONDS = 60.0
 #: Seconds in which a member must have taken back the worker that it lent; it ends with its scheduler anyway.
 RETURN_SECONDS = 10.0
+#: Ports for lent workers, on a loopback address that nothing else uses.
+FIRST_PORT, PORTS = 20_000, 12_000
+#: Workers of one cluster that a lender makes room for.
+MOST_PLACES = 1024
 #: Workers that one member may borrow at once, each for a cluster of its own.
 MOST_LOANS = 2
 
@@ -44,14 +50,47 @@ class Lent(msgspec.Struct, frozen=True):
     pid: int
 
 
+class Place(msgspec.Struct, frozen=True):
+    """A port of a node's own loopback address (`own_loopback`), where a part of a Dask cluster listens."""
+
+    node: NodeId
+    port: Annotated[int, msgspec.Meta(ge=1024, le=65535)]
+
+    @property
+    def address(self) -> str:
+        """The address that Dask knows it by, on every device."""
+        return f"tls://{own_loopback(self.node)}:{self.port}"
+
+
 class LendWorker(Request, frozen=True):
-    """Ask for a worker for the scheduler at this address, which accepts these credentials."""
+    """Ask for a worker.
+
+    Attributes
+    ----------
+    cluster
+        Its name.
+    scheduler, others
+        Where the asker's scheduler and the other workers listen.
+    port
+        Where the new worker is to listen.
+    credentials
+        What the scheduler accepts.
+    """
 
     reply = Lent
 
     cluster: str
-    scheduler: str
+    scheduler: Place
+    others: Annotated[list[Place], msgspec.Meta(max_length=1024)]
+    port: Annotated[int, msgspec.Meta(ge=1024, le=65535)]
     credentials: DaskCredentials
+
+
+class MeetWorker(Request, frozen=True):
+    """Tell a lender where a further worker of a cluster is about to listen."""
+
+    cluster: str
+    worker: Place
 
 
 class ReturnWorker(Request, frozen=True):
@@ -66,16 +105,21 @@ class Borrowing:
     def __init__(self, cluster: ClientCluster) -> None:
         self.cluster = cluster
         self.lenders: set[str] = set()
+        #: Where its workers listen.
+        self.places: list[Place] = []
 
 
 class Loan:
     """A worker that this node lends, while it starts and from then on."""
 
-    def __init__(self, borrower: str, worker: LentWorker, reservation: Reservation) -> None:
+    def __init__(self, borrower: str, worker: LentWorker, reservation: Reservation, request: LendWorker) -> None:
         self.borrower = borrower
         self.worker = worker
         self.reservation = reservation
-        self.starting = asyncio.create_task(worker.start())
+        self.port = request.port
+        #: Where the scheduler and the other workers listen.
+        self.places = [request.scheduler, *request.others]
+        self.starting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def end(self) -> None:
         """End the worker, and give back what was reserved for it."""
@@ -124,9 +168,10 @@ class Lender:
         self._loans: dict[str, Loan] = {}
         #: What is being ended. Nobody else does it a second time, and `stop` waits for it.
         self._ending: set[asyncio.Task[None]] = set()
-        self._borrowers = AbsenceWatch(links, GRACE_SECONDS, self._end_of)
+        self._borrowers = AbsenceWatch(links, RESUME_SECONDS, self._end_of)
         links.handle(LendWorker, self.lend)
         links.handle(ReturnWorker, self.take_back)
+        links.handle(MeetWorker, self.meet)
 
     async def open(self, workers: int | None = None) -> dict[str, Any]:
         """Start a scheduler here and borrow a worker from each device that lends one, this one included.
@@ -149,12 +194,14 @@ class Lender:
             If the cluster is ended meanwhile.
         """
         name = secrets.token_hex(8)
-        borrowing = self._borrowings[name] = Borrowing(ClientCluster(self._data_dir, self._log, host=self._host))
+        host = own_loopback(self._identity.id)
+        borrowing = self._borrowings[name] = Borrowing(ClientCluster(self._data_dir, self._log, host=host))
         found: list[dict[str, Any]] = []
         reasons: list[str] = []
         try:
             borrowing.cluster.on_end(lambda: self._ended(name))
             await borrowing.cluster.start()
+            self._links.channels.expose(host, borrowing.cluster.port)
             members = [state for state in self._links.members() if not state.is_self]
             for node, who in [*((state.id, state.name) for state in members), (self._identity.id, self._identity.name)]:
                 if workers is not None and len(found) >= workers:
@@ -214,15 +261,18 @@ class Lender:
         self._borrowers.watch(link.peer_id)
         return Lent(await self._start(link.peer_id, request))
 
+    async def meet(self, link: PeerLink, request: MeetWorker) -> None:
+        """Make the address of a further worker valid on this device."""
+        loan = self._loans.get(request.cluster)
+        if loan is not None and loan.borrower == link.peer_id and len(loan.places) < MOST_PLACES:
+            loan.places.append(request.worker)
+            await self._links.forwarders.mirror(request.worker.node, request.worker.port)
+
     async def take_back(self, link: PeerLink, request: ReturnWorker) -> None:
         """End a worker that the asking member has borrowed."""
         loan = self._loans.get(request.cluster)
         if loan is not None and loan.borrower == link.peer_id:
             await self._end(request.cluster)
-
-    @property
-    def _host(self) -> str:
-        return self._links.address.rpartition(":")[0].strip("[]")
 
     def _check_open(self, name: str) -> None:
         if name not in self._borrowings:
@@ -230,13 +280,33 @@ class Lender:
             raise NotFound(msg)
 
     async def _borrow(self, name: str, borrowing: Borrowing, node: str) -> int:
-        request = LendWorker(name, borrowing.cluster.address, borrowing.cluster.issue(node))
+        worker = Place(node, FIRST_PORT + secrets.randbelow(PORTS))
+        request = LendWorker(
+            cluster=name,
+            scheduler=Place(self._identity.id, borrowing.cluster.port),
+            others=list(borrowing.places),
+            port=worker.port,
+            credentials=borrowing.cluster.issue(node),
+        )
+        borrowing.places.append(worker)
         borrowing.lenders.add(node)  # it can connect from now on, and must be cut when it is removed meanwhile
+        # The scheduler and the other workers must find the new one as soon as it is there.
+        await self._links.forwarders.mirror(node, worker.port)
+        await asyncio.gather(*(self._tell(name, place.node, worker) for place in request.others if place.node != node))
         if node == self._identity.id:
             return await self._start(node, request)
         link = await self._links.connect(node)
         lent: Lent = await link.request(request, timeout=LEND_SECONDS)
         return lent.pid
+
+    async def _tell(self, name: str, lender: str, worker: Place) -> None:
+        if lender == self._identity.id:
+            return
+        try:
+            link = await self._links.connect(lender)
+            await link.request(MeetWorker(name, worker), timeout=RETURN_SECONDS)
+        except AinetError as exc:  # their tasks can still exchange data through other workers
+            self._log.info("A lender was not told of a further worker: %s", exc.message)
 
     async def _cut(self, borrowing: Borrowing, node: str) -> None:
         borrowing.lenders.discard(node)
@@ -251,7 +321,10 @@ class Lender:
             await self._to_end(self._give_back(name, borrowing))
 
     async def _give_back(self, name: str, borrowing: Borrowing) -> None:
+        self._links.channels.conceal(borrowing.cluster.port)
         await borrowing.cluster.stop()
+        for place in borrowing.places:
+            await self._links.forwarders.close(place.node, place.port)
         await asyncio.gather(*(self._return(name, node) for node in borrowing.lenders))
 
     async def _return(self, name: str, node: str) -> None:
@@ -267,16 +340,19 @@ class Lender:
             raise Refused(msg)
         memory = min(self._allocator.free.memory // 2, MOST_MEMORY)
         reservation = self._allocator.reserve("a lent Dask worker", max(memory, LEAST_MEMORY))
+        host = own_loopback(self._identity.id)
         worker = LentWorker(
             self._data_dir,
             self._log,
-            scheduler=request.scheduler,
+            scheduler=request.scheduler.address,
             credentials=request.credentials,
             name=self._identity.name,
-            host=self._host,
+            host=host,
+            port=request.port,
             memory=reservation.memory,
         )
-        loan = self._loans[request.cluster] = Loan(borrower, worker, reservation)
+        loan = self._loans[request.cluster] = Loan(borrower, worker, reservation, request)
+        loan.starting = asyncio.create_task(self._begin(loan))
         worker.on_end(lambda: self._worker_ended(request.cluster, loan))
         try:
             await asyncio.wait([loan.starting])
@@ -290,11 +366,23 @@ class Lender:
         self._log.info("A Dask worker is lent to %s.", borrower[:8])
         return worker.pid or 0
 
+    async def _begin(self, loan: Loan) -> None:
+        for place in list(loan.places):
+            await self._links.forwarders.mirror(place.node, place.port)
+        self._links.channels.expose(own_loopback(self._identity.id), loan.port)
+        await loan.worker.start()
+
+    async def _finish(self, loan: Loan) -> None:
+        await loan.end()
+        self._links.channels.conceal(loan.port)
+        for place in loan.places:
+            await self._links.forwarders.close(place.node, place.port)
+
     async def _end(self, cluster: str, only: Loan | None = None) -> None:
         loan = self._loans.get(cluster)
         if loan is not None and only in (None, loan):
             del self._loans[cluster]
-            await self._to_end(loan.end())
+            await self._to_end(self._finish(loan))
 
     async def _end_of(self, borrower: str) -> None:
         names = [name for name, loan in self._loans.items() if loan.borrower == borrower]

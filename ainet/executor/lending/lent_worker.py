@@ -40,8 +40,8 @@ class LentWorker:
         Issued by the asker.
     name
         The worker's name in that cluster; unique there.
-    host
-        Address of this device that the scheduler and other lent workers reach.
+    host, port
+        Where the scheduler and other lent workers reach it; port 0: any.
     threads
         How many tasks it runs at once.
     memory
@@ -57,6 +57,7 @@ class LentWorker:
         credentials: DaskCredentials,
         name: str,
         host: str = "127.0.0.1",
+        port: int = 0,
         threads: int = 1,
         memory: int = 0,
     ) -> None:
@@ -67,6 +68,7 @@ class LentWorker:
             "scheduler": scheduler,
             "name": name,
             "host": host,
+            "port": port,
             "threads": threads,
             "memory": memory,
         }

@@ -23,7 +23,17 @@ class WorkerProgram(Program):
     _worker: LentDaskWorker | None = None
 
     async def start(
-        self, ca: str, cert: str, key: str, *, scheduler: str, name: str, host: str, threads: int, memory: int
+        self,
+        ca: str,
+        cert: str,
+        key: str,
+        *,
+        scheduler: str,
+        name: str,
+        host: str,
+        port: int,
+        threads: int,
+        memory: int,
     ) -> dict[str, Any]:
         """Start a worker for the scheduler at this address; it ends with its connection there."""
         from ainet.executor.engine.certificates import DaskCredentials
@@ -37,6 +47,7 @@ class WorkerProgram(Program):
             nthreads=threads,
             memory_limit=memory,
             host=host,
+            port=port,
             protocol="tls://",
             security=DaskCredentials(ca, cert, key).security(),
             local_directory=str(self.run_dir),

@@ -1,0 +1,230 @@
+"""Documents between members: whoever meets exchanges what the other lacks, and passes on what is new."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+
+from ainet.errors import AinetError, NotFound, Refused, UsageError
+from ainet.network.messages import Request
+from ainet.storage import Document, DocumentStore
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import AsyncGenerator, Callable
+    from pathlib import Path
+
+    from ainet.network.link import PeerLink
+    from ainet.network.links import Links
+
+SETTINGS = "settings"
+SHARED = "shared/"
+#: Bytes of an update that is pushed; of a longer one the peer is only told that there is something to ask for.
+MAX_PUSH = 256 * 1024
+PART = 1024 * 1024  # bytes of a longer update that travel at once
+MAX_DOCUMENTS = 1024
+MAX_STATE = 1024 * 1024  # bytes of a state vector
+MAX_UPDATE = 64 * 1024 * 1024
+
+DocumentName = Annotated[str, msgspec.Meta(max_length=160)]
+
+
+class DocumentNames(msgspec.Struct, frozen=True):
+    """The names of the documents that the speaker has."""
+
+    names: Annotated[list[DocumentName], msgspec.Meta(max_length=MAX_DOCUMENTS)]
+
+
+class ListDocuments(Request, frozen=True):
+    """Ask which documents there are."""
+
+    reply = DocumentNames
+
+
+class UpdatePart(msgspec.Struct, frozen=True):
+    """A part of an update."""
+
+    data: Annotated[bytes, msgspec.Meta(max_length=PART)]
+
+
+class PullDocument(Request, frozen=True):
+    """Ask for what the asker lacks of a document, who has seen `state`; the update comes in parts."""
+
+    progress = UpdatePart
+
+    name: DocumentName
+    state: Annotated[bytes, msgspec.Meta(max_length=MAX_STATE)]
+
+
+class PushUpdate(Request, frozen=True):
+    """Tell of a change; without an update: of one that is too long, and must be asked for."""
+
+    name: DocumentName
+    update: Annotated[bytes, msgspec.Meta(max_length=MAX_PUSH)]
+
+
+class Documents:
+    """The documents that all members of the swarm may read and edit.
+
+    Parameters
+    ----------
+    links
+        To the other members.
+    path
+        File of the `DocumentStore`.
+    log
+        For what is refused.
+    """
+
+    def __init__(self, links: Links, path: Path, log: logging.Logger) -> None:
+        self._links = links
+        self._log = log
+        self._store = DocumentStore(path)
+        self._documents: dict[str, Document] = {}
+        self._watchers: dict[str, list[Callable[[bytes, object], object]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._outgoing: dict[str, dict[str, list[bytes]]] = {}  # by peer and document
+        links.handle(ListDocuments, self._list)
+        links.handle(PullDocument, self._answer_pull)
+        links.handle(PushUpdate, self._answer_push)
+        links.on_linked(self._linked)
+        for name in self._store.names():
+            self.open(name)
+
+    async def stop(self) -> None:
+        """Stop exchanging, and close the file."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for document in self._documents.values():
+            document.close()
+        self._store.close()
+
+    def names(self) -> list[str]:
+        """Return the names of all documents that are open."""
+        return sorted(self._documents)
+
+    def open(self, name: str) -> Document:
+        """Return the document with this name, a new and empty one if there is none.
+
+        Raises
+        ------
+        UsageError
+            The name cannot be one.
+        Refused
+            There are too many documents.
+        """
+        document = self._documents.get(name)
+        if document is None:
+            check_name(name)
+            if len(self._documents) >= MAX_DOCUMENTS:
+                msg = f"There are {MAX_DOCUMENTS} shared documents already."
+                raise Refused(msg)
+            document = self._documents[name] = Document(name, self._store, self._changed)
+        return document
+
+    def watch(self, name: str, callback: Callable[[bytes, object], object]) -> Callable[[], None]:
+        """Call `callback` with every update of a document and its origin; return what takes that back.
+
+        The origin is a member's node id, whatever `Document.apply` was given, or None for a change made here.
+        """
+        watchers = self._watchers.setdefault(name, [])
+        watchers.append(callback)
+        return lambda: watchers.remove(callback)
+
+    def _changed(self, document: Document, update: bytes, origin: object) -> None:
+        for callback in list(self._watchers.get(document.name, ())):
+            try:
+                callback(update, origin)
+            except Exception:
+                self._log.exception("A callback failed when %s changed.", document.name)
+        for peer in {link.peer_id for link in self._links.links()} - {origin}:
+            if peer in self._outgoing:  # somebody is about to send what waits
+                self._outgoing[peer].setdefault(document.name, []).append(update)
+            else:
+                self._outgoing[peer] = {document.name: [update]}
+                self._spawn(self._push(peer))
+
+    async def _push(self, peer: str) -> None:
+        """Send what waits for a peer. What is lost with the link, the peer asks for on the next one."""
+        try:
+            while waiting := self._outgoing.get(peer):
+                self._outgoing[peer] = {}
+                if (link := self._links.linked(peer)) is None:
+                    break
+                for name, updates in waiting.items():
+                    merged = _merge(updates)
+                    await link.request(PushUpdate(name, merged if len(merged) <= MAX_PUSH else b""))
+        finally:
+            self._outgoing.pop(peer, None)
+
+    def _linked(self, link: PeerLink) -> None:
+        self._spawn(self._meet(link))
+
+    async def _meet(self, link: PeerLink) -> None:
+        there = await link.request(ListDocuments())
+        for name in there.names:
+            await self._pull(link, name)
+
+    async def _pull(self, link: PeerLink, name: str) -> None:
+        document = self.open(name)
+        update = bytearray()
+        async with contextlib.aclosing(link.stream(PullDocument(name, document.state))) as parts:
+            async for part in parts:
+                update += part.data
+                if len(update) > MAX_UPDATE:
+                    msg = f"{link.peer_name} has more than {MAX_UPDATE >> 20} MiB to tell about {name}."
+                    raise Refused(msg)
+        self._apply(document, bytes(update), link)
+
+    def _apply(self, document: Document, update: bytes, link: PeerLink) -> None:
+        if update:
+            document.apply(update, link.peer_id)
+            document.compact_if_due()
+
+    async def _list(self, _link: PeerLink, _request: ListDocuments) -> DocumentNames:
+        return DocumentNames(self.names())
+
+    async def _answer_pull(self, _link: PeerLink, request: PullDocument) -> AsyncGenerator[UpdatePart, None]:
+        if request.name not in self._documents:
+            msg = f"There is no document {request.name!r} here."
+            raise NotFound(msg)
+        update = self._documents[request.name].missing(request.state)
+        for begin in range(0, len(update), PART):
+            yield UpdatePart(update[begin : begin + PART])
+
+    async def _answer_push(self, link: PeerLink, request: PushUpdate) -> None:
+        if request.update:
+            self._apply(self.open(request.name), request.update, link)
+        else:
+            self._spawn(self._pull(link, request.name))
+
+    def _spawn(self, work: Any) -> None:
+        async def run() -> None:
+            try:
+                await work
+            except AinetError as exc:
+                self._log.info("Shared documents were not exchanged: %s", exc.message)
+
+        task = asyncio.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def check_name(name: str) -> None:
+    """Raise `UsageError` unless `name` can be that of a document: ``settings`` or ``shared/NAME``."""
+    own = name.removeprefix(SHARED)
+    if name != SETTINGS and not (name.startswith(SHARED) and re.fullmatch(r"[^/\x00-\x1f\x7f]{1,128}", own)):
+        msg = f"{name[:200]!r} cannot be the name of a shared document: use 1 to 128 characters without a slash."
+        raise UsageError(msg)
+
+
+def _merge(updates: list[bytes]) -> bytes:
+    from pycrdt import merge_updates
+
+    return updates[0] if len(updates) == 1 else merge_updates(*updates)

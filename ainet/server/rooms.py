@@ -1,0 +1,39 @@
+"""Who is connected to which shared document on this server, and what each says of itself (cursor, name, colour)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ainet.server.sync import SyncHandler
+
+
+class Rooms:
+    """The clients of each document, by its name."""
+
+    def __init__(self) -> None:
+        self._clients: dict[str, dict[SyncHandler, bytes]] = {}
+
+    def enter(self, name: str, client: SyncHandler) -> None:
+        """Let a client hear of the others, and what they have said so far."""
+        others = self._clients.setdefault(name, {})
+        for message in others.values():
+            if message:
+                client.send(message)
+        others[client] = b""
+
+    def leave(self, name: str, client: SyncHandler) -> None:
+        """Take `enter` back. The others forget the client by themselves, as it says nothing more."""
+        clients = self._clients.get(name, {})
+        clients.pop(client, None)
+        if not clients:
+            self._clients.pop(name, None)
+
+    def tell(self, name: str, message: bytes, origin: SyncHandler) -> None:
+        """Pass a client's awareness message on to the others."""
+        clients = self._clients.get(name, {})
+        if origin in clients:
+            clients[origin] = message
+        for client in clients:
+            if client is not origin:
+                client.send(message)

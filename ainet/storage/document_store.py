@@ -1,0 +1,103 @@
+"""Documents on disk: each change as it comes, and now and then a snapshot in its place."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+
+from ainet.errors import AinetError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCHEMA = 1
+
+
+class DocumentStore:
+    """The updates of all documents of a node, in one SQLite file (0600).
+
+    Parameters
+    ----------
+    path
+        The file; it is created when it is missing.
+
+    Raises
+    ------
+    AinetError
+        The file is damaged, or of a newer ainet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = sqlite3.connect(path, isolation_level=None)
+        try:
+            path.chmod(0o600)
+            self._file.executescript(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA secure_delete = ON;"
+            )
+            (version,) = self._file.execute("PRAGMA user_version").fetchone()
+            if version > SCHEMA:
+                msg = f"{path} was written by a newer ainet: update ainet on this device."
+                raise AinetError(msg)
+            self._file.executescript(
+                "CREATE TABLE IF NOT EXISTS updates (number INTEGER PRIMARY KEY, document TEXT, data BLOB);"
+                "CREATE INDEX IF NOT EXISTS of_document ON updates (document);"
+                f"PRAGMA user_version = {SCHEMA};"
+            )
+        except sqlite3.DatabaseError as exc:
+            self._file.close()
+            msg = f"{path} is damaged ({exc}). Restore it from a backup, or move it away: the members have copies."
+            raise AinetError(msg) from exc
+        except BaseException:
+            self._file.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def names(self) -> list[str]:
+        """Return the names of all documents."""
+        return [name for (name,) in self._file.execute("SELECT DISTINCT document FROM updates ORDER BY document")]
+
+    def updates(self, document: str) -> list[bytes]:
+        """Return the updates of a document in the order in which they came."""
+        rows = self._file.execute("SELECT data FROM updates WHERE document = ? ORDER BY number", (document,))
+        return [data for (data,) in rows]
+
+    def append(self, document: str, update: bytes) -> None:
+        """Keep one more update.
+
+        Raises
+        ------
+        AinetError
+            The disk is full, or cannot be written.
+        """
+        self._write([("INSERT INTO updates (document, data) VALUES (?, ?)", (document, update))])
+
+    def replace(self, document: str, snapshot: bytes) -> None:
+        """Keep `snapshot` in place of all updates of a document."""
+        self._write(
+            [
+                ("DELETE FROM updates WHERE document = ?", (document,)),
+                ("INSERT INTO updates (document, data) VALUES (?, ?)", (document, snapshot)),
+            ]
+        )
+
+    def delete(self, document: str) -> None:
+        """Forget a document."""
+        self._write([("DELETE FROM updates WHERE document = ?", (document,))])
+        self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _write(self, statements: list[tuple[str, tuple[object, ...]]]) -> None:
+        try:
+            self._file.execute("BEGIN IMMEDIATE")
+            try:
+                for statement, values in statements:
+                    self._file.execute(statement, values)
+            except BaseException:
+                self._file.execute("ROLLBACK")
+                raise
+            self._file.execute("COMMIT")
+        except sqlite3.Error as exc:
+            msg = f"A shared document cannot be saved: {exc}. Is the disk full?"
+            raise AinetError(msg) from exc

@@ -1,0 +1,161 @@
+"""Real nodes on a local network of their own: found, cut off, moved, reached through each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+from lan import POSSIBLE, lan_nodes, wait_for
+from nodes import alive
+from smollm2 import CHUNK, N_CTX, one_process
+
+from ainet.executor.stages.sampling_params import SamplingParams
+
+pytestmark = [
+    pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root and iproute2"),
+    pytest.mark.timeout(600),
+]
+NAMES = ("desk", "laptop", "tablet")
+SETTINGS = {"stage_threads": 1, "context_window": N_CTX, "chunk": CHUNK, "threads": 1, "memory": "1GB"}
+QUESTION = "Tell me about rain."
+GREEDY = SamplingParams(temperature=0)
+FORGET = "import json, sys; p = sys.argv[1]; b = json.load(open(p)); b['hints'] = []; json.dump(b, open(p, 'w'))"
+
+
+@pytest.fixture(scope="module")
+def nodes(jupyter_dirs, tmp_path_factory):
+    with lan_nodes(tmp_path_factory.mktemp("lan"), *NAMES, **SETTINGS) as nodes:
+        for name in NAMES:
+            for other in set(NAMES) - {name}:
+                wait_for(lambda name=name, other=other: nodes.reached(name, other) == "direct")
+        yield nodes
+        families = [nodes.family(name) for name in NAMES]
+    assert not [process for family in families for process in alive(family)]
+
+
+def ask(nodes, name, *options):
+    return nodes.json(name, "ask", QUESTION, "--temperature", "0", "--max-tokens", "24", *options)
+
+
+def test_members_describe_themselves(nodes):
+    wait_for(lambda: nodes.peer("desk", "laptop").get("models"))
+    laptop = nodes.peer("desk", "laptop")
+    assert laptop["kind"] == "member"
+    assert laptop["device"]["threads"] == 1
+    assert 0 < laptop["latency_s"] < 1
+    assert laptop["bandwidth"] > 1e6
+    assert nodes.lan.hosts["laptop"] in laptop["path"] or nodes.lan.hosts["desk"] in laptop["path"]
+    assert "laptop" in nodes.run("desk", "peers")
+
+
+def test_a_member_whose_address_nobody_knows_is_found(nodes):
+    nodes.stop("tablet")
+    wait_for(lambda: nodes.reached("desk", "tablet") == "no")
+    for name in NAMES:
+        if name != "tablet":
+            nodes.stop(name)
+        nodes.python(name, "-c", FORGET, str(nodes.folder / name / "network.json"))
+    for name in NAMES:
+        nodes.run(name, "up")
+    for name in NAMES:
+        for other in set(NAMES) - {name}:
+            wait_for(lambda name=name, other=other: nodes.reached(name, other) == "direct")
+
+
+def test_a_stranger_is_shown_as_one(nodes, tmp_path):
+    nodes.folder, folder = tmp_path, nodes.folder
+    try:
+        (tmp_path / "desk").mkdir(mode=0o700)
+        nodes.run("desk", "up", "--name", "guest", "--lan", "--threads", "1")
+        nodes.folder = folder
+        stranger = wait_for(lambda: [one for one in nodes.json("laptop", "peers") if one["kind"] == "stranger"])[0]
+        assert stranger["reached"] == "no"
+        assert "guest" not in json.dumps(stranger)  # nothing private is announced
+    finally:
+        nodes.folder = tmp_path
+        nodes.run("desk", "down")
+        nodes.folder = folder
+    wait_for(lambda: not [one for one in nodes.json("laptop", "peers") if one["kind"] == "stranger"])
+
+
+def test_a_device_that_moves_is_followed(nodes):
+    before = nodes.lan.hosts["tablet"]
+    nodes.lan.move("tablet", "10.77.0.99")
+    try:
+        wait_for(lambda: "10.77.0.99" in json.dumps(nodes.peer("desk", "tablet")["addresses"]))
+        wait_for(lambda: nodes.reached("desk", "tablet") == "direct")
+        assert ask(nodes, "desk", "--stages", "3")["placement"][2]["node"]
+    finally:
+        nodes.lan.move("tablet", before)
+    wait_for(lambda: nodes.reached("laptop", "tablet") == "direct")
+
+
+def test_a_sleeping_device_is_unreachable_and_comes_back(nodes):
+    family = nodes.family("tablet")
+    for process in family:
+        os.kill(process.pid, signal.SIGSTOP)
+    try:
+        wait_for(lambda: nodes.reached("desk", "tablet") == "no")
+    finally:
+        for process in family:
+            os.kill(process.pid, signal.SIGCONT)
+    wait_for(lambda: nodes.reached("desk", "tablet") == "direct")
+    assert len(ask(nodes, "desk", "--stages", "3")["placement"]) == 3
+
+
+@pytest.fixture
+def hidden(nodes):
+    """Laptop and tablet cannot reach each other; the desk reaches both."""
+    nodes.lan.hide("laptop", "tablet")
+    try:
+        wait_for(lambda: nodes.reached("laptop", "tablet") == "relayed", 60)
+        wait_for(lambda: nodes.reached("tablet", "laptop") == "relayed", 60)
+        yield nodes
+    finally:
+        nodes.lan.show("laptop", "tablet")
+    wait_for(lambda: nodes.reached("laptop", "tablet") == "direct", 90)
+
+
+def test_two_members_that_cannot_reach_each_other_work_together_through_a_third(hidden, smollm2_path):
+    assert hidden.peer("laptop", "tablet")["path"] == "through desk"
+    answer = ask(hidden, "laptop", "--stages", "3")
+    assert {part["node"] for part in answer["placement"]} == set(NAMES)
+    assert answer["text"] == one_process(smollm2_path, QUESTION, GREEDY, 24)[1]
+
+    script = (
+        "import sys; from ainet.client import NodeClient; from distributed import Client, Security\n"
+        "with NodeClient.find() as node:\n"
+        "    opened = node.open_client(3); tls = opened['tls']\n"
+        "    security = Security(require_encryption=True, tls_ca_file=tls['ca'], tls_client_cert=tls['cert'],\n"
+        "                        tls_client_key=tls['key'])\n"
+        "    with Client(opened['address'], security=security) as client:\n"
+        "        parts = client.map(lambda i: bytes(i * 1000), range(40))\n"
+        "        print(client.submit(lambda parts: sum(map(len, parts)), parts).result(timeout=60))\n"
+        "        print(sorted(one['node'] for one in opened['workers']), len(client.scheduler_info()['workers']))\n"
+        "    node.close_client(opened['id'])\n"
+    )
+    done = hidden.python("laptop", "-c", script)
+    assert done.returncode == 0, done.stderr + hidden.logs()
+    assert done.stdout.splitlines() == ["780000", "['desk', 'laptop', 'tablet'] 3"]
+
+
+def test_a_cable_that_is_out_for_a_while_pauses_what_goes_over_channels(hidden, smollm2_path):
+    expected = one_process(smollm2_path, QUESTION, GREEDY, 400)[1]
+    environment = os.environ | {"AINET_DATA_DIR": str(hidden.folder / "laptop")}
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "ainet", "ask", QUESTION, "--temperature", "0", "--max-tokens", "400"]
+    inside = hidden.lan.inside("laptop", *command, "--stages", "3")
+    with subprocess.Popen(inside, stdout=subprocess.PIPE, text=True, env=environment) as asking:
+        assert asking.stdout is not None
+        begun = asking.stdout.read(40)
+        hidden.lan.cut("tablet")
+        time.sleep(6)
+        hidden.lan.heal("tablet")
+        text = begun + asking.stdout.read()
+        assert asking.wait(60) == 0, hidden.logs()
+    assert text.strip() == expected.strip()
