@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 from lan import POSSIBLE, lan_nodes, wait_for
 from nodes import alive
+from processes import running
 from smollm2 import CHUNK, N_CTX, one_process
 
 from ainet.executor.stages.sampling_params import SamplingParams
@@ -18,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root and iproute2"),
     pytest.mark.timeout(600),
 ]
-NAMES = ("desk", "laptop", "tablet")
+NAMES = ("tower", "laptop", "tablet")
 SETTINGS = {"stage_threads": 1, "context_window": N_CTX, "chunk": CHUNK, "threads": 1, "memory": "1GB"}
 QUESTION = "Tell me about rain."
 GREEDY = SamplingParams(temperature=0)
@@ -41,19 +44,19 @@ def ask(nodes, name, *options):
 
 
 def test_members_describe_themselves(nodes):
-    wait_for(lambda: nodes.peer("desk", "laptop").get("models"))
-    laptop = nodes.peer("desk", "laptop")
+    wait_for(lambda: nodes.peer("tower", "laptop").get("models"))
+    laptop = nodes.peer("tower", "laptop")
     assert laptop["kind"] == "member"
     assert laptop["device"]["threads"] == 1
     assert 0 < laptop["latency_s"] < 1
     assert laptop["bandwidth"] > 1e6
-    assert nodes.lan.hosts["laptop"] in laptop["path"] or nodes.lan.hosts["desk"] in laptop["path"]
-    assert "laptop" in nodes.run("desk", "peers")
+    assert nodes.lan.hosts["laptop"] in laptop["path"] or nodes.lan.hosts["tower"] in laptop["path"]
+    assert "laptop" in nodes.run("tower", "peers")
 
 
 def test_a_member_whose_address_nobody_knows_is_found(nodes):
     nodes.stop("tablet")
-    wait_for(lambda: nodes.reached("desk", "tablet") == "no")
+    wait_for(lambda: nodes.reached("tower", "tablet") == "no")
     for name in NAMES:
         if name != "tablet":
             nodes.stop(name)
@@ -68,15 +71,15 @@ def test_a_member_whose_address_nobody_knows_is_found(nodes):
 def test_a_stranger_is_shown_as_one(nodes, tmp_path):
     nodes.folder, folder = tmp_path, nodes.folder
     try:
-        (tmp_path / "desk").mkdir(mode=0o700)
-        nodes.run("desk", "up", "--name", "guest", "--lan", "--threads", "1")
+        (tmp_path / "tower").mkdir(mode=0o700)
+        nodes.run("tower", "up", "--name", "guest", "--lan", "--threads", "1")
         nodes.folder = folder
         stranger = wait_for(lambda: [one for one in nodes.json("laptop", "peers") if one["kind"] == "stranger"])[0]
         assert stranger["reached"] == "no"
         assert "guest" not in json.dumps(stranger)  # nothing private is announced
     finally:
         nodes.folder = tmp_path
-        nodes.run("desk", "down")
+        nodes.run("tower", "down")
         nodes.folder = folder
     wait_for(lambda: not [one for one in nodes.json("laptop", "peers") if one["kind"] == "stranger"])
 
@@ -85,9 +88,9 @@ def test_a_device_that_moves_is_followed(nodes):
     before = nodes.lan.hosts["tablet"]
     nodes.lan.move("tablet", "10.77.0.99")
     try:
-        wait_for(lambda: "10.77.0.99" in json.dumps(nodes.peer("desk", "tablet")["addresses"]))
-        wait_for(lambda: nodes.reached("desk", "tablet") == "direct")
-        assert ask(nodes, "desk", "--stages", "3")["placement"][2]["node"]
+        wait_for(lambda: "10.77.0.99" in json.dumps(nodes.peer("tower", "tablet")["addresses"]))
+        wait_for(lambda: nodes.reached("tower", "tablet") == "direct")
+        assert ask(nodes, "tower", "--stages", "3")["placement"][2]["node"]
     finally:
         nodes.lan.move("tablet", before)
     wait_for(lambda: nodes.reached("laptop", "tablet") == "direct")
@@ -98,17 +101,17 @@ def test_a_sleeping_device_is_unreachable_and_comes_back(nodes):
     for process in family:
         os.kill(process.pid, signal.SIGSTOP)
     try:
-        wait_for(lambda: nodes.reached("desk", "tablet") == "no")
+        wait_for(lambda: nodes.reached("tower", "tablet") == "no")
     finally:
         for process in family:
             os.kill(process.pid, signal.SIGCONT)
-    wait_for(lambda: nodes.reached("desk", "tablet") == "direct")
-    assert len(ask(nodes, "desk", "--stages", "3")["placement"]) == 3
+    wait_for(lambda: nodes.reached("tower", "tablet") == "direct")
+    assert len(ask(nodes, "tower", "--stages", "3")["placement"]) == 3
 
 
 @pytest.fixture
 def hidden(nodes):
-    """Laptop and tablet cannot reach each other; the desk reaches both."""
+    """Laptop and tablet cannot reach each other; the tower reaches both."""
     nodes.lan.hide("laptop", "tablet")
     try:
         wait_for(lambda: nodes.reached("laptop", "tablet") == "relayed", 60)
@@ -120,7 +123,7 @@ def hidden(nodes):
 
 
 def test_two_members_that_cannot_reach_each_other_work_together_through_a_third(hidden, smollm2_path):
-    assert hidden.peer("laptop", "tablet")["path"] == "through desk"
+    assert hidden.peer("laptop", "tablet")["path"] == "through tower"
     answer = ask(hidden, "laptop", "--stages", "3")
     assert {part["node"] for part in answer["placement"]} == set(NAMES)
     assert answer["text"] == one_process(smollm2_path, QUESTION, GREEDY, 24)[1]
@@ -139,23 +142,27 @@ def test_two_members_that_cannot_reach_each_other_work_together_through_a_third(
     )
     done = hidden.python("laptop", "-c", script)
     assert done.returncode == 0, done.stderr + hidden.logs()
-    assert done.stdout.splitlines() == ["780000", "['desk', 'laptop', 'tablet'] 3"]
+    assert done.stdout.splitlines() == ["780000", "['laptop', 'tablet', 'tower'] 3"]
 
 
 def test_a_cable_that_is_out_for_a_while_pauses_what_goes_over_channels(hidden, smollm2_path):
     expected = one_process(smollm2_path, QUESTION, GREEDY, 400)[1]
     environment = os.environ | {"AINET_DATA_DIR": str(hidden.folder / "laptop")}
-    import subprocess
-    import sys
-
     command = [sys.executable, "-m", "ainet", "ask", QUESTION, "--temperature", "0", "--max-tokens", "400"]
-    inside = hidden.lan.inside("laptop", *command, "--stages", "3")
-    with subprocess.Popen(inside, stdout=subprocess.PIPE, text=True, env=environment) as asking:
+    inside = hidden.lan.inside("laptop", *command, "--stages", "2")
+    pipe = subprocess.PIPE
+    with running(inside, stdout=pipe, stderr=pipe, text=True, env=environment) as asking:
         assert asking.stdout is not None
+        assert asking.stderr is not None
         begun = asking.stdout.read(40)
         hidden.lan.cut("tablet")
-        time.sleep(6)
+        pause = time.monotonic() + 8
+        wait_for(lambda: time.monotonic() > pause)
         hidden.lan.heal("tablet")
         text = begun + asking.stdout.read()
-        assert asking.wait(60) == 0, hidden.logs()
+        footer = asking.stderr.read()
+        assert asking.wait(60) == 0, footer + hidden.logs()
+    assert "laptop" in footer
+    assert "tablet" in footer
+    assert "tower" not in footer
     assert text.strip() == expected.strip()
