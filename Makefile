@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RPC := .venv-rpc
+YJS := tests/yjs/node_modules/.ready
 
 .PHONY: help setup demo test lint benchmark clean
 
@@ -30,7 +31,13 @@ $(READY): pyproject.toml constraints.txt kernel/spec/kernel.json ainet/server/ju
 demo: setup
 	@$(BIN)/python notebooks/demo.py
 
-test: lint
+# An unmodified Yjs client, which the tests let join shared documents.
+$(YJS): tests/yjs/package.json
+	@command -v npm >/dev/null || { echo "The tests need Node.js with npm (Debian, Ubuntu: apt install nodejs npm)"; exit 1; }
+	@npm install --prefix tests/yjs --silent --no-audit --no-fund --no-package-lock
+	@touch $@
+
+test: lint $(YJS)
 	$(BIN)/python -m pytest
 
 lint: setup
@@ -51,5 +58,5 @@ benchmark: setup
 	@$(BIN)/python benchmarks/decode.py --rpc-python $(RPC)/bin/python
 
 clean:
-	rm -rf $(VENV) $(RPC) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(RPC) build dist demo-output tests/yjs/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,14 +5,42 @@ Importing this package is cheap: whatever is heavy is imported by the code that 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "load_ipython_extension"]
+__all__ = ["__version__", "load_ipython_extension", "shared"]
+
+
+def shared(name: str, kind: Literal["dict", "list", "text"] = "dict") -> Any:
+    """Return a variable that the code on all devices of the swarm reads and changes.
+
+    It lives in the node's shared document ``shared/NAME``, is saved there, and merges with what others did meanwhile.
+
+    Parameters
+    ----------
+    name
+        1 to 128 characters without a slash.
+    kind
+        ``dict``, ``list`` or ``text``.
+
+    Returns
+    -------
+    SharedDict, SharedList or SharedText
+        With `on_change` for callbacks.
+
+    Raises
+    ------
+    NodeNotRunning
+        No node runs on this device.
+    """
+    from ainet.config import default_data_dir
+    from ainet.shared_variables import open_shared
+
+    return open_shared(default_data_dir(), name, kind)
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

@@ -1,0 +1,118 @@
+"""Shared variables: what code in kernels says, on this device and on others, in one dict, list or text."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+import ainet
+from ainet import daemon, shared_variables
+from ainet.errors import AinetError, NodeNotRunning, UsageError
+
+OPTIONS = {"name": "sharer", "threads": 1, "memory": "1GB"}
+
+
+@pytest.fixture(scope="module")
+def own_node(jupyter_dirs, tmp_path_factory):
+    data_dir = tmp_path_factory.mktemp("sharer")
+    daemon.up(data_dir, OPTIONS)
+    yield data_dir
+    shared_variables.close_all()
+    daemon.down(data_dir)
+
+
+@pytest.fixture(autouse=True)
+def environment(own_node, monkeypatch):
+    monkeypatch.setenv("AINET_DATA_DIR", str(own_node))
+    yield
+    shared_variables.close_all()
+
+
+def wait_for(condition, seconds=15.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)
+
+
+def elsewhere(code):
+    """Run code in another kernel's place."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import ainet, time\n{code}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_what_other_kernels_write_is_there(own_node):
+    plan = ainet.shared("plan")
+    changes = []
+    stop = plan.on_change(changes.append)
+    plan["here"] = {"list": [1, 2.5, "text", None, True]}
+    code = "s = ainet.shared('plan'); print(s['here']); s['there'] = s['here']['list'][2]; time.sleep(1)"
+    assert "'list': [1" in elsewhere(code)
+    wait_for(lambda: plan.get("there") == "text")
+    assert changes[0] is False
+    assert changes[-1] is True
+    stop()
+    del plan["there"]
+    assert len(changes) == 2
+    assert dict(plan) == {"here": {"list": [1, 2.5, "text", None, True]}}
+    assert "plan" in repr(plan)
+
+
+def test_a_list_is_one(own_node):
+    todo = ainet.shared("todo", "list")
+    todo.extend(["a", "b", "c"])
+    todo.insert(0, {"first": 1})
+    todo[1] = "A"
+    del todo[-1]
+    assert list(todo) == [{"first": 1}, "A", "b"]
+    todo.insert(-1, "before the last")
+    assert todo[1:3] == ["A", "before the last"]
+    wait_for(lambda: json.loads(elsewhere("print(json.dumps(list(ainet.shared('todo', 'list'))))")) == list(todo))
+
+
+def test_a_text_is_one(own_node):
+    notes = ainet.shared("notes", "text")
+    notes.append("Hello world")
+    notes.insert(5, ",")
+    notes.delete(0, 1)
+    notes.insert(0, "J")
+    assert (str(notes), len(notes)) == ("Jello, world", 12)
+    wait_for(lambda: elsewhere("print(ainet.shared('notes', 'text'))").strip() == "Jello, world")
+
+
+def test_what_is_changed_while_the_node_is_down_is_not_lost(own_node):
+    plan = ainet.shared("apart")
+    plan["before"] = 1
+    wait_for(lambda: elsewhere("print(dict(ainet.shared('apart')))").startswith("{'before'"))
+    daemon.down(own_node)
+    wait_for(lambda: not plan.connected)
+    plan["meanwhile"] = 2
+    daemon.up(own_node)
+    wait_for(lambda: plan.connected, 30)
+    wait_for(lambda: "'meanwhile'" in elsewhere("print(dict(ainet.shared('apart')))"))
+
+
+def test_what_cannot_be_shared_is_said(own_node):
+    plan = ainet.shared("wrong")
+    with pytest.raises(UsageError, match="A function cannot be shared"):
+        plan["f"] = lambda: None
+    with pytest.raises(UsageError, match="A dict cannot be shared"):
+        plan["d"] = {1: 2}
+    with pytest.raises(UsageError, match="must be 'dict', 'list' or 'text'"):
+        ainet.shared("plan", "set")
+    with pytest.raises(AinetError, match="does not share shared/a/b"):
+        ainet.shared("a/b")
+    assert dict(plan) == {}
+
+
+def test_without_a_node_there_are_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("AINET_DATA_DIR", str(tmp_path))
+    with pytest.raises(NodeNotRunning, match="ainet up"):
+        ainet.shared("plan")
