@@ -56,6 +56,7 @@ $(RPC)/.ready: constraints.txt
 benchmark: setup
 	-@$(MAKE) --no-print-directory $(RPC)/.ready
 	@$(BIN)/python benchmarks/decode.py --rpc-python $(RPC)/bin/python
+	@$(BIN)/python benchmarks/network.py
 
 clean:
 	rm -rf $(VENV) $(RPC) build dist demo-output tests/yjs/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis

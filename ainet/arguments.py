@@ -176,6 +176,20 @@ def join(parser: argparse.ArgumentParser, kernel: bool) -> None:
     only_json(parser, kernel)
 
 
+def accept(parser: argparse.ArgumentParser, kernel: bool) -> None:
+    """Add the ticket."""
+    parser.description = "Become contacts with a device of another owner: each pins the other's key."
+    parser.add_argument("ticket", metavar="TICKET", type=ticket, help="what `ainet introduce` printed there")
+    _lan(parser)
+    only_json(parser, kernel)
+
+
+def forget(parser: argparse.ArgumentParser, kernel: bool) -> None:
+    """Add the contact."""
+    parser.add_argument("name", metavar="NAME", help="name or node id of the contact")
+    only_json(parser, kernel)
+
+
 def connect(parser: argparse.ArgumentParser, kernel: bool) -> None:
     """Add the address."""
     parser.description = "Connect to a member at an address that this node does not know yet, and remember it."

@@ -154,6 +154,22 @@ class NodeClient:
         """Join the swarm that the ticket is for; `lan` opens the node to the local networks."""
         return self._call("POST", "membership", {"ticket": ticket, "name": name, "lan": lan}, timeout=LONG)
 
+    def introduce(self, listen: str | None = None, minutes: float = 10.0, *, lan: bool = False) -> dict[str, Any]:
+        """Return a one-time ticket with which a device of another owner becomes a contact."""
+        return self._call("POST", "introductions", {"listen": listen, "minutes": minutes, "lan": lan})
+
+    def accept(self, ticket: str, *, lan: bool = False) -> dict[str, Any]:
+        """Become contacts with the device that gave out the ticket."""
+        return self._call("POST", "contacts", {"ticket": ticket, "lan": lan}, timeout=LONG)
+
+    def contacts(self) -> list[dict[str, Any]]:
+        """Return the devices of other owners that were introduced."""
+        return self._call("GET", "contacts")
+
+    def forget(self, name: str) -> dict[str, Any]:
+        """Forget a contact."""
+        return self._call("DELETE", f"contacts/{quote(name, safe='')}")
+
     def peers(self) -> list[dict[str, Any]]:
         """Return the other devices: how each is reached, and what it has."""
         return self._call("GET", "peers")

@@ -287,6 +287,37 @@ def _remove(options: Options) -> int:
     return 0
 
 
+def _introduce(options: Options) -> int:
+    def show(invited: dict[str, Any]) -> str:
+        return (
+            f"On the other device, within {options.minutes:g} minutes:\n\n    ainet accept {invited['ticket']}\n\n"
+            f"It connects to {invited['address']}. The ticket works once. A contact gets only what is shared with it."
+        )
+
+    with find_node(options) as node:
+        _show(options, node.introduce(options.listen, options.minutes, lan=options.lan), show)
+    return 0
+
+
+def _accept(options: Options) -> int:
+    with find_node(options) as node:
+        words = "{name} is a contact now. It gets only what is shared with it.".format_map
+        _show(options, node.accept(options.ticket, lan=options.lan), words)
+    return 0
+
+
+def _contacts(options: Options) -> int:
+    with find_node(options) as node:
+        _show(options, node.contacts(), tables.contacts)
+    return 0
+
+
+def _forget(options: Options) -> int:
+    with find_node(options) as node:
+        _show(options, node.forget(options.name), "{name} is forgotten.".format_map)
+    return 0
+
+
 def _export_key(options: Options) -> int:
     from ainet.identity.files import write_private
 
@@ -363,6 +394,10 @@ COMMANDS = (
     Command("invite", "make a ticket for a further device", arguments.invite, _invite),
     Command("join", "join the swarm of a ticket", arguments.join, _join),
     Command("remove", "remove a member from the swarm", arguments.remove, _remove),
+    Command("introduce", "make a ticket for a device of another owner", arguments.invite, _introduce),
+    Command("accept", "become contacts with the device of a ticket", arguments.accept, _accept),
+    Command("contacts", "list the contacts: devices of other owners", arguments.only_json, _contacts),
+    Command("forget", "forget a contact", arguments.forget, _forget),
     Command("export-key", "write the swarm's key, encrypted", arguments.export_key, _export_key),
     Command("import-key", "take over an exported key", arguments.import_key, _import_key),
 )

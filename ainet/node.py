@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ainet.executor.models.catalog import ModelEntry
     from ainet.executor.pipeline import Pipeline
     from ainet.executor.request import GenerateRequest
+    from ainet.identity.contacts import Contact
     from ainet.network import MemberState, PeerLink
 
 STATUS_SECONDS = 3.0  # a member that does not describe its workers in this time is shown without them
@@ -242,6 +243,27 @@ class Node:
             raise UsageError(msg)
         return msgspec.to_builtins(self.links.remove(name))
 
+    async def introduce(self, listen: str | None, minutes: float, *, lan: bool = False) -> dict[str, Any]:
+        """Return a ticket with which a device of another owner becomes a contact; as `invite`."""
+        if lan:
+            await self.open_lan()
+        return msgspec.to_builtins(await self.pairing.invite(listen, minutes, "introduce"))
+
+    async def accept(self, ticket: str, *, lan: bool = False) -> dict[str, Any]:
+        """Become contacts with the device that gave out the ticket."""
+        if lan:
+            await self.open_lan()
+        return _contact(await self.pairing.accept(ticket), connected=False)
+
+    async def contacts(self) -> list[dict[str, Any]]:
+        """Return the devices of other owners that were introduced."""
+        known = self.identity.contacts.all()
+        return [_contact(one, connected=self.links.contact_link(one.id) is not None) for one in known]
+
+    async def forget(self, name: str) -> dict[str, Any]:
+        """Forget a contact; every connection to it is cut at once."""
+        return _contact(self.links.forget(name), connected=False)
+
     async def export_key(self, passphrase: str) -> str:
         """Return the swarm's key, encrypted."""
         return await self.pairing.export_key(passphrase)
@@ -321,3 +343,7 @@ class Node:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("A removed member was not cut off cleanly.", exc_info=error)
+
+
+def _contact(contact: Contact, *, connected: bool) -> dict[str, Any]:
+    return {"id": contact.id, "name": contact.name, "added": contact.added, "connected": connected}

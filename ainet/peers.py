@@ -16,6 +16,7 @@ from ainet.network.messages import PROBE_BYTES, Probe
 if TYPE_CHECKING:
     import logging
 
+    from ainet.identity.contacts import Contact
     from ainet.network import Links, Logs, MemberState, PeerLink
 
 #: A bandwidth counts for so long (s); then it is measured again when somebody asks.
@@ -41,18 +42,19 @@ class Peers:
         self._bandwidths: dict[PeerLink, tuple[float, float]] = {}
 
     async def describe(self) -> list[dict[str, Any]]:
-        """Return all members but this one, then the strangers on the local network.
+        """Return all members but this one, then the contacts, then the strangers on the local network.
 
         Returns
         -------
         list of dict
-            ``id``, ``name``, ``kind`` (``member``, ``stranger``), ``reached`` (``direct``, ``relayed``, ``no``),
-            ``path``, ``latency_s`` (round trip), ``bandwidth`` (bytes a second), ``last_seen`` (Unix seconds),
+            ``id``, ``name``, ``kind`` (``member``, ``contact``, ``stranger``), ``path``, ``reached`` (``direct``,
+            ``relayed``, ``no``), ``latency_s`` (round trip), ``bandwidth`` (bytes a second), ``last_seen`` (Unix time),
             ``addresses``, and what a member tells of itself: ``device``, ``models``, ``stages``, ``load``.
         """
         members = [state for state in self._links.members() if not state.is_self]
         found = await asyncio.gather(*(self._member(state) for state in members))
-        known = {state.id for state in members}
+        contacts = [await self._contact(contact) for contact in self._links.identity.contacts.all()]
+        known = {one["id"] for one in (*found, *contacts)}
         mine = swarm_hash(self._links.identity.swarm)
         strangers = [
             {
@@ -70,7 +72,21 @@ class Peers:
             for one in self._links.discovery.sightings()
             if one.id not in known
         ]
-        return [*found, *strangers]
+        return [*found, *contacts, *strangers]
+
+    async def _contact(self, contact: Contact) -> dict[str, Any]:
+        link = self._links.contact_link(contact.id)
+        return {
+            "id": contact.id,
+            "name": contact.name,
+            "kind": "contact",
+            "reached": "direct" if link else "no",
+            "path": link.path if link else None,
+            "latency_s": link.latency if link else None,
+            "bandwidth": await self._bandwidth(link) if link else None,
+            "last_seen": self._links.identity.now() if link else self._links.book.last_seen(contact.id),
+            "addresses": self._links.known_addresses(contact.id),
+        }
 
     async def _member(self, state: MemberState) -> dict[str, Any]:
         link = self._links.linked(state.id)

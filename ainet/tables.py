@@ -111,6 +111,14 @@ def members(found: list[dict[str, Any]]) -> str:
     return table(("member", "state", "address", "certificate days", "node id"), rows)
 
 
+def contacts(found: list[dict[str, Any]]) -> str:
+    """Return ``ainet contacts`` for people."""
+    if not found:
+        return "There are no contacts. `ainet introduce` makes a ticket for a device of another owner."
+    rows = [(one["name"], "connected" if one["connected"] else "unreachable", one["id"]) for one in found]
+    return table(("contact", "state", "node id"), rows)
+
+
 def peers(found: list[dict[str, Any]]) -> str:
     """Return ``ainet peers`` for people."""
     if not found:

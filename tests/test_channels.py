@@ -12,7 +12,7 @@ from swarms import devices, until
 
 from ainet.network import channel as channels
 from ainet.network.addresses import split_address
-from ainet.network.channel import WINDOW
+from ainet.network.channel import WINDOW, Channel
 from ainet.network.frames import (
     ChannelAck,
     ChannelData,
@@ -306,3 +306,50 @@ async def test_nobody_relays_to_whom_it_reaches_only_through_others(tmp_path):
         channel = desk.links.channels.open(phone.id, ToNode(tablet.id))
         with pytest.raises(ConnectionResetError, match="no link of its own"):
             await channel.read()
+
+
+# A relay that is an enemy
+
+
+@pytest.mark.parametrize("enemy", ["tampers", "drops", "replays"])
+async def test_a_hostile_relay_can_end_a_link_but_change_nothing(tmp_path, monkeypatch, enemy):
+    relayed = 0
+
+    async def pass_on(source, target):
+        nonlocal relayed
+        while data := await source.read():
+            relayed += len(data)
+            if relayed > 600_000 and target.peer_id == phone.id and not done.is_set():
+                done.set()
+                if enemy == "tampers":
+                    data = data[:-1] + bytes([data[-1] ^ 1])
+                elif enemy == "drops":
+                    continue
+                else:
+                    data += data
+            target.write(data)
+            await target.drain()
+        target.write_eof()
+
+    done = asyncio.Event()
+    async with triangle(tmp_path) as (desk, phone, tablet), service(echo) as port:
+        monkeypatch.setattr("ainet.network.channels._pass_on", pass_on_unless_local(pass_on, desk))
+        tablet.links.channels.expose("127.0.0.1", port)
+        link = await phone.links.connect(tablet.id)
+        channel = phone.links.channels.open(tablet.id, ToPort(port))
+        assert await asyncio.wait_for(talk(channel, DATA), 60) == DATA
+        assert done.is_set()
+        assert link.closed.is_set()
+
+
+def pass_on_unless_local(enemy, relay):
+    """Let only what `relay` passes on between two channels be the enemy's."""
+    from ainet.network import channels as real
+
+    honest = real._pass_on
+
+    async def pass_on(source, target):
+        both = isinstance(source, Channel) and isinstance(target, Channel)
+        await (enemy if both else honest)(source, target)
+
+    return pass_on

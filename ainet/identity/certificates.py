@@ -110,13 +110,20 @@ def certificate_id(certificate: x509.Certificate) -> str:
     raise Refused(msg)
 
 
-def check_issued(certificate: x509.Certificate, ca: x509.Certificate, now: float) -> None:
-    """Raise `Refused` unless `certificate` was issued by `ca` and is valid at `now`."""
+def issued_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+    """Tell whether `ca` issued `certificate`, valid or not."""
     try:
         certificate.verify_directly_issued_by(ca)
-    except (ValueError, TypeError, InvalidSignature) as exc:
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def check_issued(certificate: x509.Certificate, ca: x509.Certificate, now: float) -> None:
+    """Raise `Refused` unless `certificate` was issued by `ca` and is valid at `now`."""
+    if not issued_by(certificate, ca):
         msg = "The certificate was not issued by this swarm's CA."
-        raise Refused(msg) from exc
+        raise Refused(msg)
     if not certificate.not_valid_before_utc.timestamp() <= now <= certificate.not_valid_after_utc.timestamp():
         msg = "The certificate is not valid now. Is the clock of one of the two devices wrong?"
         raise Refused(msg)
@@ -134,6 +141,15 @@ def read_ca(der: bytes) -> x509.Certificate:
         raise Refused(msg) from exc
     msg = "The certificate is not a CA's."
     raise Refused(msg)
+
+
+def load(der: bytes) -> x509.Certificate:
+    """Return the certificate in `der`; raises `Refused` when it is none."""
+    try:
+        return x509.load_der_x509_certificate(der)
+    except ValueError as exc:
+        msg = "The certificate cannot be read."
+        raise Refused(msg) from exc
 
 
 def swarm_of(ca: x509.Certificate) -> str:

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from ainet.errors import AinetError, NotFound, Refused, UsageError
 from ainet.identity import certificates as x
+from ainet.identity.contacts import Contacts
 from ainet.identity.credentials import Credentials
 from ainet.identity.files import make_private_dir
 from ainet.identity.keys import key_from_pem, key_to_pem, node_id, open_key, seal, unseal
@@ -62,6 +63,8 @@ class Identity:
         self._path = path
         self._device_key = device_key
         self._local: Credentials | None = None
+        #: Devices of other owners.
+        self.contacts = Contacts(path.with_name("contacts.json"))
         self._load(swarm)
 
     @classmethod
@@ -149,6 +152,11 @@ class Identity:
     def credentials(self) -> Credentials:
         """Return what this device needs to speak TLS with members."""
         return self._credentials
+
+    def link_credentials(self) -> Credentials:
+        """Return credentials for links, whose other end may also be a contact: who it is must be checked afterwards."""
+        own = self.credentials()
+        return msgspec.structs.replace(own, ca=own.ca + self.contacts.authorities())
 
     def local_credentials(self) -> Credentials:
         """Return credentials that connect only processes of this very node.
@@ -325,7 +333,7 @@ class Identity:
         """
         self.check_may_join(swarm)
         ca = x.read_ca(admission.ca)
-        certificate = _certificate(admission.certificate)
+        certificate = x.load(admission.certificate)
         if x.swarm_of(ca) != swarm:
             msg = "The CA is not the one that the ticket names."
             raise Refused(msg)
@@ -350,7 +358,7 @@ class Identity:
 
     def accept_renewal(self, der: bytes) -> None:
         """Use the renewed certificate (DER) from now on; raises `Refused` when it is not one."""
-        certificate = _certificate(der)
+        certificate = x.load(der)
         self._check_own(certificate, self.ca)
         self._store(certificate=x.to_pem(certificate).decode())
 
@@ -426,14 +434,6 @@ class Identity:
             msg = f"Only a device that holds the swarm's CA key can {what}: run this on {self.holders()}."
             raise Refused(msg)
         return self._ca_key
-
-
-def _certificate(der: bytes) -> x509.Certificate:
-    try:
-        return x509.load_der_x509_certificate(der)
-    except ValueError as exc:
-        msg = "The certificate cannot be read."
-        raise Refused(msg) from exc
 
 
 def _public(ca: x509.Certificate) -> Ed25519PublicKey:

@@ -254,6 +254,22 @@ class Admitted(msgspec.Struct, frozen=True, array_like=True, tag=22):
     hints: Hints = ()
 
 
+class Introduce(msgspec.Struct, frozen=True, array_like=True, tag=23):
+    """A request to become contacts: an encoded `Card`, the proof of the ticket's secret, the device key's signature."""
+
+    card: Annotated[bytes, msgspec.Meta(max_length=16 * 1024)]
+    proof: Annotated[bytes, msgspec.Meta(max_length=32)]
+    signature: Annotated[bytes, msgspec.Meta(max_length=64)]
+
+
+class Introduced(msgspec.Struct, frozen=True, array_like=True, tag=24):
+    """The answer: the introducing device's name, its swarm's CA certificate (DER), and where it listens."""
+
+    name: Name
+    ca: Annotated[bytes, msgspec.Meta(max_length=8192)]
+    addresses: Addresses
+
+
 Frame = (
     Hello
     | RosterUpdate
@@ -276,6 +292,8 @@ Frame = (
     | PairingHello
     | JoinRequest
     | Admitted
+    | Introduce
+    | Introduced
 )
 F = TypeVar("F", bound=msgspec.Struct)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
-from ainet.identity.certificates import certificate_id, serial_of
+from ainet.identity.certificates import certificate_id, issued_by, serial_of
 from ainet.network.frames import (
     MAX_EARLY_FRAME,
     OLDEST_PROTOCOL,
@@ -26,6 +26,8 @@ from ainet.network.interfaces import machine
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from cryptography import x509
+
     from ainet.identity import Identity, SignedRoster
     from ainet.network.stream import SecureStream
 
@@ -39,6 +41,8 @@ class Greeting(msgspec.Struct, frozen=True):
     certificate_expires: float
     #: Of the roster that the other end knows now, at least.
     roster_digest: bytes
+    #: Whether the other end is another owner's device.
+    is_contact: bool = False
 
 
 async def greet(
@@ -79,6 +83,8 @@ async def greet(
         if peer == identity.id:
             msg = "This is the device itself: a node needs no link to itself."
             raise Refused(msg)
+        if not issued_by(certificate, identity.ca):
+            return await _greet_contact(stream, identity, certificate, addresses=addresses, instance=instance)
         mine = identity.signed_roster
         hello = Hello(
             protocol=PROTOCOL,
@@ -112,6 +118,34 @@ async def greet(
             stream.write(encode_frame(Goodbye.from_error(exc)))
         raise
     return Greeting(other, told, serial, certificate.not_valid_after_utc.timestamp(), known)
+
+
+async def _greet_contact(
+    stream: SecureStream,
+    identity: Identity,
+    certificate: x509.Certificate,
+    *,
+    addresses: tuple[str, ...],
+    instance: str,
+) -> Greeting:
+    """Greet another owner's device: neither roster nor hints are shown to it, nor taken from it."""
+    peer = certificate_id(certificate)
+    contact = identity.contacts.proven(peer, certificate)
+    if identity.problem:
+        raise Refused(identity.problem)
+    hello = Hello(PROTOCOL, identity.id, identity.name, addresses, instance, 0, b"", machine=machine())
+    stream.write(encode_frame(hello))
+    other = await expect(stream, Hello, MAX_EARLY_FRAME)
+    agree(other)
+    if other.id != peer:
+        msg = "The other device named itself differently from its certificate."
+        raise ProtocolError(msg)
+    stream.write(encode_frame(Welcome()))
+    await stream.drain()
+    await expect(stream, Welcome, MAX_EARLY_FRAME)
+    named = msgspec.structs.replace(other, name=contact.name)
+    expires = certificate.not_valid_after_utc.timestamp()
+    return Greeting(named, (), serial_of(certificate), expires, b"", is_contact=True)
 
 
 def agree(other: Hello) -> int:

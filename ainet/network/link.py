@@ -8,7 +8,7 @@ import inspect
 import itertools
 import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     #: Answers a request of one type: a coroutine, or an async generator of progress that ends with the reply.
     Handler = Callable[["PeerLink", Any], Answer]
 
+T = TypeVar("T")
+
 MAX_CALLS = 64  # requests of one peer that are answered at once
 MAX_BACKLOG = 16 * 1024 * 1024  # bytes that a peer who does not read may leave unsent
 ANSWER_TIMEOUT = 60.0  # seconds
@@ -65,11 +67,11 @@ class PeerLink:
     machine
         As the peer's `Hello` names it.
     channels
-        Takes the frames of channels.
+        Takes the frames of channels; None when the peer may have none.
     handlers
         By the name of the request's class.
     take_roster
-        Called with a roster update; raises when it is not the CA's.
+        Called with a roster update; raises when it is not the CA's. None when the peer may send none.
     keepalive, timeout
         Seconds between pings; seconds of silence after which the peer counts as gone.
     """
@@ -83,9 +85,9 @@ class PeerLink:
         path: str,
         relay: str | None,
         machine: str,
-        channels: Channels,
+        channels: Channels | None,
         handlers: Mapping[str, tuple[type[Request], Handler]],
-        take_roster: Callable[[PeerLink, RosterUpdate], None],
+        take_roster: Callable[[PeerLink, RosterUpdate], None] | None,
         keepalive: float,
         timeout: float,
         log: logging.Logger,
@@ -287,14 +289,20 @@ class PeerLink:
                 if frame.id in self._serving:
                     self._serving[frame.id].grant(frame.count)
             case OpenChannel() | ChannelData() | ChannelAck() | ChannelEnd() | ChannelResume() | ChannelReset():
-                self._channels.take(self, frame)
+                self._allowed(self._channels, frame).take(self, frame)
             case RosterUpdate():
-                self._take_roster(self, frame)
+                self._allowed(self._take_roster, frame)(self, frame)
             case Goodbye():
                 self.close(frame.to_error(), tell=False)
             case _:
                 msg = f"The other device sent {type(frame).__name__} in the middle of a link."
                 raise ProtocolError(msg)
+
+    def _allowed(self, what: T | None, frame: Frame) -> T:
+        if what is None:
+            msg = f"A contact sent {type(frame).__name__}, which only members may."
+            raise ProtocolError(msg)
+        return what
 
     def _note_latency(self, stamp: int) -> None:
         measured = (time.perf_counter_ns() // 1000 - stamp) / 1e6

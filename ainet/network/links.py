@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from ainet.config import AinetConfig
     from ainet.identity import Identity, Revoked, SignedRoster
+    from ainet.identity.contacts import Contact
     from ainet.network.link import Handler
 
 GREETING_TIMEOUT = 10.0  # seconds
@@ -89,6 +90,7 @@ class Links:
         self._log = log
         self._instance = uuid.uuid4().hex
         self._handlers: dict[str, tuple[type[Request], Handler]] = {}
+        self._open_handlers: dict[str, tuple[type[Request], Handler]] = {}  # those that contacts may use
         self._greetings: dict[PeerLink, Greeting] = {}
         self._dialling: dict[str, asyncio.Task[PeerLink]] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -107,16 +109,18 @@ class Links:
         #: Who is on the local network; nobody is looked for before the owner wants it.
         self.discovery = Discovery(self._announcement, self._sighted, log)
         self.handle(RenewCertificate, self._renew)
-        self.handle(Probe, self._answer_probe)
+        self.handle(Probe, self._answer_probe, contacts=True)
 
-    def handle(self, kind: type[Request], handler: Handler) -> None:
-        """Answer requests of type `kind` with `handler`.
+    def handle(self, kind: type[Request], handler: Handler, *, contacts: bool = False) -> None:
+        """Answer requests of type `kind` with `handler`: those of members and, if `contacts`, of contacts, too.
 
         The handler is called with the link and the request. It is a coroutine function that returns the reply, or an
         async generator of progress that ends with the reply. It is cancelled when the asker cancels or the link closes.
         An `AinetError` that it raises is raised at the asker; of any other the asker learns only that there was one.
         """
         self._handlers[kind.__name__] = (kind, handler)
+        if contacts:
+            self._open_handlers[kind.__name__] = (kind, handler)
 
     def on_revoked(self, callback: Callable[[str], object]) -> None:
         """Call `callback` with the node id of every device that is removed from the swarm from now on."""
@@ -219,7 +223,29 @@ class Links:
 
     def links(self) -> list[PeerLink]:
         """Return the links that are open, of all members; there may be several of one."""
-        return [link for link in self._greetings if not link.closed.is_set()]
+        return [link for link, hello in self._greetings.items() if not hello.is_contact and not link.closed.is_set()]
+
+    def contact_link(self, node_id: str) -> PeerLink | None:
+        """Return an open link to the contact."""
+        for link, greeting in reversed(self._greetings.items()):
+            if greeting.is_contact and link.peer_id == node_id and not link.closed.is_set():
+                return link
+        return None
+
+    def contact_added(self, contact: Contact, addresses: tuple[str, ...]) -> None:
+        """Look for a contact that was introduced: it listens at `addresses`."""
+        now = self.identity.now()
+        self.learn(tuple(Hint(contact.id, address, now) for address in addresses))
+        self._upkeep.reset(contact.id)
+
+    def forget(self, name: str) -> Contact:
+        """Forget the contact with this name or id, and cut its links; raises `NotFound`."""
+        contact = self.identity.contacts.remove(name)
+        self.book.keep_only(self._known_ids())
+        for link in [link for link, greeting in self._greetings.items() if greeting.is_contact]:
+            if link.peer_id == contact.id:
+                link.close(Refused("This device is no contact there any more."))
+        return contact
 
     def known_addresses(self, node_id: str) -> list[str]:
         """Return where the member may be reached, the best address first."""
@@ -289,9 +315,9 @@ class Links:
 
     async def dial_anew(self, node_id: str) -> None:
         """Try to reach the member on the best path, also when there is a link already; raises what `connect` raises."""
-        member = self.identity.roster.member(node_id)
-        if member is not None and not self._stopped:
-            await asyncio.shield(self._start_dialling(node_id, member.name))
+        known = self.identity.roster.member(node_id) or self.identity.contacts.get(node_id)
+        if known is not None and not self._stopped:
+            await asyncio.shield(self._start_dialling(node_id, known.name))
 
     async def connect_to(self, address: str) -> PeerLink:
         """Return a link to whichever member listens at `address` ("host:port" or a Jupyter server's URL); remember it.
@@ -359,9 +385,11 @@ class Links:
     def roster_changed(self, revoked_before: set[str] | None = None) -> None:
         """Act on the identity's new roster: cut whom it removed since `revoked_before`, tell everybody else."""
         roster = self.identity.roster
-        self.book.keep_only({member.id for member in roster.members})
+        self.book.keep_only(self._known_ids())
         update = self._update()
         for link, greeting in list(self._greetings.items()):
+            if greeting.is_contact:
+                continue
             link.send_roster(update)
             try:
                 check_peer(self.identity, link.peer_id, greeting.certificate_serial)
@@ -382,7 +410,7 @@ class Links:
     def swarm_changed(self, hints: tuple[Hint, ...]) -> None:
         """Leave all links behind: the identity has joined a swarm, whose members listen where `hints` say."""
         self.close_all(PeerUnreachable(f"{self.identity.name} joined another swarm."))
-        self.book.keep_only(set())
+        self.book.keep_only({contact.id for contact in self.identity.contacts.all()})
         self.learn(hints)
         self.book.save()
         self._upkeep.wake()
@@ -394,10 +422,10 @@ class Links:
 
     def learn(self, hints: tuple[Hint, ...]) -> None:
         """Note where members listen."""
-        now, members = self.identity.now(), {member.id for member in self.identity.roster.members}
+        now, known = self.identity.now(), self._known_ids()
         before = {hint.address for hint in self.book.hints()}
         for hint in hints:
-            if hint.id in members and hint.id != self.identity.id:
+            if hint.id in known and hint.id != self.identity.id:
                 self.book.learn(hint, now)
         if before != {hint.address for hint in self.book.hints()}:
             self.book.save()
@@ -407,7 +435,7 @@ class Links:
         now, roster = self.identity.now(), self.identity.roster
         expired = []
         for link, greeting in self._greetings.items():
-            member = roster.member(link.peer_id)
+            member = roster.member(link.peer_id)  # None for a contact, whose new certificate comes with a new link
             if max(greeting.certificate_expires, member.expires if member else 0.0) < now:
                 expired.append(link)
         return expired
@@ -449,7 +477,7 @@ class Links:
         return Announcement(self.identity.id, swarm_hash(self.identity.swarm), tuple(hosts), self._listener.port)
 
     def _sighted(self, sighting: Sighting) -> None:
-        if self.identity.roster.member(sighting.id) is not None:
+        if sighting.id in self._known_ids():
             self._upkeep.reset(sighting.id)
 
     def _start_dialling(self, node_id: str, name: str) -> asyncio.Task[PeerLink]:
@@ -472,7 +500,8 @@ class Links:
             return found
         if link := self.linked(node_id):  # it dialled this node meanwhile, or is reached through another one
             return link
-        if link := await self._dial_through_members(node_id, name):
+        is_member = self.identity.roster.member(node_id) is not None
+        if is_member and (link := await self._dial_through_members(node_id, name)):
             return link
         if found.refused is not None:
             raise found.refused
@@ -535,7 +564,7 @@ class Links:
     def _add(self, stream: SecureStream, path: str, relay: str | None, greeting: Greeting) -> PeerLink:
         peer = greeting.hello.id
         member = self.identity.roster.member(peer)
-        name = member.name if member else greeting.hello.name
+        name = member.name if member and not greeting.is_contact else greeting.hello.name
         stream.peer = name
         link = PeerLink(
             stream,
@@ -544,17 +573,18 @@ class Links:
             path=path,
             relay=relay,
             machine=greeting.hello.machine,
-            channels=self.channels,
-            handlers=self._handlers,
-            take_roster=self._take_roster,
+            channels=None if greeting.is_contact else self.channels,
+            handlers=self._open_handlers if greeting.is_contact else self._handlers,
+            take_roster=None if greeting.is_contact else self._take_roster,
             keepalive=self._config.link_keepalive,
             timeout=self._config.link_timeout,
             log=self._log,
         )
-        others = [other for other in self.links() if other.peer_id == peer]
+        others = [other for other in self._greetings if other.peer_id == peer and not other.closed.is_set()]
         self._greetings[link] = greeting
         link.on_close(self._forget)
-        link.on_close(self.channels.link_lost)
+        if not greeting.is_contact:
+            link.on_close(self.channels.link_lost)
         for other in others:
             if self._greetings[other].hello.instance != greeting.hello.instance:
                 other.close(PeerUnreachable(f"{name} was restarted."), tell=False)
@@ -562,6 +592,10 @@ class Links:
             others[0].close(PeerUnreachable("There are newer links between these two devices."))
         self._learn_of(greeting)
         self.learn(greeting.hints)
+        if greeting.is_contact:
+            self._log.info("The contact %s is connected (%s).", name, path)
+            self._upkeep.wake()
+            return link
         if greeting.roster_digest != self.identity.signed_roster.digest:
             # It changed during the greeting, or was merged with the other one's.
             link.send_roster(self._update())
@@ -609,11 +643,15 @@ class Links:
     def _update(self) -> RosterUpdate:
         return RosterUpdate(self.identity.signed_roster, tuple(self.book.hints()))
 
+    def _known_ids(self) -> set[str]:
+        members = {member.id for member in self.identity.roster.members}
+        return members | {contact.id for contact in self.identity.contacts.all()}
+
     def _revoked_ids(self) -> set[str]:
         return {revoked.id for revoked in self.identity.roster.revoked}
 
     def _tls(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        credentials = self.identity.credentials()
+        credentials = self.identity.link_credentials()
         if self._contexts is None or self._contexts[0] != credentials:
             self._contexts = (credentials, server_context(credentials), client_context(credentials))
         return self._contexts[1], self._contexts[2]

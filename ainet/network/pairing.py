@@ -27,12 +27,16 @@ from ainet.network.frames import (
     Admitted,
     Goodbye,
     Hint,
+    Introduce,
+    Introduced,
     JoinRequest,
     PairingHello,
     encode_frame,
     expect,
+    read_frame,
 )
 from ainet.network.interfaces import host_addresses
+from ainet.network.introductions import Introductions
 from ainet.network.listener import Listener
 from ainet.network.stream import SecureStream
 from ainet.network.tickets import Ticket, TicketBook, proof
@@ -40,9 +44,13 @@ from ainet.network.tickets import Ticket, TicketBook, proof
 if TYPE_CHECKING:
     import logging
 
+    from cryptography import x509
+
     from ainet.identity import Identity
+    from ainet.identity.contacts import Contact
     from ainet.network.links import Links
     from ainet.network.listener import Serve
+    from ainet.network.tickets import Purpose
 
 PAIRING_TIMEOUT = 20.0  # seconds
 MAX_PAIRINGS = 16  # connections at once
@@ -105,13 +113,16 @@ class Pairing:
         self._links = links
         self._log = log
         self._tickets = TicketBook(identity.now)
+        self._introductions = Introductions(identity, links, self._tickets)
         self._listeners: dict[str, _Listener] = {}
         self._closed: list[_Listener] = []
         self._inviting = asyncio.Lock()
         self._joining = asyncio.Lock()
 
-    async def invite(self, listen: str | None = None, minutes: float = MINUTES) -> Invitation:
-        """Return a ticket with which one device may join within `minutes`.
+    async def invite(
+        self, listen: str | None = None, minutes: float = MINUTES, purpose: Purpose = "join"
+    ) -> Invitation:
+        """Return a ticket with which one device may join, or become a contact, within `minutes`.
 
         Parameters
         ----------
@@ -125,7 +136,10 @@ class Pairing:
         UsageError
             The address cannot be listened on.
         """
-        self._identity.check_may_invite()
+        if purpose == "join":
+            self._identity.check_may_invite()
+        elif self._identity.problem:
+            raise Refused(self._identity.problem)
         host, port = split_address(listen or self._links.listen_host, 0)
         async with self._inviting:
             listener = await self._listen(host, port)
@@ -133,7 +147,7 @@ class Pairing:
             addresses = tuple(join_address(one, listener.port) for one in hosts)
             address = addresses[0]
             try:
-                ticket, expires = self._tickets.new(addresses, bytes.fromhex(self._identity.swarm), minutes)
+                ticket, expires = self._tickets.new(addresses, bytes.fromhex(self._identity.swarm), minutes, purpose)
                 listener.tickets.add(ticket.id)
             finally:
                 self._close_idle()
@@ -166,6 +180,38 @@ class Pairing:
             except AinetError as exc:
                 self._log.warning("Joining failed: %s", exc.message)
                 raise
+
+    async def accept(self, text: str) -> Contact:
+        """Become contacts with the device that gave out an introduction's ticket.
+
+        Raises
+        ------
+        Refused, PeerUnreachable
+            As `join` does.
+        """
+        async with self._joining:
+            ticket = Ticket.parse(text)
+            if ticket.purpose != "introduce":
+                msg = "This ticket is for `ainet join`. Contacts need one of `ainet introduce`."
+                raise Refused(msg)
+            if ticket.fingerprint.hex() == self._identity.swarm:
+                msg = "This ticket is of a device of this device's own swarm, which needs no introduction."
+                raise UsageError(msg)
+            stream = await self._reach(ticket)
+            try:
+                async with asyncio.timeout(PAIRING_TIMEOUT):
+                    await stream.handshake()
+                    leaf = to_der(await self._check_inviter(stream, ticket))
+                    asked = self._introductions.request(ticket, leaf, self._links.addresses(stream.local_host))
+                    stream.write(encode_frame(asked))
+                    contact = self._introductions.accept(leaf, await expect(stream, Introduced))
+            except TimeoutError:
+                msg = f"The introduction failed: {stream.peer} did not answer within {PAIRING_TIMEOUT:g} seconds."
+                raise PeerUnreachable(msg) from None
+            finally:
+                await stream.close()
+            self._log.info("%s is a contact now.", contact.name)
+            return contact
 
     async def export_key(self, passphrase: str) -> str:
         """Return the swarm's CA key and owner key, encrypted, as one line of text for `import_key` elsewhere."""
@@ -231,9 +277,18 @@ class Pairing:
     async def _receive(self, stream: SecureStream, leaf: bytes) -> None:
         await stream.handshake()
         stream.write(encode_frame(PairingHello(PROTOCOL, to_der(self._identity.ca))))
-        asked = await expect(stream, JoinRequest, MAX_EARLY_FRAME)
+        asked = await read_frame(stream, MAX_EARLY_FRAME)
+        addresses = self._links.addresses(stream.local_host)
+        admitted: Admitted | Introduced
         try:
-            admitted = self._admit(asked, leaf, self._links.addresses(stream.local_host))
+            if isinstance(asked, Introduce):
+                contact, admitted = self._introductions.admit(asked, leaf, addresses)
+                self._log.info("%s is a contact now.", contact.name)
+            elif isinstance(asked, JoinRequest):
+                admitted = self._admit(asked, leaf, addresses)
+            else:
+                msg = f"The other device sent {type(asked).__name__} where a request was expected."
+                raise ProtocolError(msg)
         except AinetError as exc:
             stream.write(encode_frame(Goodbye.from_error(exc)))
             raise
@@ -270,6 +325,9 @@ class Pairing:
     # The joiner
 
     async def _join(self, ticket: Ticket, name: str) -> Joined:
+        if ticket.purpose != "join":
+            msg = "This ticket introduces a device of another owner: use `ainet accept`."
+            raise Refused(msg)
         swarm = ticket.fingerprint.hex()
         self._identity.check_may_join(swarm)
         stream = await self._reach(ticket)
@@ -319,7 +377,8 @@ class Pairing:
         )
         raise PeerUnreachable(msg)
 
-    async def _ask(self, stream: SecureStream, ticket: Ticket, name: str) -> tuple[str, Admitted]:
+    async def _check_inviter(self, stream: SecureStream, ticket: Ticket) -> x509.Certificate:
+        """Return the certificate of the other end, which must be of the swarm that the ticket names."""
         hello = await expect(stream, PairingHello, MAX_EARLY_FRAME)
         try:
             if hello.protocol != PROTOCOL:
@@ -330,10 +389,14 @@ class Pairing:
                 msg = "The device that answers is not of the swarm that the ticket names."
                 raise Refused(msg)
             check_issued(leaf, ca, self._identity.now())
-            inviter = certificate_id(leaf)
         except Refused as exc:
             stream.write(encode_frame(Goodbye.from_error(exc)))
             raise
+        return leaf
+
+    async def _ask(self, stream: SecureStream, ticket: Ticket, name: str) -> tuple[str, Admitted]:
+        leaf = await self._check_inviter(stream, ticket)
+        inviter = certificate_id(leaf)
         body = msgspec.msgpack.encode(
             JoinBody(
                 ticket=ticket.id,

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import hmac
 import secrets
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
@@ -23,6 +23,9 @@ MAX_TICKETS = 256  # remembered
 _CHECKSUM = 4  # bytes of SHA-256: for slips of the pen, not against enemies
 
 
+Purpose = Literal["join", "introduce"]
+
+
 class Ticket(msgspec.Struct, frozen=True, array_like=True):
     """What a joining device knows.
 
@@ -36,6 +39,8 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True):
         Names the ticket; not secret.
     secret
         128 random bits; the inviting device keeps a hash of them only.
+    purpose
+        Whether it lets a device join the swarm, or introduces one of another owner.
     """
 
     addresses: Annotated[
@@ -44,6 +49,7 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True):
     fingerprint: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
     id: Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
     secret: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    purpose: Purpose = "join"
 
     def __repr__(self) -> str:
         return f"Ticket({self.id.hex()})"  # the secret must not end in a log
@@ -98,8 +104,9 @@ def proof(key: bytes, certificate: bytes, request: bytes) -> bytes:
 
 
 class _Issued:
-    def __init__(self, key: bytes, expires: float) -> None:
+    def __init__(self, key: bytes, expires: float, purpose: Purpose) -> None:
         self.key: bytes | None = key  # until it is used up
+        self.purpose = purpose
         self.expires = expires
         self.tries = 0
         self.used_by = ""
@@ -118,7 +125,9 @@ class TicketBook:
         self._now = now
         self._issued: dict[bytes, _Issued] = {}
 
-    def new(self, addresses: tuple[str, ...], fingerprint: bytes, minutes: float) -> tuple[Ticket, float]:
+    def new(
+        self, addresses: tuple[str, ...], fingerprint: bytes, minutes: float, purpose: Purpose = "join"
+    ) -> tuple[Ticket, float]:
         """Return a new ticket, and when it expires (unix seconds)."""
         if not 0 < minutes <= MAX_MINUTES:
             msg = f"A ticket lives more than 0 and at most {MAX_MINUTES} minutes."
@@ -129,9 +138,9 @@ class TicketBook:
                 msg = f"{MAX_TICKETS} tickets are open already. Wait until some expire."
                 raise UsageError(msg)
             del self._issued[dead]
-        ticket = Ticket(addresses, fingerprint, secrets.token_bytes(8), secrets.token_bytes(16))
+        ticket = Ticket(addresses, fingerprint, secrets.token_bytes(8), secrets.token_bytes(16), purpose)
         expires = self._now() + 60 * minutes
-        self._issued[ticket.id] = _Issued(ticket.key, expires)
+        self._issued[ticket.id] = _Issued(ticket.key, expires, purpose)
         return ticket, expires
 
     def lives(self, ticket_id: bytes) -> bool:
@@ -144,10 +153,12 @@ class TicketBook:
         if ticket_id in self._issued:
             self._issued[ticket_id].expires = 0.0
 
-    def check(self, ticket_id: bytes, certificate: bytes, request: bytes, given: bytes) -> None:
-        """Count a try, and raise `Refused` unless `given` is the proof for a ticket that lives."""
+    def check(
+        self, ticket_id: bytes, certificate: bytes, request: bytes, given: bytes, purpose: Purpose = "join"
+    ) -> None:
+        """Count a try, and raise `Refused` unless `given` is the proof for a ticket of this purpose that lives."""
         issued = self._issued.get(ticket_id)
-        if issued is None:
+        if issued is None or issued.purpose != purpose:
             msg = "This device did not give out that ticket, or was restarted since. Ask for a new one."
             raise Refused(msg)
         if issued.used_by:

@@ -7,12 +7,15 @@ import random
 from typing import TYPE_CHECKING
 
 from ainet.errors import AinetError, Refused
+from ainet.identity.roster import Member
 from ainet.network.interfaces import host_addresses
 from ainet.network.messages import RenewCertificate
 
 if TYPE_CHECKING:
     import logging
 
+    from ainet.identity.contacts import Contact
+    from ainet.network.link import PeerLink
     from ainet.network.links import Links
 
 TICK = 1.0  # seconds
@@ -92,10 +95,11 @@ class Upkeep:
         now = asyncio.get_running_loop().time()
         if self._identity.problem:
             return
-        for member in self._identity.roster.members:
+        others: list[Member | Contact] = [*self._identity.roster.members, *self._identity.contacts.all()]
+        for member in others:
             if member.id == self._identity.id:
                 continue
-            link = self._links.linked(member.id)
+            link = self._links.linked(member.id) or self._links.contact_link(member.id)
             if link is not None and link.relay is None:
                 self._retry.pop(member.id, None)
                 continue
@@ -103,12 +107,15 @@ class Upkeep:
             first = now + FIRST_RETRY * (0.5 if self._identity.id < member.id else 1.5) if self._started else now
             when, pause = self._retry.setdefault(member.id, (first, FIRST_RETRY))
             # Whose address is unknown may be known to a member that relays; a relayed link waits for a direct one.
-            if now >= when and (self._links.known_addresses(member.id) or (link is None and self._links.links())):
+            if now >= when and (self._links.known_addresses(member.id) or self._may_be_relayed(member, link)):
                 self._retry[member.id] = (now + pause * random.uniform(0.7, 1.3), min(2 * pause, LAST_RETRY))  # noqa: S311
                 task = asyncio.create_task(self._dial_one(member.id))
                 self._dials.add(task)
                 task.add_done_callback(self._dials.discard)
         self._started = True
+
+    def _may_be_relayed(self, member: Member | Contact, link: PeerLink | None) -> bool:
+        return link is None and isinstance(member, Member) and bool(self._links.links())
 
     async def _dial_one(self, node_id: str) -> None:
         try:

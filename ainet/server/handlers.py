@@ -234,6 +234,62 @@ class MembersHandler(NodeHandler):
         await self.answer(lambda node: node.members())
 
 
+class IntroductionsHandler(NodeHandler):
+    """Tickets for devices of other owners."""
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Answer with a new ticket."""
+
+        async def introduce(node: Node) -> dict[str, Any]:
+            wanted = self.decode(Invitation)
+            return await node.introduce(wanted.listen, wanted.minutes, lan=wanted.lan)
+
+        await self.answer(introduce)
+
+
+class Acceptance(msgspec.Struct, forbid_unknown_fields=True):
+    """The ticket of an introduction."""
+
+    ticket: str
+    lan: bool = False
+
+    def __post_init__(self) -> None:
+        check_text("ticket", self.ticket)
+
+
+class ContactsHandler(NodeHandler):
+    """Devices of other owners."""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Answer with `Node.contacts`."""
+        await self.answer(lambda node: node.contacts())
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Become contacts with the device that gave out a ticket."""
+
+        async def accept(node: Node) -> dict[str, Any]:
+            wanted = self.decode(Acceptance)
+            return await node.accept(wanted.ticket, lan=wanted.lan)
+
+        await self.answer(accept)
+
+
+class ContactHandler(NodeHandler):
+    """One of them."""
+
+    @web.authenticated
+    @authorized
+    async def delete(self, name: str) -> None:
+        """Forget the contact."""
+        await self.answer(lambda node: node.forget(unquote(name)))
+
+
 class PeersHandler(NodeHandler):
     """The other devices."""
 
@@ -368,6 +424,9 @@ ROUTES: list[tuple[str, type[NodeHandler]]] = [
     (r"/ainet/api/membership", MembershipHandler),
     (r"/ainet/api/members", MembersHandler),
     (r"/ainet/api/members/([^/]+)", MemberHandler),
+    (r"/ainet/api/introductions", IntroductionsHandler),
+    (r"/ainet/api/contacts", ContactsHandler),
+    (r"/ainet/api/contacts/([^/]+)", ContactHandler),
     (r"/ainet/api/peers", PeersHandler),
     (r"/ainet/api/links", LinksHandler),
     (r"/ainet/api/key/export", KeyExportHandler),

@@ -109,6 +109,43 @@ def test_a_sleeping_device_is_unreachable_and_comes_back(nodes):
     assert len(ask(nodes, "tower", "--stages", "3")["placement"]) == 3
 
 
+WRITE = "import ainet, sys, time; s = ainet.shared('plan'); s[sys.argv[1]] = sys.argv[2]; time.sleep(0.5)"
+READ = "import ainet, json; print(json.dumps(dict(ainet.shared('plan')), sort_keys=True))"
+
+
+def write(nodes, name, key, value):
+    done = nodes.python(name, "-c", WRITE, key, value)
+    assert done.returncode == 0, done.stderr
+
+
+def read(nodes, name):
+    done = nodes.python(name, "-c", READ)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_parts_of_a_swarm_go_on_alone_and_merge(nodes, smollm2_path):
+    write(nodes, "tower", "before", "1")
+    for name in NAMES:
+        wait_for(lambda name=name: read(nodes, name) == {"before": "1"})
+    nodes.lan.cut("tablet")
+    try:
+        wait_for(lambda: nodes.reached("tower", "tablet") == "no")
+        wait_for(lambda: nodes.reached("tablet", "tower") == "no")
+        for name in NAMES:
+            write(nodes, name, name, "meanwhile")
+        wait_for(lambda: read(nodes, "tower") == {"before": "1", "tower": "meanwhile", "laptop": "meanwhile"})
+        assert read(nodes, "tablet") == {"before": "1", "tablet": "meanwhile"}
+        # The larger part goes on answering, and so does the smaller one with the model that it was given before.
+        assert len(ask(nodes, "laptop", "--stages", "2")["placement"]) == 2
+        assert [part["node"] for part in ask(nodes, "tablet")["placement"]] == ["tablet"]
+    finally:
+        nodes.lan.heal("tablet")
+    whole = {"before": "1", **dict.fromkeys(NAMES, "meanwhile")}
+    for name in NAMES:
+        wait_for(lambda name=name: read(nodes, name) == whole, 60)
+
+
 @pytest.fixture
 def hidden(nodes):
     """Laptop and tablet cannot reach each other; the tower reaches both."""

@@ -1,0 +1,511 @@
+"""How fast devices find each other, how fast documents converge, what a link costs: one run, one table, JSON beside it.
+
+    python benchmarks/network.py [--quick] [--output FILE]
+
+Everything runs on this machine: links on loopback, discovery between two network namespaces where root allows, a
+thousand nodes in one process over links that only hand messages over. Throughput is compared with plain TLS in the same
+run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from pycrdt import Map, Text
+
+from ainet import daemon
+from ainet.client import NodeClient
+from ainet.config import AinetConfig, show_bytes
+from ainet.errors import PeerUnreachable
+from ainet.identity import Identity, client_context, server_context
+from ainet.network import Documents, Links, Pairing
+from ainet.network.carrier import CHUNK
+from ainet.network.messages import Probe
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+
+LOG = logging.getLogger("benchmark")
+PLAN = "shared/plan"
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+MB = 1_000_000
+
+
+class Device:
+    """A node reduced to identity, links and documents."""
+
+    def __init__(self, folder: Path, name: str, **settings: Any) -> None:
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        self.folder = folder
+        self.identity = Identity.open(folder, name)
+        self.links = Links(self.identity, AinetConfig(data_dir=str(folder), name=name, **settings), LOG)
+        self.pairing = Pairing(self.identity, self.links, LOG)
+        self.documents = Documents(self.links, folder / "documents.sqlite", LOG)
+
+    async def start(self) -> Device:
+        """Listen."""
+        await self.links.start()
+        return self
+
+    async def stop(self) -> None:
+        """End."""
+        await self.documents.stop()
+        await self.pairing.stop()
+        await self.links.stop()
+
+
+@contextlib.asynccontextmanager
+async def swarm(n: int) -> AsyncIterator[list[Device]]:
+    """Run `n` devices of one swarm, which are all linked."""
+    with tempfile.TemporaryDirectory() as folder:
+        devices = [await Device(Path(folder) / str(i), f"device{i}").start() for i in range(n)]
+        try:
+            for device in devices[1:]:
+                await device.pairing.join((await devices[0].pairing.invite()).ticket)
+            await until(lambda: all(len({link.peer_id for link in one.links.links()}) == n - 1 for one in devices), 60)
+            yield devices
+        finally:
+            for device in devices:
+                await device.stop()
+
+
+async def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
+    """Wait until the condition holds."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def numbers(documents: Documents) -> Any:
+    """Return the dict that is edited."""
+    return documents.open(PLAN).doc.get("dict", type=Map)
+
+
+# Streams
+
+
+async def sink(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Read everything, then say so."""
+    while await reader.read(CHUNK):
+        pass
+    writer.write(b"!")
+    await writer.drain()
+    writer.close()
+
+
+async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, size: int) -> float:
+    """Send `size` bytes; return the seconds until the other end has read them."""
+    block = random.Random(0).randbytes(CHUNK)
+    begun = time.perf_counter()
+    for _ in range(size // CHUNK):
+        writer.write(block)
+        await writer.drain()
+    writer.write_eof()
+    await reader.readexactly(1)
+    writer.close()
+    return time.perf_counter() - begun
+
+
+async def tls_relay(service_port: int, size: int, credentials: Any) -> list[asyncio.Server]:
+    """Return two relays for streams of `size` bytes, TCP to TLS and TLS to TCP: a forwarder's work over plain TLS."""
+
+    async def relay(source: Streams, target: Streams, *, ends: bool) -> None:
+        (reader, back), (answer, writer) = source, target
+        left = size
+        while left and (data := await reader.read(CHUNK)):
+            writer.write(data)
+            await writer.drain()
+            left -= len(data)
+        if ends:  # TLS has no half-closed connections
+            writer.write_eof()
+        back.write(await answer.readexactly(1))
+        await back.drain()
+        for one in (back, writer):
+            one.close()
+
+    async def far(*source: Any) -> None:
+        await relay(source, await asyncio.open_connection("127.0.0.1", service_port, limit=CHUNK), ends=True)
+
+    async def near(*source: Any) -> None:
+        secure = {"ssl": client_context(credentials), "server_hostname": ""}
+        await relay(source, await asyncio.open_connection("127.0.0.1", port, limit=CHUNK, **secure), ends=False)
+
+    behind = await asyncio.start_server(far, "127.0.0.1", 0, ssl=server_context(credentials), limit=CHUNK)
+    port = behind.sockets[0].getsockname()[1]
+    return [await asyncio.start_server(near, "127.0.0.1", 0, limit=CHUNK), behind]
+
+
+async def throughput(size: int) -> dict[str, float]:
+    """Return bytes a second through plain TLS and through a forwarder, both ends in this process; and round trips."""
+    async with swarm(2) as (one, other):
+        service = await asyncio.start_server(sink, "127.0.0.1", 0, limit=CHUNK)
+        port = service.sockets[0].getsockname()[1]
+        size -= size % CHUNK
+        relays = await tls_relay(port, size, one.identity.local_credentials())
+        one.links.channels.expose("127.0.0.1", port)
+        found: dict[str, list[float]] = {"tls": [], "forwarder": []}
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection("127.0.0.1", relays[0].sockets[0].getsockname()[1])
+            found["tls"].append(size / await pour(reader, writer, size))
+            host, local = await other.links.forwarders.forward(one.identity.id, port)
+            reader, writer = await asyncio.open_connection(host, local)
+            found["forwarder"].append(size / await pour(reader, writer, size))
+        link = await other.links.connect(one.identity.id)
+        trips = []
+        for _ in range(500):
+            begun = time.perf_counter()
+            await link.request(Probe(64))
+            trips.append(time.perf_counter() - begun)
+        for server in (*relays, service):
+            server.close()
+        medians = {name: statistics.median(values) for name, values in found.items()}
+        return {**medians, "ratio": medians["forwarder"] / medians["tls"], "round_trip_s": statistics.median(trips)}
+
+
+# Documents
+
+
+async def joining() -> float:
+    """Return the seconds from the ticket to the first link."""
+    seconds = []
+    for _ in range(5):
+        with tempfile.TemporaryDirectory() as folder:
+            one, other = [await Device(Path(folder) / name, name).start() for name in ("one", "other")]
+            ticket = (await one.pairing.invite()).ticket
+            begun = time.perf_counter()
+            await other.pairing.join(ticket)
+            await until(lambda one=one, other=other: one.links.linked(other.identity.id))
+            seconds.append(time.perf_counter() - begun)
+            for device in (one, other):
+                await device.stop()
+    return statistics.median(seconds)
+
+
+async def converging(edits: int) -> dict[str, float]:
+    """Return how long two members take to be equal again after `edits` on each side apart, and bytes an edit."""
+    async with swarm(2) as (one, other):
+        for device in (one, other):
+            await device.links._upkeep.stop()  # nobody dials before it is wanted
+            device.links.close_all(PeerUnreachable("The benchmark parts them."))
+        push = Documents._push
+        Documents._push = nothing  # type: ignore[method-assign]
+        try:
+            for name, device in (("a", one), ("b", other)):
+                document = device.documents.open(PLAN)
+                text = document.doc.get("text", type=Text)
+                for i in range(edits):
+                    if i % 2:
+                        text.insert(0, f"{name}{i} ")
+                        if i % 100 == 99:  # as in a text that is revised again and again
+                            del text[200 : len(text)]
+                    else:
+                        numbers(device.documents)[f"{name}{i % 50}"] = i
+                document.compact()
+        finally:
+            Documents._push = push  # type: ignore[method-assign]
+        await until(lambda: not one.documents._outgoing and not other.documents._outgoing)
+        saved = sum(len(update) for update in one.documents._store.updates(PLAN))
+        begun = time.perf_counter()
+        link = await one.links.connect(other.identity.id)
+        before = link._stream.received
+        await until(lambda: one.documents.open(PLAN).state == other.documents.open(PLAN).state)
+        seconds = time.perf_counter() - begun
+        return {
+            "edits": edits,
+            "seconds": seconds,
+            "bytes_an_edit": (link._stream.received - before) / edits,
+            "saved_bytes_an_edit": saved / edits,
+        }
+
+
+async def nothing(self: Documents, peer: str) -> None:
+    """Push nothing: the members are parted."""
+    self._outgoing.pop(peer, None)
+
+
+async def spreading(n: int) -> float:
+    """Return the seconds until an edit is known to `n` linked members."""
+    async with swarm(n) as devices:
+        seconds = []
+        for i in range(5):
+            begun = time.perf_counter()
+            numbers(devices[0].documents)["edit"] = i + 1
+            await until(lambda i=i: all(numbers(one.documents).get("edit") == i + 1 for one in devices))
+            seconds.append(time.perf_counter() - begun)
+        return statistics.median(seconds)
+
+
+class HandedOver:
+    """A link that hands messages to the other node's handlers, in the same process."""
+
+    def __init__(self, mine: FakeLinks, theirs: FakeLinks) -> None:
+        self.mine, self.theirs = mine, theirs
+        self.peer_id = self.peer_name = theirs.identity.id
+        self.back: HandedOver | None = None
+
+    async def request(self, request: Any) -> Any:
+        """Have the other node answer."""
+        self.mine.messages += 1
+        await asyncio.sleep(0)
+        return await self.theirs.handlers[type(request).__name__](self.back, request)
+
+    async def stream(self, request: Any) -> AsyncGenerator[Any, None]:
+        """Have the other node answer in parts."""
+        self.mine.messages += 1
+        async for part in self.theirs.handlers[type(request).__name__](self.back, request):
+            yield part
+
+
+class FakeLinks:
+    """The links of one of many nodes in a process."""
+
+    def __init__(self, name: str) -> None:
+        self.identity = SimpleNamespace(id=name)
+        self.handlers: dict[str, Any] = {}
+        self.known: dict[str, HandedOver] = {}
+        self.messages = 0
+        self._callbacks: list[Any] = []
+
+    def handle(self, kind: type, handler: Any) -> None:
+        """Answer requests."""
+        self.handlers[kind.__name__] = handler
+
+    def on_linked(self, callback: Any) -> None:
+        """Hear of links."""
+        self._callbacks.append(callback)
+
+    def links(self) -> list[HandedOver]:
+        """Return all links."""
+        return list(self.known.values())
+
+    def linked(self, node_id: str) -> HandedOver | None:
+        """Return the link to a node."""
+        return self.known.get(node_id)
+
+    def meet(self, other: FakeLinks) -> None:
+        """Link two nodes."""
+        here, there = HandedOver(self, other), HandedOver(other, self)
+        here.back, there.back = there, here
+        for node, link in ((self, here), (other, there)):
+            node.known[link.peer_id] = link
+            for callback in node._callbacks:
+                callback(link)
+
+
+async def simulated(n: int, degree: int = 4) -> dict[str, float]:
+    """Return how an edit spreads over `n` nodes of which each knows `degree` others, with the real sync code."""
+    chance = random.Random(1)
+    with tempfile.TemporaryDirectory() as folder:
+        nodes = [FakeLinks(f"node{i}") for i in range(n)]
+        documents = [Documents(node, Path(folder) / f"{i}.sqlite", LOG) for i, node in enumerate(nodes)]  # type: ignore[arg-type]
+        for one in documents:
+            one.open(PLAN)
+        for i, node in enumerate(nodes):
+            node.meet(nodes[(i + 1) % n])
+            for other in chance.sample(nodes, degree // 2 - 1):
+                if other is not node:
+                    node.meet(other)
+        await until(lambda: not any(one._tasks for one in documents))
+        before = sum(node.messages for node in nodes)
+        begun = time.perf_counter()
+        numbers(documents[0])["edit"] = 1
+        await until(lambda: all(numbers(one).get("edit") == 1 for one in documents))
+        seconds = time.perf_counter() - begun
+        await until(lambda: not any(one._tasks for one in documents))
+        messages = sum(node.messages for node in nodes) - before
+        for one in documents:
+            await one.stop()
+        return {"nodes": n, "seconds": seconds, "messages_a_node": messages / n}
+
+
+# What a node costs while nothing happens
+
+
+async def idle_traffic(seconds: float) -> float:
+    """Return the bytes a second that an idle link carries, both directions together."""
+    async with swarm(2) as (one, other):
+        links = [one.links.links()[0], other.links.links()[0]]
+        await asyncio.sleep(2)
+        before = [link._stream.received for link in links]
+        await asyncio.sleep(seconds)
+        return sum(link._stream.received - was for link, was in zip(links, before, strict=True)) / seconds
+
+
+def idle_cpu(seconds: float) -> dict[str, float]:
+    """Return the share of a core that an idle node with one linked member takes: its server, and all its processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        running = []
+        for name in ("one", "other"):
+            data_dir = Path(folder) / name
+            found, _ = daemon.up(data_dir, {"name": name, "threads": 1, "memory": "1GB"})
+            running.append((data_dir, found))
+        try:
+            clients = [NodeClient(found.url, found.token) for _, found in running]
+            clients[1].join(clients[0].invite()["ticket"])
+            server = psutil.Process(running[0][1].pid)
+            family = [server, *server.children(recursive=True)]
+            time.sleep(5)
+            before = [sum(process.cpu_times()[:2]) for process in family]
+            time.sleep(seconds)
+            used = [sum(process.cpu_times()[:2]) - was for process, was in zip(family, before, strict=True)]
+            for client in clients:
+                client.close()
+            return {"server": used[0] / seconds, "all_processes": sum(used) / seconds}
+        finally:
+            for data_dir, _ in running:
+                daemon.down(data_dir)
+
+
+# Discovery
+
+
+def discovery() -> dict[str, float] | None:
+    """Return the seconds until two members on a network of their own are linked by mDNS alone; None without root."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        return None
+    names = (f"aib{os.getpid() % 10000}a", f"aib{os.getpid() % 10000}b")
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        for name in names:
+            subprocess.run(["ip", "netns", "add", name], check=True)
+            stack.callback(subprocess.run, ["ip", "netns", "del", name], check=False)
+        one, other = names
+        subprocess.run(
+            ["ip", "link", "add", "eth0", "netns", one, "type", "veth", "peer", "name", "eth0", "netns", other],
+            check=True,
+        )
+        for i, name in enumerate(names, 1):
+            for command in (f"addr add 10.78.0.{i}/24 dev eth0", "link set eth0 up", "link set lo up"):
+                subprocess.run(["ip", "-n", name, *command.split()], check=True)
+        asyncio.run(prepare(Path(folder)))
+        seconds = []
+        for _ in range(5):
+            first = start_inside(names[0], Path(folder) / "one")
+            assert first.stdout is not None
+            first.stdout.readline()  # listens
+            second = start_inside(names[1], Path(folder) / "other")
+            assert second.stdout is not None
+            second.stdout.readline()
+            seconds.append(json.loads(second.stdout.readline())["seconds"])
+            for process in (first, second):
+                process.kill()
+                process.wait()
+                process.stdout.close()
+        return {"median_s": statistics.median(seconds), "max_s": max(seconds)}
+
+
+async def prepare(folder: Path) -> None:
+    """Make two devices members of one swarm that know no addresses of each other."""
+    devices = [await Device(folder / name, name).start() for name in ("one", "other")]
+    await devices[1].pairing.join((await devices[0].pairing.invite()).ticket)
+    for device in devices:
+        device.links.book.keep_only(set())
+        await device.stop()
+        (device.folder / "network.json").unlink()
+
+
+def start_inside(namespace: str, folder: Path) -> subprocess.Popen[str]:
+    """Run a device in a network namespace."""
+    command = ["ip", "netns", "exec", namespace, sys.executable, __file__, "--device", str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+async def be_found(folder: Path) -> None:
+    """Start a device that is open to the network; print how long it took until it was linked."""
+    device = await Device(folder, folder.name, lan=True).start()
+    print("{}", flush=True)
+    begun = time.perf_counter()
+    await until(device.links.links)
+    print(json.dumps({"seconds": time.perf_counter() - begun}), flush=True)
+    await asyncio.sleep(3600)
+
+
+def main() -> None:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="smaller sizes")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/network.json"))
+    parser.add_argument("--device", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.device:
+        asyncio.run(be_found(options.device))
+        return
+    logging.disable(logging.WARNING)
+    quick = options.quick
+    found: dict[str, Any] = {}
+
+    def measure(name: str, result: Any) -> None:
+        found[name] = result
+        print(f"{name}: {json.dumps(result)}", file=sys.stderr, flush=True)
+
+    measure("discovery", discovery())
+    measure("join_s", asyncio.run(joining()))
+    measure("throughput", asyncio.run(throughput((50 if quick else 200) * MB)))
+    measure(
+        "convergence", [asyncio.run(converging(n)) for n in ((100, 1000) if quick else (100, 1000, 10_000, 100_000))]
+    )
+    measure("spreading", {str(n): asyncio.run(spreading(n)) for n in ((2, 4) if quick else (2, 5, 10))})
+    measure("simulated", [asyncio.run(simulated(n)) for n in ((50,) if quick else (10, 100, 1000))])
+    measure("idle_traffic", asyncio.run(idle_traffic(5 if quick else 20)))
+    measure("idle_cpu", idle_cpu(5 if quick else 30))
+    show(found)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(found, indent=2) + "\n")
+    print(f"\nsaved as {options.output}")
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the table."""
+    speed = found["throughput"]
+    there = found["discovery"]
+    rows = [
+        (
+            "found by mDNS and linked",
+            f"{there['median_s']:.2f} s (at most {there['max_s']:.2f} s)" if there else "no root",
+        ),
+        ("from ticket to link", f"{1000 * found['join_s']:.0f} ms"),
+        ("plain TLS, one stream", f"{speed['tls'] / MB:.0f} MB/s"),
+        ("forwarder, one stream", f"{speed['forwarder'] / MB:.0f} MB/s ({speed['ratio']:.2f} of plain TLS)"),
+        ("request and reply on a link", f"{1000 * speed['round_trip_s']:.2f} ms"),
+        *(
+            (
+                f"equal again after 2 × {one['edits']} edits",
+                f"{one['seconds']:.2f} s ({one['bytes_an_edit']:.1f} B sent, {one['saved_bytes_an_edit']:.1f} B saved)",
+            )
+            for one in found["convergence"]
+        ),
+        *((f"an edit on all of {n} nodes", f"{1000 * seconds:.0f} ms") for n, seconds in found["spreading"].items()),
+        *(
+            (
+                f"an edit on all of {one['nodes']} simulated nodes",
+                f"{1000 * one['seconds']:.0f} ms ({one['messages_a_node']:.1f} messages a node)",
+            )
+            for one in found["simulated"]
+        ),
+        ("an idle link", f"{show_bytes(found['idle_traffic'])}/s"),
+        ("an idle node, server", f"{100 * found['idle_cpu']['server']:.2f} % of a core"),
+        ("an idle node, all processes", f"{100 * found['idle_cpu']['all_processes']:.2f} % of a core"),
+    ]
+    print()
+    for name, value in rows:
+        print(f"{name:<42}{value}")
+
+
+if __name__ == "__main__":
+    main()
