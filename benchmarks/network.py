@@ -209,7 +209,7 @@ async def converging(edits: int) -> dict[str, float]:
         try:
             for name, device in (("a", one), ("b", other)):
                 document = device.documents.open(PLAN)
-                text = document.doc.get("text", type=Text)
+                text = document.doc.get(f"text of {name}", type=Text)
                 for i in range(edits):
                     if i % 2:
                         text.insert(0, f"{name}{i} ")

@@ -18,7 +18,7 @@ from ainet.errors import Refused, UsageError
 from ainet.network import Documents
 from ainet.network import documents as module
 from ainet.network.documents import PushUpdate, check_name
-from ainet.storage import Document, DocumentStore
+from ainet.storage import Document, DocumentStore, Incomplete
 
 PLAN = "shared/plan"
 
@@ -169,7 +169,8 @@ class Swarm(RuleBasedStateMachine):
         if self.waiting:
             k = choice % len(self.waiting)
             target, update = self.waiting[k] if again else self.waiting.pop(k)
-            self.documents[target].apply(update, "somebody")
+            with contextlib.suppress(Incomplete):
+                self.documents[target].apply(update, "somebody")
 
     @rule(choice=st.integers(0, 10_000))
     def lose(self, choice):

@@ -11,7 +11,7 @@ import msgspec
 
 from ainet.errors import AinetError, NotFound, Refused, UsageError
 from ainet.network.messages import Request
-from ainet.storage import Document, DocumentStore
+from ainet.storage import Document, DocumentStore, Incomplete
 
 if TYPE_CHECKING:
     import logging
@@ -199,10 +199,12 @@ class Documents:
             yield UpdatePart(update[begin : begin + PART])
 
     async def _answer_push(self, link: PeerLink, request: PushUpdate) -> None:
+        document = self.open(request.name)
         if request.update:
-            self._apply(self.open(request.name), request.update, link)
-        else:
-            self._spawn(self._pull(link, request.name))
+            with contextlib.suppress(Incomplete):
+                self._apply(document, request.update, link)
+                return
+        self._spawn(self._pull(link, request.name))
 
     def _spawn(self, work: Any) -> None:
         async def run() -> None:

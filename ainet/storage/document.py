@@ -9,7 +9,7 @@ from pycrdt import Doc
 from ainet.errors import AinetError, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pycrdt import TransactionEvent
 
@@ -24,6 +24,10 @@ COMPACT_FACTOR = 4
 COMPACT_BYTES = 256 * 1024
 
 
+class Incomplete(Refused):
+    """An update follows others that are not here: they must be asked for."""
+
+
 class Document:
     """A document, and its place in a store.
 
@@ -35,22 +39,21 @@ class Document:
         Where it is kept; what is there is loaded.
     on_update
         Called with the document, each update, and the origin that `apply` was given (None: changed here).
+
+    Attributes
+    ----------
+    doc
+        The Yjs document. Fetch it anew for each use: after a malformed update it is another one.
     """
 
     def __init__(self, name: str, store: DocumentStore, on_update: Callable[[Document, bytes, object], None]) -> None:
         self.name = name
-        self.doc: Doc[Any] = Doc()
         self._store = store
         self._on_update = on_update
         self._origin: object = None
         self._error: AinetError | None = None
-        self._scratch: Doc[Any] = Doc()
-        self._count = self._bytes = self._compacted = 0
-        for update in store.updates(name):
-            self.doc.apply_update(update)
-            self._scratch.apply_update(update)
-            self._count, self._bytes = self._count + 1, self._bytes + len(update)
-        self._subscription = self.doc.observe(self._changed)
+        self._compacted = 0
+        self._load()
 
     @property
     def state(self) -> bytes:
@@ -77,6 +80,8 @@ class Document:
         ------
         Refused
             It is malformed, or the document would be too large: nothing was changed.
+        Incomplete
+            Others must come first: nothing was changed.
         AinetError
             It cannot be saved.
         """
@@ -85,20 +90,25 @@ class Document:
             if self._bytes + len(update) > MAX_DOCUMENT:
                 msg = f"The document {self.name} would have more than {MAX_DOCUMENT >> 20} MiB."
                 raise Refused(msg)
+        before = self._count
+        self._origin = origin
         try:
             # A malformed update may raise after it has changed a document: it must not be this one.
             self._scratch.apply_update(update)
+            if 0 in clocks(self._scratch.get_state()).values():
+                # yrs applies such an update, but neither counts nor saves it.
+                self._load()
+                msg = f"A change of {self.name} came before those that it follows."
+                raise Incomplete(msg)
+            self.doc.apply_update(update)
+        except Incomplete:
+            raise
         except BaseException as exc:  # pycrdt's panics are no Exceptions
-            self._scratch = Doc()
-            self._scratch.apply_update(self.doc.get_update())
+            self._load()  # what was saved is sound
             if isinstance(exc, KeyboardInterrupt | SystemExit):
                 raise
             msg = f"A change of {self.name} is malformed ({type(exc).__name__})."
             raise Refused(msg) from exc
-        before = self._count
-        self._origin = origin
-        try:
-            self.doc.apply_update(update)
         finally:
             self._origin = None
         if self._error is not None:
@@ -116,6 +126,17 @@ class Document:
     def close(self) -> None:
         """Stop noticing changes."""
         self.doc.unobserve(self._subscription)
+
+    def _load(self) -> None:
+        """Make the document of what is saved."""
+        self.doc: Doc[Any] = Doc()
+        self._scratch: Doc[Any] = Doc()
+        self._count = self._bytes = 0
+        for update in self._store.updates(self.name):
+            self.doc.apply_update(update)
+            self._scratch.apply_update(update)
+            self._count, self._bytes = self._count + 1, self._bytes + len(update)
+        self._subscription = self.doc.observe(self._changed)
 
     def _changed(self, event: TransactionEvent) -> None:
         update = event.update
@@ -135,3 +156,20 @@ class Document:
         grown = self._bytes > max(COMPACT_BYTES, COMPACT_FACTOR * self._compacted)
         if self._count > COMPACT_UPDATES or grown:
             self.compact()
+
+
+def clocks(state: bytes) -> dict[int, int]:
+    """Return what a state vector says: how many changes of each client were seen."""
+    numbers = _numbers(state)
+    return {next(numbers): next(numbers) for _ in range(next(numbers))}
+
+
+def _numbers(data: bytes) -> Iterator[int]:
+    """Yield the variable-length numbers (7 bits a byte, lowest first) in `data`."""
+    number = shift = 0
+    for byte in data:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            yield number
+            number = shift = 0
