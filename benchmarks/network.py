@@ -37,6 +37,7 @@ from ainet.identity import Identity, client_context, server_context
 from ainet.network import Documents, Links, Pairing
 from ainet.network.carrier import CHUNK
 from ainet.network.messages import Probe
+from ainet.storage.document import clocks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -91,6 +92,11 @@ async def until(condition: Callable[[], object], seconds: float = 120.0) -> None
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.001)
+
+
+def seen(device: Device) -> dict[int, int]:
+    """Return how many changes of each client the device has."""
+    return clocks(device.documents.open(PLAN).state)
 
 
 def numbers(documents: Documents) -> Any:
@@ -225,7 +231,7 @@ async def converging(edits: int) -> dict[str, float]:
         begun = time.perf_counter()
         link = await one.links.connect(other.identity.id)
         before = link._stream.received
-        await until(lambda: one.documents.open(PLAN).state == other.documents.open(PLAN).state)
+        await until(lambda: seen(one) == seen(other))
         seconds = time.perf_counter() - begun
         return {
             "edits": edits,
