@@ -176,6 +176,34 @@ def join(parser: argparse.ArgumentParser, kernel: bool) -> None:
     only_json(parser, kernel)
 
 
+def share(parser: argparse.ArgumentParser, kernel: bool) -> None:
+    """Add the notebook."""
+    parser.description = "Share a notebook with the swarm, live. Without one, list what is shared."
+    default = "this one" if kernel else "none: list what is shared"
+    parser.add_argument("notebook", metavar="NOTEBOOK", nargs="?", help=f"its path in the server's folder ({default})")
+    parser.add_argument("--name", help="what the others call it (default: the file's name)")
+    parser.add_argument("--read-only", action="store_true", help="let the others read it only")
+    if kernel:
+        parser.add_argument("--list", action="store_true", help="list what is shared")
+    else:
+        parser.set_defaults(list=False)
+    only_json(parser, kernel)
+
+
+def unshare(parser: argparse.ArgumentParser, kernel: bool) -> None:
+    """Add the share."""
+    parser.add_argument("name", metavar="NAME", help="its name")
+    only_json(parser, kernel)
+
+
+def open_notebook(parser: argparse.ArgumentParser, kernel: bool) -> None:
+    """Add the share and the file."""
+    parser.description = "Open a notebook that another device shares, as a file of this Jupyter server."
+    parser.add_argument("name", metavar="NAME", help="its name")
+    parser.add_argument("--as", dest="path", metavar="PATH", help="the file (default: NAME.ipynb)")
+    only_json(parser, kernel)
+
+
 def accept(parser: argparse.ArgumentParser, kernel: bool) -> None:
     """Add the ticket."""
     parser.description = "Become contacts with a device of another owner: each pins the other's key."

@@ -170,6 +170,22 @@ class NodeClient:
         """Forget a contact."""
         return self._call("DELETE", f"contacts/{quote(name, safe='')}")
 
+    def notebooks(self) -> list[dict[str, Any]]:
+        """Return the notebooks that members share."""
+        return self._call("GET", "notebooks")
+
+    def share(self, path: str, name: str | None = None, *, read_only: bool = False) -> dict[str, Any]:
+        """Share a notebook of this node's Jupyter server; `path` is relative to the server's folder."""
+        return self._call("POST", "notebooks", {"path": path, "name": name, "read_only": read_only}, timeout=LONG)
+
+    def unshare(self, name: str) -> dict[str, Any]:
+        """Stop sharing a notebook."""
+        return self._call("DELETE", f"notebooks/{quote(name, safe='')}")
+
+    def open_notebook(self, name: str, path: str | None = None) -> dict[str, Any]:
+        """Open a notebook that a member shares, as the file `path` of this node's Jupyter server."""
+        return self._call("POST", "notebooks/open", {"name": name, "path": path}, timeout=LONG)
+
     def peers(self) -> list[dict[str, Any]]:
         """Return the other devices: how each is reached, and what it has."""
         return self._call("GET", "peers")

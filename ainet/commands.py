@@ -63,7 +63,7 @@ def build_parser(prog: str, *, kernel: bool) -> Parser:
     )
     common.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
     parser = Parser(prog=prog, description="The node of this device.", parents=[common])
-    parser.set_defaults(command="status", json=False, run=_status)
+    parser.set_defaults(command="status", json=False, run=_status, in_kernel=kernel)
     parser.add_argument("--version", action="version", version=f"ainet {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=not kernel)
     for command in (*COMMANDS, *KERNEL_COMMANDS) if kernel else COMMANDS:
@@ -287,6 +287,32 @@ def _remove(options: Options) -> int:
     return 0
 
 
+def _share(options: Options) -> int:
+    # Jupyter's servers tell their kernels which notebook they belong to.
+    path = options.notebook or (os.environ.get("JPY_SESSION_NAME") if options.in_kernel else None)
+    with find_node(options) as node:
+        if options.list or path is None:
+            _show(options, node.notebooks(), tables.notebooks)
+            return 0
+        shared = node.share(path, options.name, read_only=options.read_only)
+    _show(options, shared, "{path} is shared. On the other devices: ainet open {name}".format_map)
+    return 0
+
+
+def _unshare(options: Options) -> int:
+    with find_node(options) as node:
+        _show(options, node.unshare(options.name), "{name} is shared no more. The others keep their copies.".format_map)
+    return 0
+
+
+def _open(options: Options) -> int:
+    with find_node(options) as node:
+        opened = node.open_notebook(options.name, options.path)
+    may = "Your changes stay here: it is shared for reading." if opened["read_only"] else "Changes go both ways."
+    _show(options, opened, lambda opened: f"{opened['name']} is {opened['path']} here. {may}")
+    return 0
+
+
 def _introduce(options: Options) -> int:
     def show(invited: dict[str, Any]) -> str:
         return (
@@ -394,6 +420,9 @@ COMMANDS = (
     Command("invite", "make a ticket for a further device", arguments.invite, _invite),
     Command("join", "join the swarm of a ticket", arguments.join, _join),
     Command("remove", "remove a member from the swarm", arguments.remove, _remove),
+    Command("share", "share a notebook, live", arguments.share, _share),
+    Command("unshare", "stop sharing a notebook", arguments.unshare, _unshare),
+    Command("open", "open a notebook that another device shares", arguments.open_notebook, _open),
     Command("introduce", "make a ticket for a device of another owner", arguments.invite, _introduce),
     Command("accept", "become contacts with the device of a ticket", arguments.accept, _accept),
     Command("contacts", "list the contacts: devices of other owners", arguments.only_json, _contacts),

@@ -28,10 +28,12 @@ from ainet.options import keep_options
 from ainet.peers import Peers
 from ainet.resources import monitor
 from ainet.resources.allocator import Allocator, Caps
+from ainet.shared_notebooks import Notebooks
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
+    from pathlib import Path
 
     from ainet.config import AinetConfig
     from ainet.executor.models.catalog import ModelEntry
@@ -62,11 +64,17 @@ class Node:
         self._stack = contextlib.AsyncExitStack()
         self._began = time.time()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._notebooks: Notebooks | None = None
 
     @property
     def name(self) -> str:
         """Name of this device in the swarm."""
         return self.identity.name
+
+    @property
+    def data_dir(self) -> Path:
+        """Where everything is kept."""
+        return self._data_dir
 
     @property
     def id(self) -> str:
@@ -140,6 +148,26 @@ class Node:
         stack.push_async_callback(advertiser.stop)
         await self.executor.start()
         stack.push_async_callback(self.executor.stop)
+
+    async def open_notebooks(self, contents: Any, live: Callable[[str], Any]) -> None:
+        """Share notebooks from now on: those of a Jupyter server, from its contents manager and live documents."""
+        self._notebooks = Notebooks(self, contents, live, self._log)
+        self._stack.push_async_callback(self._notebooks.stop)
+        await self._notebooks.start()
+
+    @property
+    def notebooks(self) -> Notebooks:
+        """The notebooks that are shared.
+
+        Raises
+        ------
+        AinetError
+            They are not there yet.
+        """
+        if self._notebooks is None:
+            msg = "The node is still starting. Ask again in a few seconds."
+            raise AinetError(msg)
+        return self._notebooks
 
     async def stop(self) -> None:
         """Unload everything, say goodbye, end every process."""

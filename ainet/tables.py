@@ -119,6 +119,17 @@ def contacts(found: list[dict[str, Any]]) -> str:
     return table(("contact", "state", "node id"), rows)
 
 
+def notebooks(found: list[dict[str, Any]]) -> str:
+    """Return the shared notebooks for people."""
+    if not found:
+        return "No notebooks are shared. `ainet share NOTEBOOK` shares one."
+    rows = [
+        (one["name"], "this device" if one["own"] else one["by"], "read" if one["read_only"] else "edit", one["path"])
+        for one in found
+    ]
+    return table(("notebook", "shared by", "others may", "file here"), rows)
+
+
 def peers(found: list[dict[str, Any]]) -> str:
     """Return ``ainet peers`` for people."""
     if not found:

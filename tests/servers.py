@@ -49,6 +49,9 @@ class NodeDouble:
     async def stop(self) -> None:
         self.stopped = True
 
+    async def open_notebooks(self, contents: Any, live: Any) -> None:
+        pass
+
     async def status(self) -> dict[str, Any]:
         return {"node": {"name": self.name}, "members": [], "pipelines": []}
 
@@ -145,9 +148,9 @@ async def serve(
     root = folder / "root"
     root.mkdir(parents=True, exist_ok=True)
     given = {"ip": "127.0.0.1", "port": 0, "root_dir": str(root), "allow_unauthenticated_access": False} | traits
+    given.setdefault("jpserver_extensions", {"ainet": True})
     app = ServerApp(
         config=config,
-        jpserver_extensions={"ainet": True},
         allow_root=True,
         open_browser=False,
         reraise_server_extension_failures=True,

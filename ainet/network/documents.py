@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SETTINGS = "settings"
 SHARED = "shared/"
+#: Notebooks are exchanged by those only who have opened them.
+NOTEBOOK = "notebook/"
 #: Bytes of an update that is pushed; of a longer one the peer is only told that there is something to ask for.
 MAX_PUSH = 256 * 1024
 PART = 1024 * 1024  # bytes of a longer update that travel at once
@@ -86,6 +88,7 @@ class Documents:
         self._store = DocumentStore(path)
         self._documents: dict[str, Document] = {}
         self._watchers: dict[str, list[Callable[[bytes, object], object]]] = {}
+        self._guards: list[Callable[[str, str], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._outgoing: dict[str, dict[str, list[bytes]]] = {}  # by peer and document
         links.handle(ListDocuments, self._list)
@@ -128,6 +131,39 @@ class Documents:
             document = self._documents[name] = Document(name, self._store, self._changed)
         return document
 
+    def guard(self, check: Callable[[str, str], None]) -> None:
+        """Have `check` called with the name of a document and a member's node id before the member changes it.
+
+        What it raises is told to the member, and nothing is changed.
+        """
+        self._guards.append(check)
+
+    async def fetch(self, name: str, member: str) -> Document:
+        """Return the document with this name, with all that the member knows of it.
+
+        Raises
+        ------
+        PeerUnreachable
+            The member cannot be reached, and nothing is here.
+        """
+        known = name in self._documents
+        document = self.open(name)
+        try:
+            link = await self._links.connect(member)
+            await self._pull(link, name)
+        except AinetError:
+            if not known:
+                self.delete(name)
+                raise
+        return document
+
+    def delete(self, name: str) -> None:
+        """Forget a document here; others keep theirs."""
+        document = self._documents.pop(name, None)
+        if document is not None:
+            document.close()
+        self._store.delete(name)
+
     def watch(self, name: str, callback: Callable[[bytes, object], object]) -> Callable[[], None]:
         """Call `callback` with every update of a document and its origin; return what takes that back.
 
@@ -169,9 +205,15 @@ class Documents:
     async def _meet(self, link: PeerLink) -> None:
         there = await link.request(ListDocuments())
         for name in there.names:
-            await self._pull(link, name)
+            if name in self._documents or not name.startswith(NOTEBOOK):
+                try:
+                    await self._pull(link, name)
+                except Refused as exc:
+                    self._log.info("%s was not taken from %s: %s", name, link.peer_name, exc.message)
 
     async def _pull(self, link: PeerLink, name: str) -> None:
+        for check in self._guards:
+            check(name, link.peer_id)
         document = self.open(name)
         update = bytearray()
         async with contextlib.aclosing(link.stream(PullDocument(name, document.state))) as parts:
@@ -199,6 +241,10 @@ class Documents:
             yield UpdatePart(update[begin : begin + PART])
 
     async def _answer_push(self, link: PeerLink, request: PushUpdate) -> None:
+        for check in self._guards:
+            check(request.name, link.peer_id)
+        if request.name.startswith(NOTEBOOK) and request.name not in self._documents:
+            return  # nobody has opened it here
         document = self.open(request.name)
         if request.update:
             with contextlib.suppress(Incomplete):
@@ -219,9 +265,10 @@ class Documents:
 
 
 def check_name(name: str) -> None:
-    """Raise `UsageError` unless `name` can be that of a document: ``settings`` or ``shared/NAME``."""
-    own = name.removeprefix(SHARED)
-    if name != SETTINGS and not (name.startswith(SHARED) and re.fullmatch(r"[^/\x00-\x1f\x7f]{1,128}", own)):
+    """Raise `UsageError` unless `name` can be that of a document: ``settings``, ``shared/NAME``, ``notebook/NAME``."""
+    folder, _, own = name.partition("/")
+    named = f"{folder}/" in (SHARED, NOTEBOOK) and re.fullmatch(r"[^/\x00-\x1f\x7f]{1,128}", own)
+    if name != SETTINGS and not named:
         msg = f"{name[:200]!r} cannot be the name of a shared document: use 1 to 128 characters without a slash."
         raise UsageError(msg)
 

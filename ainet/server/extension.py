@@ -132,6 +132,7 @@ class AinetExtension(ExtensionApp):
                 await node.stop()
                 raise
             self.node = node
+            await node.open_notebooks(serverapp.contents_manager, self._live_document)
             runtime = Runtime(os.getpid(), self.url, self.identity.token, time.time(), self.headless)
             lock.publish(runtime)
             self.log.info("The node %s is ready (%s).", node.name, data_dir)
@@ -149,6 +150,15 @@ class AinetExtension(ExtensionApp):
                 self._release()
                 if self.headless:
                     serverapp.stop()
+
+    async def _live_document(self, path: str) -> Any:
+        """Return jupyter-collaboration's live document of a notebook; None while nobody has it open."""
+        assert self.serverapp is not None  # noqa: S101 - the node was started by it
+        live = self.serverapp.web_app.settings.get("jupyter_server_ydoc")
+        if live is None:
+            return None
+        given = {"path": path, "content_type": "notebook", "file_format": "json"}
+        return await live.get_document(**given, copy=False, create=False)
 
     def _give_up(self, error: AinetError) -> None:
         self.failed = True

@@ -290,6 +290,79 @@ class ContactHandler(NodeHandler):
         await self.answer(lambda node: node.forget(unquote(name)))
 
 
+class NotebookShare(msgspec.Struct, forbid_unknown_fields=True):
+    """Which notebook to share, under which name, and whether the others may change it."""
+
+    path: str
+    name: str | None = None
+    read_only: bool = False
+
+    def __post_init__(self) -> None:
+        check_text("path", self.path)
+        check_text("name", self.name)
+
+
+class NotebooksHandler(NodeHandler):
+    """The notebooks that members share."""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Answer with the list."""
+
+        async def listed(node: Node) -> list[dict[str, Any]]:
+            return node.notebooks.list()
+
+        await self.answer(listed)
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Share one."""
+
+        async def share(node: Node) -> dict[str, Any]:
+            wanted = self.decode(NotebookShare)
+            return await node.notebooks.share(wanted.path, wanted.name, read_only=wanted.read_only)
+
+        await self.answer(share)
+
+
+class NotebookOpening(msgspec.Struct, forbid_unknown_fields=True):
+    """Which shared notebook to open, and as which file."""
+
+    name: str
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        check_text("name", self.name)
+        check_text("path", self.path)
+
+
+class OpenNotebookHandler(NodeHandler):
+    """The notebooks of others."""
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Open one."""
+
+        async def opened(node: Node) -> dict[str, Any]:
+            wanted = self.decode(NotebookOpening)
+            return await node.notebooks.open(wanted.name, wanted.path)
+
+        await self.answer(opened)
+
+
+class NotebookHandler(NodeHandler):
+    """One shared notebook."""
+
+    @web.authenticated
+    @authorized
+    async def delete(self, name: str) -> None:
+        """Stop sharing it."""
+        await self.answer(lambda node: node.notebooks.unshare(unquote(name)))
+
+
 class PeersHandler(NodeHandler):
     """The other devices."""
 
@@ -424,6 +497,9 @@ ROUTES: list[tuple[str, type[NodeHandler]]] = [
     (r"/ainet/api/membership", MembershipHandler),
     (r"/ainet/api/members", MembersHandler),
     (r"/ainet/api/members/([^/]+)", MemberHandler),
+    (r"/ainet/api/notebooks", NotebooksHandler),
+    (r"/ainet/api/notebooks/open", OpenNotebookHandler),
+    (r"/ainet/api/notebooks/([^/]+)", NotebookHandler),
     (r"/ainet/api/introductions", IntroductionsHandler),
     (r"/ainet/api/contacts", ContactsHandler),
     (r"/ainet/api/contacts/([^/]+)", ContactHandler),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pycrdt import Doc
 
@@ -22,6 +22,9 @@ MAX_DOCUMENT = 64 * 1024 * 1024  # bytes
 COMPACT_UPDATES = 500
 COMPACT_FACTOR = 4
 COMPACT_BYTES = 256 * 1024
+
+
+T = TypeVar("T")
 
 
 class Incomplete(Refused):
@@ -53,7 +56,18 @@ class Document:
         self._origin: object = None
         self._error: AinetError | None = None
         self._compacted = 0
+        self._views: dict[Any, Any] = {}
+        self._former: list[dict[Any, Any]] = []  # views of documents that were replaced
         self._load()
+
+    def view(self, kind: Callable[[Doc[Any]], T]) -> T:
+        """Return the one view of this kind on the document, such as a `jupyter_ydoc.YNotebook`.
+
+        There is one as long as the document lives: pycrdt crashes when an undo manager ends before its document.
+        """
+        if kind not in self._views:
+            self._views[kind] = kind(self.doc)
+        return self._views[kind]
 
     @property
     def state(self) -> bytes:
@@ -129,6 +143,8 @@ class Document:
 
     def _load(self) -> None:
         """Make the document of what is saved."""
+        self._former.append(self._views)
+        self._views = {}
         self.doc: Doc[Any] = Doc()
         self._scratch: Doc[Any] = Doc()
         self._count = self._bytes = 0

@@ -1,0 +1,231 @@
+"""Shared notebooks: the same cells on several devices, in files and in jupyter-collaboration's live documents."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import nbformat
+import pytest
+from servers import serve, until
+from test_sync_route import SharingNode
+
+from ainet.errors import NotFound, PeerUnreachable, Refused, UsageError
+from ainet.network import Logs
+from ainet.shared_notebooks import Notebooks
+
+
+@pytest.fixture(autouse=True)
+def jupyter_dirs(tmp_path, monkeypatch):
+    for name in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR"):
+        monkeypatch.setenv(f"JUPYTER_{name}", str(tmp_path / name.lower()))
+        (tmp_path / name.lower()).mkdir()
+    monkeypatch.setenv("AINET_DATA_DIR", str(tmp_path / "data"))
+
+
+class NotebookNode(SharingNode):
+    """A node that shares notebooks."""
+
+    notebooks: Notebooks | None = None
+
+    async def start(self):
+        await super().start()
+        self.name, self.data_dir = self.identity.name, self.folder
+        self.logs = Logs(self.links, self.folder / "logs.sqlite", self.log)
+
+    async def open_notebooks(self, contents, live):
+        self.notebooks = Notebooks(self, contents, live, self.log)
+        await self.notebooks.start()
+
+    async def stop(self):
+        if self.notebooks is not None:
+            await self.notebooks.stop()
+        await self.logs.stop()
+        await super().stop()
+
+
+class Desk:
+    """A Jupyter server with its node and its folder."""
+
+    def __init__(self, served, folder) -> None:
+        self.served, self.folder = served, folder
+        self.node = served.node
+
+    @property
+    def notebooks(self):
+        return self.node.notebooks
+
+    def write(self, path, *cells):
+        file = self.folder / "root" / path
+        before = file.stat().st_mtime_ns if file.exists() else 0
+        found = nbformat.v4.new_notebook(cells=list(cells))
+        nbformat.write(found, file)
+        assert file.stat().st_mtime_ns != before
+
+    def read(self, path):
+        try:
+            return json.loads((self.folder / "root" / path).read_text())["cells"]
+        except json.JSONDecodeError:
+            return []  # it is just being written
+
+    def sources(self, path):
+        return ["".join(cell["source"]) for cell in self.read(path)]
+
+    async def live(self, path):
+        """Open the notebook as JupyterLab does."""
+        ydoc = self.served.app.web_app.settings["jupyter_server_ydoc"]
+        return await ydoc.get_document(path=path, content_type="notebook", file_format="json", copy=False, create=True)
+
+
+def code(name, source, **more):
+    return nbformat.v4.new_code_cell(source, id=name, **more)
+
+
+@contextlib.asynccontextmanager
+async def desks(tmp_path, *, collaboration=False):
+    """Two Jupyter servers whose nodes are members of one swarm."""
+    extensions = {"ainet": True}
+    if collaboration:
+        extensions |= {"jupyter_server_ydoc": True, "jupyter_server_fileid": True}
+    async with contextlib.AsyncExitStack() as stack:
+        found = []
+        for name in ("ada", "bob"):
+            served = await stack.enter_async_context(
+                serve(tmp_path / name, NotebookNode, jpserver_extensions=extensions)
+            )
+            found.append(Desk(served, tmp_path / name))
+        await found[1].node.pairing.join((await found[0].node.pairing.invite()).ticket, "bob")
+        await until(lambda: found[0].node.links.linked(found[1].node.id))
+        yield found
+
+
+async def shared(ada, bob, **options):
+    """Share a notebook of Ada's, and open it at Bob's."""
+    ada.write("plan.ipynb", code("a", "1"), code("b", "2"))
+    await ada.notebooks.share("plan.ipynb", **options)
+    await until(lambda: [one["name"] for one in bob.notebooks.list()] == ["plan"])
+    return await bob.notebooks.open("plan")
+
+
+async def test_a_shared_notebook_is_the_same_file_on_both(tmp_path):
+    async with desks(tmp_path) as (ada, bob):
+        opened = await shared(ada, bob)
+        assert opened == {"name": "plan", "path": "plan.ipynb", "read_only": False}
+        assert bob.sources("plan.ipynb") == ["1", "2"]
+        ada.write("plan.ipynb", code("a", "ada"), code("b", "2"))
+        bob.write("plan.ipynb", code("a", "1"), code("b", "bob"), code("c", "3"))
+        for desk in (ada, bob):
+            await until(lambda desk=desk: desk.sources("plan.ipynb") == ["ada", "bob", "3"], 15)
+
+
+async def test_outputs_travel_and_cells_say_who_ran_them(tmp_path):
+    async with desks(tmp_path) as (ada, bob):
+        await shared(ada, bob)
+        output = nbformat.v4.new_output("stream", text="hello")
+        bob.write("plan.ipynb", code("a", "1"), code("b", "2", execution_count=7, outputs=[output]))
+        await until(lambda: any(cell.get("outputs") for cell in ada.read("plan.ipynb")), 15)
+        ran = ada.read("plan.ipynb")[1]
+        assert ran["execution_count"] == 7
+        assert "".join(ran["outputs"][0]["text"]) == "hello"
+        assert ran["metadata"]["ainet"]["device"] == bob.node.name
+        assert "ainet" not in ada.read("plan.ipynb")[0]["metadata"]
+
+
+async def test_a_reader_changes_nothing(tmp_path):
+    async with desks(tmp_path) as (ada, bob):
+        assert (await shared(ada, bob, read_only=True))["read_only"]
+        bob.write("plan.ipynb", code("a", "bob"))
+        await until(lambda: bob.sources("plan.ipynb") == ["1", "2"], 15)  # as it is shared
+        ada.write("plan.ipynb", code("a", "ada"))
+        await until(lambda: bob.sources("plan.ipynb") == ["ada"], 15)
+        # A reader's node that does not care is refused by the sharer's.
+        document = bob.node.documents.open("notebook/plan")
+        link = await bob.node.links.connect(ada.node.id)
+        from ainet.network.documents import PushUpdate
+
+        with pytest.raises(Refused, match="may only be read"):
+            await link.request(PushUpdate("notebook/plan", document.doc.get_update()))
+
+
+async def test_edits_made_apart_merge_when_the_devices_meet(tmp_path):
+    async with desks(tmp_path) as (ada, bob):
+        await shared(ada, bob)
+        for desk in (ada, bob):
+            await desk.node.links._upkeep.stop()
+        ada.node.links.close_all(PeerUnreachable("The cable is pulled."))
+        await until(lambda: not bob.node.links.links())
+        ada.write("plan.ipynb", code("a", "ada"), code("b", "2"))
+        bob.write("plan.ipynb", code("b", "2"), code("c", "bob"))
+        await until(lambda: "ada" in str(ada.node.notebooks._open["plan"]._base))
+        await until(lambda: "bob" in str(bob.node.notebooks._open["plan"]._base))
+        await ada.node.links.connect(bob.node.id)
+        for desk in (ada, bob):
+            await until(lambda desk=desk: desk.sources("plan.ipynb") == ["ada", "2", "bob"], 15)
+
+
+async def test_a_notebook_that_is_shared_no_more_stays_as_a_copy(tmp_path):
+    async with desks(tmp_path) as (ada, bob):
+        await shared(ada, bob)
+        with pytest.raises(NotFound, match="shares no notebook called"):
+            await bob.notebooks.unshare("plan")
+        await ada.notebooks.unshare("plan")
+        await until(lambda: not bob.notebooks.list() and not bob.notebooks._open)
+        ada.write("plan.ipynb", code("a", "ada alone"))
+        assert bob.sources("plan.ipynb") == ["1", "2"]
+        await ada.notebooks.share("plan.ipynb")
+        await until(bob.notebooks.list)
+        await bob.notebooks.open("plan", "again.ipynb")
+        assert bob.sources("again.ipynb") == ["ada alone"]
+
+
+async def test_what_cannot_be_shared_or_opened_is_said(tmp_path):
+    async with desks(tmp_path) as (ada, bob):
+        with pytest.raises(NotFound, match=r"no notebook 'missing\.ipynb'"):
+            await ada.notebooks.share("missing.ipynb")
+        with pytest.raises(NotFound, match="Shared are: none"):
+            await bob.notebooks.open("plan")
+        bob.write("plan.ipynb", code("x", "mine"))
+        with pytest.raises(UsageError, match="exists already"):
+            await shared(ada, bob)
+        assert bob.sources("plan.ipynb") == ["mine"]
+        with pytest.raises(UsageError, match="shared by this device already"):
+            await ada.notebooks.share("plan.ipynb")
+        with pytest.raises(UsageError, match="cannot be the name"):
+            await ada.notebooks.share("plan.ipynb", "a/b")
+
+
+async def test_a_restart_goes_on_with_what_was_changed_meanwhile(tmp_path):
+    async with desks(tmp_path) as (ada, bob):
+        await shared(ada, bob)
+        await bob.notebooks.stop()
+        ada.write("plan.ipynb", code("a", "ada"), code("b", "2"))
+        document = bob.node.documents.open("notebook/plan")
+        await until(lambda: "ada" in str(document.doc.get_update()))
+        bob.write("plan.ipynb", code("a", "1"), code("b", "2"), code("c", "bob"))
+        bob.node.notebooks = again = Notebooks(bob.node, bob.notebooks._contents, bob.notebooks._live, bob.node.log)
+        await again.start()
+        for desk in (ada, bob):
+            await until(lambda desk=desk: desk.sources("plan.ipynb") == ["ada", "2", "bob"], 15)
+
+
+async def test_live_documents_of_two_servers_are_one(tmp_path):
+    async with desks(tmp_path, collaboration=True) as (ada, bob):
+        await shared(ada, bob)
+        here, there = await ada.live("plan.ipynb"), await bob.live("plan.ipynb")
+        await until(lambda: all(desk.notebooks._open["plan"]._room is not None for desk in (ada, bob)))
+
+        def sources(live):
+            return [cell["source"] for cell in live.get()["cells"]]
+
+        text = here.ycells[0]["source"]
+        for letter in "hello":
+            text += letter
+        await until(lambda: sources(there) == ["1hello", "2"])
+        source = there.ycells[1]["source"]
+        source += "!"
+        there.append_cell({"id": "n", "cell_type": "markdown", "source": "new", "metadata": {}})
+        text += " world"
+        for live in (here, there):
+            await until(lambda live=live: sources(live) == ["1hello world", "2!", "new"])
+        for desk in (ada, bob):
+            await until(lambda desk=desk: desk.sources("plan.ipynb") == ["1hello world", "2!", "new"], 15)
