@@ -1,0 +1,78 @@
+"""One notebook in two unmodified JupyterLabs with jupyter-collaboration, driven in Chromium."""
+
+from __future__ import annotations
+
+import json
+
+import nbformat
+import pytest
+from lab import CHROMIUM, OPTIONS, TOKEN, running_lab
+from playwright.sync_api import expect, sync_playwright
+
+from ainet.client import NodeClient
+
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture(scope="module")
+def labs(jupyter_dirs, tmp_path_factory):
+    """Two labs of one swarm, with a notebook that the first shares and the second has opened; gives their addresses."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("ada", "bob")]
+    for folder in folders:
+        (folder / "node").mkdir(mode=0o700)
+        settings = {"AinetConfig": {"name": folder.name.rstrip("0123456789"), "threads": 1, "memory": "1GB"}}
+        (folder / "node" / "ainet_config.json").write_text(json.dumps(settings))
+    cells = [nbformat.v4.new_code_cell("1 + 1", id="first"), nbformat.v4.new_markdown_cell("Hello", id="second")]
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": spec}), folders[0] / "plan.ipynb")
+    with running_lab(folders[0]) as ada, running_lab(folders[1]) as bob:
+        with NodeClient.find(folders[0] / "node") as here, NodeClient.find(folders[1] / "node") as there:
+            there.join(here.invite()["ticket"])
+            here.share("plan.ipynb")
+            for _ in range(200):
+                if there.notebooks():
+                    break
+            assert there.open_notebook("plan")["path"] == "plan.ipynb"
+        yield ada, bob
+
+
+@pytest.fixture(scope="module")
+def pages(labs):
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS))
+        opened = []
+        for url in labs:
+            page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+            page.goto(f"{url}/lab/tree/plan.ipynb?token={TOKEN}")
+            page.wait_for_selector(".jp-Notebook .jp-CodeCell .cm-content", timeout=90_000)
+            opened.append(page)
+        yield opened
+        browser.close()
+
+
+def editor(page, index=0):
+    return page.locator(".jp-Notebook .jp-CodeCell .cm-content").nth(index)
+
+
+def test_what_is_typed_in_one_lab_appears_in_the_other(pages):
+    ada, bob = pages
+    editor(ada).click()
+    ada.keyboard.press("End")
+    ada.keyboard.type(" + 40", delay=30)
+    expect(editor(bob)).to_contain_text("1 + 1 + 40", timeout=20_000)
+    editor(bob).click()
+    bob.keyboard.press("End")
+    bob.keyboard.type("  # by bob", delay=30)
+    expect(editor(ada)).to_contain_text("1 + 1 + 40  # by bob", timeout=20_000)
+
+
+def test_outputs_travel_with_who_ran_the_cell(pages, labs, tmp_path_factory):
+    ada, bob = pages
+    ada.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=90_000)
+    editor(ada).click()
+    ada.keyboard.press("Control+Enter")
+    output = bob.locator(".jp-Notebook .jp-CodeCell .jp-OutputArea-output").first
+    expect(output).to_contain_text("42", timeout=30_000)
+    # Both notebooks still have the two cells they began with.
+    for page in pages:
+        expect(page.locator(".jp-Notebook .jp-Cell")).to_have_count(2)
