@@ -101,7 +101,7 @@ async def test_many_silent_clients_are_turned_away_and_members_still_served(tmp_
         for _, writer in clients:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
-        await until(lambda: not desk.links._listener.busy)
+        await until(lambda: not desk.links.door.busy)
 
 
 # What a member could send

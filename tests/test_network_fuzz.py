@@ -163,7 +163,7 @@ async def test_hundreds_of_strange_beginnings_leave_a_node_well(tmp_path):
         begun = list(mutations(samples, 400))
         for i in range(0, len(begun), 20):
             await asyncio.gather(*(begin(data) for data in begun[i : i + 20]))
-        await until(lambda: not desk.links._listener.busy)
+        await until(lambda: not desk.links.door.busy)
         link = await phone.links.connect(desk.id)
         assert (await link.request(Echo(b"well"))).data == b"well"
 

@@ -15,7 +15,7 @@ from tornado.websocket import websocket_connect
 
 from ainet.errors import PeerUnreachable, Refused
 from ainet.identity import Identity
-from ainet.network import Links, Pairing, links
+from ainet.network import Links, Pairing, door, links
 from ainet.network.frames import ToPort
 from ainet.network.websocket import MAX_MESSAGE
 
@@ -87,7 +87,7 @@ async def test_a_stranger_is_refused_inside(tmp_path, caplog):
     async with hub_and_phone(tmp_path) as (served, hub, _), device(tmp_path, "stranger") as stranger:
         with pytest.raises(Refused, match=r"not of (this|its) swarm"):
             await stranger.links.connect_to(served.url)
-        await until(lambda: not hub.links._guests)
+        await until(lambda: not hub.links.door._guests)
         assert not hub.links.links()
         assert "was refused" in caplog.text
 
@@ -97,11 +97,11 @@ async def test_who_proves_nothing_is_let_go(tmp_path, monkeypatch):
     async with hub_and_phone(tmp_path) as (served, hub, _):
         url = served.url.replace("http", "ws") + "ainet/peer"
         silent = await websocket_connect(url)
-        await until(lambda: hub.links._guests)
+        await until(lambda: hub.links.door._guests)
         while await silent.read_message() is not None:
             pass  # the word that tells what this port is for
         silent.close()
-        await until(lambda: not hub.links._guests)
+        await until(lambda: not hub.links.door._guests)
 
 
 @pytest.mark.parametrize(
@@ -116,23 +116,23 @@ async def test_what_is_no_handshake_is_cut_off(tmp_path, sent):
         while await client.read_message() is not None:
             pass
         client.close()
-        await until(lambda: not hub.links._guests)
+        await until(lambda: not hub.links.door._guests)
         assert not hub.links.links()
 
 
 async def test_only_so_many_may_wait_to_prove_themselves(tmp_path):
     async with hub_and_phone(tmp_path) as (served, hub, phone):
         url = served.url.replace("http", "ws") + "ainet/peer"
-        waiting = [await websocket_connect(url) for _ in range(links.MAX_GUESTS)]
-        await until(lambda: len(hub.links._guests) == links.MAX_GUESTS)
+        waiting = [await websocket_connect(url) for _ in range(door.MAX_GUESTS)]
+        await until(lambda: len(hub.links.door._guests) == door.MAX_GUESTS)
         with pytest.raises(PeerUnreachable, match="HTTP status 503"):
             await phone.links.connect_to(served.url)
         waiting.pop().close()
-        await until(lambda: hub.links.may_greet)
+        await until(lambda: hub.links.door.may_greet)
         assert await phone.links.connect_to(served.url)
         for one in waiting:
             one.close()
-        await until(lambda: not hub.links._guests)
+        await until(lambda: not hub.links.door._guests)
 
 
 async def test_the_route_tells_nothing_to_browsers(tmp_path):

@@ -3,8 +3,9 @@
 from ainet.network.documents import Documents
 from ainet.network.interfaces import own_loopback
 from ainet.network.link import PeerLink
-from ainet.network.links import Links, MemberState
+from ainet.network.links import Links
 from ainet.network.logs import Logs
+from ainet.network.member_state import MemberState
 from ainet.network.messages import Request
 from ainet.network.pairing import Invitation, Joined, Pairing
 

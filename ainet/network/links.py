@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import uuid
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from ainet.errors import AinetError, NotFound, PeerUnreachable, Refused, UsageError
 from ainet.identity import Credentials, client_context, server_context
-from ainet.identity.certificates import DAY
 from ainet.network.addresses import (
     AddressBook,
     can_be_dialled,
     is_loopback,
-    is_wildcard,
-    join_address,
-    outward_host,
     split_address,
     wildcard,
 )
-from ainet.network.carrier import Carrier, TcpCarrier, dial
 from ainet.network.channels import Channels
-from ainet.network.dialler import first
+from ainet.network.dialler import Dialler
 from ainet.network.discovery import Announcement, Discovery, Sighting, swarm_hash
+from ainet.network.door import Door
 from ainet.network.forwarders import Forwarders
-from ainet.network.frames import Hint, RosterUpdate, ToNode
+from ainet.network.frames import Hint, RosterUpdate
 from ainet.network.greeting import Greeting, check_peer, greet
-from ainet.network.interfaces import host_addresses
 from ainet.network.link import PeerLink
-from ainet.network.listener import Listener
+from ainet.network.member_state import MemberState, member_states
 from ainet.network.messages import Payload, Probe, RenewCertificate, Renewed, Request
-from ainet.network.stream import SecureStream
 from ainet.network.upkeep import Upkeep
 
 if TYPE_CHECKING:
@@ -46,34 +37,13 @@ if TYPE_CHECKING:
     from ainet.config import AinetConfig
     from ainet.identity import Identity, Revoked, SignedRoster
     from ainet.identity.contacts import Contact
+    from ainet.network.carrier import Carrier
     from ainet.network.link import Handler
+    from ainet.network.stream import SecureStream
 
 GREETING_TIMEOUT = 10.0  # seconds
-MAX_GREETINGS = 64  # connections that have not proved themselves yet
-MAX_GUESTS = 32  # of them on carriers that the Jupyter server accepted
 MAX_LINKS = 4  # with one peer
 PLAIN_WORD = b"This port speaks TLS 1.3 and is for members of an ainet swarm only.\n"
-
-
-class MemberState(msgspec.Struct, frozen=True):
-    """A member, as this node sees it.
-
-    Attributes
-    ----------
-    last_seen
-        Unix seconds; None when it was never reachable from here.
-    certificate_days
-        Days until its certificate expires; negative after that.
-    """
-
-    id: str
-    name: str
-    addresses: list[str]
-    connected: bool
-    last_seen: float | None
-    certificate_days: float
-    is_self: bool
-    holds_ca: bool
 
 
 class Links:
@@ -92,16 +62,15 @@ class Links:
         self._handlers: dict[str, tuple[type[Request], Handler]] = {}
         self._open_handlers: dict[str, tuple[type[Request], Handler]] = {}  # those that contacts may use
         self._greetings: dict[PeerLink, Greeting] = {}
-        self._dialling: dict[str, asyncio.Task[PeerLink]] = {}
+        self._dialler = Dialler(self, lambda: self._tls()[1], log)
         self._closing: set[asyncio.Task[None]] = set()
-        self._guests: set[asyncio.Task[None]] = set()
         self._revoked_callbacks: list[Callable[[str], object]] = []
         self._linked_callbacks: list[Callable[[PeerLink], object]] = []
         self._contexts: tuple[Credentials, ssl.SSLContext, ssl.SSLContext] | None = None
-        self._listener = Listener(self._accepted, limit=MAX_GREETINGS, log=log)
-        self._host = ""
         self._stopped = False
         self._upkeep = Upkeep(self, log)
+        #: Where others may connect.
+        self.door = Door(self, lambda: self._tls()[0], config.peer_url, log)
         #: Byte streams to members that outlive links.
         self.channels = Channels(self.linked, self._accept_relayed, log)
         #: Ports of this device that lead to those of members.
@@ -140,9 +109,8 @@ class Links:
         """
         host, port = split_address(self._config.listen, 0)
         fixed = port or self._config.peer_port
-        await self._listen(
-            wildcard() if self._config.lan and is_loopback(host) else host, fixed or self.book.port, fixed
-        )
+        host = wildcard() if self._config.lan and is_loopback(host) else host
+        await self._listen(host, fixed or self.book.port, fixed=bool(fixed))
         if self.identity.problem:
             self._log.warning("%s", self.identity.problem)
         if self._config.lan:
@@ -157,10 +125,8 @@ class Links:
         UsageError
             The port cannot be listened on.
         """
-        if is_loopback(self._host):
-            port = self._listener.port
-            self._listener.close()
-            await self._listen(wildcard(), port, 0)
+        if is_loopback(self.door.host):
+            await self._listen(wildcard(), self.door.port, fixed=False)
             self._upkeep.wake()
         if not self.discovery.active:
             await self.discovery.start()
@@ -171,7 +137,7 @@ class Links:
         if self.discovery.active:
             await self.discovery.update()
         for peer in {link.peer_id: link.peer_name for link in self.links()}.items():
-            self._start_dialling(*peer)
+            self._dialler.start(*peer)
         self._upkeep.reset()
 
     async def stop(self) -> None:
@@ -179,11 +145,8 @@ class Links:
         self._stopped = True
         await self._upkeep.stop()
         await self.discovery.stop()
-        await self._listener.stop()
-        dials = [*self._dialling.values(), *self._guests]
-        for task in dials:
-            task.cancel()
-        await asyncio.gather(*dials, return_exceptions=True)
+        await self.door.stop()
+        await self._dialler.stop()
         await self.forwarders.stop()
         await self.channels.stop()
         self.close_all(PeerUnreachable(f"{self.identity.name} was stopped."))
@@ -202,7 +165,7 @@ class Links:
     @property
     def address(self) -> str:
         """Where this node accepts members: "host:port"."""
-        return join_address(outward_host() if is_wildcard(self._host) else self._host, self._listener.port)
+        return self.door.address
 
     def addresses(self, near: str = "") -> tuple[str, ...]:
         """Where this node accepts members: "host:port", or a Jupyter server's URL.
@@ -212,14 +175,12 @@ class Links:
         near
             The address of this node on the network of whoever asks; it comes first.
         """
-        hosts = [near, *host_addresses()] if is_wildcard(self._host) else [self._host]
-        found = [join_address(host, self._listener.port) for host in dict.fromkeys(hosts) if host]
-        return (*found, *([self._config.peer_url] if self._config.peer_url else [])) or (self.address,)
+        return self.door.addresses(near)
 
     @property
     def listen_host(self) -> str:
         """The address on which this node listens, as the configuration names it."""
-        return self._host
+        return self.door.host
 
     def links(self) -> list[PeerLink]:
         """Return the links that are open, of all members; there may be several of one."""
@@ -257,32 +218,7 @@ class Links:
 
     def members(self) -> list[MemberState]:
         """Return all members of the swarm, this node first; a node that was removed sees only itself."""
-        identity, now = self.identity, self.identity.now()
-        me = MemberState(
-            id=identity.id,
-            name=identity.name,
-            addresses=list(self.addresses()),
-            connected=True,
-            last_seen=now,
-            certificate_days=identity.days_left,
-            is_self=True,
-            holds_ca=identity.holds_ca,
-        )
-        others = [
-            MemberState(
-                id=member.id,
-                name=member.name,
-                addresses=self.known_addresses(member.id),
-                connected=(connected := self.linked(member.id) is not None),
-                last_seen=now if connected else self.book.last_seen(member.id),
-                certificate_days=(member.expires - now) / DAY,
-                is_self=False,
-                holds_ca=member.holds_ca,
-            )
-            for member in identity.roster.members
-            if member.id != identity.id and not identity.removed
-        ]
-        return [me, *sorted(others, key=lambda state: state.name)]
+        return member_states(self)
 
     async def connect(self, node_id: str) -> PeerLink:
         """Return a link to the member: the one that is open, whoever opened it, or a new one.
@@ -311,13 +247,13 @@ class Links:
             removed = self.identity.roster.removed(node_id)
             msg = f"{removed.name} was removed from the swarm." if removed else f"No member has the id {node_id}."
             raise NotFound(msg)
-        return await asyncio.shield(self._start_dialling(node_id, member.name))
+        return await asyncio.shield(self._dialler.start(node_id, member.name))
 
     async def dial_anew(self, node_id: str) -> None:
         """Try to reach the member on the best path, also when there is a link already; raises what `connect` raises."""
         known = self.identity.roster.member(node_id) or self.identity.contacts.get(node_id)
         if known is not None and not self._stopped:
-            await asyncio.shield(self._start_dialling(node_id, known.name))
+            await asyncio.shield(self._dialler.start(node_id, known.name))
 
     async def connect_to(self, address: str) -> PeerLink:
         """Return a link to whichever member listens at `address` ("host:port" or a Jupyter server's URL); remember it.
@@ -334,31 +270,9 @@ class Links:
             raise UsageError(msg)
         if self.identity.problem:
             raise Refused(self.identity.problem)
-        link = await self._reach(address, f"the device at {address}")
+        link = await self._dialler.reach(address, f"the device at {address}")
         self.learn((Hint(link.peer_id, address, self.identity.now() + 1.0),))
         return link
-
-    def accept(self, carrier: Carrier, origin: str, *, relay: str | None = None) -> None:
-        """Greet whoever is at the other end of `carrier`, which did not come over this node's own port.
-
-        Parameters
-        ----------
-        origin
-            Where it comes from, in words.
-        relay
-            The id of the member that passes everything on.
-        """
-        if not self.may_greet:
-            carrier.cut()
-            return
-        task = asyncio.create_task(self._greet(carrier, origin, relay))
-        self._guests.add(task)
-        task.add_done_callback(self._guests.discard)
-
-    @property
-    def may_greet(self) -> bool:
-        """Whether a further guest may come who has not proved yet who it is."""
-        return not self._stopped and len(self._guests) < MAX_GUESTS
 
     def remove(self, name: str) -> Revoked:
         """Remove the member with this name or id from the swarm: its links are cut, all members are told.
@@ -440,100 +354,44 @@ class Links:
                 expired.append(link)
         return expired
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
-        await self._greet(TcpCarrier(reader, writer), address)
-
     def _accept_relayed(self, carrier: Carrier, relay: PeerLink, origin: str) -> None:
         member = self.identity.roster.member(origin)
         name = member.name if member else origin[:8]
         self._log.info("%s wants to be linked through %s.", name, relay.peer_name)
-        self.accept(carrier, f"through {relay.peer_name}", relay=relay.peer_id)
+        self.door.accept(carrier, f"through {relay.peer_name}", relay=relay.peer_id)
 
-    async def _greet(self, carrier: Carrier, address: str, relay: str | None = None) -> None:
-        stream = SecureStream(carrier, self._tls()[0], server_side=True, peer="the other device")
-        try:
-            await self._begin(stream, address, relay=relay)
-        except PeerUnreachable as exc:
-            self._log.info("A connection from %s came to nothing: %s", address, exc.message)
-        except AinetError as exc:
-            self._log.warning("A connection from %s was refused: %s", address, exc.message)
-
-    async def _listen(self, host: str, port: int, fixed: int) -> None:
-        try:
-            await self._listener.open(host, port)
-        except OSError as exc:
-            if fixed or exc.errno != errno.EADDRINUSE:
-                where = join_address(host, fixed)
-                msg = f"Members cannot be accepted on {where}: {exc.strerror or exc}. Choose another address or port."
-                raise UsageError(msg) from exc
-            self._log.warning("Port %d is taken: members will find this node on another one.", port)
-            await self._listener.open(host, 0)
-        self._host = host
-        self.book.port = self._listener.port
+    async def _listen(self, host: str, port: int, *, fixed: bool) -> None:
+        await self.door.open(host, port, fixed=fixed)
+        self.book.port = self.door.port
         self.book.save()
 
     def _announcement(self) -> Announcement:
-        hosts = host_addresses() if is_wildcard(self._host) else [self._host]
-        return Announcement(self.identity.id, swarm_hash(self.identity.swarm), tuple(hosts), self._listener.port)
+        hosts = tuple(self.door.hosts())
+        return Announcement(self.identity.id, swarm_hash(self.identity.swarm), hosts, self.door.port)
 
     def _sighted(self, sighting: Sighting) -> None:
         if sighting.id in self._known_ids():
             self._upkeep.reset(sighting.id)
 
-    def _start_dialling(self, node_id: str, name: str) -> asyncio.Task[PeerLink]:
-        task = self._dialling.get(node_id)
-        if task is None:
-            task = self._dialling[node_id] = asyncio.create_task(self._dial(node_id, name))
-            task.add_done_callback(lambda done: self._dialled(node_id, done))
-        return task
-
-    async def _dial(self, node_id: str, name: str) -> PeerLink:
-        async def attempt(address: str) -> PeerLink:
-            try:
-                return await self._reach(address, name, node_id)
-            except Refused as exc:
-                self._log.warning("The link to %s at %s was refused: %s", name, address, exc.message)
-                raise
-
-        found = await first(self.known_addresses(node_id), attempt)
-        if isinstance(found, PeerLink):
-            return found
-        if link := self.linked(node_id):  # it dialled this node meanwhile, or is reached through another one
-            return link
-        is_member = self.identity.roster.member(node_id) is not None
-        if is_member and (link := await self._dial_through_members(node_id, name)):
-            return link
-        if found.refused is not None:
-            raise found.refused
-        if not found.reasons:
-            msg = f"Nobody has told this node yet where {name} listens. It becomes known when {name} is running."
-            raise PeerUnreachable(msg)
-        msg = f"{name} does not answer ({'; '.join(found.reasons)}). Is ainet running there?"
-        raise PeerUnreachable(msg)
-
-    async def _dial_through_members(self, node_id: str, name: str) -> PeerLink | None:
-        relays = {link.peer_id: link for link in self.links() if link.relay is None and link.peer_id != node_id}
-
-        async def attempt(relay: str) -> PeerLink:
-            channel = self.channels.open(relay, ToNode(node_id))
-            stream = SecureStream(channel, self._tls()[1], server_side=False, peer=name)
-            return await self._begin(stream, f"through {relays[relay].peer_name}", node_id, relay=relay)
-
-        found = await first(list(relays), attempt)
-        return found if isinstance(found, PeerLink) else None
-
-    async def _reach(self, address: str, name: str, node_id: str | None = None) -> PeerLink:
-        stream = SecureStream(await dial(address), self._tls()[1], server_side=False, peer=name)
-        return await self._begin(stream, address, node_id)
-
-    def _dialled(self, node_id: str, task: asyncio.Task[PeerLink]) -> None:
-        del self._dialling[node_id]
-        if not task.cancelled():
-            task.exception()  # whoever waited has seen it
-
-    async def _begin(
+    async def begin(
         self, stream: SecureStream, path: str, dialled: str | None = None, *, relay: str | None = None
     ) -> PeerLink:
+        """Greet the other end of `stream` and return the link to it.
+
+        Parameters
+        ----------
+        path
+            How it was reached, or where it came from, in words.
+        dialled
+            The node that was meant; None on the accepting end, and for an address that anybody may have.
+        relay
+            The id of the member that passes everything on.
+
+        Raises
+        ------
+        PeerUnreachable, Refused, ProtocolError
+            There is no link; the other end knows why, too.
+        """
         try:
             async with asyncio.timeout(GREETING_TIMEOUT):
                 await stream.handshake()

@@ -286,8 +286,10 @@ class Pairing:
                 self._log.info("%s is a contact now.", contact.name)
             elif isinstance(asked, JoinRequest):
                 admitted = self._admit(asked, leaf, addresses)
+            elif isinstance(asked, Goodbye):
+                raise asked.to_error()
             else:
-                msg = f"The other device sent {type(asked).__name__} where a request was expected."
+                msg = f"The other device sent {type(asked).__name__} where JoinRequest was expected."
                 raise ProtocolError(msg)
         except AinetError as exc:
             stream.write(encode_frame(Goodbye.from_error(exc)))

@@ -39,7 +39,7 @@ class PeerHandler(WebSocketHandler):
     async def get(self, *arguments: str, **options: str) -> None:
         """Upgrade the connection, if a node runs here and not too many wait to prove themselves."""
         extension: AinetExtension = self.settings["ainet"]
-        if extension.node is None or not extension.node.links.may_greet:
+        if extension.node is None or not extension.node.links.door.may_greet:
             self.set_status(503)
             self.finish("No node answers here at the moment. Try again in a minute.\n")
             return
@@ -52,7 +52,7 @@ class PeerHandler(WebSocketHandler):
             self.close()
             return
         carrier = WebSocketCarrier(cast("WebSocketProtocol13", self.ws_connection), self._receive, self.close)
-        extension.node.links.accept(carrier, self.request.remote_ip or "somewhere")
+        extension.node.links.door.accept(carrier, self.request.remote_ip or "somewhere")
 
     async def on_message(self, message: str | bytes) -> None:
         """Keep a message until it is read; while too many wait, no more are taken from the network."""
