@@ -176,6 +176,15 @@ def join(parser: argparse.ArgumentParser, kernel: bool) -> None:
     only_json(parser, kernel)
 
 
+def settings(parser: argparse.ArgumentParser, kernel: bool) -> None:
+    """Add the key and its value."""
+    parser.description = "Show the settings that all members of the swarm share, or change one for all of them."
+    parser.add_argument("key", metavar="KEY", nargs="?", help="model: the model that is used when none is named")
+    parser.add_argument("value", metavar="VALUE", nargs="?", help="its new value")
+    parser.add_argument("--unset", action="store_true", help="take the setting back")
+    only_json(parser, kernel)
+
+
 def share(parser: argparse.ArgumentParser, kernel: bool) -> None:
     """Add the notebook."""
     parser.description = "Share a notebook with the swarm, live. Without one, list what is shared."

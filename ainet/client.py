@@ -170,6 +170,14 @@ class NodeClient:
         """Forget a contact."""
         return self._call("DELETE", f"contacts/{quote(name, safe='')}")
 
+    def settings(self) -> dict[str, str]:
+        """Return the settings that all members share."""
+        return self._call("GET", "settings")
+
+    def set_setting(self, key: str, value: str | None) -> dict[str, str]:
+        """Set one of them for all members, or take it back (None); return all."""
+        return self._call("POST", "settings", {"key": key, "value": value})
+
     def notebooks(self) -> list[dict[str, Any]]:
         """Return the notebooks that members share."""
         return self._call("GET", "notebooks")

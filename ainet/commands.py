@@ -287,6 +287,16 @@ def _remove(options: Options) -> int:
     return 0
 
 
+def _settings(options: Options) -> int:
+    if options.key and not options.unset and options.value is None:
+        msg = f"Set {options.key} to what? Write a value behind it, or --unset."
+        raise UsageError(msg)
+    with find_node(options) as node:
+        found = node.set_setting(options.key, options.value) if options.key else node.settings()
+    _show(options, found, tables.settings)
+    return 0
+
+
 def _share(options: Options) -> int:
     # Jupyter's servers tell their kernels which notebook they belong to.
     path = options.notebook or (os.environ.get("JPY_SESSION_NAME") if options.in_kernel else None)
@@ -420,6 +430,7 @@ COMMANDS = (
     Command("invite", "make a ticket for a further device", arguments.invite, _invite),
     Command("join", "join the swarm of a ticket", arguments.join, _join),
     Command("remove", "remove a member from the swarm", arguments.remove, _remove),
+    Command("settings", "show or change what all members share", arguments.settings, _settings),
     Command("share", "share a notebook, live", arguments.share, _share),
     Command("unshare", "stop sharing a notebook", arguments.unshare, _unshare),
     Command("open", "open a notebook that another device shares", arguments.open_notebook, _open),

@@ -28,6 +28,7 @@ from ainet.options import keep_options
 from ainet.peers import Peers
 from ainet.resources import monitor
 from ainet.resources.allocator import Allocator, Caps
+from ainet.settings import SwarmSettings
 from ainet.shared_notebooks import Notebooks
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class Node:
         #: What all members may read and edit.
         self.documents = Documents(self.links, self._data_dir / "documents.sqlite", log)
         stack.push_async_callback(self.documents.stop)
+        #: What all members have agreed on.
+        self.settings = SwarmSettings(self.documents)
         self._peers = Peers(self.links, self.logs, log)
         fetcher = Fetcher(self.store, self.links)
         self.stages = StageService(
@@ -221,11 +224,13 @@ class Node:
 
     async def plan(self, model: str | None = None, stages: int | None = None) -> dict[str, Any]:
         """Return where the layers of a model would go, and why, without loading anything."""
-        manifest = await self.executor.manifest(model)
+        manifest = await self.executor.manifest(model or self.settings.get("model"))
         return msgspec.to_builtins((await self.executor.plan(manifest, stages)).plan)
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
         """Answer `request`; see `Executor.generate`."""
+        if request.model is None:
+            request = msgspec.structs.replace(request, model=self.settings.get("model"))
         return self.executor.generate(request)
 
     async def unload(self, model: str | None = None) -> list[str]:
@@ -291,6 +296,12 @@ class Node:
     async def forget(self, name: str) -> dict[str, Any]:
         """Forget a contact; every connection to it is cut at once."""
         return _contact(self.links.forget(name), connected=False)
+
+    async def swarm_settings(self, key: str | None = None, value: str | None = None) -> dict[str, str]:
+        """Return the settings that all members share, after setting `key` (None as value takes it back)."""
+        if key is not None:
+            self.settings.set(key, value)
+        return self.settings.all()
 
     async def export_key(self, passphrase: str) -> str:
         """Return the swarm's key, encrypted."""

@@ -119,6 +119,11 @@ def contacts(found: list[dict[str, Any]]) -> str:
     return table(("contact", "state", "node id"), rows)
 
 
+def settings(found: dict[str, str]) -> str:
+    """Return the shared settings for people."""
+    return table(("setting", "value"), found.items()) if found else "Nothing is set for the whole swarm."
+
+
 def notebooks(found: list[dict[str, Any]]) -> str:
     """Return the shared notebooks for people."""
     if not found:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ainet.network.links import Links
 
 TICK = 1.0  # seconds
+LOOK_SECONDS = 2.0  # between two looks at this device's addresses
 FIRST_RETRY = 1.0  # seconds
 LAST_RETRY = 60.0  # seconds
 RENEWAL_RETRY = 600.0  # seconds
@@ -38,6 +39,7 @@ class Upkeep:
         self._next_renewal = 0.0
         self._started = False
         self._hosts: list[str] = []  # this device's addresses
+        self._next_look = 0.0
 
     def start(self) -> None:
         """Begin."""
@@ -77,6 +79,10 @@ class Upkeep:
                 pass
 
     async def _look_at_network(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK_SECONDS
         before, self._hosts = self._hosts, host_addresses()
         if before != self._hosts and self._started:
             await self._links.network_changed()

@@ -290,6 +290,37 @@ class ContactHandler(NodeHandler):
         await self.answer(lambda node: node.forget(unquote(name)))
 
 
+class Setting(msgspec.Struct, forbid_unknown_fields=True):
+    """A setting for all members; None takes it back."""
+
+    key: str
+    value: str | None = None
+
+    def __post_init__(self) -> None:
+        check_text("key", self.key)
+
+
+class SettingsHandler(NodeHandler):
+    """The settings that all members share."""
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Answer with all of them."""
+        await self.answer(lambda node: node.swarm_settings())
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Change one."""
+
+        async def change(node: Node) -> dict[str, str]:
+            wanted = self.decode(Setting)
+            return await node.swarm_settings(wanted.key, wanted.value)
+
+        await self.answer(change)
+
+
 class NotebookShare(msgspec.Struct, forbid_unknown_fields=True):
     """Which notebook to share, under which name, and whether the others may change it."""
 
@@ -497,6 +528,7 @@ ROUTES: list[tuple[str, type[NodeHandler]]] = [
     (r"/ainet/api/membership", MembershipHandler),
     (r"/ainet/api/members", MembersHandler),
     (r"/ainet/api/members/([^/]+)", MemberHandler),
+    (r"/ainet/api/settings", SettingsHandler),
     (r"/ainet/api/notebooks", NotebooksHandler),
     (r"/ainet/api/notebooks/open", OpenNotebookHandler),
     (r"/ainet/api/notebooks/([^/]+)", NotebookHandler),
