@@ -101,7 +101,8 @@ class SharedNotebook:
         self._observed: Any = None
         self._saved = ""  # when the file was last changed
         self._wake = asyncio.Event()
-        self._busy = False
+        self._busy = self._due = False
+        self._behind = True  # whether the shared document changed since it was last looked at
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, *, base: Notebook | None = None) -> None:
@@ -139,6 +140,7 @@ class SharedNotebook:
     def changed(self, _update: bytes, origin: object) -> None:
         """Note that the shared document changed elsewhere."""
         if origin is not None:
+            self._behind = True
             self._wake.set()
 
     async def _run(self) -> None:
@@ -160,24 +162,34 @@ class SharedNotebook:
         if room is not self._room:
             self._leave()
             self._room = room
+            self._behind = True
             if room is not None:
-                self._observed = room.ydoc.observe(lambda _: self._exchange(room))
+                self._observed = room.ydoc.observe(lambda _: self._edited(room))
+        behind, self._behind = self._behind, False
         if room is not None:
-            self._exchange(room)
+            if behind:
+                self._exchange(room)
             return
         model = await self._contents.get(self.path, content=False)
-        if str(model["last_modified"]) == self._saved and self._shared().get() == self._base:
+        if str(model["last_modified"]) == self._saved and not behind:
             return
         mine = await self._read_file()
         merged = self._merged(mine)
         if merged != mine:
             await self._write_file(merged)
 
+    def _edited(self, room: Any) -> None:
+        """Note that the live document changed: it cannot be read before that change is complete."""
+        if not self._busy and not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._exchange, room)
+
     def _exchange(self, room: Any) -> None:
-        """Carry changes over between the live and the shared document, at once: neither may change in between."""
-        if self._busy or room is None or room is not self._room:
+        """Carry changes over between the live and the shared document."""
+        self._due = False
+        if room is None or room is not self._room:
             return
-        self._busy = True  # what follows changes the live document, which calls this again
+        self._busy = True  # what follows changes the live document, too
         try:
             mine = room.get()
             merged = self._merged(mine)

@@ -208,7 +208,7 @@ async def test_a_restart_goes_on_with_what_was_changed_meanwhile(tmp_path):
             await until(lambda desk=desk: desk.sources("plan.ipynb") == ["ada", "2", "bob"], 15)
 
 
-async def test_live_documents_of_two_servers_are_one(tmp_path):
+async def test_live_documents_of_two_servers_are_one(tmp_path, caplog):
     async with desks(tmp_path, collaboration=True) as (ada, bob):
         await shared(ada, bob)
         here, there = await ada.live("plan.ipynb"), await bob.live("plan.ipynb")
@@ -229,3 +229,4 @@ async def test_live_documents_of_two_servers_are_one(tmp_path):
             await until(lambda live=live: sources(live) == ["1hello world", "2!", "new"])
         for desk in (ada, bob):
             await until(lambda desk=desk: desk.sources("plan.ipynb") == ["1hello world", "2!", "new"], 15)
+        assert "not up to date" not in caplog.text
