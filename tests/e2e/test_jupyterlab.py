@@ -55,7 +55,8 @@ def test_the_launcher_starts_the_kernel_and_an_answer_streams_in(page):
     wait_for_kernel(page)
 
     out = run_cell(page, "%%ainet ask --temperature 0 --max-tokens 16\nWhy is the sky blue?")
-    expect(out).to_contain_text("sky", timeout=ANSWER_MS)
+    # Which words depends on the kind of processor.
+    expect(out.locator(".jp-RenderedMarkdown").first).to_contain_text(re.compile(r"(\w+\W+){8}"), timeout=ANSWER_MS)
     expect(out).to_contain_text(
         re.compile(r"smollm2 · layers \S+ 0–29 · [\d.]+ tokens/s · first token"), timeout=ANSWER_MS
     )
