@@ -42,7 +42,7 @@ def wait_for(condition, seconds=15.0):
 def elsewhere(code):
     """Run code in another kernel's place."""
     done = subprocess.run(
-        [sys.executable, "-c", f"import ainet, time\n{code}"], capture_output=True, text=True, check=False
+        [sys.executable, "-c", f"import ainet, json, time\n{code}"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -184,6 +184,7 @@ def test_two_members_that_cannot_reach_each_other_work_together_through_a_third(
 
 def test_a_cable_that_is_out_for_a_while_pauses_what_goes_over_channels(hidden, smollm2_path):
     expected = one_process(smollm2_path, QUESTION, GREEDY, 400)[1]
+    hidden.run("laptop", "unload")  # another test's two stages are elsewhere
     environment = os.environ | {"AINET_DATA_DIR": str(hidden.folder / "laptop")}
     command = [sys.executable, "-m", "ainet", "ask", QUESTION, "--temperature", "0", "--max-tokens", "400"]
     inside = hidden.lan.inside("laptop", *command, "--stages", "2")
