@@ -17,6 +17,7 @@ from ainet.shared_notebooks import Notebooks
 
 @pytest.fixture(autouse=True)
 def jupyter_dirs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # jupyter-collaboration keeps a file where it is started
     for name in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR"):
         monkeypatch.setenv(f"JUPYTER_{name}", str(tmp_path / name.lower()))
         (tmp_path / name.lower()).mkdir()
