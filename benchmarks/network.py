@@ -36,6 +36,7 @@ from ainet.errors import PeerUnreachable
 from ainet.identity import Identity, client_context, server_context
 from ainet.network import Documents, Links, Pairing
 from ainet.network.carrier import CHUNK
+from ainet.network.frames import ToPort
 from ainet.network.messages import Probe
 from ainet.storage.document import clocks
 
@@ -341,6 +342,38 @@ async def simulated(n: int, degree: int = 4) -> dict[str, float]:
         return {"nodes": n, "seconds": seconds, "messages_a_node": messages / n}
 
 
+# Times
+
+
+async def times() -> dict[str, float]:
+    """Return the seconds until a member that fell silent counts as unreachable, and until its channels end then."""
+    async with swarm(2) as (one, other):
+        service = await asyncio.start_server(sink, "127.0.0.1", 0)
+        port = service.sockets[0].getsockname()[1]
+        one.links.channels.expose("127.0.0.1", port)
+        link = await other.links.connect(one.identity.id)
+        channel = other.links.channels.open(one.identity.id, ToPort(port))
+        channel.write(b"something")
+        await until(lambda: one.links.channels.count(other.identity.id))
+        for device in (one, other):
+            await device.links._upkeep.stop()  # nobody dials again
+            for silent in device.links.links():
+                silent._stream._carrier.write = drop  # type: ignore[method-assign]
+        begun = time.perf_counter()
+        await link.closed.wait()
+        unreachable = time.perf_counter() - begun
+        begun = time.perf_counter()
+        with contextlib.suppress(ConnectionResetError):
+            await channel.read()
+        ended = time.perf_counter() - begun
+        service.close()
+        return {"unreachable_after_s": unreachable, "channels_end_after_s": ended}
+
+
+def drop(_data: bytes) -> None:
+    """Let bytes vanish, as a cable does that was pulled."""
+
+
 # What a node costs while nothing happens
 
 
@@ -468,6 +501,7 @@ def main() -> None:
     )
     measure("spreading", {str(n): asyncio.run(spreading(n)) for n in ((2, 4) if quick else (2, 5, 10))})
     measure("simulated", [asyncio.run(simulated(n)) for n in ((50,) if quick else (10, 100, 1000))])
+    measure("times", asyncio.run(times()))
     measure("idle_traffic", asyncio.run(idle_traffic(5 if quick else 20)))
     measure("idle_cpu", idle_cpu(5 if quick else 30))
     show(found)
@@ -504,6 +538,8 @@ def show(found: dict[str, Any]) -> None:
             )
             for one in found["simulated"]
         ),
+        ("a silent member is unreachable after", f"{found['times']['unreachable_after_s']:.1f} s (aim 10 s)"),
+        ("channels without a link end after", f"{found['times']['channels_end_after_s']:.1f} s (aim 30 s)"),
         ("an idle link", f"{show_bytes(found['idle_traffic'])}/s"),
         ("an idle node, server", f"{100 * found['idle_cpu']['server']:.2f} % of a core"),
         ("an idle node, all processes", f"{100 * found['idle_cpu']['all_processes']:.2f} % of a core"),
