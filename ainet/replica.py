@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from pycrdt import Doc, YMessageType, YSyncMessageType, create_sync_message, create_update_message
 from pycrdt import read_message as read_payload
@@ -101,7 +102,7 @@ class Replica:
         while True:
             try:
                 node = await asyncio.to_thread(wait_until_ready, self._data_dir)
-                url = f"ws{node.url.removeprefix('http')}ainet/api/sync/{self.name}"
+                url = f"ws{node.url.removeprefix('http')}ainet/api/sync/{quote(self.name, safe='/')}"
                 request = HTTPRequest(url, headers={"Authorization": f"Bearer {node.token}"})
                 connection = await websocket_connect(request, max_message_size=MAX_MESSAGE)
                 try:
@@ -110,9 +111,9 @@ class Replica:
                     self._connection = None
                     connection.close()
             except HTTPClientError as exc:
-                self._refused = AinetError(f"The node does not share {self.name} (HTTP status {exc.code}).")
-                self._synced.set()
-                if exc.code < 500:
+                if exc.code < 500 and not self._synced.is_set():
+                    self._refused = AinetError(f"The node does not share {self.name} (HTTP status {exc.code}).")
+                    self._synced.set()
                     return
             except (AinetError, OSError, WebSocketError):
                 pass  # it has stopped, or is about to start again
@@ -128,6 +129,7 @@ class Replica:
             if message[1] == YSyncMessageType.SYNC_STEP1:
                 with self.lock:
                     update = self.doc.get_update(payload)
+                    self._connection = connection  # what is changed from now on follows the answer
                 step2 = bytes([YMessageType.SYNC, YSyncMessageType.SYNC_STEP2]) + write_payload(update)
                 await connection.write_message(step2, binary=True)
                 continue
@@ -138,7 +140,6 @@ class Replica:
                 finally:
                     self._remote = False
             if message[1] == YSyncMessageType.SYNC_STEP2:
-                self._connection = connection
                 self._synced.set()
 
     def _changed(self, event: TransactionEvent) -> None:

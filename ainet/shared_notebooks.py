@@ -12,29 +12,31 @@ import asyncio
 import contextlib
 import getpass
 import hashlib
+import secrets
 import time
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 import nbformat
 from jupyter_ydoc import YNotebook
 from tornado.web import HTTPError
 
-from ainet.errors import AinetError, NotFound, Refused, UsageError
+from ainet.errors import AinetError, NotFound, PeerUnreachable, Refused, UsageError
 from ainet.identity.files import make_private_dir, write_private
 from ainet.network.documents import NOTEBOOK, check_name
 from ainet.storage.notebook import EMPTY, Notebook, mark_runs, merge
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from ainet.node import Node
     from ainet.storage import Document
 
 LOG = "shares"
+MAX_NAME = 80  # characters of a share's name
 #: The file and the live document are looked at this often (s).
 LOOK_SECONDS = 0.5
 #: A sharer that does not send its notebook in this time (s) is not there.
@@ -42,15 +44,33 @@ OPEN_SECONDS = 20.0
 
 
 class Share(msgspec.Struct, frozen=True):
-    """What a node says of a notebook that it shares: its log ``shares``, under the share's name."""
+    """What a node says of a notebook that it shares: its log ``shares``, under the share's name.
 
+    `id` is random: what is shared later under the same name is another document.
+    """
+
+    id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
     read_only: bool
     since: float
+
+
+class Listed(NamedTuple):
+    """A share, who shares it (node id), and its name."""
+
+    sharer: str
+    name: str
+    share: Share
+
+    @property
+    def document(self) -> str:
+        """The name of the shared document, which nobody else can give to another one."""
+        return f"{NOTEBOOK}{self.name}~{self.sharer[:16]}~{self.share.id}"
 
 
 class Remembered(msgspec.Struct, frozen=True):
     """What is noted of a shared notebook for the next start."""
 
+    document: str
     name: str
     path: str
     may_write: bool
@@ -130,6 +150,9 @@ class SharedNotebook:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._room is not None:  # what it has is perhaps not saved
+            with contextlib.suppress(HTTPError, OSError):
+                await self._write_file(self._base)
         self._leave()
         self._remember()
 
@@ -159,6 +182,7 @@ class SharedNotebook:
 
     async def _settle(self) -> None:
         room = await self._live(self.path)
+        left = room is None and self._room is not None
         if room is not self._room:
             self._leave()
             self._room = room
@@ -174,9 +198,17 @@ class SharedNotebook:
         if str(model["last_modified"]) == self._saved and not behind:
             return
         mine = await self._read_file()
+        if left:
+            self._base = mine  # whatever was changed in the live document is shared already; its file may be older
         merged = self._merged(mine)
+        self._base = mine  # until the file is written
         if merged != mine:
-            await self._write_file(merged)
+            try:
+                await self._write_file(merged)
+            except BaseException:
+                self._behind = True
+                raise
+        self._base = merged
 
     def _edited(self, room: Any) -> None:
         """Note that the live document changed: it cannot be read before that change is complete."""
@@ -192,10 +224,13 @@ class SharedNotebook:
         self._busy = True  # what follows changes the live document, too
         try:
             mine = room.get()
+            if not mine.get("nbformat"):  # it is still being loaded
+                self._behind = True
+                return
             merged = self._merged(mine)
             if merged != mine:
                 room.set(merged)
-                self._base = merged
+            self._base = merged
         except Exception:
             self._log.exception("The shared notebook %s is not up to date.", self.path)
         finally:
@@ -211,7 +246,6 @@ class SharedNotebook:
                 shared.set(merged)
                 merged = shared.get()
                 self._document.compact_if_due()
-        self._base = merged
         return merged
 
     def _shared(self) -> YNotebook:
@@ -219,7 +253,7 @@ class SharedNotebook:
 
     def _remember(self) -> None:
         if self._base != self._remembered:
-            noted = Remembered(self.name, self.path, self.may_write, self._base)
+            noted = Remembered(self._document.name, self.name, self.path, self.may_write, self._base)
             write_private(self._memory, msgspec.json.encode(noted))
             self._remembered = self._base
 
@@ -273,36 +307,39 @@ class Notebooks:
 
     async def start(self) -> None:
         """Go on with the notebooks that were shared and opened before."""
+        shared = {listed.document: listed for listed in self._shares()}
         for memory in self._folder.glob("*.json"):
             try:
                 noted = msgspec.json.decode(memory.read_bytes(), type=Remembered)
-                if self._sharer(noted.name) is None or not await self._exists(noted.path):
+                if noted.document not in shared or not await self._exists(noted.path):
                     self._log.info("The notebook %s is not shared any more.", noted.name)
                     memory.unlink()
+                    self._node.documents.delete(noted.document)
                     continue
-                await self._begin(noted.name, noted.path, may_write=noted.may_write, base=noted.base)
+                await self._begin(shared[noted.document], noted.path, may_write=noted.may_write, base=noted.base)
             except (AinetError, HTTPError, OSError, ValueError) as exc:
                 self._log.warning("The shared notebook in %s is left alone: %s", memory, exc)
 
     async def stop(self) -> None:
         """Stop keeping notebooks up to date; the next start goes on."""
-        for name in list(self._open):
-            await self._close(name)
+        for document in list(self._open):
+            await self._close(document)
         await asyncio.gather(*self._ending, return_exceptions=True)
 
     def list(self) -> list[dict[str, Any]]:
         """Return every shared notebook: its name, who shares it, whether it may be changed, the file here."""
         names = {member.id: member.name for member in self._node.identity.roster.members}
-        found = []
-        for author, by in names.items():
-            for name in self._node.logs.keys(author, LOG):
-                share = self._node.logs.get(author, LOG, name, Share)
-                here = self._open.get(name)
-                if share is not None:
-                    own = author == self._node.id
-                    path = here.path if here else None
-                    found.append({"name": name, "by": by, "own": own, "read_only": share.read_only, "path": path})
-        return sorted(found, key=lambda one: str(one["name"]))
+        found = [
+            {
+                "name": listed.name,
+                "by": names[listed.sharer],
+                "own": listed.sharer == self._node.id,
+                "read_only": listed.share.read_only,
+                "path": self._open[listed.document].path if listed.document in self._open else None,
+            }
+            for listed in self._shares()
+        ]
+        return sorted(found, key=lambda one: (str(one["name"]), str(one["by"])))
 
     async def share(self, path: str, name: str | None = None, *, read_only: bool = False) -> dict[str, Any]:
         """Share the notebook at `path` with the swarm.
@@ -312,68 +349,80 @@ class Notebooks:
         NotFound
             There is no such notebook.
         UsageError
-            Another one is shared under this name.
+            This device shares one under this name already, or the name cannot be one.
         """
         path = path.strip("/")
         name = name or PurePosixPath(path).stem
-        check_name(NOTEBOOK + name)
-        sharer = self._sharer(name)
-        if sharer is not None:
-            by = "this device" if sharer == self._node.id else "another device"
-            msg = f"A notebook called {name!r} is shared by {by} already. Choose another name (--name)."
+        if not 1 <= len(name) <= MAX_NAME:
+            msg = f"The name of a shared notebook has 1 to {MAX_NAME} characters."
+            raise UsageError(msg)
+        listed = Listed(self._node.id, name, Share(secrets.token_hex(8), read_only, self._node.identity.now()))
+        check_name(listed.document)
+        if any((one.sharer, one.name) == (listed.sharer, name) for one in self._shares()):
+            msg = f"A notebook called {name!r} is shared by this device already. Choose another name (--name)."
             raise UsageError(msg)
         if not await self._exists(path):
             msg = f"There is no notebook {path!r} in this Jupyter server's folder."
             raise NotFound(msg)
-        self._node.documents.delete(NOTEBOOK + name)  # what may be left of an earlier share
-        await self._begin(name, path, may_write=True)
-        self._node.logs.publish(LOG, {name: Share(read_only, self._node.identity.now())})
+        await self._begin(listed, path, may_write=True)
+        self._node.logs.publish(LOG, {name: listed.share})
         return {"name": name, "path": path, "read_only": read_only}
 
     async def unshare(self, name: str) -> dict[str, Any]:
         """Stop sharing a notebook of this device; the others keep their copies of the file."""
-        if self._sharer(name) != self._node.id:
-            msg = f"This device shares no notebook called {name!r}."
-            raise NotFound(msg)
-        self._node.logs.publish(LOG, {name: None})
-        await self._close(name, for_ever=True)
-        return {"name": name}
+        for listed in self._shares():
+            if (listed.sharer, listed.name) == (self._node.id, name):
+                self._node.logs.publish(LOG, {name: None})
+                await self._close(listed.document, for_ever=True)
+                return {"name": name}
+        msg = f"This device shares no notebook called {name!r}."
+        raise NotFound(msg)
 
     async def open(self, name: str, path: str | None = None) -> dict[str, Any]:
         """Open a notebook that another device shares; changes then go both ways.
+
+        Parameters
+        ----------
+        name
+            Of the share; ``NAME@DEVICE`` when several devices share one of this name.
+        path
+            The file to make of it; by default its name with ``.ipynb``.
 
         Raises
         ------
         NotFound
             Nobody shares one of this name.
         PeerUnreachable
-            Nobody who has it can be reached.
+            The device that shares it cannot be reached.
         UsageError
-            The file exists already.
+            The file exists already, or several devices share one of this name.
         """
-        sharer = self._sharer(name)
-        if sharer is None:
-            names = ", ".join(str(one["name"]) for one in self.list()) or "none"
-            msg = f"Nobody shares a notebook called {name!r}. Shared are: {names}."
-            raise NotFound(msg)
-        share = self._node.logs.get(sharer, LOG, name, Share)
-        if name in self._open:
-            return {"name": name, "path": self._open[name].path, "read_only": not self._open[name].may_write}
-        path = (path or f"{name}.ipynb").strip("/")
+        listed = self._find(name)
+        may_write = listed.sharer == self._node.id or not listed.share.read_only
+        here = self._open.get(listed.document)
+        if here is not None:
+            return {"name": listed.name, "path": here.path, "read_only": not may_write}
+        path = (path or f"{listed.name}.ipynb").strip("/")
         if await self._exists(path):
             msg = f"{path} exists already in this Jupyter server's folder. Name another file (--as)."
             raise UsageError(msg)
-        async with asyncio.timeout(OPEN_SECONDS):
-            await self._node.documents.fetch(NOTEBOOK + name, sharer)
-        may_write = not share.read_only
-        await self._begin(name, path, may_write=may_write)
-        return {"name": name, "path": path, "read_only": not may_write}
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                await self._node.documents.fetch(listed.document, listed.sharer)
+            await self._begin(listed, path, may_write=may_write)
+        except BaseException as exc:
+            self._node.documents.delete(listed.document)
+            if isinstance(exc, TimeoutError):
+                msg = f"{listed.name} did not come within {OPEN_SECONDS:g} seconds. Try again."
+                raise PeerUnreachable(msg) from exc
+            raise
+        return {"name": listed.name, "path": path, "read_only": not may_write}
 
-    async def _begin(self, name: str, path: str, *, may_write: bool, base: Notebook | None = None) -> None:
-        document = self._node.documents.open(NOTEBOOK + name)
+    async def _begin(self, listed: Listed, path: str, *, may_write: bool, base: Notebook | None = None) -> None:
+        document = self._node.documents.open(listed.document)
         notebook = SharedNotebook(
-            self._folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json",
-            name=name,
+            self._folder / f"{hashlib.sha256(listed.document.encode()).hexdigest()[:32]}.json",
+            name=listed.name,
             path=path,
             document=document,
             may_write=may_write,
@@ -383,45 +432,65 @@ class Notebooks:
             log=self._log,
         )
         await notebook.start(base=base)
-        self._open[name] = notebook
-        self._unwatch[name] = self._node.documents.watch(document.name, notebook.changed)
+        self._open[document.name] = notebook
+        self._unwatch[document.name] = self._node.documents.watch(document.name, notebook.changed)
 
-    async def _close(self, name: str, *, for_ever: bool = False) -> None:
-        notebook = self._open.pop(name, None)
+    async def _close(self, document: str, *, for_ever: bool = False) -> None:
+        notebook = self._open.pop(document, None)
         if notebook is not None:
-            self._unwatch.pop(name)()
+            self._unwatch.pop(document)()
             await notebook.stop()
             if for_ever:
                 notebook.forget()
-                self._node.documents.delete(NOTEBOOK + name)
+                self._node.documents.delete(document)
 
     def _ran(self) -> dict[str, Any]:
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         return {"device": self._node.name, "user": getpass.getuser(), "time": when}
 
-    def _sharer(self, name: str) -> str | None:
-        for member in self._node.identity.roster.members:
-            if self._node.logs.get(member.id, LOG, name, Share) is not None:
-                return member.id
-        return None
+    def _shares(self) -> Sequence[Listed]:
+        """Return what the members share."""
+        logs = self._node.logs
+        return [
+            Listed(member.id, name, share)
+            for member in self._node.identity.roster.members
+            for name in logs.keys(member.id, LOG)
+            if (share := logs.get(member.id, LOG, name, Share)) is not None
+        ]
 
-    def _may_write(self, document: str, peer: str) -> None:
-        """Raise `Refused` unless the member may change the document."""
+    def _find(self, name: str) -> Listed:
+        names = {member.id: member.name for member in self._node.identity.roster.members}
+        shares = self._shares()
+        found = [one for one in shares if name in (one.name, f"{one.name}@{names[one.sharer]}")]
+        if not found:
+            known = ", ".join(one.name for one in shares) or "none"
+            msg = f"Nobody shares a notebook called {name!r}. Shared are: {known}."
+            raise NotFound(msg)
+        if len(found) > 1:
+            several = ", ".join(f"{one.name}@{names[one.sharer]}" for one in found)
+            msg = f"Several devices share a notebook called {name!r}. Say which: {several}."
+            raise UsageError(msg)
+        return found[0]
+
+    def _may_write(self, document: str, node: str) -> None:
+        """Raise `Refused` unless the node may change the document."""
         if not document.startswith(NOTEBOOK):
             return
-        name = document.removeprefix(NOTEBOOK)
-        sharer = self._sharer(name)
-        share = self._node.logs.get(sharer, LOG, name, Share) if sharer else None
-        if share is None or (share.read_only and peer != sharer):
-            msg = f"The notebook {name!r} is not shared any more." if share is None else f"{name!r} may only be read."
+        listed = next((one for one in self._shares() if one.document == document), None)
+        if listed is None:
+            msg = "That notebook is not shared any more."
+            raise Refused(msg)
+        if listed.share.read_only and node != listed.sharer:
+            msg = f"{listed.name!r} may only be read."
             raise Refused(msg)
 
     def _log_changed(self, author: str, log: str) -> None:
         if log != LOG:
             return
-        for name in [name for name in self._open if self._sharer(name) is None]:
-            self._log.info("The notebook %s is not shared any more.", name)
-            task = asyncio.create_task(self._close(name, for_ever=True))
+        shared = {listed.document for listed in self._shares()}
+        for document in [document for document in self._open if document not in shared]:
+            self._log.info("The notebook %s is not shared any more.", self._open[document].path)
+            task = asyncio.create_task(self._close(document, for_ever=True))
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, MutableSequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -41,7 +42,7 @@ class Shared:
         Changes made elsewhere are told in a thread of their own. Returns a function that takes the callback back.
         """
         with self._replica.lock:
-            subscription = self._root.observe_deep(lambda *_: callback(self._replica.is_remote))
+            subscription = self._root.observe_deep(lambda *_: _call(callback, self._replica.is_remote))
 
         def unsubscribe() -> None:
             with self._replica.lock:
@@ -172,6 +173,14 @@ def close_all() -> None:
     with _opening:
         while _replicas:
             _replicas.popitem()[1].close()
+
+
+def _call(callback: Callable[[bool], object], elsewhere: bool) -> None:
+    """Call the user's `callback`; its mistakes are shown, and must not end the exchange of changes."""
+    try:
+        callback(elsewhere)
+    except Exception:
+        traceback.print_exc()
 
 
 def _plain(value: Any) -> Any:

@@ -140,6 +140,17 @@ async def test_a_new_link_takes_over_while_the_old_one_lives(tmp_path):
         assert await talking == DATA
 
 
+async def test_an_acknowledgement_that_overtakes_a_resume_does_no_harm(tmp_path):
+    async with devices(tmp_path, "desk", "phone") as (desk, phone), service(echo) as port:
+        link = await phone.links.connect(desk.id)
+        desk.links.channels.expose("127.0.0.1", port)
+        channel = phone.links.channels.open(desk.id, ToPort(port))
+        talking = asyncio.create_task(talk(channel, DATA))
+        await until(lambda: channel._taken > 100_000)
+        channel.take(link, ChannelResume(channel.number, 1000))  # said long ago, on a slower link
+        assert await talking == DATA
+
+
 async def test_a_channel_without_a_link_for_too_long_ends_with_words(tmp_path, monkeypatch):
     monkeypatch.setattr(channels, "RESUME_SECONDS", 0.3)
     async with devices(tmp_path, "desk", "phone") as (desk, phone), service(echo) as port:

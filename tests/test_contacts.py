@@ -137,6 +137,14 @@ async def test_names_are_made_different(tmp_path):
         assert ada.identity.contacts.add(renamed).name == "bob 2"
 
 
+async def test_a_name_that_is_none_is_refused(tmp_path, monkeypatch):
+    async with devices(tmp_path, "ada", "bob", joined=False) as (ada, bob):
+        monkeypatch.setattr(type(bob.identity), "name", "\x1b[31mbob\n")
+        with pytest.raises(UsageError, match="printable"):
+            await introduce(ada, bob)
+        assert ada.identity.contacts.all() == []
+
+
 async def test_tickets_are_for_one_purpose(tmp_path):
     async with devices(tmp_path, "ada", "bob", joined=False) as (ada, bob):
         introduction = await ada.pairing.invite(purpose="introduce")

@@ -9,7 +9,7 @@ import stat
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pycrdt import Doc, Map, Text
+from pycrdt import Array, Doc, Map, Text
 
 from ainet.errors import AinetError, Refused
 from ainet.storage import Document, DocumentStore, Incomplete
@@ -115,6 +115,51 @@ def test_an_update_that_comes_too_early_changes_nothing(shelf):
     for update in updates:
         shelf.document.apply(update)
     assert value(shelf.reopen()) == {"a": 1, "first": 1, "second": 2}
+
+
+def recorded(edits):
+    """Return the updates that the edits of one device make, each for itself."""
+    doc, updates = Doc(), []
+    subscription = doc.observe(lambda event: updates.append(event.update))
+    for change in edits:
+        change(doc)
+    doc.unobserve(subscription)
+    return updates
+
+
+def _append(doc, word):
+    text = doc.get("text", type=Text)
+    text += word
+
+
+GAPS = {
+    "text": [lambda doc: _append(doc, "one "), lambda doc: _append(doc, "two "), lambda doc: _append(doc, "three")],
+    "map": [lambda doc, i=i: doc.get("map", type=Map).update({"key": i}) for i in range(3)],
+    "list": [lambda doc, i=i: doc.get("list", type=Array).append(i) for i in range(3)],
+    "deletion": [
+        lambda doc: doc.get("map", type=Map).update({"key": 1}),
+        lambda doc: doc.get("map", type=Map).update({"other": 1}),
+        lambda doc: doc.get("map", type=Map).pop("other"),
+    ],
+}
+
+
+@pytest.mark.parametrize("known", [0, 1])
+@pytest.mark.parametrize("kind", GAPS)
+def test_a_gap_is_noticed_whatever_it_is_in(shelf, kind, known):
+    updates = recorded(GAPS[kind])
+    for update in updates[:known]:
+        shelf.document.apply(update)
+    with pytest.raises(Incomplete):
+        shelf.document.apply(updates[2])
+    for update in updates:
+        shelf.document.apply(update)
+    whole = Doc()
+    for update in updates:
+        whole.apply_update(update)
+    kinds = (("map", Map), ("list", Array), ("text", Text))
+    for name, root in kinds:
+        assert shelf.reopen().doc.get(name, type=root).to_py() == whole.get(name, type=root).to_py()
 
 
 def test_history_does_not_grow_without_bound(shelf):

@@ -122,6 +122,20 @@ async def test_nothing_is_taken_from_a_removed_member(tmp_path):
         assert documents.names() == []
 
 
+async def test_a_refused_change_takes_no_other_with_it(tmp_path):
+    async with devices(tmp_path, "desk", "phone") as (desk, phone), sharing(desk, phone) as (one, other):
+        await phone.links.connect(desk.id)
+
+        def refuse(name, node):
+            if name == "shared/closed" and node == desk.id:
+                raise Refused("Not this one.")
+
+        other.guard(refuse)
+        one.open("shared/closed").doc.get("map", type=Map)["a"] = 1
+        plan(one)["b"] = 2
+        await until(lambda: says(other) == {"b": 2})
+
+
 @pytest.mark.parametrize("name", ["settings", "shared/plan", "shared/Ideen für 2027 ☂"])
 def test_names_that_can_be(name):
     check_name(name)

@@ -8,8 +8,9 @@ import shutil
 import pytest
 from swarms import devices, until
 
-from ainet.network.logs import COMPACT_AFTER, Logs, PushEntries
-from ainet.network.signed_log import Body, make_entry
+from ainet.errors import Refused
+from ainet.network.logs import COMPACT_AFTER, KnownLog, Logs, PushEntries, SyncLogs
+from ainet.network.signed_log import Body, Place, make_entry
 
 LOG = "capabilities"
 
@@ -132,3 +133,24 @@ async def test_clocks_may_be_wrong(tmp_path, seconds):
         for i in range(5):
             phone_logs.publish(LOG, {"load": i})
         await until(lambda: says(desk_logs, phone, "load") == 4)
+
+
+async def test_nobody_drives_another_ones_log_by_a_claim(tmp_path):
+    async with devices(tmp_path, "desk", "phone") as (desk, phone), logging(desk) as (desk_logs,):
+        link = await phone.links.connect(desk.id)
+        desk_logs.publish(LOG, {"memory": 1})
+        claims = [KnownLog(desk.id, name, Place(2**53 - 1, 0)) for name in (LOG, "shares", "madeup")]
+        await link.request(SyncLogs(claims))
+        desk_logs.publish(LOG, {"memory": 2})
+        assert desk_logs._logs[desk.id, LOG].place.epoch == 0
+        assert set(desk_logs._logs) == {(desk.id, LOG)}
+
+
+async def test_one_member_has_a_few_logs_only(tmp_path):
+    async with devices(tmp_path, "desk", "phone") as (desk, phone), logging(desk) as (desk_logs,):
+        link = await phone.links.connect(desk.id)
+        names = "abcdefghijkl"
+        entries = [make_entry(Body(phone.id, name, 0, 0, b"", 1.0, {}), phone.identity.sign) for name in names]
+        with pytest.raises(Refused, match="8 logs already"):
+            await link.request(PushEntries(entries))
+        assert len(desk_logs._logs) == 8

@@ -56,6 +56,13 @@ class Desk:
     def notebooks(self):
         return self.node.notebooks
 
+    def opened(self, name):
+        """Return what keeps the shared notebook up to date here."""
+        return next(one for one in self.notebooks._open.values() if one.name == name)
+
+    def document(self, name):
+        return self.opened(name)._document
+
     def write(self, path, *cells):
         file = self.folder / "root" / path
         before = file.stat().st_mtime_ns if file.exists() else 0
@@ -140,12 +147,12 @@ async def test_a_reader_changes_nothing(tmp_path):
         ada.write("plan.ipynb", code("a", "ada"))
         await until(lambda: bob.sources("plan.ipynb") == ["ada"], 15)
         # A reader's node that does not care is refused by the sharer's.
-        document = bob.node.documents.open("notebook/plan")
+        document = bob.document("plan")
         link = await bob.node.links.connect(ada.node.id)
         from ainet.network.documents import PushUpdate
 
         with pytest.raises(Refused, match="may only be read"):
-            await link.request(PushUpdate("notebook/plan", document.doc.get_update()))
+            await link.request(PushUpdate(document.name, document.doc.get_update()))
 
 
 async def test_edits_made_apart_merge_when_the_devices_meet(tmp_path):
@@ -157,8 +164,8 @@ async def test_edits_made_apart_merge_when_the_devices_meet(tmp_path):
         await until(lambda: not bob.node.links.links())
         ada.write("plan.ipynb", code("a", "ada"), code("b", "2"))
         bob.write("plan.ipynb", code("b", "2"), code("c", "bob"))
-        await until(lambda: "ada" in str(ada.node.notebooks._open["plan"]._base))
-        await until(lambda: "bob" in str(bob.node.notebooks._open["plan"]._base))
+        await until(lambda: "ada" in str(ada.opened("plan")._base))
+        await until(lambda: "bob" in str(bob.opened("plan")._base))
         await ada.node.links.connect(bob.node.id)
         for desk in (ada, bob):
             await until(lambda desk=desk: desk.sources("plan.ipynb") == ["ada", "2", "bob"], 15)
@@ -195,12 +202,53 @@ async def test_what_cannot_be_shared_or_opened_is_said(tmp_path):
             await ada.notebooks.share("plan.ipynb", "a/b")
 
 
+async def test_notebooks_of_one_name_are_never_mixed(tmp_path):
+    async with desks(tmp_path) as (ada, bob):
+        for desk, source in ((ada, "ada's"), (bob, "bob's")):
+            desk.write("plan.ipynb", code("same", source))
+            await desk.notebooks.share("plan.ipynb")
+        await until(lambda: len(ada.notebooks.list()) == 2 and len(bob.notebooks.list()) == 2)
+        with pytest.raises(UsageError, match="Say which: plan@"):
+            await ada.notebooks.open("plan", "other.ipynb")
+        await ada.notebooks.open("plan@bob", "other.ipynb")
+        assert ada.sources("other.ipynb") == ["bob's"]
+        assert (ada.sources("plan.ipynb"), bob.sources("plan.ipynb")) == (["ada's"], ["bob's"])
+        # What is shared anew under the same name is another document.
+        await bob.notebooks.unshare("plan")
+        bob.write("plan.ipynb", code("same", "bob's second"))
+        await bob.notebooks.share("plan.ipynb", read_only=True)
+        await until(lambda: any(one["read_only"] for one in ada.notebooks.list()))
+        await until(lambda: [one.path for one in ada.notebooks._open.values()] == ["plan.ipynb"])
+        assert (await ada.notebooks.open("plan@bob", "third.ipynb"))["read_only"]
+        assert ada.sources("third.ipynb") == ["bob's second"]
+        assert ada.sources("other.ipynb") == ["bob's"]
+
+
+async def test_a_file_that_cannot_be_written_reverts_nothing(tmp_path, monkeypatch):
+    async with desks(tmp_path) as (ada, bob):
+        await shared(ada, bob)
+        notebook = bob.opened("plan")
+        honest = notebook._write_file
+
+        async def full(_content):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(notebook, "_write_file", full)
+        ada.write("plan.ipynb", code("a", "ada"), code("b", "2"))
+        await until(lambda: "ada" in str(bob.document("plan").doc.get_update()))
+        bob.write("plan.ipynb", code("a", "1"), code("b", "bob"))
+        await until(lambda: "bob" in ada.sources("plan.ipynb"), 15)
+        monkeypatch.setattr(notebook, "_write_file", honest)
+        for desk in (ada, bob):
+            await until(lambda desk=desk: desk.sources("plan.ipynb") == ["ada", "bob"], 15)
+
+
 async def test_a_restart_goes_on_with_what_was_changed_meanwhile(tmp_path):
     async with desks(tmp_path) as (ada, bob):
         await shared(ada, bob)
+        document = bob.document("plan")
         await bob.notebooks.stop()
         ada.write("plan.ipynb", code("a", "ada"), code("b", "2"))
-        document = bob.node.documents.open("notebook/plan")
         await until(lambda: "ada" in str(document.doc.get_update()))
         bob.write("plan.ipynb", code("a", "1"), code("b", "2"), code("c", "bob"))
         bob.node.notebooks = again = Notebooks(bob.node, bob.notebooks._contents, bob.notebooks._live, bob.node.log)
@@ -213,7 +261,7 @@ async def test_live_documents_of_two_servers_are_one(tmp_path, caplog):
     async with desks(tmp_path, collaboration=True) as (ada, bob):
         await shared(ada, bob)
         here, there = await ada.live("plan.ipynb"), await bob.live("plan.ipynb")
-        await until(lambda: all(desk.notebooks._open["plan"]._room is not None for desk in (ada, bob)))
+        await until(lambda: all(desk.opened("plan")._room is not None for desk in (ada, bob)))
 
         def sources(live):
             return [cell["source"] for cell in live.get()["cells"]]

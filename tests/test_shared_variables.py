@@ -99,6 +99,24 @@ def test_what_is_changed_while_the_node_is_down_is_not_lost(own_node):
     wait_for(lambda: "'meanwhile'" in elsewhere("print(dict(ainet.shared('apart')))"))
 
 
+def test_names_are_taken_as_they_are(own_node):
+    names = ["what", "what?", "what#1", "my plan", "größe", "100%25"]
+    for i, name in enumerate(names):
+        ainet.shared(name)["i"] = i
+    for i, name in enumerate(names):
+        wait_for(lambda i=i, name=name: elsewhere(f"print(dict(ainet.shared({name!r})))").strip() == f"{{'i': {i}.0}}")
+
+
+def test_a_mistake_in_a_callback_is_shown_and_ends_nothing(own_node, capfd):
+    plan = ainet.shared("callback")
+    plan.on_change(lambda _: 1 / 0)
+    elsewhere("s = ainet.shared('callback'); s['a'] = 1; time.sleep(0.5)")
+    wait_for(lambda: plan.get("a") == 1)
+    assert "ZeroDivisionError" in capfd.readouterr().err
+    plan["b"] = 2
+    wait_for(lambda: "'b'" in elsewhere("print(dict(ainet.shared('callback')))"))
+
+
 def test_what_cannot_be_shared_is_said(own_node):
     plan = ainet.shared("wrong")
     with pytest.raises(UsageError, match="A function cannot be shared"):

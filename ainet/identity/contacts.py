@@ -103,11 +103,11 @@ class Contacts:
 
     def remove(self, name: str) -> Contact:
         """Forget the contact with this name or id, and return it; raises `NotFound`."""
-        for contact in self._contacts.values():
-            if name in (contact.name, contact.id):
-                del self._contacts[contact.id]
-                self._save()
-                return contact
+        named = self._contacts.get(name) or next((one for one in self.all() if one.name == name), None)
+        if named is not None:
+            del self._contacts[named.id]
+            self._save()
+            return named
         names = ", ".join(contact.name for contact in self.all()) or "nobody"
         msg = f"No contact is called {name!r}. Contacts are: {names}."
         raise NotFound(msg)

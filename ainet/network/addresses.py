@@ -6,18 +6,20 @@ import ipaddress
 import re
 import socket
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import msgspec
 
 from ainet.errors import UsageError
 from ainet.identity.files import write_private
-from ainet.network.frames import Hint
+from ainet.network.frames import MAX_HINTS, Hint
 from ainet.network.interfaces import host_addresses
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_ADDRESSES = 12  # of one member
+TOLD_ADDRESSES = 4  # of one member, to others
 _WILDCARDS = {"", "0.0.0.0", "::", "*"}  # noqa: S104 — these are recognised, not bound
 
 
@@ -55,11 +57,12 @@ def is_url(text: str) -> bool:
 
 def can_be_dialled(text: str) -> bool:
     """Tell whether `text` is the address of one device."""
-    if is_url(text):
-        return True
     try:
+        if is_url(text):
+            parts = urlsplit(text)
+            return bool(parts.hostname) and parts.port != 0
         host, port = split_address(text)
-    except UsageError:
+    except (UsageError, ValueError):
         return False
     return bool(port) and not is_wildcard(host)
 
@@ -132,8 +135,13 @@ class AddressBook:
         return max(self._seen.get(node_id, {}).values(), default=None)
 
     def hints(self) -> list[Hint]:
-        """Return every note."""
-        return [Hint(node, address, seen) for node, known in self._seen.items() for address, seen in known.items()]
+        """Return the newest notes of each member, as many as one message may have."""
+        found = [
+            Hint(node, address, known[address])
+            for node, known in self._seen.items()
+            for address in sorted(known, key=known.__getitem__)[-TOLD_ADDRESSES:]
+        ]
+        return sorted(found, key=lambda hint: hint.seen)[-MAX_HINTS:]
 
     def keep_only(self, node_ids: set[str]) -> None:
         """Forget everybody else."""

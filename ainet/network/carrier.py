@@ -117,6 +117,9 @@ async def dial(address: str) -> Carrier:
     except OSError as exc:  # a TimeoutError is one
         msg = f"{address}: {reason(exc) or f'no answer within {DIAL_TIMEOUT:g} seconds'}"
         raise PeerUnreachable(msg) from exc
+    except ValueError as exc:  # no host can be called so
+        msg = f"{address}: that is no address ({exc})"
+        raise PeerUnreachable(msg) from exc
 
 
 def reason(exc: OSError) -> str:

@@ -78,8 +78,8 @@ class Channel:
 
     @property
     def backlog(self) -> int:
-        """Bytes that the other end has not taken yet."""
-        return len(self._kept)
+        """Bytes that wait to be sent."""
+        return self._taken + len(self._kept) - self._sent
 
     @property
     def waiting(self) -> bool:
@@ -263,12 +263,13 @@ class Channel:
 
     def _take_resume(self, link: PeerLink, offset: int) -> None:
         total = self._taken + len(self._kept)
-        if not self._taken <= offset <= total + self._finished:
+        if offset > total + self._finished:
             self.reset(PeerUnreachable("The other end lost what was on its way."), tell=True)
             return
         if self._offered is not link:
             self.attach(link)
-        self._carry_on(link, min(offset, total))
+        # What the other end said before a later acknowledgement overtook it on the older link is out of date.
+        self._carry_on(link, min(max(offset, self._taken), total))
         self._acknowledge()
 
     def _acknowledge(self) -> None:

@@ -88,7 +88,7 @@ class Documents:
         self._store = DocumentStore(path)
         self._documents: dict[str, Document] = {}
         self._watchers: dict[str, list[Callable[[bytes, object], object]]] = {}
-        self._guards: list[Callable[[str, str], None]] = []
+        self._guard: Callable[[str, str], None] = _without_notebooks
         self._tasks: set[asyncio.Task[None]] = set()
         self._outgoing: dict[str, dict[str, list[bytes]]] = {}  # by peer and document
         links.handle(ListDocuments, self._list)
@@ -132,11 +132,11 @@ class Documents:
         return document
 
     def guard(self, check: Callable[[str, str], None]) -> None:
-        """Have `check` called with the name of a document and a member's node id before the member changes it.
+        """Have `check` called with the name of a document and a node id before that node changes it.
 
-        What it raises is told to the member, and nothing is changed.
+        When it raises `Refused`, nothing is changed; a member is told why. Without it, there are no notebooks.
         """
-        self._guards.append(check)
+        self._guard = check
 
     async def fetch(self, name: str, member: str) -> Document:
         """Return the document with this name, with all that the member knows of it.
@@ -179,6 +179,10 @@ class Documents:
                 callback(update, origin)
             except Exception:
                 self._log.exception("A callback failed when %s changed.", document.name)
+        try:
+            self._guard(document.name, self._links.identity.id)
+        except Refused:
+            return  # the others take it from elsewhere
         for peer in {link.peer_id for link in self._links.links()} - {origin}:
             if peer in self._outgoing:  # somebody is about to send what waits
                 self._outgoing[peer].setdefault(document.name, []).append(update)
@@ -187,17 +191,29 @@ class Documents:
                 self._spawn(self._push(peer))
 
     async def _push(self, peer: str) -> None:
-        """Send what waits for a peer. What is lost with the link, the peer asks for on the next one."""
+        """Send what waits for a peer."""
         try:
             while waiting := self._outgoing.get(peer):
                 self._outgoing[peer] = {}
-                if (link := self._links.linked(peer)) is None:
-                    break
                 for name, updates in waiting.items():
                     merged = _merge(updates)
-                    await link.request(PushUpdate(name, merged if len(merged) <= MAX_PUSH else b""))
+                    await self._tell(peer, name, merged if len(merged) <= MAX_PUSH else b"")
         finally:
             self._outgoing.pop(peer, None)
+
+    async def _tell(self, peer: str, name: str, update: bytes) -> None:
+        """Send an update. What is lost with the last link, the peer asks for on the next one."""
+        link = self._links.linked(peer)
+        try:
+            if link is not None:
+                await link.request(PushUpdate(name, update))
+        except AinetError as exc:
+            self._log.info("A change of %s was not taken: %s", name, exc.message)
+            newer = self._links.linked(peer)
+            if newer is not None and newer is not link:
+                # The two met on that link before this change: now the peer must ask once more.
+                with contextlib.suppress(AinetError):
+                    await newer.request(PushUpdate(name, b""))
 
     def _linked(self, link: PeerLink) -> None:
         self._spawn(self._meet(link))
@@ -208,12 +224,13 @@ class Documents:
             if name in self._documents or not name.startswith(NOTEBOOK):
                 try:
                     await self._pull(link, name)
-                except Refused as exc:
+                except AinetError as exc:
                     self._log.info("%s was not taken from %s: %s", name, link.peer_name, exc.message)
+                    if link.closed.is_set():
+                        return
 
     async def _pull(self, link: PeerLink, name: str) -> None:
-        for check in self._guards:
-            check(name, link.peer_id)
+        self._guard(name, link.peer_id)
         document = self.open(name)
         update = bytearray()
         async with contextlib.aclosing(link.stream(PullDocument(name, document.state))) as parts:
@@ -241,8 +258,7 @@ class Documents:
             yield UpdatePart(update[begin : begin + PART])
 
     async def _answer_push(self, link: PeerLink, request: PushUpdate) -> None:
-        for check in self._guards:
-            check(request.name, link.peer_id)
+        self._guard(request.name, link.peer_id)
         if request.name.startswith(NOTEBOOK) and request.name not in self._documents:
             return  # nobody has opened it here
         document = self.open(request.name)
@@ -271,6 +287,12 @@ def check_name(name: str) -> None:
     if name != SETTINGS and not named:
         msg = f"{name[:200]!r} cannot be the name of a shared document: use 1 to 128 characters without a slash."
         raise UsageError(msg)
+
+
+def _without_notebooks(name: str, _node: str) -> None:
+    if name.startswith(NOTEBOOK):
+        msg = "This device shares no notebooks at the moment."
+        raise Refused(msg)
 
 
 def _merge(updates: list[bytes]) -> bytes:

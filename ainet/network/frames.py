@@ -23,6 +23,7 @@ MAX_FRAME = 4 * 1024 * 1024  # bytes
 MAX_EARLY_FRAME = 16 * 1024  # bytes; before the other end is known to be a member
 MAX_MESSAGE = 2000  # characters of an error
 MAX_ADDRESS = 256  # characters
+MAX_HINTS = 4096
 MAX_PIECE = 64 * 1024  # bytes of a channel in one frame
 #: Progress items that may be on their way to an asker who has not taken them yet.
 WINDOW = 32
@@ -44,7 +45,7 @@ class Hint(msgspec.Struct, frozen=True, array_like=True):
     seen: float
 
 
-Hints = Annotated[tuple[Hint, ...], msgspec.Meta(max_length=4096)]
+Hints = Annotated[tuple[Hint, ...], msgspec.Meta(max_length=MAX_HINTS)]
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):

@@ -14,7 +14,7 @@ from ainet.errors import ProtocolError, Refused, UsageError
 from ainet.identity.certificates import certificate_id, check_issued, load, read_ca, to_der
 from ainet.identity.contacts import Contact
 from ainet.identity.keys import public_key_of, verifies
-from ainet.identity.roster import Name
+from ainet.identity.roster import Name, check_name
 from ainet.network.frames import Addresses, Introduce, Introduced
 from ainet.network.tickets import proof
 
@@ -76,7 +76,7 @@ class Introductions:
         if not verifies(public_key_of(node), asked.signature, _DOMAIN + leaf + asked.card):
             msg = "The introduction is not signed by the key of its certificate."
             raise Refused(msg)
-        contact = self._identity.contacts.add(Contact(node, card.name, card.ca, self._identity.now()))
+        contact = self._identity.contacts.add(Contact(node, check_name(card.name), card.ca, self._identity.now()))
         self._tickets.burn(card.ticket, contact.name)
         self._links.contact_added(contact, card.addresses)
         mine = self._identity
@@ -85,7 +85,7 @@ class Introductions:
     def accept(self, leaf: bytes, told: Introduced) -> Contact:
         """Make the introducing device, which showed `leaf` (DER), a contact."""
         node = self._checked(leaf, told.ca)
-        contact = self._identity.contacts.add(Contact(node, told.name, told.ca, self._identity.now()))
+        contact = self._identity.contacts.add(Contact(node, check_name(told.name), told.ca, self._identity.now()))
         self._links.contact_added(contact, told.addresses)
         return contact
 

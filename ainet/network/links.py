@@ -451,6 +451,10 @@ class Links:
         self._learn_of(greeting)
         self.learn(greeting.hints)
         if greeting.is_contact:
+            if self.identity.contacts.get(peer) is None:  # it was forgotten during the greeting
+                forgotten = Refused("This device is no contact there any more.")
+                link.close(forgotten)
+                raise forgotten
             self._log.info("The contact %s is connected (%s).", name, path)
             self._upkeep.wake()
             return link

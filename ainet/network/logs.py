@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 #: After so many entries the author writes a snapshot.
 COMPACT_AFTER = 64
 MAX_LOGS = 4096
+LOGS_OF_ONE = 8
 MAX_ENTRIES = 4096  # in one message
 #: Bytes of entries in one message; who lacks more asks again.
 MAX_BATCH = 1024 * 1024
@@ -169,8 +170,8 @@ class Logs:
             if not log.accepts(body):
                 gap = gap or log.place is None or (body.epoch, body.seq) > log.place.order
                 continue
-            if key not in self._logs and len(self._logs) >= MAX_LOGS:
-                msg = f"There are {MAX_LOGS} logs already."
+            if key not in self._logs and sum(author == body.author for author, _ in self._logs) >= LOGS_OF_ONE:
+                msg = f"{body.author[:8]} has {LOGS_OF_ONE} logs already."
                 raise Refused(msg)
             log.add(entry, body)
             self._logs[key] = log
@@ -198,14 +199,20 @@ class Logs:
                 self._spawn(self._push(peer))
 
     async def _push(self, peer: str) -> None:
-        """Send what waits for a peer. What is lost with the link, the peer asks for on the next one."""
+        """Send what waits for a peer. What is lost with the last link, the peer asks for on the next one."""
         try:
             while waiting := self._outgoing.get(peer):
                 self._outgoing[peer] = []
-                if (link := self._links.linked(peer)) is None:
-                    break
                 for batch in _batches(waiting):
-                    await link.request(PushEntries(batch))
+                    if (link := self._links.linked(peer)) is None:
+                        break
+                    try:
+                        await link.request(PushEntries(batch))
+                    except AinetError:
+                        newer = self._links.linked(peer)
+                        if newer is None or newer is link:
+                            raise
+                        await newer.request(PushEntries(batch))
         finally:
             self._outgoing.pop(peer, None)
 
@@ -220,21 +227,19 @@ class Logs:
             self._pass_on(fresh, link.peer_id)
             more = answer.more and bool(fresh)
 
-    async def _answer_sync(self, _link: PeerLink, request: SyncLogs) -> Entries:
+    async def _answer_sync(self, link: PeerLink, request: SyncLogs) -> Entries:
         known = {(one.author, one.log): one.place for one in request.known}
-        for one in request.known:
-            if one.author == self._identity.id:
-                self._meet_place(one)
+        if any(self._is_ahead(one) for one in request.known):
+            self._spawn(self._pull(link))  # the signed entries show whether that is true
         lacking = [entry for key, log in self._logs.items() for entry in log.since(known.get(key))]
         batches = list(_batches(lacking))
         return Entries(batches[0], more=len(batches) > 1) if batches else Entries([])
 
-    def _meet_place(self, known: KnownLog) -> None:
+    def _is_ahead(self, known: KnownLog) -> bool:
+        """Whether somebody says that it knows more of this node's own log than the node itself."""
         log = self._logs.get((self._identity.id, known.log))
-        if log is None or log.place is None or known.place.order > log.place.order:
-            self._log.warning("Others know a later part of this node's log %s: it begins anew.", known.log)
-            mine = self._logs.setdefault((self._identity.id, known.log), Log())
-            self._say(known.log, mine, mine.state, snapshot=True, epoch=known.place.epoch + 1)
+        mine = log.place if log is not None else None
+        return known.author == self._identity.id and (mine is None or known.place.order > mine.order)
 
     async def _answer_push(self, link: PeerLink, request: PushEntries) -> None:
         fresh, gap = self._take(request.entries)

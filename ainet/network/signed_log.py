@@ -23,6 +23,7 @@ _DOMAIN = b"ainet log entry 1\0"
 MAX_BODY = 64 * 1024  # bytes of one entry
 MAX_STATE = 256 * 1024  # bytes of what a log says in all
 MAX_KEYS = 512
+MAX_ENTRIES = 1024  # since the last snapshot
 
 LogName = Annotated[str, msgspec.Meta(pattern="^[a-z]{1,32}$")]
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
@@ -137,6 +138,8 @@ class Log:
         """Whether the entry is the next one, or a snapshot that leads further than what is known."""
         if self.place is None or body.is_snapshot:
             return body.is_snapshot and (self.place is None or (body.epoch, body.seq) > self.place.order)
+        if len(self.entries) >= MAX_ENTRIES:
+            return False  # its author should have compacted it long ago
         following = (body.epoch, body.seq) == (self.place.epoch, self.place.seq + 1)
         return following and body.previous == self.place.digest
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from jupyter_server.auth.decorator import authorized, ws_authenticated
 from jupyter_server.base.handlers import JupyterHandler
@@ -66,7 +65,7 @@ class SyncHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
     async def get(self, name: str) -> None:
         """Upgrade the connection, if the document can be opened."""
         try:
-            self._document = self.extension.running_node().documents.open(unquote(name))
+            self._document = self.extension.running_node().documents.open(name)
         except AinetError as error:
             raise web.HTTPError(error.status, error.message) from error
         await super().get(name)

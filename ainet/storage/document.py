@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pycrdt import Doc
+from pycrdt import Doc, get_update
 
 from ainet.errors import AinetError, Refused
 
@@ -56,6 +56,7 @@ class Document:
         self._origin: object = None
         self._error: AinetError | None = None
         self._compacted = 0
+        self._scratch: Doc[Any] = Doc()
         self._views: dict[Any, Any] = {}
         self._former: list[dict[Any, Any]] = []  # views of documents that were replaced
         self._load()
@@ -104,21 +105,25 @@ class Document:
             if self._bytes + len(update) > MAX_DOCUMENT:
                 msg = f"The document {self.name} would have more than {MAX_DOCUMENT >> 20} MiB."
                 raise Refused(msg)
-        before = self._count
+        before, touched = self._count, False
         self._origin = origin
         try:
             # A malformed update may raise after it has changed a document: it must not be this one.
             self._scratch.apply_update(update)
-            if 0 in clocks(self._scratch.get_state()).values():
-                # yrs applies such an update, but neither counts nor saves it.
-                self._load()
+            if _is_incomplete(update, self._scratch.get_state()):
+                # yrs keeps it for later, but neither counts nor saves it.
+                self._renew_scratch()
                 msg = f"A change of {self.name} came before those that it follows."
                 raise Incomplete(msg)
+            touched = True
             self.doc.apply_update(update)
         except Incomplete:
             raise
         except BaseException as exc:  # pycrdt's panics are no Exceptions
-            self._load()  # what was saved is sound
+            if touched:
+                self._load()  # what was saved is sound
+            else:
+                self._renew_scratch()
             if isinstance(exc, KeyboardInterrupt | SystemExit):
                 raise
             msg = f"A change of {self.name} is malformed ({type(exc).__name__})."
@@ -141,12 +146,16 @@ class Document:
         """Stop noticing changes."""
         self.doc.unobserve(self._subscription)
 
+    def _renew_scratch(self) -> None:
+        self._scratch = Doc()
+        self._scratch.apply_update(self.doc.get_update())
+
     def _load(self) -> None:
         """Make the document of what is saved."""
         self._former.append(self._views)
         self._views = {}
         self.doc: Doc[Any] = Doc()
-        self._scratch: Doc[Any] = Doc()
+        self._scratch = Doc()
         self._count = self._bytes = 0
         for update in self._store.updates(self.name):
             self.doc.apply_update(update)
@@ -172,6 +181,20 @@ class Document:
         grown = self._bytes > max(COMPACT_BYTES, COMPACT_FACTOR * self._compacted)
         if self._count > COMPACT_UPDATES or grown:
             self.compact()
+
+
+def _is_incomplete(update: bytes, state: bytes) -> bool:
+    """Tell whether `update` needs changes that the document in which it was applied, with this state, has not seen."""
+    rest = get_update(update, state)
+    if rest[0]:
+        return True  # blocks that wait for others
+    known, numbers = clocks(state), _numbers(rest[1:])
+    for _ in range(next(numbers)):  # else the deletions, by client
+        client = next(numbers)
+        for _ in range(next(numbers)):
+            if next(numbers) + next(numbers) > known.get(client, 0):
+                return True
+    return False
 
 
 def clocks(state: bytes) -> dict[int, int]:

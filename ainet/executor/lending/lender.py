@@ -375,7 +375,8 @@ class Lender:
     async def _finish(self, loan: Loan) -> None:
         await loan.end()
         self._links.channels.conceal(loan.port)
-        for place in loan.places:
+        # Those of a loan to this node itself are the cluster's own, which goes on without this worker.
+        for place in loan.places if loan.borrower != self._identity.id else ():
             await self._links.forwarders.close(place.node, place.port)
 
     async def _end(self, cluster: str, only: Loan | None = None) -> None:
