@@ -109,7 +109,10 @@ class Replica:
                     await self._follow(connection)
                 finally:
                     self._connection = None
+                    stream = connection.protocol.stream if connection.protocol is not None else None
                     connection.close()
+                    if stream is not None:
+                        stream.close()  # the loop may end before the closing handshake does
             except HTTPClientError as exc:
                 if exc.code < 500 and not self._synced.is_set():
                     self._refused = AinetError(f"The node does not share {self.name} (HTTP status {exc.code}).")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -23,6 +24,7 @@ def own_node(jupyter_dirs, tmp_path_factory):
     yield data_dir
     shared_variables.close_all()
     daemon.down(data_dir)
+    gc.collect()  # what was left open is an error here
 
 
 @pytest.fixture(autouse=True)
