@@ -187,10 +187,18 @@ def settings(parser: argparse.ArgumentParser, kernel: bool) -> None:
 
 def share(parser: argparse.ArgumentParser, kernel: bool) -> None:
     """Add the notebook."""
-    parser.description = "Share a notebook with the swarm, live. Without one, list what is shared."
+    parser.description = "Share a notebook, live. Without one, list what is shared."
     default = "this one" if kernel else "none: list what is shared"
     parser.add_argument("notebook", metavar="NOTEBOOK", nargs="?", help=f"its path in the server's folder ({default})")
     parser.add_argument("--name", help="what the others call it (default: the file's name)")
+    parser.add_argument(
+        "--with",
+        dest="audience",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a member, a contact, or `swarm` for all members (default); may be repeated",
+    )
     parser.add_argument("--read-only", action="store_true", help="let the others read it only")
     if kernel:
         parser.add_argument("--list", action="store_true", help="list what is shared")

@@ -17,7 +17,7 @@ from ainet.errors import AinetError, NodeNotRunning
 from ainet.runtime import wait_until_ready
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
     from types import TracebackType
 
     import httpx
@@ -182,16 +182,19 @@ class NodeClient:
         """Return the notebooks that members share."""
         return self._call("GET", "notebooks")
 
-    def share(self, path: str, name: str | None = None, *, read_only: bool = False) -> dict[str, Any]:
-        """Share a notebook of this node's Jupyter server; `path` is relative to the server's folder."""
-        return self._call("POST", "notebooks", {"path": path, "name": name, "read_only": read_only}, timeout=LONG)
+    def share(
+        self, path: str, name: str | None = None, *, read_only: bool = False, audience: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Share a notebook of this node's Jupyter server with members and contacts; by default with the swarm."""
+        wanted = {"path": path, "name": name, "read_only": read_only, "with": list(audience)}
+        return self._call("POST", "notebooks", wanted, timeout=LONG)
 
     def unshare(self, name: str) -> dict[str, Any]:
         """Stop sharing a notebook."""
         return self._call("DELETE", f"notebooks/{quote(name, safe='')}")
 
     def open_notebook(self, name: str, path: str | None = None) -> dict[str, Any]:
-        """Open a notebook that a member shares, as the file `path` of this node's Jupyter server."""
+        """Open a notebook that another device shares, as the file `path` of this node's Jupyter server."""
         return self._call("POST", "notebooks/open", {"name": name, "path": path}, timeout=LONG)
 
     def peers(self) -> list[dict[str, Any]]:

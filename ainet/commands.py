@@ -304,8 +304,12 @@ def _share(options: Options) -> int:
         if options.list or path is None:
             _show(options, node.notebooks(), tables.notebooks)
             return 0
-        shared = node.share(path, options.name, read_only=options.read_only)
-    _show(options, shared, "{path} is shared. On the other devices: ainet open {name}".format_map)
+        shared = node.share(path, options.name, read_only=options.read_only, audience=options.audience)
+
+    def show(shared: dict[str, Any]) -> str:
+        return f"{shared['path']} is shared with {', '.join(shared['with'])}. There: ainet open {shared['name']}"
+
+    _show(options, shared, show)
     return 0
 
 

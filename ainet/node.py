@@ -29,7 +29,7 @@ from ainet.peers import Peers
 from ainet.resources import monitor
 from ainet.resources.allocator import Allocator, Caps
 from ainet.settings import SwarmSettings
-from ainet.shared_notebooks import Notebooks
+from ainet.sharing import Notebooks, Shares
 
 if TYPE_CHECKING:
     import logging
@@ -97,6 +97,10 @@ class Node:
         #: What all members may read and edit.
         self.documents = Documents(self.links, self._data_dir / "documents.sqlite", log)
         stack.push_async_callback(self.documents.stop)
+        #: Who may have which notebook.
+        self.shares = Shares(self.links, self.logs, self._data_dir / "contact_shares.json", log)
+        stack.push_async_callback(self.shares.stop)
+        self.documents.guard(self.shares)
         #: What all members have agreed on.
         self.settings = SwarmSettings(self.documents)
         self._peers = Peers(self.links, self.logs, log)

@@ -129,10 +129,16 @@ def notebooks(found: list[dict[str, Any]]) -> str:
     if not found:
         return "No notebooks are shared. `ainet share NOTEBOOK` shares one."
     rows = [
-        (one["name"], "this device" if one["own"] else one["by"], "read" if one["read_only"] else "edit", one["path"])
+        (
+            one["name"],
+            "this device" if one["own"] else one["by"],
+            ", ".join(one["with"]),
+            "read" if one["read_only"] else "edit",
+            one["path"],
+        )
         for one in found
     ]
-    return table(("notebook", "shared by", "others may", "file here"), rows)
+    return table(("notebook", "shared by", "with", "others may", "file here"), rows)
 
 
 def peers(found: list[dict[str, Any]]) -> str:

@@ -2,10 +2,10 @@
 
 import signal
 
-from nodes import jupyter_dirs, node_dir
+from nodes import jupyter_dirs, node_dir, own_jupyter
 from smollm2 import smollm2_manifest, smollm2_path, smollm2_store
 
-__all__ = ["jupyter_dirs", "node_dir", "smollm2_manifest", "smollm2_path", "smollm2_store"]
+__all__ = ["jupyter_dirs", "node_dir", "own_jupyter", "smollm2_manifest", "smollm2_path", "smollm2_store"]
 
 # A shell that runs the tests in the background lets them ignore Ctrl-C, and with them the programs that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

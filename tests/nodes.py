@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 OPTIONS = {"threads": 1, "memory": "2GB"}
 
 
+@pytest.fixture
+def own_jupyter(tmp_path, monkeypatch) -> None:
+    """Jupyter's own files in a folder of the test, and a server in the test's process."""
+    monkeypatch.chdir(tmp_path)  # jupyter-collaboration keeps a file where it is started
+    for name in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR"):
+        monkeypatch.setenv(f"JUPYTER_{name}", str(tmp_path / name.lower()))
+        (tmp_path / name.lower()).mkdir()
+    # The extension sets it for the kernels of its server.
+    monkeypatch.setenv("AINET_DATA_DIR", str(tmp_path / "data"))
+
+
 @pytest.fixture(scope="session")
 def jupyter_dirs(tmp_path_factory) -> Iterator[Path]:
     """Jupyter's own files in a folder of the test session."""

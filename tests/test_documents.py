@@ -70,6 +70,7 @@ async def test_edits_made_apart_merge_when_members_meet(tmp_path):
         ):
             phone.links.handle(kind, handler)
         phone.links.on_linked(other._linked)
+        other._access._links = phone.links
         await phone.start()
         await phone.links.connect(desk.id)
         for documents in (one, other):
@@ -126,11 +127,12 @@ async def test_a_refused_change_takes_no_other_with_it(tmp_path):
     async with devices(tmp_path, "desk", "phone") as (desk, phone), sharing(desk, phone) as (one, other):
         await phone.links.connect(desk.id)
 
-        def refuse(name, node):
-            if name == "shared/closed" and node == desk.id:
-                raise Refused("Not this one.")
+        class Closed(type(other._access)):
+            def check_write(self, document, node):
+                if document == "shared/closed" and node == desk.id:
+                    raise Refused("Not this one.")
 
-        other.guard(refuse)
+        other.guard(Closed(phone.links))
         one.open("shared/closed").doc.get("map", type=Map)["a"] = 1
         plan(one)["b"] = 2
         await until(lambda: says(other) == {"b": 2})

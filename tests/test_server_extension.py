@@ -15,11 +15,7 @@ from ainet.errors import NotEnough
 AS_USER = {"Authorization": f"token {JUPYTER_TOKEN}"}
 
 
-@pytest.fixture(autouse=True)
-def jupyter_dirs(tmp_path, monkeypatch):
-    for name in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR"):
-        monkeypatch.setenv(f"JUPYTER_{name}", str(tmp_path / name.lower()))
-    monkeypatch.setenv("AINET_DATA_DIR", str(tmp_path / "data"))
+pytestmark = pytest.mark.usefixtures("own_jupyter")
 
 
 async def test_the_server_is_the_node_while_it_runs(tmp_path):

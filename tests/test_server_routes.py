@@ -8,7 +8,7 @@ from servers import JUPYTER_TOKEN, serve, until
 
 from ainet.errors import Busy, CannotSplit, StageLost
 from ainet.server.base import MAX_BODY, MAX_DROPPED
-from ainet.server.handlers import ROUTES
+from ainet.server.routes import ROUTES
 
 #: The one route without a login: whoever comes in proves itself inside (tests/test_websocket_links.py).
 OPEN_ROUTE = "/ainet/peer"
@@ -19,12 +19,7 @@ AS_USER = {"Authorization": f"token {JUPYTER_TOKEN}"}
 QUESTION = {"messages": [{"role": "user", "content": "hi"}]}
 
 
-@pytest.fixture(autouse=True)
-def jupyter_dirs(tmp_path, monkeypatch):
-    for name in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR"):
-        monkeypatch.setenv(f"JUPYTER_{name}", str(tmp_path / name.lower()))
-    # The extension sets it for the kernels of its server.
-    monkeypatch.setenv("AINET_DATA_DIR", str(tmp_path / "data"))
+pytestmark = pytest.mark.usefixtures("own_jupyter")
 
 
 @pytest.fixture

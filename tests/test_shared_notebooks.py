@@ -12,16 +12,9 @@ from test_sync_route import SharingNode
 
 from ainet.errors import NotFound, PeerUnreachable, Refused, UsageError
 from ainet.network import Logs
-from ainet.shared_notebooks import Notebooks
+from ainet.sharing import Notebooks, Shares
 
-
-@pytest.fixture(autouse=True)
-def jupyter_dirs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # jupyter-collaboration keeps a file where it is started
-    for name in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR"):
-        monkeypatch.setenv(f"JUPYTER_{name}", str(tmp_path / name.lower()))
-        (tmp_path / name.lower()).mkdir()
-    monkeypatch.setenv("AINET_DATA_DIR", str(tmp_path / "data"))
+pytestmark = pytest.mark.usefixtures("own_jupyter")
 
 
 class NotebookNode(SharingNode):
@@ -33,6 +26,8 @@ class NotebookNode(SharingNode):
         await super().start()
         self.name, self.data_dir = self.identity.name, self.folder
         self.logs = Logs(self.links, self.folder / "logs.sqlite", self.log)
+        self.shares = Shares(self.links, self.logs, self.folder / "contact_shares.json", self.log)
+        self.documents.guard(self.shares)
 
     async def open_notebooks(self, contents, live):
         self.notebooks = Notebooks(self, contents, live, self.log)
@@ -41,6 +36,7 @@ class NotebookNode(SharingNode):
     async def stop(self):
         if self.notebooks is not None:
             await self.notebooks.stop()
+        await self.shares.stop()
         await self.logs.stop()
         await super().stop()
 
@@ -90,8 +86,8 @@ def code(name, source, **more):
 
 
 @contextlib.asynccontextmanager
-async def desks(tmp_path, *, collaboration=False):
-    """Two Jupyter servers whose nodes are members of one swarm."""
+async def desks(tmp_path, *, collaboration=False, contacts=False):
+    """Two Jupyter servers whose nodes are members of one swarm, or contacts of each other."""
     extensions = {"ainet": True}
     if collaboration:
         extensions |= {"jupyter_server_ydoc": True, "jupyter_server_fileid": True}
@@ -102,8 +98,12 @@ async def desks(tmp_path, *, collaboration=False):
                 serve(tmp_path / name, NotebookNode, jpserver_extensions=extensions)
             )
             found.append(Desk(served, tmp_path / name))
-        await found[1].node.pairing.join((await found[0].node.pairing.invite()).ticket, "bob")
-        await until(lambda: found[0].node.links.linked(found[1].node.id))
+        ada, bob = (desk.node for desk in found)
+        if contacts:
+            await bob.pairing.accept((await ada.pairing.invite(purpose="introduce")).ticket)
+        else:
+            await bob.pairing.join((await ada.pairing.invite()).ticket, "bob")
+        await until(lambda: ada.links.link_to(bob.id) and bob.links.link_to(ada.id))
         yield found
 
 
@@ -119,6 +119,7 @@ async def test_a_shared_notebook_is_the_same_file_on_both(tmp_path):
     async with desks(tmp_path) as (ada, bob):
         opened = await shared(ada, bob)
         assert opened == {"name": "plan", "path": "plan.ipynb", "read_only": False}
+        assert bob.notebooks.list()[0]["with"] == ["swarm"]
         assert bob.sources("plan.ipynb") == ["1", "2"]
         ada.write("plan.ipynb", code("a", "ada"), code("b", "2"))
         bob.write("plan.ipynb", code("a", "1"), code("b", "bob"), code("c", "3"))

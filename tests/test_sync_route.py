@@ -22,11 +22,7 @@ YJS = Path(__file__).parent / "yjs"
 PLAN = "shared/plan"
 
 
-@pytest.fixture(autouse=True)
-def jupyter_dirs(tmp_path, monkeypatch):
-    for name in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR"):
-        monkeypatch.setenv(f"JUPYTER_{name}", str(tmp_path / name.lower()))
-    monkeypatch.setenv("AINET_DATA_DIR", str(tmp_path / "data"))
+pytestmark = pytest.mark.usefixtures("own_jupyter")
 
 
 class SharingNode(LinkedNode):

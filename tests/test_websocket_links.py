@@ -19,12 +19,7 @@ from ainet.network import Links, Pairing, door, links
 from ainet.network.frames import ToPort
 from ainet.network.websocket import MAX_MESSAGE
 
-
-@pytest.fixture(autouse=True)
-def jupyter_dirs(tmp_path, monkeypatch):
-    for name in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR"):
-        monkeypatch.setenv(f"JUPYTER_{name}", str(tmp_path / name.lower()))
-    monkeypatch.setenv("AINET_DATA_DIR", str(tmp_path / "data"))
+pytestmark = pytest.mark.usefixtures("own_jupyter")
 
 
 class LinkedNode(NodeDouble):
@@ -32,8 +27,9 @@ class LinkedNode(NodeDouble):
 
     async def start(self):
         self.folder = self.config.make_data_dir()
-        self.log = logging.getLogger("ainet.tests.hub")
-        self.identity = Identity.open(self.folder, "hub")
+        name = self.folder.parent.name
+        self.log = logging.getLogger(f"ainet.tests.{name}")
+        self.identity = Identity.open(self.folder, name)
         self.links = Links(self.identity, self.config, self.log)
         self.id = self.identity.id
         self.pairing = Pairing(self.identity, self.links, self.log)

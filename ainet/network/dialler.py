@@ -87,7 +87,7 @@ class Dialler:
         found = await first(self._links.known_addresses(node_id), attempt)
         if not isinstance(found, Attempts):
             return found
-        if link := self._links.linked(node_id):  # it dialled this node meanwhile, or is reached through another one
+        if link := self._links.link_to(node_id):  # it dialled this node meanwhile, or is reached through another one
             return link
         is_member = self._links.identity.roster.member(node_id) is not None
         if is_member and (link := await self._dial_through_members(node_id, name)):

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import msgspec
 
 from ainet.errors import AinetError, NotFound, Refused, UsageError
 from ainet.network.messages import Request
+from ainet.network.tasks import Tasks
 from ainet.storage import Document, DocumentStore, Incomplete
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Collection
     from pathlib import Path
 
     from ainet.network.link import PeerLink
@@ -69,8 +69,21 @@ class PushUpdate(Request, frozen=True):
     update: Annotated[bytes, msgspec.Meta(max_length=MAX_PUSH)]
 
 
+class Access(Protocol):
+    """Who may have which document."""
+
+    def check_read(self, document: str, node: str) -> None:
+        """Raise `Refused` unless the node may have the document."""
+
+    def check_write(self, document: str, node: str) -> None:
+        """Raise `Refused` unless the node may change the document."""
+
+    def contacts(self, document: str) -> Collection[str]:
+        """Return the contacts (node ids) that the document is exchanged with."""
+
+
 class Documents:
-    """The documents that all members of the swarm may read and edit.
+    """The documents that members of the swarm, and some of them contacts, may read and edit.
 
     Parameters
     ----------
@@ -88,22 +101,20 @@ class Documents:
         self._store = DocumentStore(path)
         self._documents: dict[str, Document] = {}
         self._watchers: dict[str, list[Callable[[bytes, object], object]]] = {}
-        self._guard: Callable[[str, str], None] = _without_notebooks
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._access: Access = _MembersOnly(links)
+        self._tasks = Tasks("Shared documents were not exchanged", log)
         self._outgoing: dict[str, dict[str, list[bytes]]] = {}  # by peer and document
         links.handle(ListDocuments, self._list)
-        links.handle(PullDocument, self._answer_pull)
-        links.handle(PushUpdate, self._answer_push)
+        links.handle(PullDocument, self._answer_pull, contacts=True)
+        links.handle(PushUpdate, self._answer_push, contacts=True)
         links.on_linked(self._linked)
+        links.on_contact_linked(self._contact_linked)
         for name in self._store.names():
             self.open(name)
 
     async def stop(self) -> None:
         """Stop exchanging, and close the file."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.stop()
         for document in self._documents.values():
             document.close()
         self._store.close()
@@ -131,25 +142,22 @@ class Documents:
             document = self._documents[name] = Document(name, self._store, self._changed)
         return document
 
-    def guard(self, check: Callable[[str, str], None]) -> None:
-        """Have `check` called with the name of a document and a node id before that node changes it.
+    def guard(self, access: Access) -> None:
+        """Ask `access` who may have what from now on; before, members may have everything but notebooks."""
+        self._access = access
 
-        When it raises `Refused`, nothing is changed; a member is told why. Without it, there are no notebooks.
-        """
-        self._guard = check
-
-    async def fetch(self, name: str, member: str) -> Document:
-        """Return the document with this name, with all that the member knows of it.
+    async def fetch(self, name: str, node: str) -> Document:
+        """Return the document with this name, with all that the member or contact knows of it.
 
         Raises
         ------
         PeerUnreachable
-            The member cannot be reached, and nothing is here.
+            The other device cannot be reached, and nothing is here.
         """
         known = name in self._documents
         document = self.open(name)
         try:
-            link = await self._links.connect(member)
+            link = await self._links.reach(node)
             await self._pull(link, name)
         except AinetError:
             if not known:
@@ -180,15 +188,18 @@ class Documents:
             except Exception:
                 self._log.exception("A callback failed when %s changed.", document.name)
         try:
-            self._guard(document.name, self._links.identity.id)
+            self._access.check_write(document.name, self._links.identity.id)
         except Refused:
             return  # the others take it from elsewhere
-        for peer in {link.peer_id for link in self._links.links()} - {origin}:
+        peers = {link.peer_id for link in self._links.links()} | set(self._access.contacts(document.name))
+        for peer in peers - {origin}:
+            if not self._may_read(document.name, peer):
+                continue
             if peer in self._outgoing:  # somebody is about to send what waits
                 self._outgoing[peer].setdefault(document.name, []).append(update)
             else:
                 self._outgoing[peer] = {document.name: [update]}
-                self._spawn(self._push(peer))
+                self._tasks.spawn(self._push(peer))
 
     async def _push(self, peer: str) -> None:
         """Send what waits for a peer."""
@@ -203,24 +214,30 @@ class Documents:
 
     async def _tell(self, peer: str, name: str, update: bytes) -> None:
         """Send an update. What is lost with the last link, the peer asks for on the next one."""
-        link = self._links.linked(peer)
+        link = self._links.link_to(peer)
         try:
             if link is not None:
                 await link.request(PushUpdate(name, update))
         except AinetError as exc:
             self._log.info("A change of %s was not taken: %s", name, exc.message)
-            newer = self._links.linked(peer)
+            newer = self._links.link_to(peer)
             if newer is not None and newer is not link:
                 # The two met on that link before this change: now the peer must ask once more.
                 with contextlib.suppress(AinetError):
                     await newer.request(PushUpdate(name, b""))
 
     def _linked(self, link: PeerLink) -> None:
-        self._spawn(self._meet(link))
+        self._tasks.spawn(self._meet(link))
 
     async def _meet(self, link: PeerLink) -> None:
-        there = await link.request(ListDocuments())
-        for name in there.names:
+        await self._pull_all(link, (await link.request(ListDocuments())).names)
+
+    def _contact_linked(self, link: PeerLink) -> None:
+        shared = [name for name in self._documents if link.peer_id in self._access.contacts(name)]
+        self._tasks.spawn(self._pull_all(link, shared))
+
+    async def _pull_all(self, link: PeerLink, names: list[str]) -> None:
+        for name in names:
             if name in self._documents or not name.startswith(NOTEBOOK):
                 try:
                     await self._pull(link, name)
@@ -230,7 +247,7 @@ class Documents:
                         return
 
     async def _pull(self, link: PeerLink, name: str) -> None:
-        self._guard(name, link.peer_id)
+        self._access.check_write(name, link.peer_id)
         document = self.open(name)
         update = bytearray()
         async with contextlib.aclosing(link.stream(PullDocument(name, document.state))) as parts:
@@ -246,10 +263,11 @@ class Documents:
             document.apply(update, link.peer_id)
             document.compact_if_due()
 
-    async def _list(self, _link: PeerLink, _request: ListDocuments) -> DocumentNames:
-        return DocumentNames(self.names())
+    async def _list(self, link: PeerLink, _request: ListDocuments) -> DocumentNames:
+        return DocumentNames([name for name in self.names() if self._may_read(name, link.peer_id)])
 
-    async def _answer_pull(self, _link: PeerLink, request: PullDocument) -> AsyncGenerator[UpdatePart, None]:
+    async def _answer_pull(self, link: PeerLink, request: PullDocument) -> AsyncGenerator[UpdatePart, None]:
+        self._access.check_read(request.name, link.peer_id)
         if request.name not in self._documents:
             msg = f"There is no document {request.name!r} here."
             raise NotFound(msg)
@@ -258,7 +276,7 @@ class Documents:
             yield UpdatePart(update[begin : begin + PART])
 
     async def _answer_push(self, link: PeerLink, request: PushUpdate) -> None:
-        self._guard(request.name, link.peer_id)
+        self._access.check_write(request.name, link.peer_id)
         if request.name.startswith(NOTEBOOK) and request.name not in self._documents:
             return  # nobody has opened it here
         document = self.open(request.name)
@@ -266,18 +284,14 @@ class Documents:
             with contextlib.suppress(Incomplete):
                 self._apply(document, request.update, link)
                 return
-        self._spawn(self._pull(link, request.name))
+        self._tasks.spawn(self._pull(link, request.name))
 
-    def _spawn(self, work: Any) -> None:
-        async def run() -> None:
-            try:
-                await work
-            except AinetError as exc:
-                self._log.info("Shared documents were not exchanged: %s", exc.message)
-
-        task = asyncio.create_task(run())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _may_read(self, name: str, node: str) -> bool:
+        try:
+            self._access.check_read(name, node)
+        except Refused:
+            return False
+        return True
 
 
 def check_name(name: str) -> None:
@@ -289,10 +303,21 @@ def check_name(name: str) -> None:
         raise UsageError(msg)
 
 
-def _without_notebooks(name: str, _node: str) -> None:
-    if name.startswith(NOTEBOOK):
-        msg = "This device shares no notebooks at the moment."
-        raise Refused(msg)
+class _MembersOnly:
+    """Members may have everything but notebooks, which nobody shares."""
+
+    def __init__(self, links: Links) -> None:
+        self._links = links
+
+    def check_read(self, document: str, node: str) -> None:
+        if document.startswith(NOTEBOOK) or self._links.identity.roster.member(node) is None:
+            msg = "This device does not share that at the moment."
+            raise Refused(msg)
+
+    check_write = check_read
+
+    def contacts(self, _document: str) -> Collection[str]:
+        return ()
 
 
 def _merge(updates: list[bytes]) -> bytes:

@@ -94,6 +94,8 @@ class PeerLink:
     ) -> None:
         self.peer_id = peer_id
         self.peer_name = peer_name
+        #: Whether the peer is a device of another owner, which may ask for much less than a member.
+        self.is_contact = take_roster is None
         #: Where the peer was dialled, or where it came from.
         self.path = path
         #: Differs between devices that do not share their loopback addresses.

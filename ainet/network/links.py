@@ -66,6 +66,7 @@ class Links:
         self._closing: set[asyncio.Task[None]] = set()
         self._revoked_callbacks: list[Callable[[str], object]] = []
         self._linked_callbacks: list[Callable[[PeerLink], object]] = []
+        self._contact_callbacks: list[Callable[[PeerLink], object]] = []
         self._contexts: tuple[Credentials, ssl.SSLContext, ssl.SSLContext] | None = None
         self._stopped = False
         self._upkeep = Upkeep(self, log)
@@ -92,12 +93,16 @@ class Links:
             self._open_handlers[kind.__name__] = (kind, handler)
 
     def on_revoked(self, callback: Callable[[str], object]) -> None:
-        """Call `callback` with the node id of every device that is removed from the swarm from now on."""
+        """Call `callback` with the id of every member that is removed and contact that is forgotten from now on."""
         self._revoked_callbacks.append(callback)
 
     def on_linked(self, callback: Callable[[PeerLink], object]) -> None:
         """Call `callback` with every link that begins from now on."""
         self._linked_callbacks.append(callback)
+
+    def on_contact_linked(self, callback: Callable[[PeerLink], object]) -> None:
+        """Call `callback` with every link to a contact that begins from now on."""
+        self._contact_callbacks.append(callback)
 
     async def start(self) -> None:
         """Listen for members, and look after the links to them.
@@ -184,14 +189,18 @@ class Links:
 
     def links(self) -> list[PeerLink]:
         """Return the links that are open, of all members; there may be several of one."""
-        return [link for link, hello in self._greetings.items() if not hello.is_contact and not link.closed.is_set()]
+        return [link for link in self._greetings if not link.is_contact and not link.closed.is_set()]
 
     def contact_link(self, node_id: str) -> PeerLink | None:
         """Return an open link to the contact."""
-        for link, greeting in reversed(self._greetings.items()):
-            if greeting.is_contact and link.peer_id == node_id and not link.closed.is_set():
+        for link in reversed(self._greetings):
+            if link.is_contact and link.peer_id == node_id and not link.closed.is_set():
                 return link
         return None
+
+    def link_to(self, node_id: str) -> PeerLink | None:
+        """Return an open link to the member or contact."""
+        return self.linked(node_id) or self.contact_link(node_id)
 
     def contact_added(self, contact: Contact, addresses: tuple[str, ...]) -> None:
         """Look for a contact that was introduced: it listens at `addresses`."""
@@ -203,9 +212,9 @@ class Links:
         """Forget the contact with this name or id, and cut its links; raises `NotFound`."""
         contact = self.identity.contacts.remove(name)
         self.book.keep_only(self._known_ids())
-        for link in [link for link, greeting in self._greetings.items() if greeting.is_contact]:
-            if link.peer_id == contact.id:
-                link.close(Refused("This device is no contact there any more."))
+        for link in [link for link in self._greetings if link.is_contact and link.peer_id == contact.id]:
+            link.close(Refused("This device is no contact there any more."))
+        self._trusted_no_more(contact.id)
         return contact
 
     def known_addresses(self, node_id: str) -> list[str]:
@@ -248,6 +257,15 @@ class Links:
             msg = f"{removed.name} was removed from the swarm." if removed else f"No member has the id {node_id}."
             raise NotFound(msg)
         return await asyncio.shield(self._dialler.start(node_id, member.name))
+
+    async def reach(self, node_id: str) -> PeerLink:
+        """Return a link to the member or contact; raises what `connect` raises."""
+        if (link := self.contact_link(node_id)) is not None:
+            return link
+        contact = self.identity.contacts.get(node_id)
+        if contact is None or self._stopped:
+            return await self.connect(node_id)
+        return await asyncio.shield(self._dialler.start(node_id, contact.name))
 
     async def dial_anew(self, node_id: str) -> None:
         """Try to reach the member on the best path, also when there is a link already; raises what `connect` raises."""
@@ -315,11 +333,14 @@ class Links:
             record = roster.removed(node_id)
             self._log.warning("%s was removed from the swarm.", record.name if record else node_id)
             self.channels.cut(node_id, Refused("This device was removed from the swarm."))
-            for callback in self._revoked_callbacks:
-                try:
-                    callback(node_id)
-                except Exception:
-                    self._log.exception("A callback failed when %s was removed.", node_id)
+            self._trusted_no_more(node_id)
+
+    def _trusted_no_more(self, node_id: str) -> None:
+        for callback in self._revoked_callbacks:
+            try:
+                callback(node_id)
+            except Exception:
+                self._log.exception("A callback failed when %s was removed.", node_id)
 
     def swarm_changed(self, hints: tuple[Hint, ...]) -> None:
         """Leave all links behind: the identity has joined a swarm, whose members listen where `hints` say."""
@@ -456,6 +477,8 @@ class Links:
                 link.close(forgotten)
                 raise forgotten
             self._log.info("The contact %s is connected (%s).", name, path)
+            for callback in self._contact_callbacks:
+                callback(link)
             self._upkeep.wake()
             return link
         if greeting.roster_digest != self.identity.signed_roster.digest:

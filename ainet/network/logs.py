@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ from ainet.errors import AinetError, Refused
 from ainet.identity.roster import NodeId
 from ainet.network.messages import Request
 from ainet.network.signed_log import NULL, Body, Entry, Log, LogName, Place, make_entry
+from ainet.network.tasks import Tasks
 
 if TYPE_CHECKING:
     import logging
@@ -78,7 +78,7 @@ class Logs:
         self._log = log
         self._logs: dict[tuple[str, str], Log] = {}
         self._callbacks: list[Callable[[str, str], object]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks("Logs were not exchanged", log)
         self._outgoing: dict[str, list[Entry]] = {}  # by peer
         self._file = sqlite3.connect(path, isolation_level=None)
         path.chmod(0o600)
@@ -95,10 +95,7 @@ class Logs:
 
     async def stop(self) -> None:
         """Stop passing on, and close the file."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.stop()
         self._file.close()
 
     def on_change(self, callback: Callable[[str, str], object]) -> None:
@@ -196,7 +193,7 @@ class Logs:
                 self._outgoing[peer] += entries
             else:
                 self._outgoing[peer] = list(entries)
-                self._spawn(self._push(peer))
+                self._tasks.spawn(self._push(peer))
 
     async def _push(self, peer: str) -> None:
         """Send what waits for a peer. What is lost with the last link, the peer asks for on the next one."""
@@ -217,7 +214,7 @@ class Logs:
             self._outgoing.pop(peer, None)
 
     def _linked(self, link: PeerLink) -> None:
-        self._spawn(self._pull(link))
+        self._tasks.spawn(self._pull(link))
 
     async def _pull(self, link: PeerLink) -> None:
         more = True
@@ -230,7 +227,7 @@ class Logs:
     async def _answer_sync(self, link: PeerLink, request: SyncLogs) -> Entries:
         known = {(one.author, one.log): one.place for one in request.known}
         if any(self._is_ahead(one) for one in request.known):
-            self._spawn(self._pull(link))  # the signed entries show whether that is true
+            self._tasks.spawn(self._pull(link))  # the signed entries show whether that is true
         lacking = [entry for key, log in self._logs.items() for entry in log.since(known.get(key))]
         batches = list(_batches(lacking))
         return Entries(batches[0], more=len(batches) > 1) if batches else Entries([])
@@ -245,18 +242,7 @@ class Logs:
         fresh, gap = self._take(request.entries)
         self._pass_on(fresh, link.peer_id)
         if gap:
-            self._spawn(self._pull(link))
-
-    def _spawn(self, work: Any) -> None:
-        async def run() -> None:
-            try:
-                await work
-            except AinetError as exc:
-                self._log.info("Logs were not exchanged: %s", exc.message)
-
-        task = asyncio.create_task(run())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            self._tasks.spawn(self._pull(link))
 
     def _told(self, author: str, name: str) -> None:
         for callback in self._callbacks:

@@ -105,7 +105,7 @@ class Upkeep:
         for member in others:
             if member.id == self._identity.id:
                 continue
-            link = self._links.linked(member.id) or self._links.contact_link(member.id)
+            link = self._links.link_to(member.id)
             if link is not None and link.relay is None:
                 self._retry.pop(member.id, None)
                 continue

@@ -65,8 +65,8 @@ class AinetExtension(ExtensionApp):
 
     def initialize_handlers(self) -> None:
         """Register the routes."""
-        from ainet.server.handlers import ROUTES
         from ainet.server.peer import PeerHandler
+        from ainet.server.routes import ROUTES
         from ainet.server.sync import SyncHandler
 
         self.handlers.extend([*ROUTES, (r"/ainet/api/sync/(.+)", SyncHandler), (r"/ainet/peer", PeerHandler)])

@@ -1,0 +1,53 @@
+"""Work that goes on in the background, whose failures are noted and which ends with its owner."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from ainet.errors import AinetError
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Coroutine
+
+
+class Tasks:
+    """The background work of one object.
+
+    Parameters
+    ----------
+    what
+        Begins the line that is logged when a piece of work ends with an `AinetError`.
+    log
+        Where that line goes.
+    """
+
+    def __init__(self, what: str, log: logging.Logger) -> None:
+        self._what, self._log = what, log
+        self._running: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
+        """Begin a piece of work."""
+        task = asyncio.create_task(self._run(work))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def finish(self) -> None:
+        """Wait for what was begun."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def stop(self) -> None:
+        """Cancel what was begun."""
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def _run(self, work: Coroutine[Any, Any, object]) -> None:
+        try:
+            await work
+        except AinetError as exc:
+            self._log.info("%s: %s", self._what, exc.message)
+        except Exception:
+            self._log.exception("%s.", self._what)

@@ -1,0 +1,235 @@
+"""Shared notebooks: one notebook, live in the Jupyter servers of several devices.
+
+The shared document is a Yjs document of its own. On each device it is kept equal to what the device's users edit: the
+live document of jupyter-collaboration while somebody has the notebook open there, the file otherwise. The two are
+never merged as Yjs documents, since each server gives a notebook a history of its own; changes are carried over cell by
+cell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import hashlib
+import secrets
+import time
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from tornado.web import HTTPError
+
+from ainet.errors import AinetError, NotFound, PeerUnreachable, UsageError
+from ainet.identity.files import make_private_dir
+from ainet.network.documents import check_name
+from ainet.network.tasks import Tasks
+from ainet.sharing.shared_notebook import Remembered, SharedNotebook
+from ainet.sharing.shares import SWARM, Listed, Share
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable, Sequence
+
+    from ainet.node import Node
+    from ainet.storage.notebook import Notebook
+
+MAX_NAME = 80  # characters of a share's name
+#: A sharer that does not send its notebook in this time (s) is not there.
+OPEN_SECONDS = 20.0
+
+
+class Notebooks:
+    """The notebooks that this node shares, or has opened from others.
+
+    Parameters
+    ----------
+    node
+        Its documents and logs.
+    contents
+        The Jupyter server's contents manager.
+    live
+        Returns the live document of a path, None while nobody has it open.
+    log
+        For what cannot be kept up to date.
+    """
+
+    def __init__(self, node: Node, contents: Any, live: Callable[[str], Any], log: logging.Logger) -> None:
+        self._node = node
+        self._folder = make_private_dir(node.data_dir / "shared_notebooks")
+        self._contents = contents
+        self._live = live
+        self._log = log
+        self._open: dict[str, SharedNotebook] = {}
+        self._unwatch: dict[str, Callable[[], None]] = {}
+        self._tasks = Tasks("A shared notebook did not end as it should", log)
+        node.shares.on_change(self._shares_changed)
+
+    async def start(self) -> None:
+        """Go on with the notebooks that were shared and opened before."""
+        shared = {listed.document: listed for listed in self._node.shares.all()}
+        for memory in self._folder.glob("*.json"):
+            try:
+                noted = msgspec.json.decode(memory.read_bytes(), type=Remembered)
+                if noted.document not in shared or not await self._exists(noted.path):
+                    self._log.info("The notebook %s is not shared any more.", noted.name)
+                    memory.unlink()
+                    self._node.documents.delete(noted.document)
+                    continue
+                await self._begin(shared[noted.document], noted.path, may_write=noted.may_write, base=noted.base)
+            except (AinetError, HTTPError, OSError, ValueError) as exc:
+                self._log.warning("The shared notebook in %s is left alone: %s", memory, exc)
+
+    async def stop(self) -> None:
+        """Stop keeping notebooks up to date; the next start goes on."""
+        for document in list(self._open):
+            await self._close(document)
+        await self._tasks.finish()
+
+    def list(self) -> list[dict[str, Any]]:
+        """Return every shared notebook: its name, by and with whom, whether it may be changed, the file here."""
+        names = self._node.shares.names()
+        found = [
+            {
+                "name": listed.name,
+                "by": names[listed.sharer],
+                "own": listed.sharer == self._node.id,
+                "with": self._with(listed.share),
+                "read_only": listed.share.read_only,
+                "path": self._open[listed.document].path if listed.document in self._open else None,
+            }
+            for listed in self._node.shares.all()
+        ]
+        return sorted(found, key=lambda one: (str(one["name"]), str(one["by"])))
+
+    async def share(
+        self, path: str, name: str | None = None, *, read_only: bool = False, audience: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Share the notebook at `path`.
+
+        Parameters
+        ----------
+        name
+            What the others call it; by default the file's name.
+        read_only
+            Whether the others may only read it.
+        audience
+            Names or ids of members and contacts; without any, and with "swarm" among them, every member.
+
+        Raises
+        ------
+        NotFound
+            There is no such notebook, or nobody is called so.
+        UsageError
+            This device shares one under this name already, or the name cannot be one.
+        """
+        path = path.strip("/")
+        name = name or PurePosixPath(path).stem
+        if not 1 <= len(name) <= MAX_NAME:
+            msg = f"The name of a shared notebook has 1 to {MAX_NAME} characters."
+            raise UsageError(msg)
+        swarm, nodes = self._node.shares.audience(audience)
+        share = Share(secrets.token_hex(8), read_only, self._node.identity.now(), swarm, nodes)
+        listed = Listed(self._node.id, name, share)
+        check_name(listed.document)
+        if any((one.sharer, one.name) == (listed.sharer, name) for one in self._node.shares.all()):
+            msg = f"A notebook called {name!r} is shared by this device already. Choose another name (--name)."
+            raise UsageError(msg)
+        if not await self._exists(path):
+            msg = f"There is no notebook {path!r} in this Jupyter server's folder."
+            raise NotFound(msg)
+        await self._begin(listed, path, may_write=True)
+        self._node.shares.publish(name, share)
+        return {"name": name, "path": path, "read_only": read_only, "with": self._with(share)}
+
+    async def unshare(self, name: str) -> dict[str, Any]:
+        """Stop sharing a notebook of this device; the others keep their copies of the file."""
+        for listed in self._node.shares.all():
+            if (listed.sharer, listed.name) == (self._node.id, name):
+                self._node.shares.publish(name, None)
+                await self._close(listed.document, for_ever=True)
+                return {"name": name}
+        msg = f"This device shares no notebook called {name!r}."
+        raise NotFound(msg)
+
+    async def open(self, name: str, path: str | None = None) -> dict[str, Any]:
+        """Open a notebook that another device shares; changes then go both ways.
+
+        Parameters
+        ----------
+        name
+            Of the share; ``NAME@DEVICE`` when several devices share one of this name.
+        path
+            The file to make of it; by default its name with ``.ipynb``.
+
+        Raises
+        ------
+        NotFound
+            Nobody shares one of this name.
+        PeerUnreachable
+            The device that shares it cannot be reached.
+        UsageError
+            The file exists already, or several devices share one of this name.
+        """
+        listed = self._node.shares.find(name)
+        may_write = listed.sharer == self._node.id or not listed.share.read_only
+        here = self._open.get(listed.document)
+        if here is not None:
+            return {"name": listed.name, "path": here.path, "read_only": not may_write}
+        path = (path or f"{listed.name}.ipynb").strip("/")
+        if await self._exists(path):
+            msg = f"{path} exists already in this Jupyter server's folder. Name another file (--as)."
+            raise UsageError(msg)
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                await self._node.documents.fetch(listed.document, listed.sharer)
+            await self._begin(listed, path, may_write=may_write)
+        except BaseException as exc:
+            self._node.documents.delete(listed.document)
+            if isinstance(exc, TimeoutError):
+                msg = f"{listed.name} did not come within {OPEN_SECONDS:g} seconds. Try again."
+                raise PeerUnreachable(msg) from exc
+            raise
+        return {"name": listed.name, "path": path, "read_only": not may_write}
+
+    async def _begin(self, listed: Listed, path: str, *, may_write: bool, base: Notebook | None = None) -> None:
+        document = self._node.documents.open(listed.document)
+        notebook = SharedNotebook(
+            self._folder / f"{hashlib.sha256(listed.document.encode()).hexdigest()[:32]}.json",
+            name=listed.name,
+            path=path,
+            document=document,
+            may_write=may_write,
+            contents=self._contents,
+            live=self._live,
+            ran=self._ran,
+            log=self._log,
+        )
+        await notebook.start(base=base)
+        self._open[document.name] = notebook
+        self._unwatch[document.name] = self._node.documents.watch(document.name, notebook.changed)
+
+    async def _close(self, document: str, *, for_ever: bool = False) -> None:
+        notebook = self._open.pop(document, None)
+        if notebook is not None:
+            self._unwatch.pop(document)()
+            await notebook.stop()
+            if for_ever:
+                notebook.forget()
+                self._node.documents.delete(document)
+
+    def _ran(self) -> dict[str, Any]:
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        return {"device": self._node.name, "user": getpass.getuser(), "time": when}
+
+    def _with(self, share: Share) -> Sequence[str]:
+        names = self._node.shares.names()
+        return [*([SWARM] if share.swarm else []), *(names.get(node, node[:8]) for node in share.nodes)]
+
+    def _shares_changed(self) -> None:
+        shared = {listed.document for listed in self._node.shares.all()}
+        for document in [document for document in self._open if document not in shared]:
+            self._log.info("The notebook %s is not shared any more.", self._open[document].path)
+            self._tasks.spawn(self._close(document, for_ever=True))
+
+    async def _exists(self, path: str) -> bool:
+        return bool(await self._contents.file_exists(path))

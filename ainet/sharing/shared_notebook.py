@@ -1,0 +1,237 @@
+"""One shared notebook on this device: the shared document, kept equal to the file or to the live document."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import nbformat
+from jupyter_ydoc import YNotebook
+from tornado.web import HTTPError
+
+from ainet.errors import AinetError
+from ainet.identity.files import write_private
+from ainet.storage.notebook import EMPTY, Notebook, mark_runs, merge
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ainet.storage import Document
+
+#: The file and the live document are looked at this often (s).
+LOOK_SECONDS = 0.5
+
+
+class Remembered(msgspec.Struct, frozen=True):
+    """What is noted of a shared notebook for the next start."""
+
+    document: str
+    name: str
+    path: str
+    may_write: bool
+    base: dict[str, Any]
+
+
+class SharedNotebook:
+    """A shared notebook on this device.
+
+    Parameters
+    ----------
+    memory
+        File in which it is noted what both sides were when they were last equal, for the next start.
+    name, path
+        Of the share; of the file, relative to the server's root.
+    document
+        The shared document.
+    may_write
+        Whether this device's changes are shared; otherwise they are undone.
+    ran
+        What cells that were run here are marked with.
+    """
+
+    def __init__(
+        self,
+        memory: Path,
+        *,
+        name: str,
+        path: str,
+        document: Document,
+        may_write: bool,
+        contents: Any,
+        live: Callable[[str], Any],
+        ran: Callable[[], dict[str, Any]],
+        log: logging.Logger,
+    ) -> None:
+        self._memory = memory
+        self._remembered: Notebook | None = None
+        self.name, self.path = name, path
+        self.may_write = may_write
+        self._document = document
+        self._contents = contents
+        self._live = live
+        self._ran = ran
+        self._log = log
+        self._base: Notebook = EMPTY
+        self._room: Any = None
+        self._observed: Any = None
+        self._saved = ""  # when the file was last changed
+        self._wake = asyncio.Event()
+        self._busy = self._due = False
+        self._behind = True  # whether the shared document changed since it was last looked at
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, *, base: Notebook | None = None) -> None:
+        """Begin to keep both equal.
+
+        Parameters
+        ----------
+        base
+            What both were when they were last equal. None for a notebook that is new here: a new shared document then
+            begins as the file, and a file as the shared document of others.
+        """
+        if base is not None:
+            self._base = base
+        elif self._document.size:
+            self._base = self._shared().get()
+            await self._write_file(self._base)
+        else:
+            self._shared().set(await self._read_file())
+            self._base = self._shared().get()
+        self._remember()
+        self._task = asyncio.create_task(self._run(), name=f"notebook {self.name}")
+
+    async def stop(self) -> None:
+        """Stop; the file stays as it is."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._room is not None:  # what it has is perhaps not saved
+            with contextlib.suppress(HTTPError, OSError):
+                await self._write_file(self._base)
+        self._leave()
+        self._remember()
+
+    def forget(self) -> None:
+        """Remove what was noted for the next start."""
+        self._memory.unlink(missing_ok=True)
+
+    def changed(self, _update: bytes, origin: object) -> None:
+        """Note that the shared document changed elsewhere."""
+        if origin is not None:
+            self._behind = True
+            self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._settle()
+                self._remember()
+            except (AinetError, HTTPError, OSError) as exc:
+                self._log.warning("The shared notebook %s is not up to date: %s", self.path, exc)
+            except Exception:
+                self._log.exception("The shared notebook %s is not up to date.", self.path)
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._wake.wait()
+
+    async def _settle(self) -> None:
+        room = await self._live(self.path)
+        left = room is None and self._room is not None
+        if room is not self._room:
+            self._leave()
+            self._room = room
+            self._behind = True
+            if room is not None:
+                self._observed = room.ydoc.observe(lambda _: self._edited(room))
+        behind, self._behind = self._behind, False
+        if room is not None:
+            if behind:
+                self._exchange(room)
+            return
+        model = await self._contents.get(self.path, content=False)
+        if str(model["last_modified"]) == self._saved and not behind:
+            return
+        mine = await self._read_file()
+        if left:
+            self._base = mine  # whatever was changed in the live document is shared already; its file may be older
+        merged = self._merged(mine)
+        self._base = mine  # until the file is written
+        if merged != mine:
+            try:
+                await self._write_file(merged)
+            except BaseException:
+                self._behind = True
+                raise
+        self._base = merged
+
+    def _edited(self, room: Any) -> None:
+        """Note that the live document changed: it cannot be read before that change is complete."""
+        if not self._busy and not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._exchange, room)
+
+    def _exchange(self, room: Any) -> None:
+        """Carry changes over between the live and the shared document."""
+        self._due = False
+        if room is None or room is not self._room:
+            return
+        self._busy = True  # what follows changes the live document, too
+        try:
+            mine = room.get()
+            if not mine.get("nbformat"):  # it is still being loaded
+                self._behind = True
+                return
+            merged = self._merged(mine)
+            if merged != mine:
+                room.set(merged)
+            self._base = merged
+        except Exception:
+            self._log.exception("The shared notebook %s is not up to date.", self.path)
+        finally:
+            self._busy = False
+
+    def _merged(self, mine: Notebook) -> Notebook:
+        shared = self._shared()
+        theirs = shared.get()
+        merged = theirs
+        if self.may_write and mine != self._base:
+            merged = merge(self._base, mark_runs(self._base, mine, self._ran()), theirs)
+            if merged != theirs:
+                shared.set(merged)
+                merged = shared.get()
+                self._document.compact_if_due()
+        return merged
+
+    def _shared(self) -> YNotebook:
+        return self._document.view(YNotebook)
+
+    def _remember(self) -> None:
+        if self._base != self._remembered:
+            noted = Remembered(self._document.name, self.name, self.path, self.may_write, self._base)
+            write_private(self._memory, msgspec.json.encode(noted))
+            self._remembered = self._base
+
+    def _leave(self) -> None:
+        if self._room is not None and self._observed is not None:
+            with contextlib.suppress(Exception):  # the room may be gone with its document
+                self._room.ydoc.unobserve(self._observed)
+        self._room = self._observed = None
+
+    async def _read_file(self) -> Notebook:
+        model = await self._contents.get(self.path, type="notebook", content=True)
+        self._saved = str(model["last_modified"])
+        content = nbformat.from_dict(model["content"])
+        if (content["nbformat"], content["nbformat_minor"]) < (4, 5):
+            content = nbformat.convert(content, 4)
+            content["nbformat_minor"] = 5
+            _, content = nbformat.validator.normalize(content)
+        return msgspec.json.decode(msgspec.json.encode(content))
+
+    async def _write_file(self, content: Notebook) -> None:
+        model = await self._contents.save({"type": "notebook", "content": nbformat.from_dict(content)}, self.path)
+        self._saved = str(model["last_modified"])
