@@ -26,6 +26,7 @@ RETRY = 1.0
 #: The node's copy must have arrived in this time (s).
 FIRST_SYNC = 10.0
 MAX_MESSAGE = 64 * 1024 * 1024  # bytes
+ENDED = 4410  # how a node closes the connection that does not have the document any more
 NOTHING = b"\0\0"
 
 
@@ -78,6 +79,11 @@ class Replica:
         """Whether the node has the changes that are made now."""
         return self._connection is not None
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is kept in step no more."""
+        return not self._thread.is_alive()
+
     def close(self) -> None:
         """Stop keeping in step."""
         with contextlib.suppress(RuntimeError):  # the loop has ended
@@ -107,6 +113,8 @@ class Replica:
                 connection = await websocket_connect(request, max_message_size=MAX_MESSAGE)
                 try:
                     await self._follow(connection)
+                    if connection.close_code == ENDED:
+                        return  # what it was with others, it must not become in another swarm
                 finally:
                     self._connection = None
                     stream = connection.protocol.stream if connection.protocol is not None else None

@@ -160,7 +160,7 @@ def open_shared(data_dir: Path, name: str, kind: Kind) -> Any:
         raise UsageError(msg)
     with _opening:
         key = (data_dir, name)
-        if key not in _replicas:
+        if key not in _replicas or _replicas[key].ended:
             _replicas[key] = Replica(data_dir, f"shared/{name}")
         replica = _replicas[key]
     root, shared = _KINDS[kind]

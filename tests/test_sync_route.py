@@ -17,6 +17,7 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
 from ainet.network import Documents
+from ainet.replica import Replica
 
 YJS = Path(__file__).parent / "yjs"
 PLAN = "shared/plan"
@@ -149,6 +150,17 @@ async def test_what_is_no_message_changes_nothing(served, message):
     client.close()
     await until(lambda: not served.extension.rooms._clients)
     assert served.node.documents._store.updates(PLAN) == saved
+
+
+async def test_a_document_that_is_here_no_more_ends_its_clients(served, tmp_path):
+    dict_of(served)["a"] = 1
+    replica = await asyncio.to_thread(Replica, served.data_dir, PLAN)
+    assert replica.doc.get("dict", type=Map).to_py() == {"a": 1}
+    served.node.documents.delete(PLAN)
+    await until(lambda: replica.ended)
+    replica.close()
+    assert not served.extension.rooms._clients
+    assert served.node.documents.names() == []  # the replica has not brought it back
 
 
 async def test_what_a_client_edited_reaches_members(served, tmp_path):

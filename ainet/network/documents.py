@@ -98,9 +98,11 @@ class Documents:
     def __init__(self, links: Links, path: Path, log: logging.Logger) -> None:
         self._links = links
         self._log = log
+        self._path = path
         self._store = DocumentStore(path)
         self._documents: dict[str, Document] = {}
         self._watchers: dict[str, list[Callable[[bytes, object], object]]] = {}
+        self._ended: dict[str, list[Callable[[], object]]] = {}
         self._access: Access = _MembersOnly(links)
         self._tasks = Tasks("Shared documents were not exchanged", log)
         self._outgoing: dict[str, dict[str, list[bytes]]] = {}  # by peer and document
@@ -109,6 +111,7 @@ class Documents:
         links.handle(PushUpdate, self._answer_push, contacts=True)
         links.on_linked(self._linked)
         links.on_contact_linked(self._contact_linked)
+        links.on_swarm_changed(self._swarm_changed)
         for name in self._store.names():
             self.open(name)
 
@@ -167,19 +170,46 @@ class Documents:
 
     def delete(self, name: str) -> None:
         """Forget a document here; others keep theirs."""
+        self._drop(name)
+        self._store.delete(name)
+
+    def watch(
+        self, name: str, callback: Callable[[bytes, object], object], ended: Callable[[], object] = lambda: None
+    ) -> Callable[[], None]:
+        """Call `callback` with every update of a document and its origin; return what takes that back.
+
+        The origin is a member's node id, whatever `Document.apply` was given, or None for a change made here. `ended`
+        is called when this device does not have the document any more.
+        """
+        watchers, ends = self._watchers.setdefault(name, []), self._ended.setdefault(name, [])
+        watchers.append(callback)
+        ends.append(ended)
+
+        def unwatch() -> None:
+            watchers.remove(callback)
+            ends.remove(ended)
+
+        return unwatch
+
+    def _drop(self, name: str) -> None:
         document = self._documents.pop(name, None)
         if document is not None:
             document.close()
-        self._store.delete(name)
+            for ended in list(self._ended.get(name, ())):
+                ended()
 
-    def watch(self, name: str, callback: Callable[[bytes, object], object]) -> Callable[[], None]:
-        """Call `callback` with every update of a document and its origin; return what takes that back.
-
-        The origin is a member's node id, whatever `Document.apply` was given, or None for a change made here.
-        """
-        watchers = self._watchers.setdefault(name, [])
-        watchers.append(callback)
-        return lambda: watchers.remove(callback)
+    def _swarm_changed(self, left: str | None) -> None:
+        """Keep what is this device's own; put aside what it had together with the members of the swarm it left."""
+        if left is None:
+            self.delete(SETTINGS)  # those of the new swarm hold
+            return
+        for name in self.names():
+            self._drop(name)
+        aside = self._path.with_name(f"{self._path.stem}-{left[:8]}{self._path.suffix}")
+        self._store.close()
+        self._path.replace(aside)
+        self._store = DocumentStore(self._path)
+        self._log.warning("The documents of the swarm that this device left are in %s.", aside)
 
     def _changed(self, document: Document, update: bytes, origin: object) -> None:
         for callback in list(self._watchers.get(document.name, ())):

@@ -67,6 +67,7 @@ class Links:
         self._revoked_callbacks: list[Callable[[str], object]] = []
         self._linked_callbacks: list[Callable[[PeerLink], object]] = []
         self._contact_callbacks: list[Callable[[PeerLink], object]] = []
+        self._swarm_callbacks: list[Callable[[str | None], object]] = []
         self._contexts: tuple[Credentials, ssl.SSLContext, ssl.SSLContext] | None = None
         self._stopped = False
         self._upkeep = Upkeep(self, log)
@@ -103,6 +104,14 @@ class Links:
     def on_contact_linked(self, callback: Callable[[PeerLink], object]) -> None:
         """Call `callback` with every link to a contact that begins from now on."""
         self._contact_callbacks.append(callback)
+
+    def on_swarm_changed(self, callback: Callable[[str | None], object]) -> None:
+        """Call `callback` when this device has joined another swarm.
+
+        It is given the id of the swarm that was left, None if nobody else was in it: then what is on this device was
+        only its own.
+        """
+        self._swarm_callbacks.append(callback)
 
     async def start(self) -> None:
         """Listen for members, and look after the links to them.
@@ -342,9 +351,19 @@ class Links:
             except Exception:
                 self._log.exception("A callback failed when %s was removed.", node_id)
 
-    def swarm_changed(self, hints: tuple[Hint, ...]) -> None:
-        """Leave all links behind: the identity has joined a swarm, whose members listen where `hints` say."""
+    def swarm_changed(self, hints: tuple[Hint, ...], left: str, *, shared: bool) -> None:
+        """Leave all links behind: the identity has joined a swarm, whose members listen where `hints` say.
+
+        Parameters
+        ----------
+        left
+            Id of the swarm before; it may be the same.
+        shared
+            Whether it had other members.
+        """
         self.close_all(PeerUnreachable(f"{self.identity.name} joined another swarm."))
+        for callback in self._swarm_callbacks if left != self.identity.swarm else ():
+            callback(left if shared else None)
         self.book.keep_only({contact.id for contact in self.identity.contacts.all()})
         self.learn(hints)
         self.book.save()

@@ -92,6 +92,7 @@ class Logs:
         links.handle(PushEntries, self._answer_push)
         links.on_linked(self._linked)
         links.on_revoked(self._forget)
+        links.on_swarm_changed(self._swarm_changed)
 
     async def stop(self) -> None:
         """Stop passing on, and close the file."""
@@ -256,6 +257,11 @@ class Logs:
             del self._logs[key]
             self._told(*key)
         self._file.execute("DELETE FROM entries WHERE author = ?", (node_id,))
+
+    def _swarm_changed(self, _left: str | None) -> None:
+        """Forget what the members of the former swarm said."""
+        for author in {author for author, _ in self._logs} - {self._identity.id}:
+            self._forget(author)
 
     def _keep(self, entry: Entry, body: Body) -> None:
         with self._file:

@@ -349,8 +349,10 @@ class Pairing:
             statement=admitted.statement,
             roster=admitted.roster,
         )
+        former = self._identity.roster
         self._identity.adopt(admission, swarm)
-        self._links.swarm_changed(admitted.hints)
+        others = any(member.id != self._identity.id for member in former.members)
+        self._links.swarm_changed(admitted.hints, former.swarm, shared=others)
         self._log.info("This device joined the swarm as %s.", self._identity.name)
         warning = None
         try:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MAX_MESSAGE = 16 * 1024 * 1024  # bytes
 MAX_BACKLOG = 32 * 1024 * 1024  # bytes that a client may leave unread
 CLOSE_REFUSED = 1008  # RFC 6455: a message violates the endpoint's policy
+CLOSE_ENDED = 4410  # of this application: the document is gone
 
 
 class SyncHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
@@ -74,7 +75,8 @@ class SyncHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
         """Tell the client what this side has seen; it answers with what is missing here."""
         assert self._document is not None  # noqa: S101 - `get` has set it
         super().open()
-        self._unwatch = self.extension.running_node().documents.watch(self._document.name, self._changed)
+        documents = self.extension.running_node().documents
+        self._unwatch = documents.watch(self._document.name, self._changed, self._ended)
         self.send(create_sync_message(self._document.doc))
         self.extension.rooms.enter(self._document.name, self)
 
@@ -125,6 +127,12 @@ class SyncHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
         else:
             document.apply(payload, self)
             document.compact_if_due()
+
+    def _ended(self) -> None:
+        if self._document is not None:
+            self.extension.rooms.leave(self._document.name, self)
+        self._document = None  # nothing more of it is taken
+        self.close(CLOSE_ENDED, "This device does not have the document any more.")
 
     def _changed(self, update: bytes, origin: object) -> None:
         if origin is not self:

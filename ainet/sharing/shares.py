@@ -102,6 +102,7 @@ class Shares:
         links.handle(TellShares, self._take, contacts=True)
         links.on_contact_linked(lambda link: self._tasks.spawn(self._tell(link)))
         links.on_revoked(self._forget)
+        links.on_swarm_changed(self._swarm_changed)
         logs.on_change(lambda _author, name: self._changed() if name == LOG else None)
 
     async def stop(self) -> None:
@@ -246,6 +247,13 @@ class Shares:
         if self._told.get(link.peer_id, {}) != request.shares:
             self._told[link.peer_id] = request.shares
             self._save()
+
+    def _swarm_changed(self, left: str | None) -> None:
+        """Share nothing with the new swarm that was shared with another one."""
+        if left is not None:
+            for name in self._logs.keys(self._identity.id, LOG):
+                self.publish(name, None)
+        self._changed()
 
     def _forget(self, node_id: str) -> None:
         if self._told.pop(node_id, None) is not None:
