@@ -2,6 +2,7 @@
 
 from ainet.network.documents import Documents
 from ainet.network.interfaces import own_loopback
+from ainet.network.leases import Leases
 from ainet.network.link import PeerLink
 from ainet.network.links import Links
 from ainet.network.logs import Logs
@@ -13,6 +14,7 @@ __all__ = [
     "Documents",
     "Invitation",
     "Joined",
+    "Leases",
     "Links",
     "Logs",
     "MemberState",
