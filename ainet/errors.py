@@ -123,6 +123,13 @@ class PeerUnreachable(AinetError):
     status = 502
 
 
+class LeaseLost(AinetError):
+    """Another member does the same, in the name of a later lease."""
+
+    code = "lease-lost"
+    status = 409
+
+
 class StageLost(AinetError):
     """A stage of the pipeline went away while it worked."""
 

@@ -16,14 +16,17 @@ from ainet.errors import AinetError, UsageError
 from ainet.executor.engine.engine import Engine
 from ainet.executor.executor import Executor
 from ainet.executor.fetch import Fetcher
+from ainet.executor.finder import ModelFinder
 from ainet.executor.lending.lender import Lender
 from ainet.executor.messages import DescribeWorkers, ListModels, ModelsListed
 from ainet.executor.models.catalog import ModelCatalog
 from ainet.executor.models.tensors import TensorStore
 from ainet.executor.peer_handlers import PeerHandlers
+from ainet.executor.placements import Placements
+from ainet.executor.planning import Planning
 from ainet.executor.stages.service import StageService
 from ainet.identity import Identity
-from ainet.network import Documents, Links, Logs, Pairing
+from ainet.network import Documents, Leases, Links, Logs, Pairing
 from ainet.options import keep_options
 from ainet.peers import Peers
 from ainet.resources import monitor
@@ -103,7 +106,6 @@ class Node:
         self.documents.guard(self.shares)
         #: What all members have agreed on.
         self.settings = SwarmSettings(self.documents)
-        self._peers = Peers(self.links, self.logs, log)
         fetcher = Fetcher(self.store, self.links)
         self.stages = StageService(
             identity=self.identity,
@@ -115,19 +117,41 @@ class Node:
             log=log,
         )
         stack.push_async_callback(self.stages.stop)
-        self.executor = Executor(
+        leases = Leases(self.links, self.logs, log)
+        stack.push_async_callback(leases.stop)
+        planning = Planning(
             config=config,
             identity=self.identity,
             links=self.links,
             service=self.stages,
             allocator=self.allocator,
             store=self.store,
-            catalog=self.catalog,
             speed=speed,
             log=log,
         )
-        handlers = PeerHandlers(self.links, self.executor, self.stages, self.store, self.catalog)
+        placements = Placements(self.links, self.logs)
+        self.executor = Executor(
+            config=config,
+            identity=self.identity,
+            links=self.links,
+            service=self.stages,
+            finder=ModelFinder(self.links, self.store, self.catalog, log),
+            planning=planning,
+            placements=placements,
+            leases=leases,
+            log=log,
+        )
+        handlers = PeerHandlers(
+            links=self.links,
+            executor=self.executor,
+            planning=planning,
+            leases=leases,
+            service=self.stages,
+            store=self.store,
+            catalog=self.catalog,
+        )
         stack.push_async_callback(handlers.stop)
+        self._peers = Peers(self.links, self.logs, placements, log)
         self.lender = Lender(
             config=config,
             identity=self.identity,

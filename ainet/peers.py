@@ -16,6 +16,7 @@ from ainet.network.messages import PROBE_BYTES, Probe
 if TYPE_CHECKING:
     import logging
 
+    from ainet.executor.placements import Placements
     from ainet.identity.contacts import Contact
     from ainet.network import Links, Logs, MemberState, PeerLink
 
@@ -29,15 +30,16 @@ class Peers:
 
     Parameters
     ----------
-    links, logs
+    links, logs, placements
         How they are reached, and what they tell.
     log
         For bandwidths that cannot be measured.
     """
 
-    def __init__(self, links: Links, logs: Logs, log: logging.Logger) -> None:
+    def __init__(self, links: Links, logs: Logs, placements: Placements, log: logging.Logger) -> None:
         self._links = links
         self._logs = logs
+        self._placements = placements
         self._log = log
         self._bandwidths: dict[PeerLink, tuple[float, float]] = {}
 
@@ -49,7 +51,8 @@ class Peers:
         list of dict
             ``id``, ``name``, ``kind`` (``member``, ``contact``, ``stranger``), ``path``, ``reached`` (``direct``,
             ``relayed``, ``no``), ``latency_s`` (round trip), ``bandwidth`` (bytes a second), ``last_seen`` (Unix time),
-            ``addresses``, and what a member tells of itself: ``device``, ``models``, ``stages``, ``load``.
+            ``addresses``, and what a member tells of itself: ``device``, ``models``, ``stages``, ``load``,
+            ``pipelines`` (by name: model, context window, predicted seconds a token, stages).
         """
         members = [state for state in self._links.members() if not state.is_self]
         found = await asyncio.gather(*(self._member(state) for state in members))
@@ -96,6 +99,7 @@ class Peers:
             # What was loaded on a device that nobody reaches is no use to anybody.
             "stages": self._logs.get(state.id, LOG, "stages", list[HeldStage]) if link else None,
             "load": self._logs.get(state.id, LOG, "load", Load) if link else None,
+            "pipelines": dict(self._placements.of(state.id)) if link else None,
         }
         return {
             "id": state.id,

@@ -6,30 +6,44 @@ Needs root and Debian's iproute2; nothing of it is reachable from outside, or re
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nodes import family_of
 
-from ainet import runtime
+from ainet import runtime, shared_variables
+from ainet.client import NodeClient
 from ainet.config import CONFIG_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import psutil
 
+TAP = Path("/dev/net/tun")
+NAMESPACES = Path("/var/run/netns")
+CLONE_NEWNET = 0x40000000
+T = TypeVar("T")
 POSSIBLE = os.geteuid() == 0 and shutil.which("ip") is not None
 
 
 def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+
+
+def enter(namespace: str) -> None:
+    """Give the calling thread another network."""
+    with (NAMESPACES / namespace).open() as handle:
+        if ctypes.CDLL(None, use_errno=True).setns(handle.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"the namespace {namespace} cannot be entered")
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
@@ -42,25 +56,37 @@ def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
 
 
 class Lan:
-    """Namespaces on one switch, with the addresses 10.77.0.1, 10.77.0.2 and so on, in the order of `names`."""
+    """Namespaces on one switch, with the addresses 10.77.0.1, 10.77.0.2 and so on, in the order of `names`.
 
-    def __init__(self, prefix: str, *names: str) -> None:
+    Those in `far` are on a switch of their own, and the cable between the two takes `delay` seconds for everything, and
+    loses a share `loss` of it, where the kernel has TAP devices.
+    """
+
+    def __init__(
+        self, prefix: str, *names: str, far: Sequence[str] = (), delay: float = 0.0, loss: float = 0.0
+    ) -> None:
         self._prefix = prefix
         self.names = names
+        self.far = far
+        self._delay, self._loss = delay, loss
+        self._cable: subprocess.Popen[str] | None = None
         self.hosts = {name: f"10.77.0.{i}" for i, name in enumerate(names, 1)}
 
     def __enter__(self) -> Lan:
         self._namespace("switch")
-        # Without a querier, a snooping bridge forgets multicast groups after some minutes.
-        bridge = ("link", "add", "br0", "type", "bridge", "mcast_snooping", "0", "forward_delay", "0")
-        self.ip("switch", *bridge)
-        self.ip("switch", "link", "set", "br0", "up")
+        self._bridge("br0")
+        if self.far:
+            self._bridge("br1")
+            self._join_bridges()
         for name in self.names:
             self._namespace(name)
             self._plug(name, self.hosts[name])
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._cable is not None:
+            self._cable.terminate()
+            self._cable.communicate()
         for name in (*self.names, "switch"):
             subprocess.run(["ip", "netns", "del", self.namespace(name)], check=False, capture_output=True)
 
@@ -81,6 +107,14 @@ class Lan:
     def heal(self, name: str) -> None:
         """Put it in again."""
         self.ip("switch", "link", "set", f"p-{name}"[:15], "up")
+
+    def part(self) -> None:
+        """Cut the cable between the two switches."""
+        self.ip("switch", "link", "set", "trunk0", "down")
+
+    def rejoin(self) -> None:
+        """Take `part` back."""
+        self.ip("switch", "link", "set", "trunk0", "up")
 
     def hide(self, one: str, other: str) -> None:
         """Let nothing pass between two devices; both go on seeing everybody else, and each other's multicasts."""
@@ -103,10 +137,28 @@ class Lan:
         ip("netns", "add", self.namespace(name))
         self.ip(name, "link", "set", "lo", "up")
 
+    def _bridge(self, name: str) -> None:
+        # Without a querier, a snooping bridge forgets multicast groups after some minutes.
+        self.ip("switch", "link", "add", name, "type", "bridge", "mcast_snooping", "0", "forward_delay", "0")
+        self.ip("switch", "link", "set", name, "up")
+
+    def _join_bridges(self) -> None:
+        if TAP.exists() and (self._delay or self._loss):
+            script, ends = Path(__file__).with_name("slow_cable.py"), ("trunk0", "trunk1")
+            command = self.inside("switch", sys.executable, str(script), *ends, str(self._delay), str(self._loss))
+            self._cable = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            assert self._cable.stdout is not None
+            assert self._cable.stdout.readline() == "ready\n"
+        else:
+            self.ip("switch", "link", "add", "trunk0", "type", "veth", "peer", "name", "trunk1")
+        for i in range(2):
+            self.ip("switch", "link", "set", f"trunk{i}", "master", f"br{i}")
+            self.ip("switch", "link", "set", f"trunk{i}", "up")
+
     def _plug(self, name: str, host: str) -> None:
         port, switch = f"p-{name}"[:15], self.namespace("switch")
         ip("link", "add", port, "netns", switch, "type", "veth", "peer", "name", "eth0", "netns", self.namespace(name))
-        self.ip("switch", "link", "set", port, "master", "br0")
+        self.ip("switch", "link", "set", port, "master", "br1" if name in self.far else "br0")
         self.ip("switch", "link", "set", port, "up")
         self.ip(name, "addr", "add", f"{host}/24", "dev", "eth0")
         self.ip(name, "link", "set", "eth0", "up")
@@ -118,6 +170,32 @@ class LanNodes:
     def __init__(self, lan: Lan, folder: Path) -> None:
         self.lan = lan
         self.folder = folder
+        self._threads: dict[str, ThreadPoolExecutor] = {}
+
+    def within(self, name: str, work: Callable[[], T]) -> T:
+        """Do `work` in a thread of this process whose network, like that of the threads it starts, is the device's."""
+        if name not in self._threads:
+            namespace = self.lan.namespace(name)
+            self._threads[name] = ThreadPoolExecutor(1, initializer=enter, initargs=(namespace,))
+        return self._threads[name].submit(work).result()
+
+    def client(self, name: str, call: Callable[[NodeClient], T]) -> T:
+        """Return what `call` makes of a client of the device's node: quicker than the command."""
+
+        def work() -> T:
+            with NodeClient.find(self.folder / name) as node:
+                return call(node)
+
+        return self.within(name, work)
+
+    def shared(self, name: str, variable: str, kind: shared_variables.Kind = "dict") -> Any:
+        """Return a shared variable of the device's node, as a kernel there has it."""
+        return self.within(name, lambda: shared_variables.open_shared(self.folder / name, variable, kind))
+
+    def close(self) -> None:
+        shared_variables.close_all()
+        for threads in self._threads.values():
+            threads.shutdown()
 
     def start(self, name: str, *options: str, **settings: Any) -> None:
         """Start a node that is open to the network."""
@@ -146,11 +224,15 @@ class LanNodes:
         return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, env=environment)
 
     def join(self, name: str, other: str) -> None:
-        self.run(name, "join", self.json(other, "invite")["ticket"])
+        ticket = self.client(other, lambda node: node.invite()["ticket"])
+        self.client(name, lambda node: node.join(ticket))
+
+    def peers(self, name: str) -> list[dict[str, Any]]:
+        return self.client(name, lambda node: node.peers())
 
     def peer(self, name: str, other: str) -> dict[str, Any]:
         """Return what the device knows of the other one."""
-        return next((peer for peer in self.json(name, "peers") if peer["name"] == other), {"reached": "unknown"})
+        return next((peer for peer in self.peers(name) if peer["name"] == other), {"reached": "unknown"})
 
     def reached(self, name: str, other: str) -> str:
         return str(self.peer(name, other)["reached"])
@@ -165,16 +247,20 @@ class LanNodes:
 
 
 @contextlib.contextmanager
-def lan_nodes(folder: Path, *names: str, **settings: Any) -> Iterator[LanNodes]:
-    """Run a node on each of several devices; the others are members of the first one's swarm."""
-    with Lan(f"ai{os.getpid() % 10000}", *names) as lan:
+def lan_nodes(folder: Path, *names: str, cable: Mapping[str, Any] | None = None, **settings: Any) -> Iterator[LanNodes]:
+    """Run a node on each of several devices; the others are members of the first one's swarm.
+
+    `cable` is what `Lan` is given besides.
+    """
+    with Lan(f"ai{os.getpid() % 10000}", *names, **(cable or {})) as lan:
         nodes = LanNodes(lan, folder)
         try:
-            for name in names:
-                nodes.start(name, **settings)
+            with ThreadPoolExecutor(2) as starting:
+                list(starting.map(lambda name: nodes.start(name, **settings), names))
             for name in names[1:]:
                 nodes.join(name, names[0])
             yield nodes
         finally:
-            for name in names:
-                nodes.python(name, "-m", "ainet", "down")
+            nodes.close()
+            with ThreadPoolExecutor(2) as stopping:
+                list(stopping.map(lambda name: nodes.python(name, "-m", "ainet", "down"), names))

@@ -8,9 +8,9 @@ import contextlib
 import pytest
 from swarms import devices, until
 
-from ainet.errors import PeerUnreachable
+from ainet.errors import LeaseLost, PeerUnreachable
 from ainet.network import Logs
-from ainet.network.leases import MAX_REMEMBERED, Lease, LeaseLost, Leases, ReturnLease, TakeLease
+from ainet.network.leases import MAX_REMEMBERED, Lease, Leases, ReturnLease, TakeLease
 
 
 @contextlib.asynccontextmanager

@@ -12,11 +12,13 @@ import msgspec
 import pytest
 from swarms import devices, until
 
-from ainet.errors import CannotSplit, NotEnough, NotFound, PeerUnreachable, ProtocolError, Refused
+from ainet.errors import CannotSplit, LeaseLost, NotEnough, NotFound, PeerUnreachable, ProtocolError, Refused
 from ainet.executor.engine.engine import Engine
-from ainet.executor.executor import Executor
+from ainet.executor.executor import Executor, load_lease
 from ainet.executor.fetch import Fetcher
+from ainet.executor.finder import ModelFinder
 from ainet.executor.messages import (
+    AskPipeline,
     CloseStages,
     DescribeNode,
     DescribeStages,
@@ -31,8 +33,13 @@ from ainet.executor.models.catalog import ModelCatalog
 from ainet.executor.models.manifest import Manifest
 from ainet.executor.models.tensors import TensorStore
 from ainet.executor.peer_handlers import PeerHandlers
+from ainet.executor.placements import Placements
+from ainet.executor.planning import Planning
+from ainet.executor.stages.generation import Open
+from ainet.executor.stages.sampling_params import SamplingParams
 from ainet.executor.stages.service import StageService
 from ainet.executor.stages.spec import EPOCH_BYTES, StageSpec
+from ainet.network import Leases, Logs
 from ainet.resources.allocator import Allocator, Caps
 
 if TYPE_CHECKING:
@@ -61,21 +68,43 @@ class Host:
             fetcher=Fetcher(store, device.links),
             log=device.log,
         )
-        executor = Executor(
+        self.logs = Logs(device.links, device.folder / "logs.sqlite", device.log)
+        self.leases = Leases(device.links, self.logs, device.log)
+        planning = Planning(
             config=device.config,
             identity=device.identity,
             links=device.links,
             service=self.service,
             allocator=self.allocator,
             store=store,
-            catalog=self.catalog,
             speed=5e9,
             log=device.log,
         )
-        self.handlers = PeerHandlers(device.links, executor, self.service, store, self.catalog)
+        executor = Executor(
+            config=device.config,
+            identity=device.identity,
+            links=device.links,
+            service=self.service,
+            finder=ModelFinder(device.links, store, self.catalog, device.log),
+            planning=planning,
+            placements=Placements(device.links, self.logs),
+            leases=self.leases,
+            log=device.log,
+        )
+        self.handlers = PeerHandlers(
+            links=device.links,
+            executor=executor,
+            planning=planning,
+            leases=self.leases,
+            service=self.service,
+            store=store,
+            catalog=self.catalog,
+        )
 
     async def stop(self) -> None:
         await self.handlers.stop()
+        await self.leases.stop()
+        await self.logs.stop()
         await self.service.stop()
         await self.engine.stop()
 
@@ -195,6 +224,26 @@ async def test_nothing_is_kept_of_a_stage_that_is_not_admitted(tmp_path, smollm2
         with pytest.raises(CannotSplit):
             await link.request(LoadStage(msgspec.structs.replace(spec, last_layer=99), data, []))
         assert list(host.store.manifests.iterdir()) == []
+
+
+async def test_stages_of_an_older_lease_are_refused(tmp_path, smollm2_path, smollm2_manifest):
+    async with host_and_asker(tmp_path, smollm2_path) as (host, asker):
+        link = await asker.links.connect(host.device.id)
+        data, spec = smollm2_manifest.encode(), spec_for(smollm2_manifest, asker.id)
+        host.leases.check(load_lease(spec.model), 7, "somebody else")
+        with pytest.raises(LeaseLost, match=r"later lease for this \(number 7, not 6\)"):
+            await link.request(LoadStage(spec, data, [], 6))
+        host.allocator.caps = Caps(memory=1, threads=1, disk=10**9)
+        with pytest.raises(NotEnough):  # the lease is not in the way
+            await link.request(LoadStage(spec, data, [], 8))
+
+
+async def test_a_pipeline_that_is_not_there_is_not_asked(tmp_path, smollm2_path):
+    async with host_and_asker(tmp_path, smollm2_path) as (host, asker):
+        link = await asker.links.connect(host.device.id)
+        question = Open(session=1, messages=[], raw=True, sampling=SamplingParams(), max_tokens=1)
+        with pytest.raises(NotFound, match="not loaded any more"):
+            await link.request(AskPipeline("0" * 16, question))
 
 
 async def test_what_was_unloaded_makes_room_on_a_small_disk(tmp_path, smollm2_path, smollm2_manifest):

@@ -176,6 +176,8 @@ async def test_what_a_client_edited_reaches_members(served, tmp_path):
         await client.write_message(create_update_message(doc.get_update()), binary=True)
         await until(lambda: documents.open(PLAN).doc.get("dict", type=Map).to_py() == {"a": 1})
         client.close()
+        while await client.read_message() is not None:  # until the other end has closed, too
+            pass
     finally:
         await documents.stop()
         await phone.stop()

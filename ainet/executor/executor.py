@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from ainet.errors import AinetError, NotFound, StageLost, UsageError
-from ainet.executor.fetch import REPORT_SECONDS
-from ainet.executor.messages import DescribeNode, FindModel, LoadProgress, ModelFound
-from ainet.executor.models.manifest import Manifest
+from ainet.errors import LeaseLost, NotFound, StageLost
+from ainet.executor.borrowed import BorrowedGone, BorrowedPipeline
+from ainet.executor.messages import LoadProgress
 from ainet.executor.pipeline import Pipeline
 from ainet.executor.pipelines import Pipelines
-from ainet.executor.placement import NodeOffer, Plan, Planner
 from ainet.executor.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -23,28 +19,25 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from ainet.config import AinetConfig
-    from ainet.executor.models.catalog import ModelCatalog
-    from ainet.executor.models.tensors import TensorStore
+    from ainet.executor.finder import ModelFinder
+    from ainet.executor.models.manifest import Manifest
+    from ainet.executor.placements import Offered, Placements
+    from ainet.executor.planning import Planned, Planning
     from ainet.executor.request import GenerateRequest
+    from ainet.executor.stages.generation import Event, Open
     from ainet.executor.stages.service import StageService
     from ainet.identity import Identity
-    from ainet.network import Links, MemberState
-    from ainet.resources.allocator import Allocator
+    from ainet.network import Leases, Links
 
     Progress = Callable[[LoadProgress], None]
 
-#: A member that does not describe itself within this time (s) is left out of a plan.
-DESCRIBE_SECONDS = 5.0
-#: No device reads more bytes of memory in a second.
-MOST_SPEED = 1e15
+#: A model is placed anew so often when others place it at the same time.
+ATTEMPTS = 5
 
 
-class Planned(NamedTuple):
-    """A plan, the nodes (by id) that hold the model, and the bytes that are free on each node now."""
-
-    plan: Plan
-    sources: list[str]
-    free: dict[str, int]
+def load_lease(model: str) -> str:
+    """Return the name of the lease for placing the model with this digest over several devices."""
+    return f"load {model}"
 
 
 class Executor:
@@ -53,15 +46,15 @@ class Executor:
     Parameters
     ----------
     config
-        Context window, chunk, queue, idle time, default model.
+        Queue, idle time, default model.
     identity, links
         This node and the way to members.
-    service, allocator
-        The stages and the memory of this node.
-    store, catalog
-        Tensors and models of this node.
-    speed
-        Bytes of weights that one thread reads in a second, measured.
+    service
+        The stages of this node.
+    finder, planning
+        Where models are, and where they go.
+    placements, leases
+        What members have loaded; who places a model over several devices.
     log
         For pipelines that are unloaded or lost.
     """
@@ -73,24 +66,29 @@ class Executor:
         identity: Identity,
         links: Links,
         service: StageService,
-        allocator: Allocator,
-        store: TensorStore,
-        catalog: ModelCatalog,
-        speed: float,
+        finder: ModelFinder,
+        planning: Planning,
+        placements: Placements,
+        leases: Leases,
         log: logging.Logger,
     ) -> None:
         self._config = config
         self._identity = identity
         self._links = links
         self._service = service
-        self._allocator = allocator
-        self._store = store
-        self._catalog = catalog
-        self._speed = speed
+        self._finder = finder
+        self._planning = planning
+        self._placements = placements
+        self._leases = leases
         self._log = log
         #: What is loaded.
-        self.pipelines = Pipelines(config, log)
-        self._loading: dict[asyncio.Task[Pipeline], str] = {}
+        self.pipelines = Pipelines(
+            config,
+            log,
+            is_superseded=lambda pipeline: self._better(pipeline) is not None,
+            changed=lambda usable: placements.publish(one for one in usable if one.unforced),
+        )
+        self._loading: dict[asyncio.Task[Pipeline | BorrowedPipeline], str] = {}
 
     async def start(self) -> None:
         """Begin to look for idle pipelines."""
@@ -102,83 +100,12 @@ class Executor:
         await self.pipelines.stop()
 
     async def manifest(self, name: str | None, progress: Progress = lambda _: None) -> Manifest:
-        """Return the model with this name, path or digest, from this node or from a member.
-
-        Raises
-        ------
-        NotFound
-            If nobody has it.
-        ModelError
-            If its file is damaged.
-        """
-        name = name or self._config.model
-
-        told = 0.0
-
-        def report(done: int, total: int) -> None:  # called by the reading thread
-            nonlocal told
-            now = time.monotonic()
-            if now - told >= REPORT_SECONDS:
-                told = now
-                loop.call_soon_threadsafe(progress, LoadProgress(f"reading {name}", done, total))
-
-        loop = asyncio.get_running_loop()
-        try:
-            return await asyncio.to_thread(self._catalog.manifest, name, progress=report)
-        except NotFound as exc:
-            found = await asyncio.gather(*(self._ask_for(state, name, progress) for state in self._connected()))
-            for manifest in found:
-                if manifest is not None:
-                    await asyncio.to_thread(self._store.save_manifest, manifest)
-                    return manifest
-            if found:
-                msg = f"{exc.message} None of the {len(found)} members that can be reached has it."
-                raise NotFound(msg) from None
-            raise
-
-    async def offer(self, digest: str) -> NodeOffer:
-        """Return what this node can give to a pipeline of the model with this digest."""
-        holds = await asyncio.to_thread(self._holds, digest)
-        free = self._allocator.free
-        return NodeOffer(
-            node=self._identity.id,
-            name=self._identity.name,
-            memory=free.memory,
-            threads=self._config.stage_threads or self._allocator.caps.threads,
-            speed=self._speed,
-            workers=self._service.worker_limit,
-            models=[digest] if holds else [],
-            gpu=self._allocator.caps.gpu,
-        )
+        """Return the model with this name, path or digest, the default one for None; see `ModelFinder.manifest`."""
+        return await self._finder.manifest(name or self._config.model, progress)
 
     async def plan(self, manifest: Manifest, stages: int | None = None) -> Planned:
-        """Place the model where it fits once idle pipelines are unloaded; nothing is loaded or unloaded yet.
-
-        Raises
-        ------
-        NotEnough, CannotSplit
-            With the numbers, or the reason.
-        """
-        if stages is not None and stages < 1:
-            msg = f"stages is {stages}; it must be at least 1."
-            raise UsageError(msg)
-        n_ctx = min(self._config.context_window, manifest.n_ctx_train)
-        sizes = {"n_ctx": n_ctx, "n_ubatch": self._config.chunk}
-        idle = self.pipelines.idle_memory()
-
-        def with_idle(offer: NodeOffer) -> NodeOffer:
-            return msgspec.structs.replace(offer, memory=offer.memory + idle.get(offer.node, 0))
-
-        own = await self.offer(manifest.digest)
-        alone = Planner(manifest, [with_idle(own)], **sizes)
-        if stages is None and own.models and alone.fits(with_idle(own)):  # no need to ask anybody
-            return Planned(alone.plan(), [own.node], {own.node: own.memory})
-        others = await asyncio.gather(*(self._describe(state, manifest.digest) for state in self._connected()))
-        offers = [own, *(offer for offer in others if offer is not None)]
-        planner = Planner(manifest, [with_idle(offer) for offer in offers], **sizes)
-        plan = await asyncio.to_thread(planner.plan, stages)
-        sources = [offer.node for offer in offers if offer.models]
-        return Planned(plan, sources, {offer.node: offer.memory for offer in offers})
+        """Place the model where it fits once idle pipelines are unloaded; see `Planning.plan`."""
+        return await self._planning.plan(manifest, stages, self.pipelines.idle_memory())
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
         """Answer `request`; yields events. Closing the generator cancels the session on every stage.
@@ -189,6 +116,18 @@ class Executor:
             Whatever prevents an answer.
         """
         begun = time.monotonic()
+        while True:
+            try:
+                async with contextlib.aclosing(self._attempt(request, begun)) as events:
+                    async for event in events:
+                        yield event
+            except BorrowedGone as exc:
+                self._log.info("A member's pipeline is not asked: %s", exc.message)
+            else:
+                return
+
+    async def _attempt(self, request: GenerateRequest, begun: float) -> AsyncGenerator[dict[str, Any], None]:
+        """Answer on what is loaded; raises `BorrowedGone` when it is not there any more, before anything was said."""
         opened = request.to_open()
         reports: asyncio.Queue[LoadProgress | None] = asyncio.Queue()
         loading = asyncio.create_task(self._ready(request.model, request.stages, reports.put_nowait))
@@ -208,10 +147,35 @@ class Executor:
                         for shown in transcript.take(event):
                             yield shown
             except StageLost:
-                self.pipelines.abandon(pipeline)  # the next question is placed again
+                self._abandon(pipeline)  # the next question is placed again
                 raise
         finally:
             await self._release(loading)
+
+    async def answer(self, name: str, request: Open) -> AsyncGenerator[Event, None]:
+        """Answer a member's request on the pipeline with this name.
+
+        Raises
+        ------
+        NotFound
+            It is not loaded any more.
+        AinetError
+            Whatever prevents an answer.
+        """
+        pipeline = next((one for one in self.pipelines.usable() if one.name == name and one.unforced), None)
+        if pipeline is None:
+            msg = "That pipeline is not loaded any more."
+            raise NotFound(msg)
+        pipeline.claim(pipeline.model)
+        try:
+            async with contextlib.aclosing(pipeline.ask(request)) as events:
+                async for event in events:
+                    yield event
+        except StageLost:
+            self.pipelines.abandon(pipeline)
+            raise
+        finally:
+            pipeline.release()
 
     async def unload(self, name: str | None = None) -> list[str]:
         """Unload the model with this name or digest, or all, also what is being loaded; returns the models' names."""
@@ -222,77 +186,95 @@ class Executor:
         await asyncio.gather(*stopped, return_exceptions=True)
         return names + await self.pipelines.unload(name)
 
-    async def _ready(self, name: str | None, stages: int | None, progress: Progress) -> Pipeline:
+    async def _ready(self, name: str | None, stages: int | None, progress: Progress) -> Pipeline | BorrowedPipeline:
         """Return a pipeline that is loaded and claimed by the caller."""
         manifest = await self.manifest(name, progress)
         async with self.pipelines.alone(manifest.digest, stages):
-            pipeline = self.pipelines.find(manifest.digest, stages)
-            if pipeline is None:
-                await self.pipelines.settle()
-                plan, sources, free = await self.plan(manifest, stages)
-                await self.pipelines.make_room(plan, free)
-                pipeline = Pipeline(
-                    plan,
-                    manifest,
-                    sources,
-                    unforced=stages is None,
-                    identity=self._identity,
-                    service=self._service,
-                    links=self._links,
-                    queue=self._config.queue,
-                    log=self._log,
-                )
-                await pipeline.load(progress)
-                self.pipelines.add(pipeline)
-            pipeline.claim(name or manifest.name)
-            return pipeline
+            for left in reversed(range(ATTEMPTS)):
+                try:
+                    found = await self._find(manifest, stages) or await self._place(manifest, stages, progress)
+                except LeaseLost as exc:
+                    self._log.info("%s is placed again: %s", manifest.name, exc.message)
+                    if not left:
+                        raise
+                    continue
+                if isinstance(found, Pipeline):
+                    found.claim(name or manifest.name)
+                return found
+        raise AssertionError
 
-    async def _release(self, loading: asyncio.Task[Pipeline]) -> None:
+    async def _find(self, manifest: Manifest, stages: int | None) -> Pipeline | BorrowedPipeline | None:
+        """Return what is loaded already: here, or by a member if the model does not fit on this device."""
+        pipeline = self.pipelines.find(manifest.digest, stages)
+        if pipeline is not None:
+            better = self._better(pipeline)
+            return pipeline if better is None else self._borrow(better)
+        if stages is not None or await self._planning.fits_here(manifest, self.pipelines.idle_memory()):
+            return None
+        offered = self._placements.find(manifest.digest, self._planning.sizes(manifest))
+        return None if offered is None else self._borrow(offered)
+
+    def _better(self, pipeline: Pipeline) -> Offered | None:
+        """Return a member's pipeline that answers in place of this one: both were loaded while they did not meet."""
+        if pipeline.is_local or not pipeline.unforced:
+            return None
+        plan = pipeline.plan
+        offered = self._placements.find(plan.model, self._planning.sizes(pipeline.manifest))
+        return offered if offered is not None and offered.rank < (plan.seconds, pipeline.name) else None
+
+    def _borrow(self, offered: Offered) -> BorrowedPipeline:
+        return BorrowedPipeline(offered, {member.id: member.name for member in self._identity.roster.members})
+
+    async def _place(self, manifest: Manifest, stages: int | None, progress: Progress) -> Pipeline | BorrowedPipeline:
+        """Load the model; over several devices only one member at a time does so, and the others use what it loads."""
+        await self.pipelines.settle()
+        planned = await self.plan(manifest, stages)
+        if stages is not None or all(stage.node == self._identity.id for stage in planned.plan.stages):
+            return await self._load(planned, manifest, None, progress, unforced=stages is None)
+
+        async def place(number: int) -> Pipeline | BorrowedPipeline:
+            found = await self._find(manifest, None)  # somebody else may have been first
+            if found is not None:
+                return found
+            again = await self.plan(manifest)
+            return await self._load(again, manifest, number, progress, unforced=True)
+
+        def waiting(holder: str) -> None:
+            progress(LoadProgress(f"{holder} is placing {manifest.name}: waiting for it"))
+
+        return await self._leases.run(load_lease(manifest.digest), place, waiting)
+
+    async def _load(
+        self, planned: Planned, manifest: Manifest, lease: int | None, progress: Progress, *, unforced: bool
+    ) -> Pipeline:
+        plan, sources, free = planned
+        await self.pipelines.make_room(plan, free)
+        pipeline = Pipeline(
+            plan,
+            manifest,
+            sources,
+            unforced=unforced,
+            lease=lease,
+            identity=self._identity,
+            service=self._service,
+            links=self._links,
+            queue=self._config.queue,
+            log=self._log,
+        )
+        await pipeline.load(progress)
+        self.pipelines.add(pipeline)
+        return pipeline
+
+    def _abandon(self, pipeline: Pipeline | BorrowedPipeline) -> None:
+        if isinstance(pipeline, Pipeline):
+            self.pipelines.abandon(pipeline)
+        else:
+            self._placements.avoid(pipeline.name)
+
+    async def _release(self, loading: asyncio.Task[Pipeline | BorrowedPipeline]) -> None:
         if not loading.done():
             loading.cancel()
             await asyncio.gather(loading, return_exceptions=True)
         del self._loading[loading]
         if not loading.cancelled() and loading.exception() is None:
             loading.result().release()
-
-    def _holds(self, digest: str) -> bool:
-        try:
-            manifest = self._store.manifest(digest)
-        except NotFound:
-            return False
-        return not self._store.missing(manifest, 0, manifest.n_layers - 1)
-
-    def _connected(self) -> list[MemberState]:
-        return [state for state in self._links.members() if state.connected and not state.is_self]
-
-    async def _describe(self, state: MemberState, digest: str) -> NodeOffer | None:
-        try:
-            async with asyncio.timeout(DESCRIBE_SECONDS):
-                link = await self._links.connect(state.id)
-                offer = await link.request(DescribeNode(digest))
-        except (AinetError, TimeoutError) as exc:
-            self._log.info("%s is left out of the plan: %s", state.name, exc or "no answer")
-            return None
-        if not (0 < offer.speed < MOST_SPEED):
-            self._log.warning("%s is left out of the plan: it says that it reads %s B/s.", state.name, offer.speed)
-            return None
-        # A member speaks for itself only.
-        return msgspec.structs.replace(offer, node=state.id, name=state.name)
-
-    async def _ask_for(self, state: MemberState, name: str, progress: Progress) -> Manifest | None:
-        """Return the model if the member has it; as long as it says that it still looks, it is waited for."""
-        found = ModelFound(b"")
-        try:
-            async with asyncio.timeout(DESCRIBE_SECONDS) as patience:
-                link = await self._links.connect(state.id)
-                async with contextlib.aclosing(link.stream(FindModel(name))) as items:
-                    async for item in items:
-                        patience.reschedule(asyncio.get_running_loop().time() + DESCRIBE_SECONDS)
-                        if isinstance(item, LoadProgress):
-                            progress(item)
-                        else:
-                            found = item
-            return await asyncio.to_thread(Manifest.decode, found.manifest) if found.manifest else None
-        except (AinetError, TimeoutError) as exc:
-            self._log.info("%s does not say whether it has %s: %s", state.name, name, exc or "no answer")
-            return None

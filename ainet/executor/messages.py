@@ -6,6 +6,7 @@ import msgspec
 
 from ainet.executor.models.catalog import ModelEntry
 from ainet.executor.placement import NodeOffer
+from ainet.executor.stages.generation import Event, Open
 from ainet.executor.stages.host import StageAddress
 from ainet.executor.stages.spec import StageSpec
 from ainet.network import Request
@@ -78,6 +79,23 @@ class LoadStage(Request, frozen=True):
     spec: StageSpec
     manifest: bytes
     sources: list[str]
+    #: Number of the lease in whose name the model is loaded; None for stages that the owner wants to have of its own.
+    lease: int | None = None
+
+
+class Said(msgspec.Struct, frozen=True):
+    """What a pipeline said."""
+
+    event: Event
+
+
+class AskPipeline(Request, frozen=True):
+    """Ask a question of a pipeline that the node has loaded; cancelling the request cancels the session."""
+
+    progress = Said
+
+    pipeline: str
+    request: Open
 
 
 class LinkStage(Request, frozen=True):

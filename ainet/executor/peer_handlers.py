@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ainet.errors import NotFound, ProtocolError, Refused
 from ainet.executor.absence import GRACE_SECONDS, AbsenceWatch
+from ainet.executor.executor import load_lease
 from ainet.executor.messages import (
     PIECE,
+    AskPipeline,
     CloseStages,
     DescribeNode,
     DescribeStages,
@@ -21,6 +24,7 @@ from ainet.executor.messages import (
     ModelFound,
     Piece,
     ReadTensor,
+    Said,
     StageLoaded,
     StageStates,
     WorkerStates,
@@ -34,8 +38,9 @@ if TYPE_CHECKING:
     from ainet.executor.models.catalog import ModelCatalog
     from ainet.executor.models.tensors import Progress, TensorStore
     from ainet.executor.placement import NodeOffer
+    from ainet.executor.planning import Planning
     from ainet.executor.stages.service import StageService
-    from ainet.network import Links, PeerLink
+    from ainet.network import Leases, Links, PeerLink
 
 #: Whoever asks for a model hears that often (s) that its file is still being read.
 TELL_SECONDS = 1.0
@@ -45,10 +50,20 @@ class PeerHandlers:
     """Answers the requests of `ainet.executor.messages`. Only the owner of a pipeline may touch its stages."""
 
     def __init__(
-        self, links: Links, executor: Executor, service: StageService, store: TensorStore, catalog: ModelCatalog
+        self,
+        *,
+        links: Links,
+        executor: Executor,
+        planning: Planning,
+        leases: Leases,
+        service: StageService,
+        store: TensorStore,
+        catalog: ModelCatalog,
     ) -> None:
         self._links = links
         self._executor = executor
+        self._planning = planning
+        self._leases = leases
         self._service = service
         self._store = store
         self._catalog = catalog
@@ -63,6 +78,7 @@ class PeerHandlers:
         links.handle(CloseStages, self.close_stages)
         links.handle(DescribeStages, self.describe_stages)
         links.handle(DescribeWorkers, self.describe_workers)
+        links.handle(AskPipeline, self.ask_pipeline)
 
     async def stop(self) -> None:
         """Stop waiting for owners to come back, and looking for models."""
@@ -97,13 +113,15 @@ class PeerHandlers:
 
     async def describe_node(self, _link: PeerLink, request: DescribeNode) -> NodeOffer:
         """Return what this node can give."""
-        return await self._executor.offer(request.model)
+        return await self._planning.offer(request.model)
 
     async def load_stage(self, link: PeerLink, request: LoadStage) -> AsyncGenerator[LoadProgress | StageLoaded, None]:
         """Load a stage for the asking member, telling how far it is."""
         if request.spec.owner != link.peer_id:
             msg = "A stage is loaded for the node that asks, not for another one."
             raise Refused(msg)
+        if request.lease is not None:
+            self._leases.check(load_lease(request.spec.model), request.lease, link.peer_id)
         manifest = await asyncio.to_thread(_decode, request)
         self._service.admit(request.spec, manifest)  # before anything of it is kept
         await asyncio.to_thread(self._store.save_manifest, manifest)
@@ -120,6 +138,12 @@ class PeerHandlers:
             loading.cancel()  # unless it is done
             await asyncio.gather(loading, return_exceptions=True)
         yield loading.result()
+
+    async def ask_pipeline(self, _link: PeerLink, request: AskPipeline) -> AsyncGenerator[Said, None]:
+        """Answer a question on a pipeline of this node."""
+        async with contextlib.aclosing(self._executor.answer(request.pipeline, request.request)) as events:
+            async for event in events:
+                yield Said(event)
 
     async def link_stage(self, link: PeerLink, request: LinkStage) -> None:
         """Connect a stage to its neighbours."""

@@ -55,6 +55,8 @@ class Pipeline:
         This node, its own stages, and the way to other nodes.
     unforced
         Whether the number of stages was left to the planner.
+    lease
+        Number of the lease in whose name it is loaded, if any.
     queue
         Most sessions that may wait.
     log
@@ -68,6 +70,7 @@ class Pipeline:
         sources: list[str],
         *,
         unforced: bool,
+        lease: int | None,
         identity: Identity,
         service: StageService,
         links: Links,
@@ -76,10 +79,11 @@ class Pipeline:
     ) -> None:
         self.plan = plan
         self.unforced = unforced
+        self._lease = lease
         self.name = secrets.token_hex(8)
         self.last_used = time.monotonic()
         self._epoch = secrets.token_bytes(EPOCH_BYTES)
-        self._manifest = manifest
+        self.manifest = manifest
         self._sources = sources
         self._identity = identity
         self._service = service
@@ -93,6 +97,16 @@ class Pipeline:
         self._names = {manifest.name.casefold(), manifest.digest}
         #: Whether every stage is here: then no other device and no certificate of the swarm is involved.
         self._local = all(stage.node == identity.id for stage in plan.stages)
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.plan.name
+
+    @property
+    def is_local(self) -> bool:
+        """Whether every stage is on this device."""
+        return self._local
 
     @property
     def usable(self) -> bool:
@@ -218,7 +232,7 @@ class Pipeline:
             pipeline=self.name,
             epoch=self._epoch,
             owner=self._identity.id,
-            model=self._manifest.digest,
+            model=self.manifest.digest,
             first_layer=stage.first_layer,
             last_layer=stage.last_layer,
             n_stages=len(self.plan.stages),
@@ -234,9 +248,9 @@ class Pipeline:
 
         sources = [node for node in self._sources if node != stage.node]
         if stage.node == self._identity.id:
-            return await self._service.load(spec, self._manifest, sources, report, local=self._local)
+            return await self._service.load(spec, self.manifest, sources, report, local=self._local)
         link = await self._links.connect(stage.node)
-        request = LoadStage(spec, self._manifest.encode(), sources)
+        request = LoadStage(spec, self.manifest.encode(), sources, self._lease)
         async with contextlib.aclosing(link.stream(request)) as items:
             async for item in items:
                 if isinstance(item, StageLoaded):
@@ -273,7 +287,7 @@ class Pipeline:
                 link = await self._links.connect(node)
                 await link.request(CloseStages(self.name), timeout=CLOSE_SECONDS)
         except AinetError as exc:
-            self._log.info("A stage of %s could not be told to end: %s", self._manifest.name, exc)
+            self._log.info("A stage of %s could not be told to end: %s", self.manifest.name, exc)
 
 
 async def _all(calls: Any) -> list[Any]:

@@ -12,7 +12,7 @@ from ainet.errors import AinetError
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     from ainet.config import AinetConfig
     from ainet.executor.pipeline import Pipeline
@@ -31,11 +31,24 @@ class Pipelines:
         `idle_seconds`.
     log
         For pipelines that are unloaded.
+    is_superseded
+        Tells whether another one answers in a pipeline's place.
+    changed
+        Called with the pipelines that can be asked when there are others than before.
     """
 
-    def __init__(self, config: AinetConfig, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        config: AinetConfig,
+        log: logging.Logger,
+        *,
+        is_superseded: Callable[[Pipeline], bool],
+        changed: Callable[[list[Pipeline]], object],
+    ) -> None:
         self._config = config
         self._log = log
+        self._is_superseded = is_superseded
+        self._changed = changed
         self._loaded: list[Pipeline] = []
         self._locks: weakref.WeakValueDictionary[tuple[str, int | None], asyncio.Lock] = weakref.WeakValueDictionary()
         self._closing: set[asyncio.Task[None]] = set()
@@ -43,6 +56,7 @@ class Pipelines:
 
     async def start(self) -> None:
         """Begin to look for idle pipelines."""
+        self._tell()
         self._sweeper = asyncio.create_task(self._sweep(), name="idle pipelines")
 
     async def stop(self) -> None:
@@ -75,6 +89,7 @@ class Pipelines:
     def add(self, pipeline: Pipeline) -> None:
         """Keep a pipeline that was loaded."""
         self._loaded.append(pipeline)
+        self._tell()
 
     def idle_memory(self) -> dict[str, int]:
         """Return the bytes on each node (by id) that unloading idle pipelines would free."""
@@ -102,12 +117,14 @@ class Pipelines:
         """Unload a pipeline; a second time does nothing."""
         if pipeline in self._loaded:
             self._loaded.remove(pipeline)
+            self._tell()
             await pipeline.close()
 
     def abandon(self, pipeline: Pipeline) -> None:
         """Unload a broken pipeline without keeping anybody waiting for it."""
         if pipeline in self._loaded:
             self._loaded.remove(pipeline)
+            self._tell()
             task = asyncio.create_task(pipeline.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
@@ -130,13 +147,16 @@ class Pipelines:
                 pipeline.cut()
                 self.abandon(pipeline)
 
+    def _tell(self) -> None:
+        self._changed(self.usable())
+
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(min(SWEEP_SECONDS, self._config.idle_seconds))
             now = time.monotonic()
             for pipeline in list(self._loaded):
-                unused = pipeline.idle and now - pipeline.last_used > self._config.idle_seconds
-                if unused or not pipeline.usable:
+                unused = now - pipeline.last_used > self._config.idle_seconds or self._is_superseded(pipeline)
+                if (unused and pipeline.idle) or not pipeline.usable:
                     self._log.info("%s is unloaded: nobody uses it.", pipeline.plan.name)
                     try:
                         await self.drop(pipeline)

@@ -111,7 +111,10 @@ class PlannedStage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The ordered stages of a model, its context window (tokens), and the reason in one sentence."""
+    """The ordered stages of a model, its context window (tokens), and the reason in one sentence.
+
+    `seconds` is the predicted time of a token: of reading all weights once, each stage's after the other's.
+    """
 
     model: str
     name: str
@@ -119,6 +122,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     n_ubatch: int
     stages: list[PlannedStage]
     why: str
+    seconds: float
 
 
 class Placed(NamedTuple):
@@ -278,6 +282,7 @@ class Planner:
             n_ctx=self._n_ctx,
             n_ubatch=self._n_ubatch,
             why=why,
+            seconds=sum(self._seconds(offer, first, last) for offer, first, last in placed),
             stages=[
                 PlannedStage(
                     node=offer.node,

@@ -10,6 +10,7 @@ from ainet.executor.stages.generation import Done, Event, Started, Text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ainet.executor.borrowed import BorrowedPipeline
     from ainet.executor.pipeline import Pipeline
     from ainet.executor.stages.generation import Open
 
@@ -27,7 +28,7 @@ class Transcript:
         When it was asked, on the monotonic clock (s): loading the model counts towards the first token.
     """
 
-    def __init__(self, pipeline: Pipeline, request: Open, begun: float) -> None:
+    def __init__(self, pipeline: Pipeline | BorrowedPipeline, request: Open, begun: float) -> None:
         self._pipeline = pipeline
         self._seed = request.sampling.seed
         self._begun = begun
@@ -44,7 +45,7 @@ class Transcript:
                 self._prompt_tokens = event.prompt_tokens
                 yield {
                     "event": "start",
-                    "model": self._pipeline.plan.name,
+                    "model": self._pipeline.model,
                     "placement": self._pipeline.placement,
                     "prompt_tokens": event.prompt_tokens,
                 }
@@ -69,7 +70,7 @@ class Transcript:
             "finish": finish,
             "text": "".join(self._text),
             "tokens": self._tokens,
-            "model": self._pipeline.plan.name,
+            "model": self._pipeline.model,
             "seed": self._seed,
             "placement": self._pipeline.placement,
             "received": self._pipeline.received,

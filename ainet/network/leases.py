@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from ainet.errors import AinetError, Refused
+from ainet.errors import AinetError, LeaseLost
 from ainet.identity.roster import Count, NodeId
 from ainet.network.messages import Request
 from ainet.network.tasks import Tasks
@@ -37,10 +37,6 @@ MAX_REMEMBERED = 256
 
 LeaseName = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 T = TypeVar("T")
-
-
-class LeaseLost(Refused):
-    """Somebody else holds the lease, with a higher number."""
 
 
 class Lease(msgspec.Struct, frozen=True):

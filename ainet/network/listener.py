@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter, str], Awaitable[None]]
 
+#: So a socket for both kinds of addresses names those that are IPv4.
+IPV4_IN_IPV6 = "::ffff:"
 ACCEPT_PAUSE = 1.0  # seconds after the system had no file descriptor left
 
 
@@ -108,7 +110,8 @@ class Listener:
         reader = asyncio.StreamReader(CHUNK, loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         try:
-            peer = join_address(*connection.getpeername()[:2])
+            host, port, *_ = connection.getpeername()
+            peer = join_address(host.removeprefix(IPV4_IN_IPV6), port)
             connection.setblocking(False)
             # asyncio does so only for sockets that it made itself; without, a short frame may wait 40 ms.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

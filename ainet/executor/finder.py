@@ -1,0 +1,98 @@
+"""Finding a model: on this device, or with a member that knows it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from ainet.errors import AinetError, NotFound
+from ainet.executor.fetch import REPORT_SECONDS
+from ainet.executor.messages import FindModel, LoadProgress, ModelFound
+from ainet.executor.models.manifest import Manifest
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable
+
+    from ainet.executor.models.catalog import ModelCatalog
+    from ainet.executor.models.tensors import TensorStore
+    from ainet.network import Links, MemberState
+
+    Progress = Callable[[LoadProgress], None]
+
+#: A member that says nothing for so long (s) is not waited for.
+PATIENCE_SECONDS = 5.0
+
+
+class ModelFinder:
+    """Finds manifests of models.
+
+    Parameters
+    ----------
+    links
+        To the members.
+    store, catalog
+        Tensors and models of this node.
+    log
+        For members that do not answer.
+    """
+
+    def __init__(self, links: Links, store: TensorStore, catalog: ModelCatalog, log: logging.Logger) -> None:
+        self._links = links
+        self._store = store
+        self._catalog = catalog
+        self._log = log
+
+    async def manifest(self, name: str, progress: Progress = lambda _: None) -> Manifest:
+        """Return the model with this name, path or digest, from this node or from a member.
+
+        Raises
+        ------
+        NotFound
+            If nobody has it.
+        ModelError
+            If its file is damaged.
+        """
+        told = 0.0
+
+        def report(done: int, total: int) -> None:  # called by the reading thread
+            nonlocal told
+            now = time.monotonic()
+            if now - told >= REPORT_SECONDS:
+                told = now
+                loop.call_soon_threadsafe(progress, LoadProgress(f"reading {name}", done, total))
+
+        loop = asyncio.get_running_loop()
+        try:
+            return await asyncio.to_thread(self._catalog.manifest, name, progress=report)
+        except NotFound as exc:
+            members = [state for state in self._links.members() if state.connected and not state.is_self]
+            found = await asyncio.gather(*(self._ask_for(state, name, progress) for state in members))
+            for manifest in found:
+                if manifest is not None:
+                    await asyncio.to_thread(self._store.save_manifest, manifest)
+                    return manifest
+            if found:
+                msg = f"{exc.message} None of the {len(found)} members that can be reached has it."
+                raise NotFound(msg) from None
+            raise
+
+    async def _ask_for(self, state: MemberState, name: str, progress: Progress) -> Manifest | None:
+        """Return the model if the member has it; as long as it says that it still looks, it is waited for."""
+        found = ModelFound(b"")
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS) as patience:
+                link = await self._links.connect(state.id)
+                async with contextlib.aclosing(link.stream(FindModel(name))) as items:
+                    async for item in items:
+                        patience.reschedule(asyncio.get_running_loop().time() + PATIENCE_SECONDS)
+                        if isinstance(item, LoadProgress):
+                            progress(item)
+                        else:
+                            found = item
+            return await asyncio.to_thread(Manifest.decode, found.manifest) if found.manifest else None
+        except (AinetError, TimeoutError) as exc:
+            self._log.info("%s does not say whether it has %s: %s", state.name, name, exc or "no answer")
+            return None

@@ -1,0 +1,163 @@
+"""Planning over the members that can be reached now: what each can give, and where a model then goes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from ainet.errors import AinetError, NotFound, UsageError
+from ainet.executor.messages import DescribeNode
+from ainet.executor.placement import NodeOffer, Plan, Planner
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Mapping
+
+    from ainet.config import AinetConfig
+    from ainet.executor.models.manifest import Manifest
+    from ainet.executor.models.tensors import TensorStore
+    from ainet.executor.stages.service import StageService
+    from ainet.identity import Identity
+    from ainet.network import Links, MemberState
+    from ainet.resources.allocator import Allocator
+
+#: A member that does not describe itself within this time (s) is left out of a plan.
+DESCRIBE_SECONDS = 5.0
+#: No device reads more bytes of memory in a second.
+MOST_SPEED = 1e15
+
+
+class Planned(NamedTuple):
+    """A plan, the nodes (by id) that hold the model, and the bytes that are free on each node now."""
+
+    plan: Plan
+    sources: list[str]
+    free: dict[str, int]
+
+
+class Sizes(NamedTuple):
+    """Context window and chunk, in tokens."""
+
+    n_ctx: int
+    n_ubatch: int
+
+
+class Planning:
+    """Makes plans for this node's owner.
+
+    Parameters
+    ----------
+    config
+        Context window, chunk, threads.
+    identity, links
+        This node and the way to members.
+    service, allocator, store
+        The workers, the memory and the tensors of this node.
+    speed
+        Bytes of weights that one thread reads in a second, measured.
+    log
+        For members that are left out.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: AinetConfig,
+        identity: Identity,
+        links: Links,
+        service: StageService,
+        allocator: Allocator,
+        store: TensorStore,
+        speed: float,
+        log: logging.Logger,
+    ) -> None:
+        self._config = config
+        self._identity = identity
+        self._links = links
+        self._service = service
+        self._allocator = allocator
+        self._store = store
+        self._speed = speed
+        self._log = log
+
+    def sizes(self, manifest: Manifest) -> Sizes:
+        """Return the context window and the chunk that the owner wants for this model."""
+        return Sizes(min(self._config.context_window, manifest.n_ctx_train), self._config.chunk)
+
+    async def offer(self, digest: str) -> NodeOffer:
+        """Return what this node can give to a pipeline of the model with this digest."""
+        holds = await asyncio.to_thread(self._holds, digest)
+        free = self._allocator.free
+        return NodeOffer(
+            node=self._identity.id,
+            name=self._identity.name,
+            memory=free.memory,
+            threads=self._config.stage_threads or self._allocator.caps.threads,
+            speed=self._speed,
+            workers=self._service.worker_limit,
+            models=[digest] if holds else [],
+            gpu=self._allocator.caps.gpu,
+        )
+
+    async def fits_here(self, manifest: Manifest, idle: Mapping[str, int]) -> bool:
+        """Whether the whole model fits on this device; `idle` as for `plan`."""
+        own = _with_idle(await self.offer(manifest.digest), idle)
+        return Planner(manifest, [own], **self.sizes(manifest)._asdict()).fits(own)
+
+    async def plan(self, manifest: Manifest, stages: int | None, idle: Mapping[str, int]) -> Planned:
+        """Place a model; nothing is loaded or unloaded yet.
+
+        Parameters
+        ----------
+        stages
+            How many there must be; None leaves it to the planner.
+        idle
+            Bytes on each node (by id) that unloading idle pipelines would free.
+
+        Raises
+        ------
+        NotEnough, CannotSplit
+            With the numbers, or the reason.
+        """
+        if stages is not None and stages < 1:
+            msg = f"stages is {stages}; it must be at least 1."
+            raise UsageError(msg)
+        sizes = self.sizes(manifest)._asdict()
+        own = await self.offer(manifest.digest)
+        alone = Planner(manifest, [_with_idle(own, idle)], **sizes)
+        if stages is None and own.models and alone.fits(_with_idle(own, idle)):  # no need to ask anybody
+            return Planned(alone.plan(), [own.node], {own.node: own.memory})
+        members = [state for state in self._links.members() if state.connected and not state.is_self]
+        others = await asyncio.gather(*(self._describe(state, manifest.digest) for state in members))
+        offers = [own, *(offer for offer in others if offer is not None)]
+        planner = Planner(manifest, [_with_idle(offer, idle) for offer in offers], **sizes)
+        plan = await asyncio.to_thread(planner.plan, stages)
+        sources = [offer.node for offer in offers if offer.models]
+        return Planned(plan, sources, {offer.node: offer.memory for offer in offers})
+
+    def _holds(self, digest: str) -> bool:
+        try:
+            manifest = self._store.manifest(digest)
+        except NotFound:
+            return False
+        return not self._store.missing(manifest, 0, manifest.n_layers - 1)
+
+    async def _describe(self, state: MemberState, digest: str) -> NodeOffer | None:
+        try:
+            async with asyncio.timeout(DESCRIBE_SECONDS):
+                link = await self._links.connect(state.id)
+                offer = await link.request(DescribeNode(digest))
+        except (AinetError, TimeoutError) as exc:
+            self._log.info("%s is left out of the plan: %s", state.name, exc or "no answer")
+            return None
+        if not (0 < offer.speed < MOST_SPEED):
+            self._log.warning("%s is left out of the plan: it says that it reads %s B/s.", state.name, offer.speed)
+            return None
+        # A member speaks for itself only.
+        return msgspec.structs.replace(offer, node=state.id, name=state.name)
+
+
+def _with_idle(offer: NodeOffer, idle: Mapping[str, int]) -> NodeOffer:
+    return msgspec.structs.replace(offer, memory=offer.memory + idle.get(offer.node, 0))
