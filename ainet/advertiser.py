@@ -8,7 +8,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from ainet.errors import AinetError
+from ainet.network import offers
 from ainet.network.capabilities import LOG, DeviceFacts, HeldModel, HeldStage, Load
+from ainet.network.offers import Offer
 
 if TYPE_CHECKING:
     import logging
@@ -26,7 +28,7 @@ MAX_MODELS = 200
 
 
 class Advertiser:
-    """Writes this node's log of capabilities whenever something changes.
+    """Writes this node's logs of capabilities and offers whenever something changes.
 
     Parameters
     ----------
@@ -79,6 +81,7 @@ class Advertiser:
                     looked = time.monotonic()
                     told["models"] = await asyncio.to_thread(self._models)
                 self._logs.publish(LOG, told)
+                self._logs.publish(offers.LOG, self._offers())
             except AinetError as exc:
                 self._log.warning("The other members are not told what this node has: %s", exc.message)
             except Exception:
@@ -89,15 +92,20 @@ class Advertiser:
         caps = self._allocator.caps
         tenth = max(1, caps.memory // 10)
         return {
-            "device": DeviceFacts(
-                version("ainet"), caps.memory, caps.disk, caps.threads, caps.gpu, self._speed, self._config.lend
-            ),
+            "device": DeviceFacts(version("ainet"), caps.memory, caps.disk, caps.threads, caps.gpu, self._speed),
             "stages": [
                 HeldStage(stage.name, stage.spec.first_layer, stage.spec.last_layer)
                 for stage in self._stages.stages()
                 if stage.address is not None
             ],
             "load": Load(round(self._allocator.reserved.memory / tenth) * tenth),
+        }
+
+    def _offers(self) -> dict[str, Offer | None]:
+        caps = self._allocator.caps
+        return {
+            offers.STAGES: Offer(caps.memory, caps.threads, caps.gpu),
+            offers.WORKERS: Offer(caps.memory, caps.threads) if self._config.lend else None,
         }
 
     def _models(self) -> list[HeldModel]:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ainet.errors import AinetError
+from ainet.network import offers
 from ainet.network.capabilities import LOG, DeviceFacts, HeldModel, HeldStage, Load
 from ainet.network.discovery import swarm_hash
 from ainet.network.messages import PROBE_BYTES, Probe
+from ainet.network.offers import Offer
 
 if TYPE_CHECKING:
     import logging
@@ -52,7 +54,8 @@ class Peers:
             ``id``, ``name``, ``kind`` (``member``, ``contact``, ``stranger``), ``path``, ``reached`` (``direct``,
             ``relayed``, ``no``), ``latency_s`` (round trip), ``bandwidth`` (bytes a second), ``last_seen`` (Unix time),
             ``addresses``, and what a member tells of itself: ``device``, ``models``, ``stages``, ``load``,
-            ``pipelines`` (by name: model, context window, predicted seconds a token, stages).
+            ``offers`` (by kind: memory, threads, gpu), ``pipelines`` (by name: model, context window, predicted seconds
+            a token, stages).
         """
         members = [state for state in self._links.members() if not state.is_self]
         found = await asyncio.gather(*(self._member(state) for state in members))
@@ -99,6 +102,11 @@ class Peers:
             # What was loaded on a device that nobody reaches is no use to anybody.
             "stages": self._logs.get(state.id, LOG, "stages", list[HeldStage]) if link else None,
             "load": self._logs.get(state.id, LOG, "load", Load) if link else None,
+            "offers": {
+                kind: offer
+                for kind in self._logs.keys(state.id, offers.LOG)
+                if (offer := self._logs.get(state.id, offers.LOG, kind, Offer)) is not None
+            },
             "pipelines": dict(self._placements.of(state.id)) if link else None,
         }
         return {

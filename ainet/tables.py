@@ -153,12 +153,12 @@ def peers(found: list[dict[str, Any]]) -> str:
             None if peer["latency_s"] is None else f"{1000 * peer['latency_s']:.3g} ms",
             None if peer["bandwidth"] is None else f"{show_bytes(peer['bandwidth'])}/s",
             _has(peer),
-            "yes" if (peer.get("device") or {}).get("lends") else None,
+            ", ".join(peer.get("offers") or ()) or None,
             _ago(peer["last_seen"]),
         )
         for peer in found
     ]
-    headings = ("peer", "kind", "reached", "round trip", "bandwidth", "has", "lends", "last seen")
+    headings = ("peer", "kind", "reached", "round trip", "bandwidth", "has", "offers", "last seen")
     return table(headings, rows)
 
 

@@ -23,86 +23,23 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import psutil
-from pycrdt import Map, Text
+import times
+from idle import idle_cpu, idle_traffic
+from pycrdt import Text
+from simulation import simulated
+from swarm import PLAN, Device, numbers, seen, swarm, until
 
-from ainet import daemon
-from ainet.client import NodeClient
-from ainet.config import AinetConfig, show_bytes
+from ainet.config import show_bytes
 from ainet.errors import PeerUnreachable
-from ainet.identity import Identity, client_context, server_context
-from ainet.network import Documents, Links, Pairing
+from ainet.identity import client_context, server_context
+from ainet.network import Documents
 from ainet.network.carrier import CHUNK
-from ainet.network.frames import ToPort
 from ainet.network.messages import Probe
-from ainet.storage.document import clocks
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
-
-LOG = logging.getLogger("benchmark")
-PLAN = "shared/plan"
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 MB = 1_000_000
-
-
-class Device:
-    """A node reduced to identity, links and documents."""
-
-    def __init__(self, folder: Path, name: str, **settings: Any) -> None:
-        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-        self.folder = folder
-        self.identity = Identity.open(folder, name)
-        self.links = Links(self.identity, AinetConfig(data_dir=str(folder), name=name, **settings), LOG)
-        self.pairing = Pairing(self.identity, self.links, LOG)
-        self.documents = Documents(self.links, folder / "documents.sqlite", LOG)
-
-    async def start(self) -> Device:
-        """Listen."""
-        await self.links.start()
-        return self
-
-    async def stop(self) -> None:
-        """End."""
-        await self.documents.stop()
-        await self.pairing.stop()
-        await self.links.stop()
-
-
-@contextlib.asynccontextmanager
-async def swarm(n: int) -> AsyncIterator[list[Device]]:
-    """Run `n` devices of one swarm, which are all linked."""
-    with tempfile.TemporaryDirectory() as folder:
-        devices = [await Device(Path(folder) / str(i), f"device{i}").start() for i in range(n)]
-        try:
-            for device in devices[1:]:
-                await device.pairing.join((await devices[0].pairing.invite()).ticket)
-            await until(lambda: all(len({link.peer_id for link in one.links.links()}) == n - 1 for one in devices), 60)
-            yield devices
-        finally:
-            for device in devices:
-                await device.stop()
-
-
-async def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
-    """Wait until the condition holds."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-def seen(device: Device) -> dict[int, int]:
-    """Return how many changes of each client the device has."""
-    return clocks(device.documents.open(PLAN).state)
-
-
-def numbers(documents: Documents) -> Any:
-    """Return the dict that is edited."""
-    return documents.open(PLAN).doc.get("dict", type=Map)
 
 
 # Streams
@@ -259,159 +196,6 @@ async def spreading(n: int) -> float:
         return statistics.median(seconds)
 
 
-class HandedOver:
-    """A link that hands messages to the other node's handlers, in the same process."""
-
-    def __init__(self, mine: FakeLinks, theirs: FakeLinks) -> None:
-        self.mine, self.theirs = mine, theirs
-        self.peer_id = self.peer_name = theirs.identity.id
-        self.back: HandedOver | None = None
-
-    async def request(self, request: Any) -> Any:
-        """Have the other node answer."""
-        self.mine.messages += 1
-        await asyncio.sleep(0)
-        return await self.theirs.handlers[type(request).__name__](self.back, request)
-
-    async def stream(self, request: Any) -> AsyncGenerator[Any, None]:
-        """Have the other node answer in parts."""
-        self.mine.messages += 1
-        async for part in self.theirs.handlers[type(request).__name__](self.back, request):
-            yield part
-
-
-class FakeLinks:
-    """The links of one of many nodes in a process."""
-
-    def __init__(self, name: str) -> None:
-        self.identity = SimpleNamespace(id=name)
-        self.handlers: dict[str, Any] = {}
-        self.known: dict[str, HandedOver] = {}
-        self.messages = 0
-        self._callbacks: list[Any] = []
-
-    def handle(self, kind: type, handler: Any) -> None:
-        """Answer requests."""
-        self.handlers[kind.__name__] = handler
-
-    def on_linked(self, callback: Any) -> None:
-        """Hear of links."""
-        self._callbacks.append(callback)
-
-    def links(self) -> list[HandedOver]:
-        """Return all links."""
-        return list(self.known.values())
-
-    def linked(self, node_id: str) -> HandedOver | None:
-        """Return the link to a node."""
-        return self.known.get(node_id)
-
-    def meet(self, other: FakeLinks) -> None:
-        """Link two nodes."""
-        here, there = HandedOver(self, other), HandedOver(other, self)
-        here.back, there.back = there, here
-        for node, link in ((self, here), (other, there)):
-            node.known[link.peer_id] = link
-            for callback in node._callbacks:
-                callback(link)
-
-
-async def simulated(n: int, degree: int = 4) -> dict[str, float]:
-    """Return how an edit spreads over `n` nodes of which each knows `degree` others, with the real sync code."""
-    chance = random.Random(1)
-    with tempfile.TemporaryDirectory() as folder:
-        nodes = [FakeLinks(f"node{i}") for i in range(n)]
-        documents = [Documents(node, Path(folder) / f"{i}.sqlite", LOG) for i, node in enumerate(nodes)]  # type: ignore[arg-type]
-        for one in documents:
-            one.open(PLAN)
-        for i, node in enumerate(nodes):
-            node.meet(nodes[(i + 1) % n])
-            for other in chance.sample(nodes, degree // 2 - 1):
-                if other is not node:
-                    node.meet(other)
-        await until(lambda: not any(one._tasks for one in documents))
-        before = sum(node.messages for node in nodes)
-        begun = time.perf_counter()
-        numbers(documents[0])["edit"] = 1
-        await until(lambda: all(numbers(one).get("edit") == 1 for one in documents))
-        seconds = time.perf_counter() - begun
-        await until(lambda: not any(one._tasks for one in documents))
-        messages = sum(node.messages for node in nodes) - before
-        for one in documents:
-            await one.stop()
-        return {"nodes": n, "seconds": seconds, "messages_a_node": messages / n}
-
-
-# Times
-
-
-async def times() -> dict[str, float]:
-    """Return the seconds until a member that fell silent counts as unreachable, and until its channels end then."""
-    async with swarm(2) as (one, other):
-        service = await asyncio.start_server(sink, "127.0.0.1", 0)
-        port = service.sockets[0].getsockname()[1]
-        one.links.channels.expose("127.0.0.1", port)
-        link = await other.links.connect(one.identity.id)
-        channel = other.links.channels.open(one.identity.id, ToPort(port))
-        channel.write(b"something")
-        await until(lambda: one.links.channels.count(other.identity.id))
-        for device in (one, other):
-            await device.links._upkeep.stop()  # nobody dials again
-            for silent in device.links.links():
-                silent._stream._carrier.write = drop  # type: ignore[method-assign]
-        begun = time.perf_counter()
-        await link.closed.wait()
-        unreachable = time.perf_counter() - begun
-        begun = time.perf_counter()
-        with contextlib.suppress(ConnectionResetError):
-            await channel.read()
-        ended = time.perf_counter() - begun
-        service.close()
-        return {"unreachable_after_s": unreachable, "channels_end_after_s": ended}
-
-
-def drop(_data: bytes) -> None:
-    """Let bytes vanish, as a cable does that was pulled."""
-
-
-# What a node costs while nothing happens
-
-
-async def idle_traffic(seconds: float) -> float:
-    """Return the bytes a second that an idle link carries, both directions together."""
-    async with swarm(2) as (one, other):
-        links = [one.links.links()[0], other.links.links()[0]]
-        await asyncio.sleep(2)
-        before = [link._stream.received for link in links]
-        await asyncio.sleep(seconds)
-        return sum(link._stream.received - was for link, was in zip(links, before, strict=True)) / seconds
-
-
-def idle_cpu(seconds: float) -> dict[str, float]:
-    """Return the share of a core that an idle node with one linked member takes: its server, and all its processes."""
-    with tempfile.TemporaryDirectory() as folder:
-        running = []
-        for name in ("one", "other"):
-            data_dir = Path(folder) / name
-            found, _ = daemon.up(data_dir, {"name": name, "threads": 1, "memory": "1GB"})
-            running.append((data_dir, found))
-        try:
-            clients = [NodeClient(found.url, found.token) for _, found in running]
-            clients[1].join(clients[0].invite()["ticket"])
-            server = psutil.Process(running[0][1].pid)
-            family = [server, *server.children(recursive=True)]
-            time.sleep(5)
-            before = [sum(process.cpu_times()[:2]) for process in family]
-            time.sleep(seconds)
-            used = [sum(process.cpu_times()[:2]) - was for process, was in zip(family, before, strict=True)]
-            for client in clients:
-                client.close()
-            return {"server": used[0] / seconds, "all_processes": sum(used) / seconds}
-        finally:
-            for data_dir, _ in running:
-                daemon.down(data_dir)
-
-
 # Discovery
 
 
@@ -475,6 +259,16 @@ async def be_found(folder: Path) -> None:
     await asyncio.sleep(3600)
 
 
+def measure_times() -> dict[str, float]:
+    """Return what `times` measures."""
+    return {
+        "keepalive_s": asyncio.run(times.keepalive()),
+        "left_after_s": asyncio.run(times.leaving()),
+        **asyncio.run(times.silence()),
+        "unloaded_after_s": times.idle_pipeline(),
+    }
+
+
 def main() -> None:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -501,7 +295,7 @@ def main() -> None:
     )
     measure("spreading", {str(n): asyncio.run(spreading(n)) for n in ((2, 4) if quick else (2, 5, 10))})
     measure("simulated", [asyncio.run(simulated(n)) for n in ((50,) if quick else (10, 100, 1000))])
-    measure("times", asyncio.run(times()))
+    measure("times", measure_times())
     measure("idle_traffic", asyncio.run(idle_traffic(5 if quick else 20)))
     measure("idle_cpu", idle_cpu(5 if quick else 30))
     show(found)
@@ -538,8 +332,14 @@ def show(found: dict[str, Any]) -> None:
             )
             for one in found["simulated"]
         ),
+        ("keep-alive of a link", f"{found['times']['keepalive_s']:.2f} s (aim 1 s)"),
+        ("a member that left is unreachable after", f"{1000 * found['times']['left_after_s']:.0f} ms (aim: at once)"),
         ("a silent member is unreachable after", f"{found['times']['unreachable_after_s']:.1f} s (aim 10 s)"),
         ("channels without a link end after", f"{found['times']['channels_end_after_s']:.1f} s (aim 30 s)"),
+        (
+            f"an idle model is unloaded after {times.IDLE_SECONDS:g} s",
+            f"{found['times']['unloaded_after_s']:.1f} s (looked for every 5 s)",
+        ),
         ("an idle link", f"{show_bytes(found['idle_traffic'])}/s"),
         ("an idle node, server", f"{100 * found['idle_cpu']['server']:.2f} % of a core"),
         ("an idle node, all processes", f"{100 * found['idle_cpu']['all_processes']:.2f} % of a core"),

@@ -18,8 +18,6 @@ class DeviceFacts(msgspec.Struct, frozen=True):
         The owner's caps: bytes, bytes, threads, whether a GPU may be used.
     speed
         Bytes of weights that one thread reads in a second, measured.
-    lends
-        Whether members may borrow a Dask worker.
     """
 
     version: str
@@ -28,7 +26,6 @@ class DeviceFacts(msgspec.Struct, frozen=True):
     threads: int
     gpu: bool
     speed: float
-    lends: bool
 
 
 class HeldModel(msgspec.Struct, frozen=True):

@@ -55,6 +55,7 @@ T = TypeVar("T")
 MAX_CALLS = 64  # requests of one peer that are answered at once
 MAX_BACKLOG = 16 * 1024 * 1024  # bytes that a peer who does not read may leave unsent
 ANSWER_TIMEOUT = 60.0  # seconds
+OWN_PINGS = 10  # keep-alive intervals between two pings of the end that the other one pings
 
 
 class PeerLink:
@@ -72,6 +73,8 @@ class PeerLink:
         By the name of the request's class.
     take_roster
         Called with a roster update; raises when it is not the CA's. None when the peer may send none.
+    follows
+        Whether it is the peer that pings; this end then answers, and pings only now and then, for the round trip.
     keepalive, timeout
         Seconds between pings; seconds of silence after which the peer counts as gone.
     """
@@ -88,6 +91,7 @@ class PeerLink:
         channels: Channels | None,
         handlers: Mapping[str, tuple[type[Request], Handler]],
         take_roster: Callable[[PeerLink, RosterUpdate], None] | None,
+        follows: bool,
         keepalive: float,
         timeout: float,
         log: logging.Logger,
@@ -111,6 +115,7 @@ class PeerLink:
         self._channels = channels
         self._handlers = handlers
         self._take_roster = take_roster
+        self._follows, self._pinged = follows, False
         self._keepalive, self._timeout = keepalive, timeout
         self._log = log
         self._ids = itertools.count()
@@ -256,8 +261,10 @@ class PeerLink:
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         silent, heard, before = 0.0, self._stream.received, loop.time()
-        while True:
-            self._post(Ping(time.perf_counter_ns() // 1000))
+        for tick in itertools.count():
+            if not (self._follows and self._pinged and self.latency is not None and tick % OWN_PINGS):
+                self._post(Ping(time.perf_counter_ns() // 1000))
+            self._pinged = False
             await asyncio.sleep(self._keepalive)
             now = loop.time()
             if self._stream.received != heard:
@@ -275,6 +282,7 @@ class PeerLink:
     def _take(self, frame: Frame) -> None:
         match frame:
             case Ping():
+                self._pinged = True
                 # A peer that does not read gets no more of these, so they cannot pile up.
                 if not self._stream.backlog:
                     self._post(Pong(frame.stamp))

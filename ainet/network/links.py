@@ -474,6 +474,7 @@ class Links:
             channels=None if greeting.is_contact else self.channels,
             handlers=self._open_handlers if greeting.is_contact else self._handlers,
             take_roster=None if greeting.is_contact else self._take_roster,
+            follows=self.identity.id > peer,
             keepalive=self._config.link_keepalive,
             timeout=self._config.link_timeout,
             log=self._log,

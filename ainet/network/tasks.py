@@ -27,6 +27,11 @@ class Tasks:
         self._what, self._log = what, log
         self._running: set[asyncio.Task[None]] = set()
 
+    @property
+    def busy(self) -> bool:
+        """Whether something goes on."""
+        return bool(self._running)
+
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Begin a piece of work."""
         task = asyncio.create_task(self._run(work))

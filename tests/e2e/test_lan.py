@@ -49,6 +49,8 @@ def test_members_describe_themselves(nodes):
     laptop = next(peer for peer in nodes.json("tower", "peers") if peer["name"] == "laptop")
     assert laptop["kind"] == "member"
     assert laptop["device"]["threads"] == 1
+    assert set(laptop["offers"]) == {"stages", "workers"}
+    assert laptop["offers"]["stages"]["memory"] == 10**9
     assert 0 < laptop["latency_s"] < 1
     assert laptop["bandwidth"] > 1e6
     assert laptop["path"].startswith((f"{nodes.lan.hosts['laptop']}:", f"{nodes.lan.hosts['tower']}:"))

@@ -35,6 +35,9 @@ CONNECT_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
 #: How often the connection to the scheduler is looked at (s).
 WATCH_SECONDS = 0.2
+OWN_WATCH_SECONDS = 2.0
+#: Nobody reads what the scheduler says of its workers in general.
+QUIET = {"distributed.client.scheduler-info-interval": "60s", "distributed.client.heartbeat": "30s"}
 TLS_FILES = ("tls_ca_file", "tls_client_cert", "tls_client_key")
 
 
@@ -215,17 +218,19 @@ class Engine:
         self._take(await child.request("grow", GROW_SECONDS, n=1))
 
     async def _connect(self, address: str, security: Security | None, seconds: float) -> None:
+        import dask
         from distributed import Client
 
         self._gone.clear()
-        client = Client(
-            address,
-            security=security,
-            asynchronous=True,
-            set_as_default=False,
-            timeout=seconds,
-            direct_to_workers=self.own,  # workers of an existing cluster may be out of reach
-        )
+        with dask.config.set(QUIET):
+            client = Client(
+                address,
+                security=security,
+                asynchronous=True,
+                set_as_default=False,
+                timeout=seconds,
+                direct_to_workers=self.own,  # workers of an existing cluster may be out of reach
+            )
         try:
             await client
         except BaseException:
@@ -315,7 +320,8 @@ class Engine:
 
     async def _watch(self, client: Client) -> None:
         while client.status == "running" and client.scheduler_comm and not client.scheduler_comm.closed():  # noqa: ASYNC110
-            await asyncio.sleep(WATCH_SECONDS)
+            # The own cluster's process is watched, too.
+            await asyncio.sleep(OWN_WATCH_SECONDS if self.own else WATCH_SECONDS)
         self._lose_cluster()
 
     def _lose_cluster(self) -> None:

@@ -22,7 +22,7 @@ class EngineProgram(Program):
 
     def __init__(self, run_dir: Path, answers: int) -> None:
         super().__init__(run_dir, answers)
-        self._scheduler: Any = None  # a LeanScheduler, from `start` on
+        self._scheduler: Any = None  # a ActorScheduler, from `start` on
         self._nannies: list[Nanny] = []
         self._names = 0
         self._growing = asyncio.Lock()
@@ -30,11 +30,11 @@ class EngineProgram(Program):
     async def start(self, ca: str, cert: str, key: str) -> dict[str, Any]:
         """Start the scheduler; workers come with `grow`."""
         from ainet.executor.engine.certificates import DaskCredentials
-        from ainet.executor.engine.servers import ACTORS_ONLY, LeanScheduler, configure
+        from ainet.executor.engine.servers import ACTORS_ONLY, ActorScheduler, configure
 
         configure(str(self.run_dir), ACTORS_ONLY)
         self._security = DaskCredentials(ca, cert, key).security()
-        self._scheduler = await LeanScheduler(
+        self._scheduler = await ActorScheduler(
             host=HOST, port=0, protocol="tls://", security=self._security, dashboard=False
         )
         return {"address": self._scheduler.address}

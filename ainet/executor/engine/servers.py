@@ -10,6 +10,8 @@ from typing import Any
 import dask
 from distributed import Scheduler, Worker
 
+#: Between two reports of a worker of the node's own cluster.
+HEARTBEAT_SECONDS = 10.0
 #: No HTTP pages, no profiler, no statistics, no limits of memory: the node accounts for memory itself, and every
 #: wakeup of Python in a worker takes the interpreter lock from the decode thread of a stage.
 LEAN: dict[str, Any] = {
@@ -19,7 +21,7 @@ LEAN: dict[str, Any] = {
     "distributed.worker.profile.enabled": False,
     "distributed.worker.preload": [],
     "distributed.nanny.preload": [],
-    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.tick.interval": "10s",
     "distributed.admin.tick.limit": "1h",
     "distributed.admin.log-length": 100,
     "distributed.admin.low-level-log-length": 100,
@@ -52,6 +54,22 @@ class TLSOnly:
 
 class LeanScheduler(TLSOnly, Scheduler):  # type: ignore[misc]
     """A scheduler without an HTTP server."""
+
+
+class ActorScheduler(LeanScheduler):
+    """The scheduler of a node's own cluster, which never ends by itself, and whose workers have little to report."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for name in ("idle-timeout", "no-workers-timeout"):
+            del self.periodic_callbacks[name]
+
+    def heartbeat_worker(self, **report: Any) -> dict[str, Any]:
+        """Take a worker's report, and say when the next one is due: a lost worker is noticed by its connection."""
+        answer: dict[str, Any] = super().heartbeat_worker(**report)
+        if "heartbeat-interval" in answer:
+            answer["heartbeat-interval"] = HEARTBEAT_SECONDS
+        return answer
 
 
 class LeanWorker(TLSOnly, Worker):  # type: ignore[misc]
