@@ -1,4 +1,4 @@
-"""Clocks that are an hour apart: nothing between devices depends on them."""
+"""Clocks that are hours apart: nothing between devices depends on them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from test_documents import plan, says, sharing
 from ainet.network import Logs
 
 HOUR = 3600.0
+#: The second is that of a device that takes its local time for the world's.
+DIFFERENCES = [HOUR, -HOUR, 13 * HOUR, -11 * HOUR]
 
 
 @contextlib.asynccontextmanager
@@ -26,7 +28,7 @@ async def apart(tmp_path, seconds):
         await desk.stop()
 
 
-@pytest.mark.parametrize("seconds", [HOUR, -HOUR])
+@pytest.mark.parametrize("seconds", DIFFERENCES)
 async def test_members_join_and_agree(tmp_path, seconds):
     async with apart(tmp_path, seconds) as (desk, phone), sharing(desk, phone) as (one, other):
         mine, theirs = (Logs(device.links, device.folder / "logs.sqlite", device.log) for device in (desk, phone))
@@ -46,7 +48,7 @@ async def test_members_join_and_agree(tmp_path, seconds):
             await logs.stop()
 
 
-@pytest.mark.parametrize("seconds", [HOUR, -HOUR])
+@pytest.mark.parametrize("seconds", DIFFERENCES)
 async def test_contacts_are_introduced(tmp_path, seconds):
     async with apart(tmp_path, seconds) as (desk, phone):
         await phone.pairing.accept((await desk.pairing.invite(purpose="introduce")).ticket)

@@ -23,13 +23,13 @@ LIFETIME = 90 * DAY
 RENEW_AFTER = 30 * DAY
 CA_LIFETIME = 30 * 365 * DAY
 # Certificates begin a little in the past: devices' clocks differ.
-BACKDATE = DAY / 24
+BACKDATE = DAY
 
 
 def make_ca(key: Ed25519PrivateKey, now: float) -> x509.Certificate:
     """Return a new self-signed CA certificate, valid from `now` (unix seconds) on."""
     public = key.public_key()
-    name = _name(f"ainet swarm {swarm_of_key(public)[:16]}")
+    name = _ca_name(public)
     builder = _builder(name, name, public, now, CA_LIFETIME)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(_usage(ca=True), critical=True)
@@ -130,17 +130,37 @@ def check_issued(certificate: x509.Certificate, ca: x509.Certificate, now: float
 
 
 def read_ca(der: bytes) -> x509.Certificate:
-    """Return the CA certificate in `der`; raises `Refused` when it is none."""
+    """Return the CA certificate in `der`; raises `Refused` when it is none.
+
+    Its names must be those of its key: OpenSSL looks for the issuer of a certificate by them, and a contact's CA with
+    the names of this swarm's could keep members out.
+    """
     try:
         ca = x509.load_der_x509_certificate(der)
         ca.verify_directly_issued_by(ca)
-        if ca.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+        public = ca.public_key()
+        is_ca = ca.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        if is_ca and isinstance(public, Ed25519PublicKey) and _is_named_after(ca, public):
             return ca
     except Exception as exc:  # the parser raises several kinds, depending on what is wrong
         msg = "The CA's certificate cannot be read."
         raise Refused(msg) from exc
     msg = "The certificate is not a CA's."
     raise Refused(msg)
+
+
+def _ca_name(public: Ed25519PublicKey) -> x509.Name:
+    return _name(f"ainet swarm {swarm_of_key(public)[:16]}")
+
+
+def _is_named_after(ca: x509.Certificate, public: Ed25519PublicKey) -> bool:
+    """Tell whether the certificate's subject and extensions name this key and no other one."""
+    mine = (
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(public),
+        x509.SubjectKeyIdentifier.from_public_key(public),
+    )
+    called = [one.value for one in ca.extensions if isinstance(one.value, tuple(map(type, mine)))]
+    return ca.subject == _ca_name(public) and all(name in mine for name in called)
 
 
 def load(der: bytes) -> x509.Certificate:
