@@ -70,7 +70,7 @@ class Pipeline:
         sources: list[str],
         *,
         unforced: bool,
-        lease: int | None,
+        lease: int | None = None,
         identity: Identity,
         service: StageService,
         links: Links,
@@ -226,6 +226,9 @@ class Pipeline:
             await self._client.close()
         nodes = dict.fromkeys(stage.node for stage in self.plan.stages)
         await asyncio.gather(*(self._close(node) for node in nodes))
+        if self._loaded:
+            last = self._loaded[-1].address
+            await self._links.forwarders.close(last.node, last.session_port)
 
     async def _load(self, stage: PlannedStage, progress: Callable[[LoadProgress], None]) -> StageLoaded:
         spec = StageSpec(

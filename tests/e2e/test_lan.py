@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from lan import POSSIBLE, lan_nodes, wait_for
@@ -25,6 +26,7 @@ pytestmark = [
 NAMES = ("tower", "laptop", "tablet")
 SETTINGS = {"stage_threads": 1, "context_window": N_CTX, "chunk": CHUNK, "threads": 1, "memory": "1GB"}
 QUESTION = "Tell me about rain."
+LISTEN = "0A"  # as the kernel writes it
 GREEDY = SamplingParams(temperature=0)
 FORGET = "import json, sys; p = sys.argv[1]; b = json.load(open(p)); b['hints'] = []; json.dump(b, open(p, 'w'))"
 
@@ -42,6 +44,13 @@ def nodes(jupyter_dirs, tmp_path_factory):
 
 def ask(nodes, name, *options):
     return nodes.json(name, "ask", QUESTION, "--temperature", "0", "--max-tokens", "24", *options)
+
+
+def listening(nodes, name):
+    """Return on how many ports something listens on the device."""
+    network = Path(f"/proc/{nodes.family(name)[0].pid}/net")
+    lines = [line.split() for table in ("tcp", "tcp6") for line in (network / table).read_text().splitlines()[1:]]
+    return sum(columns[3] == LISTEN for columns in lines)
 
 
 def test_members_describe_themselves(nodes):
@@ -126,9 +135,13 @@ def hidden(nodes):
 
 def test_two_members_that_cannot_reach_each_other_work_together_through_a_third(hidden, smollm2_path):
     assert hidden.peer("laptop", "tablet")["path"] == "through tower"
+    before = listening(hidden, "laptop")
     answer = ask(hidden, "laptop", "--stages", "3")
     assert {part["node"] for part in answer["placement"]} == set(NAMES)
     assert answer["text"] == one_process(smollm2_path, QUESTION, GREEDY, 24)[1]
+    assert listening(hidden, "laptop") > before  # ports that lead to stages on the tablet
+    hidden.run("laptop", "unload")
+    wait_for(lambda: listening(hidden, "laptop") == before)
 
     script = (
         "import sys; from ainet.client import NodeClient; from distributed import Client, Security\n"

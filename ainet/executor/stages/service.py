@@ -14,6 +14,7 @@ from ainet.executor.models.shards import ShardStore
 from ainet.executor.placement import OVERHEAD, Footprint
 from ainet.executor.stages.host import StageHost
 from ainet.executor.stages.spec import EPOCH_BYTES
+from ainet.network.tasks import Tasks
 from ainet.resources import monitor
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class HostedStage:
         self.lost = asyncio.Event()
         #: Node ids of the stages before and after, once linked.
         self.neighbours: set[str] = set()
+        #: Where the next stage is.
+        self.following: StageAddress | None = None
 
     @property
     def ports(self) -> list[int]:
@@ -106,6 +109,7 @@ class StageService:
         self._log = log
         self._stages: dict[tuple[str, int], HostedStage] = {}
         self._lock = asyncio.Lock()
+        self._tasks = Tasks("A forwarder was not closed", log)
         self._trimming: asyncio.Task[None] | None = None
         engine.on_worker_lost(self._lose_worker)
 
@@ -217,6 +221,7 @@ class StageService:
         if stage is None or stage.actor is None:
             msg = "The stage is not loaded here any more. Ask again."
             raise NotFound(msg)
+        stage.following = following
         stage.neighbours = {previous} | ({following.node} if following else set())
         if following is not None and self._engine.own:  # other workers may be on another machine than this node
             host, port = await self._links.forwarders.route(following.node, following.host, following.data_port)
@@ -250,6 +255,7 @@ class StageService:
     async def stop(self) -> None:
         """Unload every stage."""
         await self.close_all()
+        await self._tasks.finish()
         if self._trimming is not None:
             self._trimming.cancel()
             await asyncio.gather(self._trimming, return_exceptions=True)
@@ -359,6 +365,8 @@ class StageService:
         stage.reservation.release()
         for port in stage.ports:
             self._links.channels.conceal(port)
+        if stage.following is not None:
+            self._tasks.spawn(self._links.forwarders.close(stage.following.node, stage.following.data_port))
         if self._trimming is None or self._trimming.done():
             self._trimming = asyncio.create_task(self._trim())
 
