@@ -265,12 +265,12 @@ class PeerLink:
             if not (self._follows and self._pinged and self.latency is not None and tick % OWN_PINGS):
                 self._post(Ping(time.perf_counter_ns() // 1000))
             self._pinged = False
-            await asyncio.sleep(self._keepalive)
+            await asyncio.sleep(min(self._keepalive, self._timeout - silent))
             now = loop.time()
+            # While this process itself did not run, the peer's silence means nothing.
             if self._stream.received != heard:
-                silent, heard = 0.0, self._stream.received
+                silent, heard = min(now - self._stream.heard_at, 2 * self._keepalive), self._stream.received
             else:
-                # While this process itself did not run, the peer's silence means nothing.
                 silent += min(now - before, 2 * self._keepalive)
             before = now
             if silent >= self._timeout:

@@ -63,6 +63,8 @@ class SecureStream:
         self.peer = peer
         #: Bytes that came from the carrier.
         self.received = 0
+        #: When the last of them came, on the event loop's clock (s).
+        self.heard_at = 0.0
         self._server_side = server_side
         self._is_plain = True
         self._carrier = carrier
@@ -189,6 +191,7 @@ class SecureStream:
         if not self.received:
             self._is_plain = data[0] != 0x16  # the type of a TLS handshake record
         self.received += len(data)
+        self.heard_at = asyncio.get_running_loop().time()
         self._incoming.write(data)
 
     def _flush(self) -> None:
