@@ -38,7 +38,7 @@ $(YJS): tests/yjs/package.json
 	@touch $@
 
 test: lint $(YJS)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

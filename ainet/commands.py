@@ -220,7 +220,7 @@ def _ask(options: Options) -> int:
         try:
             for event in events:
                 answer.add(event)
-                if event["event"] == "progress":
+                if event["event"] == "progress" and not answer.text:  # it would be written over the answer
                     progress.show(event)
                 elif event["event"] == "text" and not options.json:
                     progress.clear()

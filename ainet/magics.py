@@ -206,7 +206,7 @@ class CellView(View):
         if event["event"] in {"progress", "text"} and now - self._shown >= UPDATE:
             self._shown = now
             waiting = f"*{harmless(progress_text(event))}*" if event["event"] == "progress" else ""
-            self._update(waiting or harmless(answer.text), answer.text)
+            self._update("\n\n".join(filter(None, (harmless(answer.text), waiting))), answer.text)
 
     def finish(self, answer: Answer) -> None:
         """Show the whole text and the line."""
@@ -233,7 +233,7 @@ class TerminalView(View):
 
     def show(self, event: dict[str, Any], answer: Answer) -> None:
         """Print the new piece."""
-        if event["event"] == "progress":
+        if event["event"] == "progress" and not answer.text:  # it would be written over the answer
             self._progress.show(event)
         elif event["event"] == "text":
             self._progress.clear()

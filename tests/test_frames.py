@@ -58,6 +58,7 @@ def plain_link(sock: socket.socket) -> DataLink:
     link.socket, link._max_payload = sock, LIMIT
     link._received, link._sending = bytearray(HEADER.size), bytearray(HEADER.size)
     link._start = link._end = link.bytes_sent = link.frames_sent = 0
+    link._lock = threading.Lock()
     return link
 
 
@@ -205,7 +206,7 @@ def test_a_command_wakes_a_waiting_thread():
 
     def wait() -> None:
         while not done:
-            inbox.wait(None)
+            inbox.wait(None, 10.0)
             for command in inbox.take():
                 command()
 

@@ -9,7 +9,7 @@ import logging
 import pytest
 
 from ainet.config import AinetConfig
-from ainet.errors import NotEnough, NotFound, StageLost
+from ainet.errors import AinetError, NotEnough, NotFound
 from ainet.executor.request import GenerateRequest
 from ainet.executor.stages.generation import Message
 from ainet.node import Node
@@ -117,7 +117,7 @@ async def test_unloading_while_loading_is_said(tmp_path):
         events = node.generate(question(stages=3))
         await anext(events)
         assert await node.unload() == ["smollm2"]
-        with pytest.raises(StageLost, match="unloaded while it was being loaded"):
+        with pytest.raises(AinetError, match="unloaded while it was being loaded"):
             async for _ in events:
                 pass
 
@@ -141,9 +141,10 @@ async def test_a_removed_device_is_not_asked_any_more(tmp_path):
             if event["event"] == "text":
                 break
         await desk.remove("phone")
-        with pytest.raises(StageLost):
-            async for _ in running:
-                pass
+        async for event in running:  # it waits for a device that could go on
+            if event["event"] == "progress" and "waiting for devices to come back: smollm2 needs" in event["text"]:
+                break
+        await running.aclose()
         with pytest.raises(NotEnough, match="caps: desk 90 MB"):
             await ask(desk)
         async with asyncio.timeout(20):
@@ -151,18 +152,19 @@ async def test_a_removed_device_is_not_asked_any_more(tmp_path):
                 await asyncio.sleep(0.05)
 
 
-async def test_a_member_that_goes_down_ends_the_answer_and_is_left_out(tmp_path):
+async def test_an_answer_goes_on_without_a_member_that_goes_down(tmp_path):
     settings = {"desk": {}, "phone": {"discover_models": False}}
     async with nodes(tmp_path, **settings) as found:
-        running = found["desk"].generate(question(stages=2, max_tokens=400, grammar=ENDLESS))
+        asked = {"stages": 2, "max_tokens": 150, "grammar": ENDLESS}
+        running = found["desk"].generate(question(**asked))
         async for event in running:
             if event["event"] == "text":
                 break
         await found["phone"].stop()
-        with pytest.raises(StageLost):
-            async for _ in running:
-                pass
-        assert await placement(found["desk"], stages=2) == ["desk", "desk"]
+        events = [event async for event in running]
+        assert [part["node"] for part in events[-1]["placement"]] == ["desk", "desk"]
+        assert any("goes on where it stopped" in event.get("text", "") for event in events)
+        assert events[-1]["tokens"] == (await ask(found["desk"], **asked))["tokens"]
 
 
 async def test_a_member_may_give_only_what_its_owner_allows(tmp_path):

@@ -7,6 +7,8 @@ import json
 
 import nbformat
 import pytest
+from jupyter_ydoc import YNotebook
+from nbformat.sign import NotebookNotary
 from servers import serve, until
 from test_sync_route import SharingNode
 
@@ -170,6 +172,43 @@ async def test_edits_made_apart_merge_when_the_devices_meet(tmp_path):
         await ada.node.links.connect(bob.node.id)
         for desk in (ada, bob):
             await until(lambda desk=desk: desk.sources("plan.ipynb") == ["ada", "2", "bob"], 15)
+
+
+async def test_of_a_cell_that_both_changed_apart_nothing_is_lost(tmp_path):
+    async with desks(tmp_path) as (ada, bob):
+        await shared(ada, bob)
+        for desk in (ada, bob):
+            await desk.node.links._upkeep.stop()
+        ada.node.links.close_all(PeerUnreachable("The cable is pulled."))
+        await until(lambda: not bob.node.links.links())
+        for desk, source in ((ada, "ada"), (bob, "bob")):
+            for text in (source[:1], source):
+                desk.write("plan.ipynb", code("a", text), code("b", "2"))
+                await until(lambda desk=desk, text=text: f"'{text}'" in str(desk.opened("plan")._base))
+        await ada.node.links.connect(bob.node.id)
+        for desk in (ada, bob):
+            await until(lambda desk=desk: sorted(desk.sources("plan.ipynb")) == ["2", "ada", "bob"], 15)
+        await until(lambda: ada.read("plan.ipynb") == bob.read("plan.ipynb"))
+        assert len({cell["id"] for cell in ada.read("plan.ipynb")}) == 3
+
+
+async def test_what_a_user_trusts_is_not_trusted_elsewhere(tmp_path):
+    script = nbformat.v4.new_output("display_data", data={"text/html": "<script>alert(1)</script>"})
+    async with desks(tmp_path) as (ada, bob):
+        # What the two trust is kept in one place for all servers of a user: here they are of two.
+        bob.notebooks._contents.notary = NotebookNotary(data_dir=str(tmp_path / "bob"), secret=b"another user's")
+        await shared(ada, bob)
+        found = nbformat.v4.new_notebook(cells=[code("a", "1", outputs=[script], metadata={"trusted": True})])
+        await ada.notebooks._contents.save({"type": "notebook", "content": found}, "plan.ipynb")  # as JupyterLab does
+        await until(lambda: "alert" in str(bob.read("plan.ipynb")), 15)
+        for desk, trusted in ((ada, True), (bob, False)):
+            model = await desk.notebooks._contents.get("plan.ipynb", type="notebook", content=True)
+            assert model["content"]["cells"][0]["metadata"].get("trusted", False) is trusted
+        assert "trusted" not in str(ada.document("plan").view(YNotebook).get())
+        ada.write("plan.ipynb", code("a", "1", outputs=[script]), code("b", "more"))
+        await until(lambda: bob.sources("plan.ipynb") == ["1", "more"], 15)
+        model = await bob.notebooks._contents.get("plan.ipynb", type="notebook", content=True)
+        assert not model["content"]["cells"][0]["metadata"].get("trusted")
 
 
 async def test_a_notebook_that_is_shared_no_more_stays_as_a_copy(tmp_path):

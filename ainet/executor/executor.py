@@ -7,7 +7,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from ainet.errors import LeaseLost, NotFound, StageLost
+from ainet.errors import AinetError, LeaseLost, NotEnough, NotFound, PeerUnreachable, StageLost
 from ainet.executor.borrowed import BorrowedGone, BorrowedPipeline
 from ainet.executor.messages import LoadProgress
 from ainet.executor.pipeline import Pipeline
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 #: A model is placed anew so often when others place it at the same time.
 ATTEMPTS = 5
+
+#: An answer that was begun waits so long (s) for devices to come back, and looks again this often (s).
+WAIT_SECONDS = 120.0
+AGAIN_SECONDS = 2.0
 
 
 def load_lease(model: str) -> str:
@@ -115,39 +119,67 @@ class Executor:
         AinetError
             Whatever prevents an answer.
         """
-        begun = time.monotonic()
+        transcript = Transcript(request.to_open(), time.monotonic())
+        failures, missing_since = 0, None
         while True:
+            said = transcript.said
             try:
-                async with contextlib.aclosing(self._attempt(request, begun)) as events:
+                async with contextlib.aclosing(self._attempt(request, transcript)) as events:
                     async for event in events:
                         yield event
             except BorrowedGone as exc:
                 self._log.info("A member's pipeline is not asked: %s", exc.message)
+            except StageLost as exc:
+                failures = 1 if transcript.said > said else failures + 1
+                if failures >= ATTEMPTS:
+                    raise
+                self._log.warning("%s The answer goes on where it stopped.", exc.message)
+                yield _words(f"{exc.message} The answer goes on where it stopped")
+            except (NotEnough, NotFound, PeerUnreachable) as exc:
+                # What is left does not suffice: a device that went may come back.
+                missing_since = missing_since or time.monotonic()
+                if not failures or time.monotonic() - missing_since > WAIT_SECONDS:
+                    raise
+                yield _words(f"waiting for devices to come back: {exc.message}")
+                await asyncio.sleep(AGAIN_SECONDS)
+                continue
             else:
                 return
+            missing_since = None
 
-    async def _attempt(self, request: GenerateRequest, begun: float) -> AsyncGenerator[dict[str, Any], None]:
-        """Answer on what is loaded; raises `BorrowedGone` when it is not there any more, before anything was said."""
-        opened = request.to_open()
+    async def _attempt(self, request: GenerateRequest, transcript: Transcript) -> AsyncGenerator[dict[str, Any], None]:
+        """Answer, or go on answering, on what is loaded or can be.
+
+        Raises
+        ------
+        BorrowedGone
+            A member's pipeline is not there any more; it has said nothing.
+        StageLost
+            The pipeline was lost; another one can go on.
+        AinetError
+            Whatever prevents an answer.
+        """
         reports: asyncio.Queue[LoadProgress | None] = asyncio.Queue()
         loading = asyncio.create_task(self._ready(request.model, request.stages, reports.put_nowait))
         self._loading[loading] = request.model or self._config.model
         loading.add_done_callback(lambda _: reports.put_nowait(None))
         try:
             while (report := await reports.get()) is not None:
-                yield {"event": "progress", "text": report.text, "done": report.done, "total": report.total}
+                yield _words(report.text, report.done, report.total)
             if loading.cancelled():
                 msg = "The model was unloaded while it was being loaded."
-                raise StageLost(msg)
+                raise AinetError(msg)
             pipeline = loading.result()
-            transcript = Transcript(pipeline, opened, begun)
             try:
-                async with contextlib.aclosing(pipeline.ask(opened)) as events:
+                async with contextlib.aclosing(pipeline.ask(transcript.rest)) as events:
                     async for event in events:
-                        for shown in transcript.take(event):
+                        for shown in transcript.take(pipeline, event):
                             yield shown
-            except StageLost:
-                self._abandon(pipeline)  # the next question is placed again
+            except StageLost as exc:
+                if isinstance(pipeline, Pipeline) and pipeline.unwanted:
+                    msg = f"{pipeline.model} was unloaded while it answered."
+                    raise AinetError(msg) from exc
+                self._abandon(pipeline)  # it is placed again
                 raise
         finally:
             await self._release(loading)
@@ -228,9 +260,14 @@ class Executor:
     async def _place(self, manifest: Manifest, stages: int | None, progress: Progress) -> Pipeline | BorrowedPipeline:
         """Load the model; over several devices only one member at a time does so, and the others use what it loads."""
         await self.pipelines.settle()
-        planned = await self.plan(manifest, stages)
-        if stages is not None or all(stage.node == self._identity.id for stage in planned.plan.stages):
-            return await self._load(planned, manifest, None, progress, unforced=stages is None)
+        try:
+            planned = await self.plan(manifest, stages)
+        except NotEnough:
+            if stages is not None or not self._links.links():
+                raise  # else somebody may be placing it, whose stages take the memory already
+        else:
+            if stages is not None or all(stage.node == self._identity.id for stage in planned.plan.stages):
+                return await self._load(planned, manifest, None, progress, unforced=stages is None)
 
         async def place(number: int) -> Pipeline | BorrowedPipeline:
             found = await self._find(manifest, None)  # somebody else may have been first
@@ -278,3 +315,7 @@ class Executor:
         del self._loading[loading]
         if not loading.cancelled() and loading.exception() is None:
             loading.result().release()
+
+
+def _words(text: str, done: int = 0, total: int = 0) -> dict[str, Any]:
+    return {"event": "progress", "text": text, "done": done, "total": total}

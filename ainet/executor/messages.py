@@ -9,6 +9,7 @@ from ainet.executor.placement import NodeOffer
 from ainet.executor.stages.generation import Event, Open
 from ainet.executor.stages.host import StageAddress
 from ainet.executor.stages.spec import StageSpec
+from ainet.identity.roster import Count
 from ainet.network import Request
 
 #: Bytes of one piece of a tensor: small enough that other messages of the link pass between two of them.
@@ -80,7 +81,7 @@ class LoadStage(Request, frozen=True):
     manifest: bytes
     sources: list[str]
     #: Number of the lease in whose name the model is loaded; None for stages that the owner wants to have of its own.
-    lease: int | None = None
+    lease: Count | None = None
 
 
 class Said(msgspec.Struct, frozen=True):

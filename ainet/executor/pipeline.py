@@ -22,6 +22,7 @@ from ainet.executor.messages import (
     StageLoaded,
 )
 from ainet.executor.stages.session_client import SessionClient
+from ainet.executor.stages.sockets import FORWARDED_SILENCE_SECONDS, SILENCE_SECONDS
 from ainet.executor.stages.spec import EPOCH_BYTES, StageSpec
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class Pipeline:
     ) -> None:
         self.plan = plan
         self.unforced = unforced
+        #: Whether it was unloaded on purpose, whoever used it.
+        self.unwanted = False
         self._lease = lease
         self.name = secrets.token_hex(8)
         self.last_used = time.monotonic()
@@ -173,12 +176,15 @@ class Pipeline:
             followers = [*addresses[1:], addresses[0]]
             await _all(self._link(stage, addresses[i - 1], followers[i]) for i, stage in enumerate(self.plan.stages))
             last, address = self.plan.stages[-1], addresses[-1]
+            there = (address.host, address.session_port)
+            route = await self._links.forwarders.route(last.node, *there)
             self._client = await SessionClient.connect(
                 self._identity.local_credentials() if self._local else self._identity.credentials(),
-                await self._links.forwarders.route(last.node, address.host, address.session_port),
+                route,
                 last.node,
                 self._epoch,
                 f"The stage on {last.name} (layers {last.first_layer}–{last.last_layer})",
+                patience=SILENCE_SECONDS if route == there else FORWARDED_SILENCE_SECONDS,
             )
             for node in {stage.node for stage in self.plan.stages} - {self._identity.id}:
                 self._watch(node)
@@ -204,7 +210,7 @@ class Pipeline:
             async for event in events:
                 yield event
         except StageLost as exc:
-            msg = f"A stage of {self.plan.name} was lost while it answered: {exc}. Ask again: it is placed anew."
+            msg = f"A stage of {self.plan.name} was lost while it answered: {exc}."
             raise StageLost(msg) from exc
         finally:
             await events.aclose()

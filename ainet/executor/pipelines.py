@@ -137,6 +137,8 @@ class Pipelines:
     async def unload(self, name: str | None = None) -> list[str]:
         """Unload the pipelines of the model with this name or digest, or all; returns the models' names."""
         wanted = [pipeline for pipeline in self._loaded if name is None or pipeline.is_called(name)]
+        for pipeline in wanted:
+            pipeline.unwanted = True
         await asyncio.gather(*(self.drop(pipeline) for pipeline in wanted))
         return [pipeline.plan.name for pipeline in wanted]
 
@@ -148,7 +150,10 @@ class Pipelines:
                 self.abandon(pipeline)
 
     def _tell(self) -> None:
-        self._changed(self.usable())
+        try:
+            self._changed(self.usable())
+        except AinetError as exc:
+            self._log.warning("The members are not told what is loaded: %s", exc.message)
 
     async def _sweep(self) -> None:
         while True:
@@ -162,3 +167,5 @@ class Pipelines:
                         await self.drop(pipeline)
                     except AinetError as exc:
                         self._log.warning("%s was not unloaded cleanly: %s", pipeline.plan.name, exc)
+                    except Exception:
+                        self._log.exception("%s was not unloaded cleanly.", pipeline.plan.name)

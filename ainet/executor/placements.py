@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import msgspec
 
-from ainet.identity.roster import NodeId
+from ainet.identity.roster import Count, NodeId
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,9 +27,9 @@ class PlacedLayers(msgspec.Struct, frozen=True):
     """Layers (0-based, inclusive) in a process on a node."""
 
     node: NodeId
-    pid: int
-    first_layer: int
-    last_layer: int
+    pid: Count
+    first_layer: Count
+    last_layer: Count
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -99,6 +100,7 @@ class Placements:
             (name, placement)
             for name in self._logs.keys(node, LOG)
             if (placement := self._logs.get(node, LOG, name, Placement)) is not None and placement.stages
+            if 0 < placement.seconds < math.inf
         ]
 
     def find(self, model: str, sizes: Sizes) -> Offered | None:

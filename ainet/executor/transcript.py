@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from ainet.executor.stages.generation import Done, Event, Started, Text
+import msgspec
+
+from ainet.executor.stages.generation import Done, Event, Resume, Started, Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,38 +18,49 @@ if TYPE_CHECKING:
 
 
 class Transcript:
-    """Turns what a pipeline says into events (dictionaries), and measures.
+    """Turns what pipelines say, one after the other, into events (dictionaries), and measures.
 
     Parameters
     ----------
-    pipeline
-        Who answers.
     request
         What was asked.
     begun
         When it was asked, on the monotonic clock (s): loading the model counts towards the first token.
     """
 
-    def __init__(self, pipeline: Pipeline | BorrowedPipeline, request: Open, begun: float) -> None:
-        self._pipeline = pipeline
+    def __init__(self, request: Open, begun: float) -> None:
+        self._request = request
         self._seed = request.sampling.seed
         self._begun = begun
         self._first = self._last = 0.0
         self._text: list[str] = []
         self._tokens: list[int] = []
         self._at_first = 0  # tokens that came with the first text
-        self._prompt_tokens = 0
+        self._prompt: list[int] = []
 
-    def take(self, event: Event) -> Iterator[dict[str, Any]]:
-        """Yield the event in the form in which it travels to the notebook."""
+    @property
+    def said(self) -> int:
+        """How many tokens the answer has so far."""
+        return len(self._tokens)
+
+    @property
+    def rest(self) -> Open:
+        """The request for what is still to come: the whole at first, later with what was said before."""
+        if not self._prompt:
+            return self._request
+        resume = Resume(self._prompt, self._tokens)
+        return msgspec.structs.replace(self._request, messages=[], resume=resume)
+
+    def take(self, pipeline: Pipeline | BorrowedPipeline, event: Event) -> Iterator[dict[str, Any]]:
+        """Yield what the pipeline said in the form in which it travels to the notebook."""
         match event:
             case Started():
-                self._prompt_tokens = event.prompt_tokens
+                self._prompt = event.prompt
                 yield {
                     "event": "start",
-                    "model": self._pipeline.model,
-                    "placement": self._pipeline.placement,
-                    "prompt_tokens": event.prompt_tokens,
+                    "model": pipeline.model,
+                    "placement": pipeline.placement,
+                    "prompt_tokens": len(event.prompt),
                 }
             case Text():
                 self._last = time.monotonic()
@@ -60,9 +73,9 @@ class Transcript:
                 if event.text:
                     self._text.append(event.text)
                     yield {"event": "text", "text": event.text, "tokens": []}
-                yield self._done(event.finish)
+                yield self._done(pipeline, event.finish)
 
-    def _done(self, finish: str) -> dict[str, Any]:
+    def _done(self, pipeline: Pipeline | BorrowedPipeline, finish: str) -> dict[str, Any]:
         n = len(self._tokens)
         seconds = self._last - self._first
         return {
@@ -70,12 +83,12 @@ class Transcript:
             "finish": finish,
             "text": "".join(self._text),
             "tokens": self._tokens,
-            "model": self._pipeline.model,
+            "model": pipeline.model,
             "seed": self._seed,
-            "placement": self._pipeline.placement,
-            "received": self._pipeline.received,
+            "placement": pipeline.placement,
+            "received": pipeline.received,
             "timings": {
-                "prompt_tokens": self._prompt_tokens,
+                "prompt_tokens": len(self._prompt),
                 "generated_tokens": n,
                 "first_token_s": round((self._first or time.monotonic()) - self._begun, 4),
                 "tokens_per_s": round((n - self._at_first) / seconds, 2) if seconds > 0 else 0.0,

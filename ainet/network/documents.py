@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Protocol
+from weakref import WeakKeyDictionary
 
 import msgspec
 
-from ainet.errors import AinetError, NotFound, Refused, UsageError
+from ainet.errors import AinetError, Busy, NotFound, PeerUnreachable, ProtocolError, Refused, UsageError
 from ainet.network.messages import Request
 from ainet.network.tasks import Tasks
 from ainet.storage import Document, DocumentStore, Incomplete
@@ -31,6 +34,12 @@ PART = 1024 * 1024  # bytes of a longer update that travel at once
 MAX_DOCUMENTS = 1024
 MAX_STATE = 1024 * 1024  # bytes of a state vector
 MAX_UPDATE = 64 * 1024 * 1024
+#: A contact is trusted with less.
+MAX_CONTACT_UPDATE = 8 * 1024 * 1024
+MAX_CONTACT_DOCUMENT = 16 * 1024 * 1024
+MAX_CONTACT_PULLS = 4  # at once
+MAX_REFUSED = 32  # updates that are malformed, or come before those that they follow, on one link
+PULL_SECONDS = 120.0
 
 DocumentName = Annotated[str, msgspec.Meta(max_length=160)]
 
@@ -106,6 +115,9 @@ class Documents:
         self._access: Access = _MembersOnly(links)
         self._tasks = Tasks("Shared documents were not exchanged", log)
         self._outgoing: dict[str, dict[str, list[bytes]]] = {}  # by peer and document
+        self._pulling: dict[tuple[str, str], bool] = {}  # by peer and document: whether once more
+        self._answering: Counter[str] = Counter()  # pulls of each peer
+        self._refused: WeakKeyDictionary[PeerLink, int] = WeakKeyDictionary()  # updates of contacts
         links.handle(ListDocuments, self._list)
         links.handle(PullDocument, self._answer_pull, contacts=True)
         links.handle(PushUpdate, self._answer_push, contacts=True)
@@ -205,7 +217,8 @@ class Documents:
             return
         for name in self.names():
             self._drop(name)
-        aside = self._path.with_name(f"{self._path.stem}-{left[:8]}{self._path.suffix}")
+        names = (f"{self._path.stem}-{left[:8]}{number}{self._path.suffix}" for number in ("", *range(2, 1000)))
+        aside = next(path for name in names if not (path := self._path.with_name(name)).exists())
         self._store.close()
         self._path.replace(aside)
         self._store = DocumentStore(self._path)
@@ -277,21 +290,54 @@ class Documents:
                         return
 
     async def _pull(self, link: PeerLink, name: str) -> None:
+        """Ask for what is missing here; while that goes on already, it is done once more afterwards."""
+        key = (link.peer_id, name)
+        if key in self._pulling:
+            self._pulling[key] = True
+            return
+        self._pulling[key] = True
+        try:
+            while self._pulling[key]:
+                self._pulling[key] = False
+                await self._pull_once(link, name)
+        finally:
+            del self._pulling[key]
+
+    async def _pull_once(self, link: PeerLink, name: str) -> None:
         self._access.check_write(name, link.peer_id)
         document = self.open(name)
+        most = MAX_CONTACT_UPDATE if link.is_contact else MAX_UPDATE
         update = bytearray()
-        async with contextlib.aclosing(link.stream(PullDocument(name, document.state))) as parts:
-            async for part in parts:
-                update += part.data
-                if len(update) > MAX_UPDATE:
-                    msg = f"{link.peer_name} has more than {MAX_UPDATE >> 20} MiB to tell about {name}."
-                    raise Refused(msg)
+        try:
+            async with (
+                asyncio.timeout(PULL_SECONDS),
+                contextlib.aclosing(link.stream(PullDocument(name, document.state))) as parts,
+            ):
+                async for part in parts:
+                    update += part.data
+                    if len(update) > most:
+                        msg = f"{link.peer_name} has more than {most >> 20} MiB to tell about {name}."
+                        raise Refused(msg)
+        except TimeoutError:
+            msg = f"{link.peer_name} did not send {name} within {PULL_SECONDS:g} seconds."
+            raise PeerUnreachable(msg) from None
         self._apply(document, bytes(update), link)
 
     def _apply(self, document: Document, update: bytes, link: PeerLink) -> None:
-        if update:
+        if not update:
+            return
+        if link.is_contact and document.size + len(update) > MAX_CONTACT_DOCUMENT:
+            msg = f"{document.name} would have more than {MAX_CONTACT_DOCUMENT >> 20} MiB, too much of a contact."
+            raise Refused(msg)
+        try:
             document.apply(update, link.peer_id)
-            document.compact_if_due()
+        except Refused:
+            # Trying an update costs more than sending one.
+            self._refused[link] = self._refused.get(link, 0) + 1
+            if link.is_contact and self._refused[link] > MAX_REFUSED:
+                link.close(ProtocolError("This device sent too many changes that are none."))
+            raise
+        document.compact_if_due()
 
     async def _list(self, link: PeerLink, _request: ListDocuments) -> DocumentNames:
         return DocumentNames([name for name in self.names() if self._may_read(name, link.peer_id)])
@@ -301,9 +347,16 @@ class Documents:
         if request.name not in self._documents:
             msg = f"There is no document {request.name!r} here."
             raise NotFound(msg)
-        update = self._documents[request.name].missing(request.state)
-        for begin in range(0, len(update), PART):
-            yield UpdatePart(update[begin : begin + PART])
+        if link.is_contact and self._answering[link.peer_id] >= MAX_CONTACT_PULLS:
+            msg = f"The device sends {MAX_CONTACT_PULLS} documents to this one already. Ask again in a second."
+            raise Busy(msg, retry_after=1.0)
+        self._answering[link.peer_id] += 1
+        try:
+            update = self._documents[request.name].missing(request.state)
+            for begin in range(0, len(update), PART):
+                yield UpdatePart(update[begin : begin + PART])
+        finally:
+            self._answering[link.peer_id] -= 1
 
     async def _answer_push(self, link: PeerLink, request: PushUpdate) -> None:
         self._access.check_write(request.name, link.peer_id)

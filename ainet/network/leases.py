@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -32,6 +34,8 @@ LOG = "leases"
 LOOK_SECONDS = 1.0
 #: A member that does not answer within this time (s) has no say.
 ASK_SECONDS = 5.0
+#: Who was granted a lease says within this time (s) that it holds it; later the grant is void.
+GRANT_SECONDS = 60.0
 #: A node remembers the numbers of so many leases that it has held.
 MAX_REMEMBERED = 256
 
@@ -83,10 +87,11 @@ class Fence(NamedTuple):
 
 
 class _Grant(NamedTuple):
-    """Who was granted a lease here, and the highest number then."""
+    """Who was granted a lease here, the highest number then, and when it must have been taken (monotonic clock)."""
 
     holder: str
     number: int
+    until: float
 
 
 class Leases:
@@ -108,6 +113,8 @@ class Leases:
         self._seen: dict[str, Fence] = {}
         self._running: dict[str, tuple[Fence, asyncio.Event]] = {}
         self._news = asyncio.Event()
+        #: One at a time on this node, too.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks = Tasks("A lease was not given back", log)
         links.handle(TakeLease, self._answer_take)
         links.handle(ReturnLease, self._answer_return)
@@ -138,11 +145,24 @@ class Leases:
         LeaseLost
             A part of the swarm that was met meanwhile has a holder with a higher number.
         """
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            return await self._run(name, work, waiting)
+
+    async def _run(self, name: str, work: Callable[[int], Awaitable[T]], waiting: Callable[[str], object]) -> T:
         number = await self._take(name, waiting)
         fence, lost = Fence(number, self._identity.id), asyncio.Event()
-        self._running[name] = (fence, lost)
-        self._say(name, Lease(number, held=True))
-        working = asyncio.ensure_future(work(number))
+        try:
+            self._running[name] = (fence, lost)
+            self._say(name, Lease(number, held=True))
+            return await self._work(name, work(number), lost)
+        finally:
+            del self._running[name]
+            self._take_back(name, self._identity.id)
+            self._say(name, Lease(number, held=False))
+
+    async def _work(self, name: str, work: Awaitable[T], lost: asyncio.Event) -> T:
+        """Return what `work` gives; it is cancelled when the lease is lost or the caller gives up."""
+        working = asyncio.ensure_future(work)
         losing = asyncio.create_task(lost.wait())
         try:
             await asyncio.wait((working, losing), return_when=asyncio.FIRST_COMPLETED)
@@ -156,9 +176,6 @@ class Leases:
             for task in (working, losing):
                 task.cancel()
             await asyncio.gather(working, losing, return_exceptions=True)
-            del self._running[name]
-            self._say(name, Lease(number, held=False))
-            self._take_back(name, self._identity.id)
 
     def check(self, name: str, number: int, holder: str) -> None:
         """Note that `holder` acts in the name of a lease; raises `LeaseLost` when a later one is known."""
@@ -190,6 +207,7 @@ class Leases:
             if holder == self._identity.id:
                 return max(number, self._highest(name).number) + 1
             self._give_back(name, asked)
+            self._news.clear()  # giving back is none
             waiting(self._name_of(holder))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
@@ -222,7 +240,7 @@ class Leases:
         highest = self._highest(name)
         holder = self._holder(name)
         if holder in (None, asker):
-            self._grants[name] = _Grant(asker, highest.number)
+            self._grants[name] = _Grant(asker, highest.number, time.monotonic() + GRANT_SECONDS)
             return Granted(asker, highest.number)
         return Granted(holder, highest.number)
 
@@ -231,8 +249,9 @@ class Leases:
         grant = self._grants.get(name)
         if grant is not None:
             said = self._lease(grant.holder, name)
-            ended = said is not None and said.number > grant.number and not said.held
-            if self._reached(grant.holder) and not ended:
+            is_taken = said is not None and said.number > grant.number
+            waits = said.held if said is not None and is_taken else time.monotonic() < grant.until
+            if self._reached(grant.holder) and waits:
                 return grant.holder
             del self._grants[name]
         holders = [
@@ -275,7 +294,13 @@ class Leases:
         self._logs.publish(LOG, changes)
 
     def _linked(self, link: PeerLink) -> None:
-        link.on_close(lambda _: self._look())
+        link.on_close(self._unlinked)
+        self._look()
+
+    def _unlinked(self, link: PeerLink) -> None:
+        """Forget what was granted to a device that may be another one when it is back."""
+        for name in [name for name, grant in self._grants.items() if grant.holder == link.peer_id]:
+            self._take_back(name, link.peer_id)
         self._look()
 
     def _log_changed(self, _author: str, log: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ainet.errors import AinetError, NotFound, PeerUnreachable, Refused, UsageError
 from ainet.identity import Credentials, client_context, server_context
+from ainet.identity.files import write_private
 from ainet.network.addresses import (
     AddressBook,
     can_be_dialled,
@@ -55,7 +56,9 @@ class Links:
 
     def __init__(self, identity: Identity, config: AinetConfig, log: logging.Logger) -> None:
         self.identity = identity
-        self.book = AddressBook(config.make_data_dir() / "network.json")
+        data_dir = config.make_data_dir()
+        self.book = AddressBook(data_dir / "network.json")
+        self._swarm_file = data_dir / "swarm"
         self._config = config
         self._log = log
         self._instance = uuid.uuid4().hex
@@ -121,6 +124,10 @@ class Links:
         UsageError
             The address that the configuration names cannot be listened on.
         """
+        known = self._swarm_file.read_text() if self._swarm_file.exists() else self.identity.swarm
+        if known != self.identity.swarm:  # this device ended while it joined another swarm
+            self._leave_swarm(known)
+        self._note_swarm()
         host, port = split_address(self._config.listen, 0)
         fixed = port or self._config.peer_port
         host = wildcard() if self._config.lan and is_loopback(host) else host
@@ -223,7 +230,8 @@ class Links:
         self.book.keep_only(self._known_ids())
         for link in [link for link in self._greetings if link.is_contact and link.peer_id == contact.id]:
             link.close(Refused("This device is no contact there any more."))
-        self._trusted_no_more(contact.id)
+        if self.identity.roster.member(contact.id) is None:
+            self._trusted_no_more(contact.id)
         return contact
 
     def known_addresses(self, node_id: str) -> list[str]:
@@ -326,6 +334,9 @@ class Links:
     def roster_changed(self, revoked_before: set[str] | None = None) -> None:
         """Act on the identity's new roster: cut whom it removed since `revoked_before`, tell everybody else."""
         roster = self.identity.roster
+        for contact in self.identity.contacts.all():
+            if roster.member(contact.id) is not None:  # a member needs no introduction
+                self.identity.contacts.remove(contact.id)
         self.book.keep_only(self._known_ids())
         update = self._update()
         for link, greeting in list(self._greetings.items()):
@@ -362,12 +373,27 @@ class Links:
             Whether it had other members.
         """
         self.close_all(PeerUnreachable(f"{self.identity.name} joined another swarm."))
-        for callback in self._swarm_callbacks if left != self.identity.swarm else ():
-            callback(left if shared else None)
+        if left != self.identity.swarm:
+            self._leave_swarm(left if shared else None)
         self.book.keep_only({contact.id for contact in self.identity.contacts.all()})
         self.learn(hints)
         self.book.save()
         self._upkeep.wake()
+
+    def _leave_swarm(self, left: str | None) -> None:
+        """Have everybody act on it that this device left a swarm; what fails now is done at the next start."""
+        for callback in self._swarm_callbacks:
+            try:
+                callback(left)
+            except Exception as exc:
+                self._log.exception("What belongs to the swarm that was left could not be put aside.")
+                msg = f"What belongs to the swarm that was left could not be put aside ({exc}). Start ainet anew."
+                raise AinetError(msg) from exc
+        self._note_swarm()
+
+    def _note_swarm(self) -> None:
+        """Note which swarm the data on this device belong to."""
+        write_private(self._swarm_file, self.identity.swarm.encode())
 
     def close_all(self, reason: AinetError) -> None:
         """Close every link, and tell the peers why."""

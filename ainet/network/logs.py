@@ -10,7 +10,7 @@ import msgspec
 from ainet.errors import AinetError, Refused
 from ainet.identity.roster import NodeId
 from ainet.network.messages import Request
-from ainet.network.signed_log import NULL, Body, Entry, Log, LogName, Place, make_entry
+from ainet.network.signed_log import MAX_BODY, NULL, Body, Entry, Log, LogName, Place, make_entry
 from ainet.network.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 #: After so many entries the author writes a snapshot.
 COMPACT_AFTER = 64
+MAX_SAID = MAX_BODY - 1024  # bytes in one log
 MAX_LOGS = 4096
 LOGS_OF_ONE = 8
 MAX_ENTRIES = 4096  # in one message
@@ -126,8 +127,24 @@ class Logs:
         news = {key: value for key, value in encoded.items() if bytes(known.state.get(key, NULL)) != bytes(value)}
         if news or known.place is None:
             snapshot = known.place is None or len(known.entries) > COMPACT_AFTER
-            said = {**known.state, **news} if snapshot else news
+            whole = {**known.state, **news}
+            if any(bytes(value) != NULL for value in news.values()):
+                self._check_size(log, whole)
+            said = whole if snapshot else news
             self._say(log, known, said, snapshot=snapshot)
+
+    def compact(self, log: str) -> None:
+        """Say in one entry what this node's own log says, so that nobody hears what it said before."""
+        known = self._logs.get((self._identity.id, log))
+        if known is not None and known.place is not None:
+            self._say(log, known, known.state, snapshot=True)
+
+    def _check_size(self, log: str, state: Mapping[str, msgspec.Raw]) -> None:
+        """Raise `Refused` when a snapshot of the log would not fit into one entry."""
+        size = sum(len(key) + len(bytes(value)) + 8 for key, value in state.items() if bytes(value) != NULL)
+        if size > MAX_SAID:
+            msg = f"This device says too much in its log {log} ({size:,} bytes; {MAX_SAID:,} are allowed)."
+            raise Refused(msg)
 
     def _say(self, name: str, log: Log, said: Mapping[str, msgspec.Raw], *, snapshot: bool, epoch: int = 0) -> None:
         place = log.place
@@ -264,11 +281,15 @@ class Logs:
             self._forget(author)
 
     def _keep(self, entry: Entry, body: Body) -> None:
-        with self._file:
-            if body.is_snapshot:
-                self._file.execute("DELETE FROM entries WHERE author = ? AND log = ?", (body.author, body.log))
-            row = (body.author, body.log, body.epoch, body.seq, entry.body, entry.signature)
-            self._file.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", row)
+        row = (body.author, body.log, body.epoch, body.seq, entry.body, entry.signature)
+        try:
+            with self._file:
+                if body.is_snapshot:
+                    self._file.execute("DELETE FROM entries WHERE author = ? AND log = ?", (body.author, body.log))
+                self._file.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", row)
+        except sqlite3.Error as exc:
+            msg = f"An entry of the log {body.log} cannot be saved: {exc}. Is the disk full?"
+            raise AinetError(msg) from exc
 
     def _read(self) -> None:
         rows = self._file.execute("SELECT body, signature FROM entries ORDER BY author, log, epoch, seq")

@@ -70,7 +70,8 @@ class Notebooks:
         for memory in self._folder.glob("*.json"):
             try:
                 noted = msgspec.json.decode(memory.read_bytes(), type=Remembered)
-                if noted.document not in shared or not await self._exists(noted.path):
+                there = noted.document in shared and noted.document in self._node.documents.names()
+                if not there or not await self._exists(noted.path):
                     self._log.info("The notebook %s is not shared any more.", noted.name)
                     memory.unlink()
                     self._node.documents.delete(noted.document)
@@ -201,7 +202,8 @@ class Notebooks:
             may_write=may_write,
             contents=self._contents,
             live=self._live,
-            ran=self._ran,
+            ran=lambda: self._ran(listed.share),
+            is_apart=lambda: self._is_apart(listed.document),
             log=self._log,
         )
         await notebook.start(base=base)
@@ -217,9 +219,15 @@ class Notebooks:
                 notebook.forget()
                 self._node.documents.delete(document)
 
-    def _ran(self) -> dict[str, Any]:
-        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        return {"device": self._node.name, "user": getpass.getuser(), "time": when}
+    def _ran(self, share: Share) -> dict[str, Any]:
+        ran = {"device": self._node.name, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        # What the user is called on this device is nothing for other owners.
+        stays = all(self._node.identity.roster.member(node) is not None for node in share.nodes)
+        return ran | ({"user": getpass.getuser()} if stays else {})
+
+    def _is_apart(self, document: str) -> bool:
+        links = self._node.links
+        return not links.links() and not any(map(links.contact_link, self._node.shares.contacts(document)))
 
     def _with(self, share: Share) -> Sequence[str]:
         names = self._node.shares.names()

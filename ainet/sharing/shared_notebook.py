@@ -13,7 +13,7 @@ from tornado.web import HTTPError
 
 from ainet.errors import AinetError
 from ainet.identity.files import write_private
-from ainet.storage.notebook import EMPTY, Notebook, mark_runs, merge
+from ainet.storage.notebook import EMPTY, Notebook, mark_runs, merge, with_trust, without_trust
 
 if TYPE_CHECKING:
     import logging
@@ -51,6 +51,8 @@ class SharedNotebook:
         Whether this device's changes are shared; otherwise they are undone.
     ran
         What cells that were run here are marked with.
+    is_apart
+        Tells whether nobody else who shares the notebook is reached.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class SharedNotebook:
         contents: Any,
         live: Callable[[str], Any],
         ran: Callable[[], dict[str, Any]],
+        is_apart: Callable[[], bool],
         log: logging.Logger,
     ) -> None:
         self._memory = memory
@@ -74,6 +77,8 @@ class SharedNotebook:
         self._contents = contents
         self._live = live
         self._ran = ran
+        self._is_apart = is_apart
+        self._renewed: set[Any] = set()  # cells that were made new since others were last reached
         self._log = log
         self._base: Notebook = EMPTY
         self._room: Any = None
@@ -96,10 +101,10 @@ class SharedNotebook:
         if base is not None:
             self._base = base
         elif self._document.size:
-            self._base = self._shared().get()
+            self._base = without_trust(self._shared().get())
             await self._write_file(self._base)
         else:
-            self._shared().set(await self._read_file())
+            self._shared().set(without_trust(await self._read_file()))
             self._base = self._shared().get()
         self._remember()
         self._task = asyncio.create_task(self._run(), name=f"notebook {self.name}")
@@ -156,14 +161,15 @@ class SharedNotebook:
         model = await self._contents.get(self.path, content=False)
         if str(model["last_modified"]) == self._saved and not behind:
             return
-        mine = await self._read_file()
+        found = await self._read_file()
+        mine = without_trust(found)
         if left:
             self._base = mine  # whatever was changed in the live document is shared already; its file may be older
         merged = self._merged(mine)
         self._base = mine  # until the file is written
         if merged != mine:
             try:
-                await self._write_file(merged)
+                await self._write_file(with_trust(merged, found))
             except BaseException:
                 self._behind = True
                 raise
@@ -182,13 +188,14 @@ class SharedNotebook:
             return
         self._busy = True  # what follows changes the live document, too
         try:
-            mine = room.get()
-            if not mine.get("nbformat"):  # it is still being loaded
+            found = room.get()
+            if not found.get("nbformat"):  # it is still being loaded
                 self._behind = True
                 return
+            mine = without_trust(found)
             merged = self._merged(mine)
             if merged != mine:
-                room.set(merged)
+                room.set(with_trust(merged, found))
             self._base = merged
         except Exception:
             self._log.exception("The shared notebook %s is not up to date.", self.path)
@@ -197,15 +204,35 @@ class SharedNotebook:
 
     def _merged(self, mine: Notebook) -> Notebook:
         shared = self._shared()
-        theirs = shared.get()
-        merged = theirs
+        if self.may_write:
+            _name_apart(shared)
+        theirs = merged = without_trust(shared.get())
         if self.may_write and mine != self._base:
             merged = merge(self._base, mark_runs(self._base, mine, self._ran()), theirs)
             if merged != theirs:
-                shared.set(merged)
-                merged = shared.get()
+                with shared.ydoc.transaction():
+                    self._renew_changed(shared, theirs, merged)
+                    shared.set(merged)
+                merged = without_trust(shared.get())
                 self._document.compact_if_due()
         return merged
+
+    def _renew_changed(self, shared: YNotebook, theirs: Notebook, merged: Notebook) -> None:
+        """Make the cells that are changed while nobody else is reached new ones.
+
+        In a Yjs document a deletion wins over changes of what is deleted. Somebody may delete, apart, what is changed
+        here: the changed cell then stays.
+        """
+        if not self._is_apart():
+            self._renewed.clear()
+            return
+        before = {cell.get("id"): cell for cell in theirs["cells"]}
+        after = {cell.get("id"): cell for cell in merged["cells"]}
+        changed = {name for name in before.keys() & after.keys() if before[name] != after[name]} - self._renewed
+        self._renewed |= changed
+        for i in reversed(range(len(shared.ycells))):
+            if shared.ycells[i].get("id") in changed:
+                del shared.ycells[i]
 
     def _shared(self) -> YNotebook:
         return self._document.view(YNotebook)
@@ -235,3 +262,16 @@ class SharedNotebook:
     async def _write_file(self, content: Notebook) -> None:
         model = await self._contents.save({"type": "notebook", "content": nbformat.from_dict(content)}, self.path)
         self._saved = str(model["last_modified"])
+
+
+def _name_apart(shared: YNotebook) -> None:
+    """Give cells of one id, which was changed on two devices apart, different ids: so all of them are seen."""
+    seen: set[Any] = set()
+    for cell in shared.ycells:
+        name = own = cell.get("id")
+        number = 2
+        while name in seen:
+            name, number = f"{str(own)[:56]}-{number}", number + 1
+        seen.add(name)
+        if name != own:
+            cell["id"] = name

@@ -138,7 +138,9 @@ class Shares:
     def find(self, name: str) -> Listed:
         """Return the share with this name, or ``NAME@DEVICE``; raises `NotFound`, or `UsageError` for several."""
         names, shares = self.names(), self.all()
-        found = [one for one in shares if name in (one.name, f"{one.name}@{names[one.sharer]}")]
+        found = [
+            one for one in shares if name in (one.name, f"{one.name}@{names[one.sharer]}", f"{one.name}@{one.sharer}")
+        ]
         if not found:
             known = ", ".join(one.name for one in shares) or "none"
             msg = f"Nobody shares a notebook called {name!r}. Shared are: {known}."
@@ -244,8 +246,9 @@ class Shares:
         if not link.is_contact:
             msg = "Members say in their logs what they share."
             raise Refused(msg)
-        if self._told.get(link.peer_id, {}) != request.shares:
-            self._told[link.peer_id] = request.shares
+        shares = {name: share for name, share in request.shares.items() if _can_be_shown(name)}
+        if self._told.get(link.peer_id, {}) != shares:
+            self._told[link.peer_id] = shares
             self._save()
 
     def _swarm_changed(self, left: str | None) -> None:
@@ -253,9 +256,18 @@ class Shares:
         if left is not None:
             for name in self._logs.keys(self._identity.id, LOG):
                 self.publish(name, None)
+            self._logs.compact(LOG)  # it would still tell what was shared
+            self._told.clear()  # contacts know this device by the swarm that it left
+            self._save()
         self._changed()
 
     def _forget(self, node_id: str) -> None:
+        """Share nothing more with a device that is trusted no more, also when it comes back."""
+        for name in self._logs.keys(self._identity.id, LOG):
+            share = self._logs.get(self._identity.id, LOG, name, Share)
+            if share is not None and node_id in share.nodes:
+                left = msgspec.structs.replace(share, nodes=[node for node in share.nodes if node != node_id])
+                self.publish(name, left if left.swarm or left.nodes else None)
         if self._told.pop(node_id, None) is not None:
             self._save()
 
@@ -273,3 +285,8 @@ class Shares:
 
 
 _NOT_SHARED = "That is not shared with this device."
+
+
+def _can_be_shown(name: str) -> bool:
+    """Tell whether a contact may call a share so: in lists, in messages, and in ``NAME@DEVICE``."""
+    return name.isprintable() and not set(name) & set("/@~")

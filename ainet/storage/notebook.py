@@ -58,6 +58,28 @@ def mark_runs(before: Notebook, after: Notebook, mark: dict[str, Any]) -> Notebo
     return marked
 
 
+def without_trust(notebook: Notebook) -> Notebook:
+    """Return the notebook without the marks that its user trusts what cells show, which are for this user alone."""
+    plain = copy.deepcopy(notebook)
+    for cell in plain["cells"]:
+        cell.get("metadata", {}).pop("trusted", None)
+    return plain
+
+
+def with_trust(notebook: Notebook, mine: Notebook) -> Notebook:
+    """Return the notebook with the marks that `mine` has on cells which are the same in both."""
+    trusted = {
+        cell.get("id"): plain
+        for cell, plain in zip(mine["cells"], without_trust(mine)["cells"], strict=True)
+        if cell.get("metadata", {}).get("trusted")
+    }
+    marked = copy.deepcopy(notebook)
+    for cell in marked["cells"]:
+        if cell.get("id") in trusted and trusted[cell.get("id")] == cell:
+            cell.setdefault("metadata", {})["trusted"] = True
+    return marked
+
+
 def _in_order(cells: list[Cell], base: Notebook, mine: Notebook) -> list[Cell]:
     """Return the cells as `mine` orders them, if it moved any; what only the others have stays by its neighbour."""
     ids = [cell.get("id") for cell in mine["cells"]]

@@ -15,7 +15,7 @@ from smollm2 import CHUNK, N_CTX, one_process
 from ainet import daemon
 from ainet.client import NodeClient
 from ainet.config import CONFIG_FILE
-from ainet.errors import AinetError, CannotSplit, NotFound, StageLost
+from ainet.errors import CannotSplit, NotFound
 from ainet.executor.stages.sampling_params import SamplingParams
 
 NAMES = ("desk", "laptop", "tablet")
@@ -150,19 +150,18 @@ def test_closing_the_stream_stops_every_stage(swarm):
     assert time.monotonic() - begun < 10
 
 
-def test_a_killed_worker_of_another_device_is_said_and_the_next_question_works(swarm, smollm2_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_an_answer_outlives_a_worker_of_another_device(swarm, smollm2_path, how):
     client = swarm.nodes["desk"]
-    events = client.generate(QUESTION, stages=3, max_tokens=900, grammar="root ::= [a-z ] root")
+    events = client.generate(QUESTION, stages=3, temperature=0.0, max_tokens=100)
     pid = next(event for event in events if event["event"] == "start")["placement"][1]["pid"]
-    next(events)
-    os.kill(pid, signal.SIGKILL)
-    killed = time.monotonic()
-    with pytest.raises(StageLost):
-        list(events)
-    assert time.monotonic() - killed < 5, swarm.logs()
-    answer = client.ask(QUESTION, stages=3, temperature=0.0, max_tokens=24)
-    assert answer.tokens == one_process(smollm2_path, QUESTION, GREEDY, 24)[0]
-    assert nodes_of(answer) == list(NAMES)
+    next(event for event in events if event["event"] == "text")
+    os.kill(pid, how)
+    done = list(events)[-1]
+    assert done["event"] == "done", swarm.logs()
+    assert (done["tokens"], done["text"]) == one_process(smollm2_path, QUESTION, GREEDY, 100)
+    assert pid not in [part["pid"] for part in done["placement"]]
+    wait_for(lambda: not psutil.pid_exists(pid))
 
 
 def test_a_plan_says_where_and_why_before_anything_loads(swarm):
@@ -212,15 +211,14 @@ def test_a_dead_requester_frees_the_stages_of_the_others(swarm):
 
 def test_a_removed_member_is_cut_off_and_works_alone(swarm):
     desk, tablet = swarm.nodes["desk"], swarm.nodes["tablet"]
-    endless = {"stages": 3, "max_tokens": 900, "grammar": "root ::= [a-z ] root"}
-    events = desk.generate(QUESTION, **endless)
+    events = desk.generate(QUESTION, stages=3, max_tokens=200, grammar="root ::= [a-z ] root")
     start = next(event for event in events if event["event"] == "start")
     assert "tablet" in [part["node"] for part in start["placement"]]
     next(events)
     with NodeClient.find(swarm.folder / "desk") as owner:  # the other one is listening to the answer
         owner.remove("tablet")
-    with pytest.raises(AinetError):
-        list(events)
+    done = list(events)[-1]
+    assert (done["finish"], {part["node"] for part in done["placement"]}) == ("length", {"desk", "laptop"})
     for name in ("desk", "laptop"):
         wait_for(lambda name=name: {member["name"] for member in swarm.nodes[name].members()} == {"desk", "laptop"})
     assert "was removed from the swarm" in tablet.status()["node"]["certificate"]["problem"]

@@ -13,6 +13,7 @@ import hmac
 import select
 import socket
 import struct
+import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,6 +51,8 @@ class Kind(enum.IntEnum):
     RELEASE = 5  # the session ended: forget its KV cache
     ACK = 6  # a chunk of a prompt has gone through every stage
     ERROR = 7  # the pipeline failed; a msgpack error
+    ALIVE = 8  # nothing but a sign of life
+    REPLAY = 9  # tokens that were generated before, to process one by one from `position` on
 
 
 class Frame(NamedTuple):
@@ -89,6 +92,8 @@ class Frame(NamedTuple):
 class DataLink:
     """One direction of the ring: only ever sent to at one end and received from at the other.
 
+    One thread receives. Several may send: the decode thread, and the one that gives signs of life.
+
     A stage was idle until a frame arrives, so its code is not in the processor's caches; what handles a token is short.
     """
 
@@ -106,6 +111,9 @@ class DataLink:
         self._received = bytearray(HEADER.size)
         self._start = self._end = 0  # of what was received and not yet returned
         self._sending = bytearray(HEADER.size)
+        self._lock = threading.Lock()
+        #: Whether something was sent since this was last set to False.
+        self.has_sent = False
 
     def send(
         self,
@@ -119,19 +127,23 @@ class DataLink:
     ) -> None:
         """Send one frame. Raises OSError when the connection is gone."""
         size = HEADER.size + len(payload)
-        if len(self._sending) < size:
-            self._sending = bytearray(size)
-        HEADER.pack_into(self._sending, 0, kind, logits, 0, session, position, rows, len(payload))
-        frame = memoryview(self._sending)[:size]
-        frame[HEADER.size :] = payload
-        self.socket.sendall(frame)
+        with self._lock:
+            if len(self._sending) < size:
+                self._sending = bytearray(size)
+            HEADER.pack_into(self._sending, 0, kind, logits, 0, session, position, rows, len(payload))
+            frame = memoryview(self._sending)[:size]
+            frame[HEADER.size :] = payload
+            self.socket.sendall(frame)
+        self.has_sent = True
         self.bytes_sent += size
         self.frames_sent += 1
 
-    def send_tokens(self, kind: Kind, session: int, position: int, tokens: NDArray[np.int32]) -> None:
-        """Send tokens, int32 of shape (n,)."""
+    def send_tokens(
+        self, kind: Kind, session: int, position: int, tokens: NDArray[np.int32], *, logits: bool = True
+    ) -> None:
+        """Send tokens, int32 of shape (n,); `logits` asks for the token after the last one."""
         payload = tokens.astype(TOKENS, copy=False).tobytes()
-        self.send(kind, session, position, rows=len(tokens), payload=payload)
+        self.send(kind, session, position, rows=len(tokens), logits=logits, payload=payload)
 
     def send_hidden(self, session: int, position: int, hidden: NDArray[np.float32], *, logits: bool) -> None:
         """Send hidden states, float32 of shape (n, n_embd)."""

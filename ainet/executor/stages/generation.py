@@ -17,6 +17,13 @@ class Message(msgspec.Struct, frozen=True):
     content: str
 
 
+class Resume(msgspec.Struct, frozen=True):
+    """What another pipeline did of a session before it was lost: the tokens of the prompt, and those it generated."""
+
+    prompt: list[int]
+    generated: list[int]
+
+
 class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     """Start a session.
 
@@ -34,6 +41,8 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
         Most tokens to generate.
     stop
         Texts that end the answer and are not part of it.
+    resume
+        Where the answer goes on; nothing that was said before is said again. `messages` are then passed over.
     """
 
     session: int
@@ -42,6 +51,7 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     sampling: SamplingParams
     max_tokens: int
     stop: list[str] = []
+    resume: Resume | None = None
 
 
 class Cancel(msgspec.Struct, tag=True, frozen=True):
@@ -51,10 +61,10 @@ class Cancel(msgspec.Struct, tag=True, frozen=True):
 
 
 class Started(msgspec.Struct, tag=True, frozen=True):
-    """The prompt was accepted; it has `prompt_tokens` tokens."""
+    """The prompt was accepted; these are its tokens."""
 
     session: int
-    prompt_tokens: int
+    prompt: list[int]
 
 
 class Text(msgspec.Struct, tag=True, frozen=True):
@@ -80,5 +90,11 @@ class Failed(msgspec.Struct, tag=True, frozen=True):
     error: dict[str, object]
 
 
+class Alive(msgspec.Struct, tag=True, frozen=True):
+    """Nothing but a sign of life; `session` is 0."""
+
+    session: int = 0
+
+
 Command = Open | Cancel
-Event = Started | Text | Done | Failed
+Event = Started | Text | Done | Failed | Alive

@@ -8,9 +8,10 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
 from ainet.errors import AinetError, Busy, ModelError, PromptTooLong, UsageError
-from ainet.executor.stages.generation import Done, Event, Failed, Open, Started, Text
+from ainet.executor.stages.generation import Done, Event, Failed, Open, Resume, Started, Text
 from ainet.executor.stages.sampling import Sampler
 from ainet.executor.stages.vocabulary import TextStream, Vocabulary
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from ainet.executor.stages.llama import Llama
@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     class Ring(Protocol):
         """What the head asks of the stages: the first one obeys, wherever it is."""
 
-        def prompt(self, session: int, tokens: NDArray[np.int32]) -> None:
-            """Process the tokens from position 0 on."""
+        def prompt(self, session: int, tokens: NDArray[np.int32], *, logits: bool) -> None:
+            """Process the tokens from position 0 on; `logits` for the token after the last one."""
+
+        def replay(self, session: int, position: int, tokens: NDArray[np.int32]) -> None:
+            """Process tokens that were generated before, one by one."""
 
         def token(self, session: int, position: int, token: int) -> None:
             """Process one sampled token."""
@@ -168,17 +171,48 @@ class Head:
                 continue
             # A neighbour that is lost here is the pipeline's failure, not the request's.
             generation.begun = time.monotonic()
+            generation.reply(Started(generation.request.session, tokens.tolist()))
+            if (finish := self._is_over(generation, len(tokens))) is not None:
+                generation.reply(Done(generation.request.session, finish, ""))
+                continue
             self._active = generation
-            generation.reply(Started(generation.request.session, len(tokens)))
-            self._ring.prompt(generation.number, tokens)
+            again = np.array(generation.request.resume.generated if generation.request.resume else (), np.int32)
+            self._ring.prompt(generation.number, tokens, logits=not len(again))
+            if len(again):
+                self._ring.replay(generation.number, len(tokens), again)
+
+    def _is_over(self, generation: Generation, n_prompt: int) -> str | None:
+        """Return how a resumed session had ended already, if it had; else None."""
+        if generation.stream is not None and generation.stream.stopped:
+            return "stop"
+        is_full = generation.generated >= generation.request.max_tokens
+        return "length" if is_full or n_prompt + generation.generated >= self._llama.n_ctx else None
 
     def _prepare(self, generation: Generation) -> NDArray[np.int32]:
         """Return the tokens of the prompt; everything that can be wrong with a request shows here."""
         request = generation.request
-        tokens = self._tokens(request)
+        resume = request.resume
+        tokens = self._tokens(request) if resume is None else self._checked(resume)
         generation.stream = TextStream(self._vocabulary, request.stop)
         generation.sampler = Sampler(request.sampling, self._llama, self._vocabulary)
+        if resume is not None:
+            # What these tokens say was said before; penalties, grammar and half a character go on from them.
+            generation.sampler.accept(resume.generated)
+            for token in resume.generated:
+                generation.stream.add(token)
+            generation.generated = len(resume.generated)
         return tokens
+
+    def _checked(self, resume: Resume) -> NDArray[np.int32]:
+        """Return the tokens of a prompt that is resumed; raises `UsageError` for what the model cannot have said."""
+        tokens = [*resume.prompt, *resume.generated]
+        if not resume.prompt or not all(0 <= token < self._vocabulary.n_tokens for token in tokens):
+            msg = "An answer cannot go on: its tokens are not those of this model."
+            raise UsageError(msg)
+        if len(tokens) > self._llama.n_ctx:
+            msg = f"An answer cannot go on: it has {len(tokens)} tokens, the context window {self._llama.n_ctx}."
+            raise UsageError(msg)
+        return np.array(resume.prompt, np.int32)
 
     def _tokens(self, request: Open) -> NDArray[np.int32]:
         if not request.messages:

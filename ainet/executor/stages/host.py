@@ -86,14 +86,24 @@ class StageHost:
                 raise UsageError(msg) from exc
             return StageAddress(self._node_id, self._host, data_port, session_port, os.getpid())
 
-    async def link(self, previous_id: str, following: StageAddress | None) -> None:
+    async def link(self, previous_id: str, following: StageAddress | None, *, is_near: bool) -> None:
         """Connect to the stage after this one while the stage before connects, and begin to work.
+
+        Parameters
+        ----------
+        previous_id, following
+            Node of the stage before; the stage after, None when there is no other one.
+        is_near
+            Whether the stage before is on this machine.
 
         Raises
         ------
         AinetError
             If a neighbour is missing or is another device; the stage then stays unlinked.
         """
+        from ainet.executor.stages.sockets import FORWARDED_SILENCE_SECONDS, SILENCE_SECONDS
+        from ainet.network.addresses import is_loopback
+
         stage = self._loaded()
         loop = asyncio.get_running_loop()
 
@@ -112,7 +122,9 @@ class StageHost:
             for link in self._links:
                 link.close()
             raise errors[-1]
-        stage.start(*self._links)
+        previous, after = self._links
+        is_forwarded = not is_near and is_loopback(previous.socket.getpeername()[0])
+        stage.start(previous, after, FORWARDED_SILENCE_SECONDS if is_forwarded else SILENCE_SECONDS)
 
     async def _connect(self, following: StageAddress) -> DataLink:
         from ainet.executor.stages.frames import connect

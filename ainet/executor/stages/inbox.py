@@ -42,14 +42,16 @@ class Inbox:
             commands, self._commands = self._commands, []
         return commands
 
-    def wait(self, link: DataLink | None) -> bool:
-        """Wait for a command or a frame on `link`; True for a frame."""
+    def wait(self, link: DataLink | None, seconds: float) -> bool | None:
+        """Wait for a command or a frame on `link`; True for a frame, None when neither came in so many seconds."""
         if link is not None and link.buffered:
             return True
         waiting = self._waiting.get(link)
         if waiting is None:
             waiting = self._waiting[link] = arrivals(self._woken, *([link.socket] if link else []))
-        ready = [number for number, _ in waiting.poll()]
+        ready = [number for number, _ in waiting.poll(1000 * seconds)]
+        if not ready:
+            return None
         if self._woken.fileno() in ready:
             self._woken.recv(4096)
         return link is not None and link.socket.fileno() in ready

@@ -14,6 +14,7 @@ from ainet.executor.models.shards import ShardStore
 from ainet.executor.placement import OVERHEAD, Footprint
 from ainet.executor.stages.host import StageHost
 from ainet.executor.stages.spec import EPOCH_BYTES
+from ainet.network.interfaces import machine
 from ainet.network.tasks import Tasks
 from ainet.resources import monitor
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from ainet.resources.allocator import Allocator, Reservation
 
 #: Seconds within which a worker must answer to be closed in an orderly way.
-CLOSE_SECONDS = 10.0
+CLOSE_SECONDS = 4.0
 #: Workers that held a stage are kept for this long (s): the next pipeline then need not wait for them to start.
 TRIM_SECONDS = 30.0
 LOOPBACK = "127.0.0.1"
@@ -226,7 +227,9 @@ class StageService:
         if following is not None and self._engine.own:  # other workers may be on another machine than this node
             host, port = await self._links.forwarders.route(following.node, following.host, following.data_port)
             following = msgspec.structs.replace(following, host=host, data_port=port)
-        await self._alive(stage, stage.actor.link(previous, following))
+        link = self._links.linked(previous)
+        is_near = link is None or link.machine == machine()
+        await self._alive(stage, stage.actor.link(previous, following, is_near=is_near))
 
     async def figures(self, pipeline: str) -> list[StageFigures]:
         """Return what the stages of a pipeline measured."""

@@ -10,7 +10,7 @@ import msgspec
 from ainet.errors import AinetError, PeerUnreachable, Refused, StageLost
 from ainet.executor.stages.generation import Cancel, Done, Event, Failed, Open
 from ainet.executor.stages.session_server import LENGTH_BYTES, pack_message, read_message
-from ainet.executor.stages.sockets import tune
+from ainet.executor.stages.sockets import ALIVE_SECONDS, SILENCE_SECONDS, tune
 from ainet.identity import client_context
 from ainet.identity.certificates import certificate_id
 from ainet.network.carrier import TcpCarrier
@@ -28,15 +28,23 @@ MAX_UNREAD = 100_000  # events of one session
 class SessionClient:
     """Asks one pipeline. Use `connect`, then `ask`, then `close`."""
 
-    def __init__(self, stream: SecureStream, where: str) -> None:
-        self._stream, self._where = stream, where
+    def __init__(self, stream: SecureStream, where: str, patience: float) -> None:
+        self._stream, self._where, self._patience = stream, where, patience
         self._decoder = msgspec.msgpack.Decoder(Event)
         self._queues: dict[int, asyncio.Queue[Event | None]] = {}
         self._task = asyncio.create_task(self._receive(), name=f"sessions at {where}")
+        self._watching = asyncio.create_task(self._watch(), name=f"signs of life of {where}")
 
     @classmethod
     async def connect(
-        cls, credentials: Credentials, address: tuple[str, int], expected_id: str, epoch: bytes, where: str
+        cls,
+        credentials: Credentials,
+        address: tuple[str, int],
+        expected_id: str,
+        epoch: bytes,
+        where: str,
+        *,
+        patience: float = SILENCE_SECONDS,
     ) -> SessionClient:
         """Connect to the last stage of a pipeline.
 
@@ -52,6 +60,8 @@ class SessionClient:
             The placement's secret.
         where
             The stage in words, for errors.
+        patience
+            Seconds of silence after which the stage counts as lost.
 
         Raises
         ------
@@ -82,7 +92,7 @@ class SessionClient:
         except BaseException:
             stream.cut()
             raise
-        return cls(stream, where)
+        return cls(stream, where, patience)
 
     @property
     def closed(self) -> bool:
@@ -121,12 +131,14 @@ class SessionClient:
     def cut(self) -> None:
         """End the connection at once: whoever waits for an answer hears `StageLost`."""
         self._task.cancel()
+        self._watching.cancel()
         self._stream.cut()
 
     async def close(self) -> None:
         """End the connection."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        for task in (self._task, self._watching):
+            task.cancel()
+        await asyncio.gather(self._task, self._watching, return_exceptions=True)
         await self._stream.abort()
 
     def _send(self, message: Open | Cancel) -> None:
@@ -148,4 +160,17 @@ class SessionClient:
         finally:
             for queue in self._queues.values():
                 queue.put_nowait(None)
+            self._watching.cancel()
             self._stream.cut()
+
+    async def _watch(self) -> None:
+        """End the connection when the stage gives no sign of life any more."""
+        loop = asyncio.get_running_loop()
+        silent, heard, before = 0.0, self._stream.received, loop.time()
+        while silent < self._patience:
+            await asyncio.sleep(ALIVE_SECONDS)
+            now = loop.time()
+            # While this process itself did not run, silence means nothing.
+            silent = silent + min(now - before, 2 * ALIVE_SECONDS) if self._stream.received == heard else 0.0
+            heard, before = self._stream.received, now
+        self._task.cancel()

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
-from ainet.executor.stages.generation import MAX_MESSAGE, Command, Done, Event, Failed, Open
+from ainet.executor.stages.generation import MAX_MESSAGE, Alive, Command, Done, Event, Failed, Open
 from ainet.executor.stages.outbox import Outbox
-from ainet.executor.stages.sockets import tune
+from ainet.executor.stages.sockets import ALIVE_SECONDS, tune
 from ainet.identity import server_context
 from ainet.identity.certificates import certificate_id
 from ainet.network.carrier import TcpCarrier
@@ -94,6 +94,7 @@ class SessionServer:
                 await stream.refuse(PLAIN_WORD)
             return
         opened: dict[int, Open] = {}
+        living = asyncio.create_task(self._live(stream))
         try:
             await self._listen(stream, opened)
         except PeerUnreachable:
@@ -105,9 +106,17 @@ class SessionServer:
                 stream, exc if isinstance(exc, AinetError) else ProtocolError(f"The request cannot be read: {exc}")
             )
         finally:
+            living.cancel()
             for request in opened.values():
                 self._stage.inbox.put(_cancelling(self._stage, request))
             writer.transport.abort()
+
+    async def _live(self, stream: SecureStream) -> None:
+        """Give signs of life: so a requester notices when this process is stopped, and not only when it ends."""
+        while True:
+            await asyncio.sleep(ALIVE_SECONDS)
+            if stream.backlog < MAX_BACKLOG:
+                stream.write(pack_message(Alive()))
 
     async def _greet(self, stream: SecureStream) -> None:
         asker = certificate_id(stream.certificate)

@@ -7,6 +7,11 @@ from typing import Any
 
 #: Bytes that a sender may be ahead of its receiver's reading.
 SOCKET_BUFFER = 1 << 20
+#: A stage gives a sign of life this often (s); one that gave none for so long (s) is lost.
+ALIVE_SECONDS = 1.0
+SILENCE_SECONDS = 3.0
+#: Where a forwarder lies in between, a short outage is only a pause.
+FORWARDED_SILENCE_SECONDS = 12.0
 
 
 def tune(sock: Any) -> None:

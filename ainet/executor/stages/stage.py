@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ from ainet.executor.stages.frames import DataLink, Frame, Kind
 from ainet.executor.stages.head import Head
 from ainet.executor.stages.inbox import Inbox
 from ainet.executor.stages.llama import Llama
+from ainet.executor.stages.sockets import ALIVE_SECONDS, SILENCE_SECONDS
 
 if TYPE_CHECKING:
     import logging
@@ -29,6 +30,16 @@ if TYPE_CHECKING:
 
     from ainet.executor.models.shards import Shard
     from ainet.executor.stages.spec import StageSpec
+
+
+class Work(NamedTuple):
+    """Tokens for the first stage to process from `position` on, `step` at once; `logits` after the last one."""
+
+    session: int
+    position: int
+    tokens: NDArray[np.int32]
+    step: int
+    logits: bool
 
 
 class Stage:
@@ -70,11 +81,15 @@ class Stage:
         self.inbox = Inbox()
         self._previous: DataLink | None = None
         self._next: DataLink | None = None
-        self._pending: deque[tuple[int, int, NDArray[np.int32]]] = deque()
+        self._pending: deque[Work] = deque()
         self._in_flight = 0
         # One chunk on every stage and one on the way keeps all of them busy; more would only delay a cancellation.
         self._window = spec.n_stages + 1
         self._stopping = False
+        self._ended = threading.Event()
+        #: Seconds of waiting in which the stage before said nothing; None until it has begun to work.
+        self._silent: float | None = None
+        self._patience = SILENCE_SECONDS
         self._token_seconds = 0.0
         #: How often llama.cpp was called.
         self.decodes = 0
@@ -95,14 +110,21 @@ class Stage:
             raise ProtocolError(msg)
         return self._head
 
-    def start(self, previous: DataLink | None, following: DataLink | None) -> None:
-        """Begin to work between two neighbours (none, when the stage is the whole pipeline)."""
+    def start(self, previous: DataLink | None, following: DataLink | None, patience: float = SILENCE_SECONDS) -> None:
+        """Begin to work between two neighbours (none, when the stage is the whole pipeline).
+
+        Parameters
+        ----------
+        patience
+            Seconds of silence after which the stage before counts as lost.
+        """
         if self._thread is not None:
             msg = "The stage is linked already."
             raise ProtocolError(msg)
-        self._previous, self._next = previous, following
+        self._previous, self._next, self._patience = previous, following, patience
         self._thread = threading.Thread(target=self._run, name=f"decode {self.spec.pipeline}", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._live, name=f"signs of life {self.spec.pipeline}", daemon=True).start()
 
     def stop(self) -> None:
         """End the decode thread and free the model."""
@@ -126,19 +148,26 @@ class Stage:
 
     # The ring, as the head sees it.
 
-    def prompt(self, session: int, tokens: NDArray[np.int32]) -> None:
+    def prompt(self, session: int, tokens: NDArray[np.int32], *, logits: bool) -> None:
         """Have the first stage process `tokens` from position 0 on."""
         if self._next is not None:
-            self._next.send_tokens(Kind.PROMPT, session, 0, tokens)
+            self._next.send_tokens(Kind.PROMPT, session, 0, tokens, logits=logits)
         else:
-            self._pending.append((session, 0, tokens))
+            self._pending.append(Work(session, 0, tokens, self.spec.n_ubatch, logits))
+
+    def replay(self, session: int, position: int, tokens: NDArray[np.int32]) -> None:
+        """Have the first stage process tokens that were generated before, each on its own as it was then."""
+        if self._next is not None:
+            self._next.send_tokens(Kind.REPLAY, session, position, tokens)
+        else:
+            self._pending.append(Work(session, position, tokens, 1, logits=True))
 
     def token(self, session: int, position: int, token: int) -> None:
         """Have the first stage process one sampled token."""
         if self._next is not None:
             self._next.send(Kind.TOKEN, session, position, rows=1, payload=token.to_bytes(4, "little"))
         else:
-            self._pending.append((session, position, np.array([token], np.int32)))
+            self._pending.append(Work(session, position, np.array([token], np.int32), 1, logits=True))
 
     def release(self, session: int) -> None:
         """Have every stage forget the session."""
@@ -160,9 +189,8 @@ class Stage:
                         self._take(self._previous.receive())
                     else:
                         self._step()
-                elif not self._stopping and self.inbox.wait(self._previous):
-                    assert self._previous is not None  # noqa: S101 - what `wait` has just seen readable
-                    self._take(self._previous.receive())
+                elif not self._stopping:
+                    self._listen()
         except OSError as exc:
             msg = f"the stage with layers {self._layers} lost a neighbour ({exc})"
             self._fail(StageLost(msg))
@@ -174,6 +202,31 @@ class Stage:
         finally:
             self._close()
             self.on_end()
+
+    def _listen(self) -> None:
+        """Wait for what comes next, and notice when the stage before gives no sign of life any more."""
+        came = self.inbox.wait(self._previous, ALIVE_SECONDS)
+        if came:
+            assert self._previous is not None  # noqa: S101 - what `wait` has just seen readable
+            self._take(self._previous.receive())
+            self._silent = 0.0
+        elif came is None and self._silent is not None:
+            # Only what this thread waited counts: while it computed, or did not run itself, it could hear nothing.
+            self._silent += ALIVE_SECONDS
+            if self._silent >= self._patience:
+                msg = f"nothing came for {self._silent:.0f} seconds"
+                raise TimeoutError(msg)
+
+    def _live(self) -> None:
+        """Give signs of life to the stage after this one while nothing else is sent."""
+        link = self._next
+        while link is not None and not self._ended.wait(ALIVE_SECONDS):
+            if not link.has_sent:
+                try:
+                    link.send(Kind.ALIVE)
+                except (OSError, ValueError):  # the decode thread notices, too
+                    return
+            link.has_sent = False
 
     @property
     def _layers(self) -> str:
@@ -187,10 +240,14 @@ class Stage:
             if self._head is None or self._head.answers(frame.session):
                 hidden = frame.hidden(self.llama.n_embd)
                 self._process(frame.session, frame.position, hidden, logits=frame.logits)
-        elif frame.kind in (Kind.PROMPT, Kind.TOKEN) and self._is_first:
-            if frame.kind == Kind.TOKEN:
-                self._in_flight -= 1  # the chunk that it was drawn from has gone all the way round
-            self._pending.append((frame.session, frame.position, frame.tokens().copy()))
+        elif frame.kind == Kind.ALIVE:
+            pass
+        elif frame.kind in (Kind.PROMPT, Kind.REPLAY) and self._is_first:
+            step = self.spec.n_ubatch if frame.kind == Kind.PROMPT else 1
+            self._pending.append(Work(frame.session, frame.position, frame.tokens().copy(), step, frame.logits))
+        elif frame.kind == Kind.TOKEN and self._is_first:
+            self._in_flight -= 1  # the chunk that it was drawn from has gone all the way round
+            self._pending.append(Work(frame.session, frame.position, frame.tokens().copy(), 1, logits=True))
         elif frame.kind == Kind.ACK and self._is_first:
             self._in_flight -= 1
         elif frame.kind == Kind.RELEASE:
@@ -207,14 +264,14 @@ class Stage:
 
     def _step(self) -> None:
         """Process the next chunk of what the first stage was asked."""
-        session, position, tokens = self._pending.popleft()
-        chunk, rest = tokens[: self.spec.n_ubatch], tokens[self.spec.n_ubatch :]
+        work = self._pending.popleft()
+        chunk, rest = work.tokens[: work.step], work.tokens[work.step :]
         if len(rest):
-            self._pending.appendleft((session, position + len(chunk), rest))
+            self._pending.appendleft(work._replace(position=work.position + len(chunk), tokens=rest))
         if self._next is not None:
             self._in_flight += 1
         rows = chunk if self._embedding is None else self._embedding.look_up(chunk)
-        self._process(session, position, rows, logits=not len(rest))
+        self._process(work.session, work.position, rows, logits=work.logits and not len(rest))
 
     def _process(self, session: int, position: int, rows: NDArray[Any], *, logits: bool) -> None:
         begun = time.perf_counter()
@@ -256,6 +313,7 @@ class Stage:
                 self._log.info("%s: the next stage is gone, too.", self.spec.pipeline)
 
     def _close(self) -> None:
+        self._ended.set()
         for link in (self._previous, self._next):
             if link is not None:
                 link.close()

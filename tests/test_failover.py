@@ -1,0 +1,126 @@
+"""Answers that outlive a stage, whichever it is, however it goes, at whichever token: the same text, nothing twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+
+import pytest
+from smollm2 import CHUNK, N_CTX, one_process
+from test_node import nodes, question
+
+from ainet.executor.stages.sampling_params import SamplingParams
+
+TEXT = "Tell me a long story about a fox, a dog and a river."
+SETTINGS = {"desk": {"context_window": N_CTX, "chunk": CHUNK, "threads": 1}}
+TOKENS = 80
+DRAWN = {"temperature": 0.9, "repeat_penalty": 1.2, "seed": 7}
+
+
+async def answer(node, *, hurt=None, **options):
+    """Ask; `hurt` is called with the placement and the number of tokens whenever there are more. Returns all events."""
+    events, placement, n = [], [], 0
+    async with contextlib.aclosing(node.generate(question(TEXT, max_tokens=TOKENS, **options))) as running:
+        async for event in running:
+            events.append(event)
+            if event["event"] == "start":
+                placement = event["placement"]
+            elif event["event"] == "text":
+                n += len(event["tokens"])
+                if hurt is not None:
+                    hurt(placement, n)
+    return events
+
+
+def said(events):
+    """Return the tokens and the text as they were told piece by piece."""
+    told = [event for event in events if event["event"] == "text"]
+    return [token for event in told for token in event["tokens"]], "".join(event["text"] for event in told)
+
+
+def once(victim, at, how):
+    """Return what hurts the stage with the number `victim` when there are `at` tokens."""
+    hurt = []
+
+    def act(placement, n):
+        if not hurt and n >= at:
+            hurt.append(placement[victim]["pid"])
+            os.kill(placement[victim]["pid"], how)
+
+    return act
+
+
+async def test_every_stage_may_die_at_any_token(tmp_path, smollm2_path):
+    chance = random.Random(5)
+    expected = one_process(smollm2_path, TEXT, SamplingParams(temperature=0), TOKENS)
+    async with nodes(tmp_path, **SETTINGS) as found:
+        for victim in (0, 1, 2):
+            events = await answer(found["desk"], stages=3, hurt=once(victim, chance.randint(1, 60), signal.SIGKILL))
+            assert said(events) == (events[-1]["tokens"], events[-1]["text"]) == expected
+            assert any("goes on where it stopped" in event.get("text", "") for event in events)
+        assert len((await found["desk"].status())["pipelines"]) == 1
+
+
+async def test_a_stage_that_hangs_is_replaced(tmp_path, smollm2_path):
+    expected = one_process(smollm2_path, TEXT, SamplingParams(temperature=0), TOKENS)
+    async with nodes(tmp_path, **SETTINGS) as found:
+        for victim in (0, 1):
+            events = await answer(found["desk"], stages=2, hurt=once(victim, 20, signal.SIGSTOP))
+            assert said(events) == expected
+            assert any("goes on where it stopped" in event.get("text", "") for event in events)
+
+
+@pytest.mark.parametrize(
+    "options", [DRAWN, {"temperature": 0.0, "grammar": "root ::= [a-zé☂ ] root"}], ids=["drawn", "grammar"]
+)
+async def test_draws_penalties_and_grammar_go_on(tmp_path, options):
+    async with nodes(tmp_path, **SETTINGS) as found:
+        whole = await answer(found["desk"], stages=2, **options)
+        events = await answer(found["desk"], stages=2, hurt=once(1, 30, signal.SIGKILL), **options)
+        assert said(events) == said(whole)
+        assert len(said(whole)[0]) == TOKENS
+
+
+async def test_what_was_held_back_is_said_once(tmp_path):
+    async with nodes(tmp_path, **SETTINGS) as found:
+        whole = said(await answer(found["desk"], stages=2, temperature=0.0))[1]
+        middle = whole[len(whole) // 2 :][:12]
+        cut = await answer(found["desk"], stages=2, temperature=0.0, stop=[middle])
+        events = await answer(
+            found["desk"], stages=2, temperature=0.0, stop=[middle], hurt=once(0, len(said(cut)[0]) - 2, signal.SIGKILL)
+        )
+        assert said(events) == said(cut)
+        assert events[-1]["finish"] == cut[-1]["finish"] == "stop"
+
+
+async def test_a_whole_model_on_one_stage_is_replaced_too(tmp_path, smollm2_path):
+    expected = one_process(smollm2_path, TEXT, SamplingParams(temperature=0), TOKENS)
+    async with nodes(tmp_path, **SETTINGS) as found:
+        for how in (signal.SIGKILL, signal.SIGSTOP):
+            assert said(await answer(found["desk"], hurt=once(0, 10, how))) == expected
+
+
+async def test_a_loaded_processor_is_no_reason_to_replace_anything(tmp_path, smollm2_path):
+    expected = one_process(smollm2_path, TEXT, SamplingParams(temperature=0), TOKENS)
+    async with nodes(tmp_path, **SETTINGS) as found:
+        with busy(4 * (os.cpu_count() or 1)):
+            events = await answer(found["desk"], stages=3)
+        assert said(events) == expected
+        assert not any("goes on where it stopped" in event.get("text", "") for event in events)
+
+
+@contextlib.contextmanager
+def busy(n):
+    """Keep `n` processes computing."""
+    import subprocess
+    import sys
+
+    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n)]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
