@@ -168,3 +168,46 @@ async def test_only_who_was_granted_a_lease_can_give_it_back(tmp_path):
         assert (await other.request(TakeLease("load"))).holder == bob.id
         await link.request(ReturnLease("load"))
         assert (await other.request(TakeLease("load"))).holder == carl.id
+
+
+async def test_a_lease_ends_whatever_happens_to_its_work(tmp_path, monkeypatch):
+    async with leasing(tmp_path, "ada", "bob") as (ada, bob):
+        entered, slow = asyncio.Event(), asyncio.Event()
+
+        async def stubborn(_number):
+            entered.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await slow.wait()  # as an unloading that takes its time
+
+        task = asyncio.create_task(ada.leases.run("load", stubborn, print))
+        await entered.wait()
+        for _ in range(3):  # interrupted again and again
+            task.cancel()
+            await asyncio.sleep(0.01)
+        slow.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(lambda: bob.leases._holder("load") is None)
+        assert ada.leases._holder("load") is None
+
+
+async def test_two_on_one_device_take_turns(tmp_path):
+    async with leasing(tmp_path, "ada") as (ada,):
+        work = Work()
+        work.go.set()
+        await asyncio.gather(*(work.by(ada) for _ in range(5)))
+        assert work.most == 1
+
+
+async def test_a_grant_that_nobody_used_is_void_after_a_while(tmp_path, monkeypatch):
+    monkeypatch.setattr("ainet.network.leases.GRANT_SECONDS", 0.3)
+    async with leasing(tmp_path, "ada", "bob", "carl") as (ada, bob, carl):
+        link = await bob.links.connect(ada.id)
+        await link.request(TakeLease("load"))  # and then bob says nothing more
+        other = await carl.links.connect(ada.id)
+        assert (await other.request(TakeLease("load"))).holder == bob.id
+        work = Work()
+        work.go.set()
+        assert await work.by(carl) == "carl"

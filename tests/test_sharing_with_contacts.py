@@ -138,3 +138,35 @@ async def test_members_that_are_not_named_get_nothing(tmp_path):
                 await ada.notebooks.share("plan.ipynb", "second", audience=["nobody"])
         finally:
             await third.stop()
+
+
+async def test_a_contact_can_take_only_so_much(tmp_path, monkeypatch):
+    async with desks(tmp_path, contacts=True) as (ada, bob):
+        await shared(ada, bob, audience=["bob"])
+        name = ada.document("plan").name
+        link = bob.node.links.contact_link(ada.node.id)
+        monkeypatch.setattr("ainet.network.documents.MAX_CONTACT_DOCUMENT", 2000)
+        with pytest.raises(Refused, match="too much of a contact"):
+            await link.request(PushUpdate(name, b"\0" * 2000))
+        monkeypatch.undo()
+        pulls = 0
+        pull_once = ada.node.documents._pull_once
+
+        async def counted(*given):
+            nonlocal pulls
+            pulls += 1
+            await pull_once(*given)
+
+        monkeypatch.setattr(ada.node.documents, "_pull_once", counted)
+        await asyncio.gather(*(link.request(PushUpdate(name, b"")) for _ in range(50)))
+        await until(lambda: not ada.node.documents._pulling)
+        assert 1 <= pulls < 50  # they are put together
+        for _ in range(40):
+            try:
+                await link.request(PushUpdate(name, b"\xff" * 30))
+            except Refused:
+                continue
+            except (ProtocolError, PeerUnreachable):
+                break
+        await until(link.closed.is_set)
+        assert "too many changes that are none" in link.error.message
