@@ -6,12 +6,13 @@ READY := $(VENV)/.ready
 RPC := .venv-rpc
 YJS := tests/yjs/node_modules/.ready
 
-.PHONY: help setup demo test lint benchmark clean
+.PHONY: help setup demo test soak lint benchmark clean
 
 help:
 	@echo "make setup      private $(VENV) with all dependencies (llama.cpp compiles once, about 8 minutes on 2 cores)"
 	@echo "make demo       three nodes on this machine answer a question together"
 	@echo "make test       style, types and all tests"
+	@echo "make soak       200 answers while stages are killed all the time (about half an hour)"
 	@echo "make lint       style and types only"
 	@echo "make benchmark  measured figures, as a table and as JSON"
 	@echo "make clean      remove $(VENV) and everything that was built"
@@ -40,6 +41,9 @@ $(YJS): tests/yjs/package.json
 test: lint $(YJS)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+soak: setup
+	AINET_SOAK=200 $(BIN)/python -m pytest tests/e2e/test_soak.py
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,6 +61,7 @@ benchmark: setup
 	-@$(MAKE) --no-print-directory $(RPC)/.ready
 	@$(BIN)/python benchmarks/decode.py --rpc-python $(RPC)/bin/python
 	@$(BIN)/python benchmarks/network.py
+	@$(BIN)/python benchmarks/recovery.py
 
 clean:
 	rm -rf $(VENV) $(RPC) build dist demo-output tests/yjs/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis

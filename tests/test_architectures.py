@@ -103,15 +103,15 @@ class Pipeline:
             self.loaded[first, last] = Llama(shard.path, hidden_out=not shard.is_last, n_ctx=N_CTX, n_ubatch=CHUNK)
         return self.loaded[first, last]
 
-    def logits(self, *cuts: int) -> NDArray[np.float32]:
-        """Return the logits after every step, cut at these layers."""
+    def logits(self, *cuts: int, kept: int = 0) -> NDArray[np.float32]:
+        """Return the logits after every step but the first `kept`, whose tokens are there, cut at these layers."""
         ranges = [(a, b - 1) for a, b in pairwise((0, *cuts, self.manifest.n_layers))]
         stages = [self.stage(*layers) for layers in ranges]
         embedding = Embedding(self.shards.assemble(self.manifest, *ranges[0])) if cuts else None
         for stage in stages:
-            stage.clear()
-        found, position = [], 0
-        for size in STEPS:
+            stage.keep(sum(STEPS[:kept]))
+        found, position = [], sum(STEPS[:kept])
+        for size in STEPS[kept:]:
             tokens = ((np.arange(position, position + size) * 7919) % N_VOCAB).astype(np.int32)
             x: Any = tokens if embedding is None else embedding.look_up(tokens)
             for stage in stages:
@@ -154,6 +154,17 @@ def test_every_allowed_split_gives_the_same_logits(pipeline: Pipeline) -> None:
         check_cuts(manifest, [(a, b - 1) for a, b in pairwise((0, *chosen, manifest.n_layers))])
         difference = np.abs(pipeline.logits(*chosen) - whole).max()
         assert difference == 0.0, f"cut at {chosen}: {difference}"
+
+
+@pytest.mark.parametrize("pipeline", MODELS, indirect=True)
+def test_what_is_kept_is_as_if_it_were_computed_again(pipeline: Pipeline) -> None:
+    cut = pipeline.manifest.cuts[0]
+    whole = pipeline.logits(cut)
+    can_keep = pipeline.stage(0, cut - 1).can_keep
+    slides = pipeline.manifest.name == "tiny" and "attention.sliding_window" in str(pipeline.manifest.metadata)
+    assert can_keep is not slides
+    if can_keep:
+        assert np.array_equal(pipeline.logits(cut, kept=1), whole[1:])
 
 
 @pytest.mark.parametrize(

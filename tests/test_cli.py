@@ -43,7 +43,8 @@ def test_the_shape_of_an_answer_for_programs(here):
     assert {"text", "tokens", "model", "placement", "timings"} <= answer.keys()
     assert all(isinstance(token, int) for token in answer["tokens"])
     assert answer["seed"] == 3
-    assert answer["timings"].keys() == {"prompt_tokens", "generated_tokens", "first_token_s", "tokens_per_s"}
+    figures = {"prompt_tokens", "reused_tokens", "generated_tokens", "first_token_s", "tokens_per_s"}
+    assert answer["timings"].keys() == figures
     assert answer["timings"]["generated_tokens"] == len(answer["tokens"])
     (part,) = answer["placement"]
     assert part.keys() >= {"node", "pid", "first_layer", "last_layer"}
@@ -215,8 +216,7 @@ def test_an_error_after_the_first_words_begins_on_a_line_of_its_own(here, endles
         shown = b""
         while b"\x1b[K" in shown[-3:] or not re.search(rb"[a-z ]{5}$", shown):
             shown += os.read(leader, 65536)
-        for pid in {stage["pid"] for stage in answer_of(ainet("status", "--json"))["pipelines"][0]["placement"]}:
-            os.kill(pid, signal.SIGKILL)
+        ainet("unload")
         with contextlib.suppress(OSError):  # that is how a terminal ends
             while part := os.read(leader, 65536):
                 shown += part

@@ -177,7 +177,7 @@ class Executor:
                             yield shown
             except StageLost as exc:
                 if isinstance(pipeline, Pipeline) and pipeline.unwanted:
-                    msg = f"{pipeline.model} was unloaded while it answered."
+                    msg = f"The model {pipeline.model} was unloaded while it answered."
                     raise AinetError(msg) from exc
                 self._abandon(pipeline)  # it is placed again
                 raise

@@ -37,6 +37,7 @@ class Transcript:
         self._tokens: list[int] = []
         self._at_first = 0  # tokens that came with the first text
         self._prompt: list[int] = []
+        self._reused = 0
 
     @property
     def said(self) -> int:
@@ -55,7 +56,7 @@ class Transcript:
         """Yield what the pipeline said in the form in which it travels to the notebook."""
         match event:
             case Started():
-                self._prompt = event.prompt
+                self._prompt, self._reused = event.prompt, event.reused
                 yield {
                     "event": "start",
                     "model": pipeline.model,
@@ -89,6 +90,7 @@ class Transcript:
             "received": pipeline.received,
             "timings": {
                 "prompt_tokens": len(self._prompt),
+                "reused_tokens": self._reused,
                 "generated_tokens": n,
                 "first_token_s": round((self._first or time.monotonic()) - self._begun, 4),
                 "tokens_per_s": round((n - self._at_first) / seconds, 2) if seconds > 0 else 0.0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -123,6 +124,28 @@ def test_who_asks_at_the_same_time_waits_for_one_placement(nodes, smollm2_path):
     assert {answer["text"] for answer in answers} == {one_process(smollm2_path, QUESTION, GREEDY, 24)[1]}
     assert len({tuple(pids(answer)) for answer in answers}) == 1
     assert sum(loaded(nodes).values()) == 1
+
+
+def test_an_answer_outlives_the_device_whose_pipeline_it_asked(nodes, smollm2_path):
+    expected = one_process(smollm2_path, QUESTION, GREEDY, 200)[1]
+    unload(nodes)
+    ask(nodes, "phone")
+    assert [name for name, n in loaded(nodes).items() if n] == ["phone"]
+    environment = os.environ | {"AINET_DATA_DIR": str(nodes.folder / "laptop")}
+    command = [sys.executable, "-m", "ainet", "ask", QUESTION, "--temperature", "0", "--max-tokens", "200"]
+    pipe = subprocess.PIPE
+    with running(nodes.lan.inside("laptop", *command), stdout=pipe, stderr=pipe, text=True, env=environment) as asking:
+        assert asking.stdout is not None
+        assert asking.stderr is not None
+        begun = asking.stdout.read(40)
+        os.kill(nodes.family("phone")[0].pid, signal.SIGKILL)
+        text = begun + asking.stdout.read()
+        footer = asking.stderr.read()
+        assert asking.wait(60) == 0, footer + nodes.logs()
+    assert text.strip() == expected.strip()
+    assert "phone" not in footer
+    nodes.run("phone", "up")
+    wait_for(lambda: all_reach(nodes, NAMES), 60)
 
 
 LEND = """

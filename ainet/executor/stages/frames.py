@@ -48,7 +48,7 @@ class Kind(enum.IntEnum):
     PROMPT = 2  # tokens to process from `position` on
     TOKEN = 3  # one sampled token
     HIDDEN = 4  # output of the stage before
-    RELEASE = 5  # the session ended: forget its KV cache
+    RELEASE = 5  # the session ended: give up what is still to be done for it
     ACK = 6  # a chunk of a prompt has gone through every stage
     ERROR = 7  # the pipeline failed; a msgpack error
     ALIVE = 8  # nothing but a sign of life

@@ -61,10 +61,11 @@ class Cancel(msgspec.Struct, tag=True, frozen=True):
 
 
 class Started(msgspec.Struct, tag=True, frozen=True):
-    """The prompt was accepted; these are its tokens."""
+    """The prompt was accepted: its tokens, and how many of them need not be computed again."""
 
     session: int
     prompt: list[int]
+    reused: int = 0
 
 
 class Text(msgspec.Struct, tag=True, frozen=True):

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     class Ring(Protocol):
         """What the head asks of the stages: the first one obeys, wherever it is."""
 
-        def prompt(self, session: int, tokens: NDArray[np.int32], *, logits: bool) -> None:
-            """Process the tokens from position 0 on; `logits` for the token after the last one."""
+        def prompt(self, session: int, position: int, tokens: NDArray[np.int32], *, logits: bool) -> None:
+            """Process the tokens from `position` on, after those that are kept; `logits` for the next token."""
 
         def replay(self, session: int, position: int, tokens: NDArray[np.int32]) -> None:
             """Process tokens that were generated before, one by one."""
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
             """Process one sampled token."""
 
         def release(self, session: int) -> None:
-            """Forget the session; answered by `Head.released` when every stage has."""
+            """Give the session up; answered by `Head.released` when every stage has."""
 
 
 FIRST_GUESS = 10.0  # seconds that a generation takes, before one was measured
@@ -53,6 +53,7 @@ class Generation:
         self.begun = time.monotonic()
         self.stream: TextStream | None = None
         self.sampler: Sampler | None = None
+        self.prompt: NDArray[np.int32] = np.empty(0, np.int32)
 
 
 class Head:
@@ -79,6 +80,9 @@ class Head:
         self._numbers = 0
         self._usual_seconds = 0.0
         self._releasing = False
+        self._can_keep = llama.can_keep
+        #: Tokens whose keys and values every stage holds, in whole chunks.
+        self._kept: NDArray[np.int32] = np.empty(0, np.int32)
 
     @property
     def waiting(self) -> int:
@@ -117,6 +121,8 @@ class Head:
         active = self._active
         if active is None or active.sampler is None or active.stream is None or not self.answers(number):
             return
+        if self._can_keep:
+            self._kept = active.prompt[: len(active.prompt) - len(active.prompt) % self._llama.n_ubatch]
         try:
             token = active.sampler.sample(position)
         except UsageError as exc:
@@ -171,15 +177,27 @@ class Head:
                 continue
             # A neighbour that is lost here is the pipeline's failure, not the request's.
             generation.begun = time.monotonic()
-            generation.reply(Started(generation.request.session, tokens.tolist()))
+            kept = self._common(tokens)
+            generation.reply(Started(generation.request.session, tokens.tolist(), kept))
             if (finish := self._is_over(generation, len(tokens))) is not None:
                 generation.reply(Done(generation.request.session, finish, ""))
                 continue
             self._active = generation
             again = np.array(generation.request.resume.generated if generation.request.resume else (), np.int32)
-            self._ring.prompt(generation.number, tokens, logits=not len(again))
+            generation.prompt, self._kept = tokens, tokens[:kept]
+            self._ring.prompt(generation.number, kept, tokens[kept:], logits=not len(again))
             if len(again):
                 self._ring.replay(generation.number, len(tokens), again)
+
+    def _common(self, tokens: NDArray[np.int32]) -> int:
+        """Return how many tokens of a prompt are in every KV cache already: the same ones, in whole chunks.
+
+        They were computed in the shapes in which they would be computed again, so nothing of the answer changes.
+        """
+        n = min(len(self._kept), len(tokens) - 1)
+        differ = np.flatnonzero(self._kept[:n] != tokens[:n])
+        same = int(differ[0]) if len(differ) else n
+        return same - same % self._llama.n_ubatch
 
     def _is_over(self, generation: Generation, n_prompt: int) -> str | None:
         """Return how a resumed session had ended already, if it had; else None."""

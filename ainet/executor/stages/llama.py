@@ -225,9 +225,26 @@ class Llama:
             self._logits = address, np.ctypeslib.as_array(pointer, (self.n_vocab,))
         return self._logits[1]
 
-    def clear(self) -> None:
-        """Forget the sequence."""
-        C.llama_memory_clear(self._memory, False)
+    @property
+    def can_keep(self) -> bool:
+        """Whether a part of the sequence can be kept: not where a window slides over it, or a state stands for it."""
+        model = self._model
+        slides = C.llama_model_n_swa(model) > 0
+        return not (slides or C.llama_model_is_recurrent(model) or C.llama_model_is_hybrid(model))
+
+    def keep(self, n: int) -> None:
+        """Forget the sequence from position `n` on.
+
+        Raises
+        ------
+        ModelError
+            If llama.cpp cannot do so for this model.
+        """
+        if n == 0:
+            C.llama_memory_clear(self._memory, False)
+        elif not C.llama_memory_seq_rm(self._memory, 0, n, -1):
+            msg = f"llama.cpp cannot keep {n} tokens of a sequence of this model."
+            raise ModelError(msg)
 
     def close(self) -> None:
         """Free everything."""

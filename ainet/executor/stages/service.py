@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 CLOSE_SECONDS = 4.0
 #: Workers that held a stage are kept for this long (s): the next pipeline then need not wait for them to start.
 TRIM_SECONDS = 30.0
+#: A spare worker starts so long (s) after a stage was loaded: the other stages of its pipeline come first.
+SPARE_SECONDS = 2.0
 LOOPBACK = "127.0.0.1"
 MAX_UBATCH = 2048
 MAX_QUEUE = 1000
@@ -110,7 +112,7 @@ class StageService:
         self._log = log
         self._stages: dict[tuple[str, int], HostedStage] = {}
         self._lock = asyncio.Lock()
-        self._tasks = Tasks("A forwarder was not closed", log)
+        self._tasks = Tasks("The background work for stages failed", log)
         self._trimming: asyncio.Task[None] | None = None
         engine.on_worker_lost(self._lose_worker)
 
@@ -202,6 +204,7 @@ class StageService:
         except BaseException:
             await asyncio.shield(self._close(stage))
             raise
+        self._tasks.spawn(self._keep_spare())
         return StageLoaded(stage.address, received, buffers)
 
     async def link(self, pipeline: str, first_layer: int, previous: str, following: StageAddress | None) -> None:
@@ -258,7 +261,7 @@ class StageService:
     async def stop(self) -> None:
         """Unload every stage."""
         await self.close_all()
-        await self._tasks.finish()
+        await self._tasks.stop()
         if self._trimming is not None:
             self._trimming.cancel()
             await asyncio.gather(self._trimming, return_exceptions=True)
@@ -372,6 +375,14 @@ class StageService:
             self._tasks.spawn(self._links.forwarders.close(stage.following.node, stage.following.data_port))
         if self._trimming is None or self._trimming.done():
             self._trimming = asyncio.create_task(self._trim())
+
+    async def _keep_spare(self) -> None:
+        """Have a worker ready for a stage that takes the place of a lost one: starting one takes seconds."""
+        await asyncio.sleep(SPARE_SECONDS)
+        async with self._lock:
+            used = {stage.worker.address for stage in self.stages() if stage.worker is not None}
+            if used and self._engine.own:
+                await self._engine.ensure_workers(len(used) + 1)
 
     async def _trim(self) -> None:
         """End workers that nobody needs any more, but keep one warm."""

@@ -83,6 +83,7 @@ class Stage:
         self._next: DataLink | None = None
         self._pending: deque[Work] = deque()
         self._in_flight = 0
+        self._filled = 0  # positions in the KV cache
         # One chunk on every stage and one on the way keeps all of them busy; more would only delay a cancellation.
         self._window = spec.n_stages + 1
         self._stopping = False
@@ -148,12 +149,12 @@ class Stage:
 
     # The ring, as the head sees it.
 
-    def prompt(self, session: int, tokens: NDArray[np.int32], *, logits: bool) -> None:
-        """Have the first stage process `tokens` from position 0 on."""
+    def prompt(self, session: int, position: int, tokens: NDArray[np.int32], *, logits: bool) -> None:
+        """Have the first stage process `tokens` from `position` on; what is before it is in every KV cache."""
         if self._next is not None:
-            self._next.send_tokens(Kind.PROMPT, session, 0, tokens, logits=logits)
+            self._next.send_tokens(Kind.PROMPT, session, position, tokens, logits=logits)
         else:
-            self._pending.append(Work(session, 0, tokens, self.spec.n_ubatch, logits))
+            self._pending.append(Work(session, position, tokens, self.spec.n_ubatch, logits))
 
     def replay(self, session: int, position: int, tokens: NDArray[np.int32]) -> None:
         """Have the first stage process tokens that were generated before, each on its own as it was then."""
@@ -275,7 +276,10 @@ class Stage:
 
     def _process(self, session: int, position: int, rows: NDArray[Any], *, logits: bool) -> None:
         begun = time.perf_counter()
+        if position != self._filled:
+            self._keep(position)
         hidden = self.llama.decode(rows, position, logits=logits)
+        self._filled = position + len(rows)
         self.decodes += 1
         if len(rows) == 1:
             seconds = time.perf_counter() - begun
@@ -288,8 +292,15 @@ class Stage:
         elif self._next is not None:
             self._next.send(Kind.ACK, session)
 
+    def _keep(self, position: int) -> None:
+        """Forget what an earlier session left from this position on; what is before it is the same in this one."""
+        if position > self._filled:
+            msg = f"The stage with layers {self._layers} was given position {position}, but knows {self._filled} only."
+            raise ProtocolError(msg)
+        self.llama.keep(position)
+
     def _forget(self) -> None:
-        self.llama.clear()
+        """Give up what was to be done; the next session says how much of the KV cache it keeps."""
         self._pending.clear()
         self._in_flight = 0
 

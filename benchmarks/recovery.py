@@ -1,0 +1,104 @@
+"""How long an answer pauses when a stage is killed, or hangs, at a random token: one run, one table, JSON beside it.
+
+    python benchmarks/recovery.py [--kills 20] [--hangs 5] [--output FILE]
+
+One node with three stages on this machine, SmolLM2-135M, greedy. The pause is from the signal to the next piece of
+text; it holds the notice, the loading of a new pipeline and the replay of what was said. Every text is compared with
+that of an answer that nothing happened to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ainet import daemon
+from ainet.client import NodeClient
+from ainet.config import CONFIG_FILE
+
+QUESTION = "Tell me a long story about a fox, a dog and a river."
+TOKENS = 200
+STAGES = 3
+
+
+def ask(node: NodeClient, hurt: int | None = None, how: signal.Signals = signal.SIGKILL) -> dict[str, Any]:
+    """Ask; when there are `hurt` tokens, send a random stage the signal. Returns tokens and the pause (s)."""
+    placement: list[dict[str, Any]] = []
+    n, sent, pause = 0, 0.0, None
+    for event in node.generate(QUESTION, stages=STAGES, temperature=0.0, max_tokens=TOKENS):
+        if event["event"] == "start":
+            placement = event["placement"]
+        elif event["event"] == "text":
+            # What was on its way when the stage was hurt is no recovery.
+            if sent and pause is None and time.perf_counter() - sent > 0.25:
+                pause = time.perf_counter() - sent
+            n += len(event["tokens"])
+            if hurt is not None and not sent and n >= hurt:
+                os.kill(random.choice(placement)["pid"], how)
+                sent = time.perf_counter()
+        elif event["event"] == "done":
+            return {"tokens": event["tokens"], "pause_s": pause, "at": hurt}
+    raise AssertionError
+
+
+def measure(kills: int, hangs: int) -> dict[str, Any]:
+    """Return the pauses."""
+    with tempfile.TemporaryDirectory() as folder:
+        data_dir = Path(folder)
+        settings = {"stage_threads": 1, "context_window": 1024, "chunk": 64, "threads": 1}
+        (data_dir / CONFIG_FILE).write_text(json.dumps({"AinetConfig": settings}))
+        running, _ = daemon.up(data_dir, {"name": "desk", "memory": "2GB"})
+        try:
+            with NodeClient(running.url, running.token) as node:
+                whole = ask(node)["tokens"]
+                begun = time.perf_counter()
+                ask(node)
+                seconds = time.perf_counter() - begun
+                found: dict[str, Any] = {"tokens": TOKENS, "stages": STAGES, "undisturbed_s": seconds}
+                for name, how, times in (("killed", signal.SIGKILL, kills), ("hung", signal.SIGSTOP, hangs)):
+                    pauses, same = [], 0
+                    for i in range(times):
+                        answer = ask(node, random.randint(1, TOKENS - 20), how)
+                        same += answer["tokens"] == whole
+                        pauses.append((answer["at"], answer["pause_s"]))
+                        print(f"{name} {i + 1}: {pauses[-1]}", file=sys.stderr, flush=True)
+                    found[name] = {"times": times, "same_text": same, "pauses": pauses}
+                return found
+        finally:
+            daemon.down(data_dir)
+
+
+def main() -> None:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--hangs", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/recovery.json"))
+    options = parser.parse_args()
+    random.seed(1)
+    found = measure(options.kills, options.hangs)
+    print(f"\n{TOKENS} tokens on {STAGES} stages, undisturbed: {found['undisturbed_s']:.1f} s")
+    for name in ("killed", "hung"):
+        one = found[name]
+        pauses = [pause for _, pause in one["pauses"] if pause is not None]
+        if pauses:
+            print(
+                f"a stage is {name}, {one['times']} times: pause of {statistics.median(pauses):.1f} s (median), "
+                f"{max(pauses):.1f} s (longest); the same text {one['same_text']} times"
+            )
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(found, indent=2) + "\n")
+    print(f"saved as {options.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What a prompt has in common with the one before is not computed again, and nothing of the answer changes."""
+
+from __future__ import annotations
+
+import functools
+import random
+
+import pytest
+from smollm2 import CHUNK, one_process
+from test_pipeline import GREEDY, ask, workshop
+
+from ainet.executor.stages.generation import Done, Started, Text
+from ainet.executor.stages.sampling_params import SamplingParams
+
+__all__ = ["workshop"]
+
+DOCUMENT = " ".join(
+    f"In year {year} the river rose by {year % 37} inches and the fox had {year % 5} cubs."
+    for year in range(1900, 1915)
+)
+DRAWN = SamplingParams(temperature=1.0, seed=5)
+
+
+async def answer(pipeline, question, sampling=GREEDY, max_tokens=24):
+    """Return how many tokens of the prompt there were, how many were reused, and what was generated."""
+    prompt, reused, tokens = 0, 0, []
+    async for event in pipeline.ask(ask(sampling, max_tokens, question)):
+        if isinstance(event, Started):
+            prompt, reused = len(event.prompt), event.reused
+        elif isinstance(event, Text):
+            tokens += event.tokens
+    return prompt, reused, tokens
+
+
+@functools.cache
+def alone(path, question, sampling, n):
+    """Return the tokens of one process, which knows nothing of other questions."""
+    return one_process(path, question, sampling, n)[0]
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+async def test_a_second_question_on_the_same_text_begins_where_it_differs(workshop, smollm2_path, stages):
+    pipeline = await workshop.load(stages)
+    for i, (question, sampling) in enumerate(
+        [
+            (f"{DOCUMENT} How many cubs in 1912?", GREEDY),
+            (f"{DOCUMENT} How many cubs in 1912?", GREEDY),
+            (f"{DOCUMENT} How high was the river?", DRAWN),
+            ("Tell me about rain.", GREEDY),
+            (f"{DOCUMENT} How high was the river?", DRAWN),
+        ]
+    ):
+        prompt, reused, tokens = await answer(pipeline, question, sampling)
+        assert tokens == alone(smollm2_path, question, sampling, 24), i
+        if i in {1, 2}:
+            assert prompt - 2 * CHUNK < reused < prompt
+            assert reused % CHUNK == 0
+        else:
+            assert reused == 0
+
+
+async def test_whatever_comes_before_the_answer_is_the_same(workshop, smollm2_path):
+    pipeline = await workshop.load(2)
+    chance = random.Random(2)
+    words = DOCUMENT.split()
+    for _ in range(12):
+        question = " ".join(words[: chance.choice((60, 61, 120, 180))]) + chance.choice((" Why?", " Who had cubs?"))
+        if chance.random() < 0.4:  # cut off somewhere
+            events = pipeline.ask(ask(max_tokens=50, question=question))
+            for _ in range(chance.randint(0, 4)):
+                await anext(events)
+            await events.aclose()
+            continue
+        assert (await answer(pipeline, question, max_tokens=8))[2] == alone(smollm2_path, question, GREEDY, 8)
+
+
+async def test_what_was_said_before_is_told_in_the_figures(workshop):
+    pipeline = await workshop.load(1)
+    events = [event async for event in pipeline.ask(ask(max_tokens=2))]
+    assert isinstance(events[0], Started)
+    assert isinstance(events[-1], Done)
+    assert events[0].reused == 0
