@@ -37,6 +37,8 @@ ATTEMPTS = 5
 #: An answer that was begun waits so long (s) for devices to come back, and looks again this often (s).
 WAIT_SECONDS = 120.0
 AGAIN_SECONDS = 2.0
+#: A broken pipeline usually ends within this time (s), and its workers can be used again.
+SETTLE_SECONDS = 1.0
 
 
 def load_lease(model: str) -> str:
@@ -259,9 +261,8 @@ class Executor:
 
     async def _place(self, manifest: Manifest, stages: int | None, progress: Progress) -> Pipeline | BorrowedPipeline:
         """Load the model; over several devices only one member at a time does so, and the others use what it loads."""
-        await self.pipelines.settle()
         try:
-            planned = await self.plan(manifest, stages)
+            planned = await self._plan_settled(manifest, stages)
         except NotEnough:
             if stages is not None or not self._links.links():
                 raise  # else somebody may be placing it, whose stages take the memory already
@@ -273,13 +274,24 @@ class Executor:
             found = await self._find(manifest, None)  # somebody else may have been first
             if found is not None:
                 return found
-            again = await self.plan(manifest)
+            again = await self._plan_settled(manifest, None)
             return await self._load(again, manifest, number, progress, unforced=True)
 
         def waiting(holder: str) -> None:
             progress(LoadProgress(f"{holder} is placing {manifest.name}: waiting for it"))
 
         return await self._leases.run(load_lease(manifest.digest), place, waiting)
+
+    async def _plan_settled(self, manifest: Manifest, stages: int | None) -> Planned:
+        """Plan with what broken pipelines give back; one with a stage that hangs is waited for only if it must be."""
+        settled = await self.pipelines.settle(SETTLE_SECONDS)
+        try:
+            return await self.plan(manifest, stages)
+        except NotEnough:
+            if settled:
+                raise
+            await self.pipelines.settle()
+            return await self.plan(manifest, stages)
 
     async def _load(
         self, planned: Planned, manifest: Manifest, lease: int | None, progress: Progress, *, unforced: bool

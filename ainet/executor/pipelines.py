@@ -129,10 +129,11 @@ class Pipelines:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-    async def settle(self) -> None:
-        """Wait until abandoned pipelines have given their memory back."""
+    async def settle(self, seconds: float | None = None) -> bool:
+        """Wait until abandoned pipelines have given their memory back, but at most so long; tell whether they have."""
         if self._closing:
-            await asyncio.wait(self._closing)
+            await asyncio.wait(self._closing, timeout=seconds)
+        return not self._closing
 
     async def unload(self, name: str | None = None) -> list[str]:
         """Unload the pipelines of the model with this name or digest, or all; returns the models' names."""
