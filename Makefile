@@ -61,6 +61,7 @@ benchmark: setup
 	-@$(MAKE) --no-print-directory $(RPC)/.ready
 	@$(BIN)/python benchmarks/decode.py --rpc-python $(RPC)/bin/python
 	@$(BIN)/python benchmarks/network.py
+	@$(BIN)/python benchmarks/prompts.py
 	@$(BIN)/python benchmarks/recovery.py
 
 clean:

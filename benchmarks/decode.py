@@ -116,7 +116,8 @@ class Ainet:
         """Return tokens a second for prompt and decoding."""
         prompt = self._ask(N_PROMPT, 1)["timings"]
         decode = self._ask(16, N_TOKENS)["timings"]
-        return {"prompt": prompt["prompt_tokens"] / prompt["first_token_s"], "decode": decode["tokens_per_s"]}
+        computed = prompt["prompt_tokens"] - prompt["reused_tokens"]
+        return {"prompt": computed / prompt["first_token_s"], "decode": decode["tokens_per_s"]}
 
     def figures(self) -> list[dict[str, Any]]:
         """Return what each stage measured, with its process's memory."""

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: A model is placed anew so often when others place it at the same time.
 ATTEMPTS = 5
+#: As often as this while nothing was said: the model itself may be what ends its workers.
+FIRST_ATTEMPTS = 2
 
 #: An answer that was begun waits so long (s) for devices to come back, and looks again this often (s).
 WAIT_SECONDS = 120.0
@@ -133,10 +135,11 @@ class Executor:
                 self._log.info("A member's pipeline is not asked: %s", exc.message)
             except StageLost as exc:
                 failures = 1 if transcript.said > said else failures + 1
-                if failures >= ATTEMPTS:
+                if failures >= (ATTEMPTS if transcript.said else FIRST_ATTEMPTS):
                     raise
-                self._log.warning("%s The answer goes on where it stopped.", exc.message)
-                yield _words(f"{exc.message} The answer goes on where it stopped")
+                goes_on = "The answer goes on where it stopped" if transcript.said else "It is tried once more"
+                self._log.warning("%s %s.", exc.message, goes_on)
+                yield _words(f"{exc.message} {goes_on}")
             except (NotEnough, NotFound, PeerUnreachable) as exc:
                 # What is left does not suffice: a device that went may come back.
                 missing_since = missing_since or time.monotonic()

@@ -1,0 +1,86 @@
+"""How soon the first token of a long prompt comes, and that of a second question on the same text.
+
+    python benchmarks/prompts.py [--rounds 3] [--output FILE]
+
+SmolLM2-135M, one thread a stage, all stages on this machine; a document of about 2,000 tokens with a question behind
+it. The first question of each round is on another document; the second one differs from it in the question alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ainet import daemon
+from ainet.client import NodeClient
+from ainet.config import CONFIG_FILE
+
+STAGES = (1, 2, 3)
+SENTENCE = "In the year {} the river rose by {} inches and the fox had {} cubs."
+N_SENTENCES = 85
+
+
+def document(number: int) -> str:
+    """Return one of many documents, which differ from the first word on."""
+    years = range(1000 + 10 * number, 1000 + 10 * number + N_SENTENCES)
+    return f"Report {number}. " + " ".join(SENTENCE.format(year, year % 37, year % 5) for year in years)
+
+
+def first_token(node: NodeClient, text: str, stages: int) -> dict[str, Any]:
+    """Return the figures of an answer of one token."""
+    return node.ask(text, stages=stages, temperature=0.0, max_tokens=1).timings
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Measure every number of stages `rounds` times in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        data_dir = Path(folder)
+        settings = {"stage_threads": 1, "context_window": 4096, "chunk": 64, "threads": 1}
+        (data_dir / CONFIG_FILE).write_text(json.dumps({"AinetConfig": settings}))
+        running, _ = daemon.up(data_dir, {"name": "desk", "memory": "4GB"})
+        try:
+            with NodeClient(running.url, running.token) as node:
+                runs: dict[int, list[tuple[float, float]]] = {n: [] for n in STAGES}
+                tokens, number = 0, 0
+                for n in STAGES:
+                    first_token(node, "Hello", n)  # loads the pipeline
+                for i in range(rounds):
+                    for n in STAGES:
+                        print(f"round {i + 1}/{rounds}: {n} stages", file=sys.stderr, flush=True)
+                        number += 1
+                        text = document(number)
+                        first = first_token(node, f"{text} In which year did the river rise most?", n)
+                        second = first_token(node, f"{text} How many cubs had the fox in the last year?", n)
+                        assert first["reused_tokens"] == 0
+                        tokens = int(first["prompt_tokens"])
+                        runs[n].append((first["first_token_s"], second["first_token_s"]))
+                medians = {n: [statistics.median(times) for times in zip(*runs[n], strict=True)] for n in STAGES}
+                return {"rounds": rounds, "prompt_tokens": tokens, "first_token_s": medians}
+        finally:
+            daemon.down(data_dir)
+
+
+def main() -> None:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/prompts.json"))
+    options = parser.parse_args()
+    found = measure(options.rounds)
+    alone = found["first_token_s"][STAGES[0]][0]
+    print(f"\n{found['prompt_tokens']} tokens       first token   against 1 stage   second question   sooner by")
+    for n, (first, second) in found["first_token_s"].items():
+        stages = f"{n} stage{'s' * (n > 1)}"
+        print(f"{stages:<15}{first:>10.2f} s{alone / first:>16.2f} x{second:>16.2f} s{first / second:>11.1f} x")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(found, indent=2) + "\n")
+    print(f"saved as {options.output}")
+
+
+if __name__ == "__main__":
+    main()
