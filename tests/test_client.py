@@ -224,7 +224,8 @@ def test_a_real_node_answers(node_dir):
         assert answer.placement[0]["first_layer"] == 0
         assert answer.placement[-1]["last_layer"] == 29
         (member,) = client.status()["members"]
-        assert [worker["pid"] for worker in member["workers"]] == [answer.placement[0]["pid"]]
+        held = [worker["pid"] for worker in member["workers"] if worker["model"]]  # there may be a spare one
+        assert held == [answer.placement[0]["pid"]]
         with pytest.raises(NotFound):
             client.ask("hi", model="no-such-model")
         with pytest.raises(UsageError):

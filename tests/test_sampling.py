@@ -37,7 +37,7 @@ def test_a_seed_draws_the_same_text_and_another_seed_another(smollm2_path):
 
 def test_the_draw_depends_on_the_position_only(llama):
     vocabulary = Vocabulary(llama)
-    llama.clear()
+    llama.keep(0)
     llama.decode(np.arange(10, 20, dtype=np.int32), 0, logits=True)
     sampler = Sampler(SamplingParams(temperature=5.0, top_k=0, top_p=1, min_p=0, seed=3), llama, vocabulary)
     at_7 = sampler.sample(7)
@@ -54,7 +54,7 @@ def test_draw_seeds_never_ask_for_a_random_one():
 
 
 def test_greedy_is_the_most_probable_token(llama):
-    llama.clear()
+    llama.keep(0)
     llama.decode(np.arange(10, 30, dtype=np.int32), 0, logits=True)
     sampler = Sampler(SamplingParams(temperature=0), llama, Vocabulary(llama))
     theirs = llama_cpp.llama_sampler_init_greedy()
@@ -69,7 +69,7 @@ def test_greedy_is_the_most_probable_token(llama):
 
 
 def test_a_repeat_penalty_changes_the_choice_after_the_token_was_seen(llama):
-    llama.clear()
+    llama.keep(0)
     llama.decode(np.arange(10, 30, dtype=np.int32), 0, logits=True)
     best = int(llama.logits().argmax())
     sampler = Sampler(SamplingParams(temperature=0, repeat_penalty=50.0), llama, Vocabulary(llama))

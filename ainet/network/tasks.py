@@ -37,6 +37,7 @@ class Tasks:
         task = asyncio.create_task(self._run(work))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        task.add_done_callback(lambda _: work.close())  # where it was cancelled before it began
 
     async def finish(self) -> None:
         """Wait for what was begun."""
