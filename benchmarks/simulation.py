@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class HandedOver:
     """A link that hands messages to the other node's handlers, in the same process."""
 
+    is_contact = False
+
     def __init__(self, mine: FakeLinks, theirs: FakeLinks) -> None:
         self.mine, self.theirs = mine, theirs
         self.peer_id = self.peer_name = theirs.identity.id
