@@ -7,7 +7,6 @@ import getpass
 import json
 import os
 import sys
-import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,13 @@ from ainet import __version__, arguments, tables
 from ainet.answer import Answer
 from ainet.arguments import SAMPLING, Parser
 from ainet.client import NodeClient
-from ainet.config import default_data_dir, show_bytes
+from ainet.config import default_data_dir
 from ainet.errors import AinetError, UsageError
+from ainet.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Seconds between two lines of progress on a standard error that is no terminal.
-RARELY = 10.0
 
 Options = argparse.Namespace
 
@@ -220,8 +218,8 @@ def _ask(options: Options) -> int:
         try:
             for event in events:
                 answer.add(event)
-                if event["event"] == "progress" and not answer.text:  # it would be written over the answer
-                    progress.show(event)
+                if event["event"] == "progress":
+                    progress.show(event, amid=bool(answer.text))
                 elif event["event"] == "text" and not options.json:
                     progress.clear()
                     print(event["text"], end="", flush=True)
@@ -384,39 +382,6 @@ def _import_key(options: Options) -> int:
 def _in_a_kernel(options: Options) -> int:
     msg = f"`{options.command}` needs a kernel: %ainet {options.command}"
     raise UsageError(msg)
-
-
-class Progress:
-    """What is loaded or fetched, on standard error: one line that changes on a terminal, now and then one elsewhere."""
-
-    def __init__(self) -> None:
-        self._shown = False
-        self._due = time.monotonic()
-
-    def show(self, event: dict[str, Any]) -> None:
-        """Replace the line by that of a ``progress`` event."""
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r\x1b[K{progress_text(event)}")
-            sys.stderr.flush()
-            self._shown = True
-        elif time.monotonic() >= self._due:
-            print(progress_text(event), file=sys.stderr, flush=True)
-            self._due = time.monotonic() + RARELY
-
-    def clear(self) -> None:
-        """Remove the line."""
-        if self._shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-            self._shown = False
-
-
-def progress_text(event: dict[str, Any]) -> str:
-    """Return a ``progress`` event in words."""
-    done, total = event.get("done", 0), event.get("total")
-    if not done and not total:
-        return f"{event['text']} …"
-    return f"{event['text']}: {show_bytes(done)}" + (f" of {show_bytes(total)}" if total else "")
 
 
 COMMANDS = (

@@ -17,16 +17,10 @@ from IPython.display import DisplayHandle, display
 from ainet import tables
 from ainet.answer import Answer
 from ainet.arguments import HelpShown
-from ainet.commands import (
-    Options,
-    Progress,
-    build_parser,
-    find_node,
-    progress_text,
-    sampling,
-)
+from ainet.commands import Options, build_parser, find_node, sampling
 from ainet.errors import AinetError, PromptTooLong, UsageError
 from ainet.markdown import harmless
+from ainet.progress import Progress, progress_text
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -233,8 +227,8 @@ class TerminalView(View):
 
     def show(self, event: dict[str, Any], answer: Answer) -> None:
         """Print the new piece."""
-        if event["event"] == "progress" and not answer.text:  # it would be written over the answer
-            self._progress.show(event)
+        if event["event"] == "progress":
+            self._progress.show(event, amid=bool(answer.text))
         elif event["event"] == "text":
             self._progress.clear()
             print(event["text"], end="", flush=True)

@@ -20,12 +20,15 @@ import tempfile
 import time
 from importlib.metadata import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ainet import daemon
-from ainet.client import NodeClient
-from ainet.config import CONFIG_FILE, show_bytes
+from desk import desk
+
+from ainet.config import show_bytes
 from ainet.resources import monitor
+
+if TYPE_CHECKING:
+    from ainet.client import NodeClient
 
 PLAIN = Path(__file__).with_name("plain.py")
 N_TOKENS = 128
@@ -161,22 +164,6 @@ def wait_for_port(port: int) -> None:
     raise RuntimeError(msg)
 
 
-@contextlib.contextmanager
-def node() -> Any:
-    """Run a node with its own data directory; gives its client and an idle worker's memory."""
-    with tempfile.TemporaryDirectory() as folder:
-        data_dir = Path(folder) / "node"
-        data_dir.mkdir(mode=0o700)
-        settings = {"AinetConfig": {"stage_threads": 1, "context_window": 1024}}
-        (data_dir / CONFIG_FILE).write_text(json.dumps(settings))
-        running, _ = daemon.up(data_dir, {"name": "bench"})
-        try:
-            with NodeClient(running.url, running.token) as client:
-                yield client
-        finally:
-            daemon.down(data_dir)
-
-
 def rpc_has_backend(python: str) -> bool:
     """Whether the llama.cpp of this Python has the RPC backend."""
     code = "import llama_cpp, pathlib; print(*pathlib.Path(llama_cpp.__file__).parent.glob('lib/*ggml-rpc*'))"
@@ -192,7 +179,7 @@ def measure(rounds: int, rpc_python: str | None) -> dict[str, Any]:
     results: dict[str, list[dict[str, float]]] = {}
     extra: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
-        client = stack.enter_context(node())
+        client = stack.enter_context(desk())
         idle = [w["memory"] for m in client.status()["members"] for w in m["workers"]]
         extra["idle_worker_bytes"] = idle[0]
         extra["idle_node_bytes"] = client.status()["node"]["pss_bytes"]

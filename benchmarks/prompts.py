@@ -12,13 +12,13 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ainet import daemon
-from ainet.client import NodeClient
-from ainet.config import CONFIG_FILE
+from desk import desk
+
+if TYPE_CHECKING:
+    from ainet.client import NodeClient
 
 STAGES = (1, 2, 3)
 SENTENCE = "In the year {} the river rose by {} inches and the fox had {} cubs."
@@ -38,31 +38,23 @@ def first_token(node: NodeClient, text: str, stages: int) -> dict[str, Any]:
 
 def measure(rounds: int) -> dict[str, Any]:
     """Measure every number of stages `rounds` times in turn."""
-    with tempfile.TemporaryDirectory() as folder:
-        data_dir = Path(folder)
-        settings = {"stage_threads": 1, "context_window": 4096, "chunk": 64, "threads": 1}
-        (data_dir / CONFIG_FILE).write_text(json.dumps({"AinetConfig": settings}))
-        running, _ = daemon.up(data_dir, {"name": "desk", "memory": "4GB"})
-        try:
-            with NodeClient(running.url, running.token) as node:
-                runs: dict[int, list[tuple[float, float]]] = {n: [] for n in STAGES}
-                tokens, number = 0, 0
-                for n in STAGES:
-                    first_token(node, "Hello", n)  # loads the pipeline
-                for i in range(rounds):
-                    for n in STAGES:
-                        print(f"round {i + 1}/{rounds}: {n} stages", file=sys.stderr, flush=True)
-                        number += 1
-                        text = document(number)
-                        first = first_token(node, f"{text} In which year did the river rise most?", n)
-                        second = first_token(node, f"{text} How many cubs had the fox in the last year?", n)
-                        assert first["reused_tokens"] == 0
-                        tokens = int(first["prompt_tokens"])
-                        runs[n].append((first["first_token_s"], second["first_token_s"]))
-                medians = {n: [statistics.median(times) for times in zip(*runs[n], strict=True)] for n in STAGES}
-                return {"rounds": rounds, "prompt_tokens": tokens, "first_token_s": medians}
-        finally:
-            daemon.down(data_dir)
+    runs: dict[int, list[tuple[float, float]]] = {n: [] for n in STAGES}
+    tokens, number = 0, 0
+    with desk(context_window=4096, memory="4GB", threads=1) as node:
+        for n in STAGES:
+            first_token(node, "Hello", n)  # loads the pipeline
+        for i in range(rounds):
+            for n in STAGES:
+                print(f"round {i + 1}/{rounds}: {n} stages", file=sys.stderr, flush=True)
+                number += 1
+                text = document(number)
+                first = first_token(node, f"{text} In which year did the river rise most?", n)
+                second = first_token(node, f"{text} How many cubs had the fox in the last year?", n)
+                assert first["reused_tokens"] == 0
+                tokens = int(first["prompt_tokens"])
+                runs[n].append((first["first_token_s"], second["first_token_s"]))
+    medians = {n: [statistics.median(times) for times in zip(*runs[n], strict=True)] for n in STAGES}
+    return {"rounds": rounds, "prompt_tokens": tokens, "first_token_s": medians}
 
 
 def main() -> None:

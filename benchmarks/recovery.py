@@ -16,14 +16,14 @@ import random
 import signal
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ainet import daemon
-from ainet.client import NodeClient
-from ainet.config import CONFIG_FILE
+from desk import desk
+
+if TYPE_CHECKING:
+    from ainet.client import NodeClient
 
 QUESTION = "Tell me a long story about a fox, a dog and a river."
 TOKENS = 200
@@ -52,29 +52,21 @@ def ask(node: NodeClient, hurt: int | None = None, how: signal.Signals = signal.
 
 def measure(kills: int, hangs: int) -> dict[str, Any]:
     """Return the pauses."""
-    with tempfile.TemporaryDirectory() as folder:
-        data_dir = Path(folder)
-        settings = {"stage_threads": 1, "context_window": 1024, "chunk": 64, "threads": 1}
-        (data_dir / CONFIG_FILE).write_text(json.dumps({"AinetConfig": settings}))
-        running, _ = daemon.up(data_dir, {"name": "desk", "memory": "2GB"})
-        try:
-            with NodeClient(running.url, running.token) as node:
-                whole = ask(node)["tokens"]
-                begun = time.perf_counter()
-                ask(node)
-                seconds = time.perf_counter() - begun
-                found: dict[str, Any] = {"tokens": TOKENS, "stages": STAGES, "undisturbed_s": seconds}
-                for name, how, times in (("killed", signal.SIGKILL, kills), ("hung", signal.SIGSTOP, hangs)):
-                    pauses, same = [], 0
-                    for i in range(times):
-                        answer = ask(node, random.randint(1, TOKENS - 20), how)
-                        same += answer["tokens"] == whole
-                        pauses.append((answer["at"], answer["pause_s"]))
-                        print(f"{name} {i + 1}: {pauses[-1]}", file=sys.stderr, flush=True)
-                    found[name] = {"times": times, "same_text": same, "pauses": pauses}
-                return found
-        finally:
-            daemon.down(data_dir)
+    with desk(memory="2GB", threads=1) as node:
+        whole = ask(node)["tokens"]
+        begun = time.perf_counter()
+        ask(node)
+        seconds = time.perf_counter() - begun
+        found: dict[str, Any] = {"tokens": TOKENS, "stages": STAGES, "undisturbed_s": seconds}
+        for name, how, times in (("killed", signal.SIGKILL, kills), ("hung", signal.SIGSTOP, hangs)):
+            pauses, same = [], 0
+            for i in range(times):
+                answer = ask(node, random.randint(1, TOKENS - 20), how)
+                same += answer["tokens"] == whole
+                pauses.append((answer["at"], answer["pause_s"]))
+                print(f"{name} {i + 1}: {pauses[-1]}", file=sys.stderr, flush=True)
+            found[name] = {"times": times, "same_text": same, "pauses": pauses}
+        return found
 
 
 def main() -> None:

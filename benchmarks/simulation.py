@@ -49,6 +49,7 @@ class FakeLinks:
         self.handlers: dict[str, Any] = {}
         self.known: dict[str, HandedOver] = {}
         self.messages = 0
+        self.home = SimpleNamespace(on_left=lambda _: None)  # nobody joins another swarm
         self._callbacks: list[Any] = []
 
     def handle(self, kind: type, handler: Any, *, contacts: bool = False) -> None:
@@ -62,9 +63,6 @@ class FakeLinks:
 
     def on_contact_linked(self, callback: Any) -> None:
         """Hear of links to contacts: there are none."""
-
-    def on_swarm_changed(self, callback: Any) -> None:
-        """Hear of another swarm: there is none."""
 
     def links(self) -> list[HandedOver]:
         """Return all links."""

@@ -5,18 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import statistics
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from desk import desk
 from swarm import swarm, until
 
-from ainet import daemon
-from ainet.client import NodeClient
-from ainet.config import CONFIG_FILE
 from ainet.network.frames import Ping, ToPort
 
 if TYPE_CHECKING:
@@ -101,16 +96,9 @@ def drop(_data: bytes) -> None:
 
 def idle_pipeline() -> float:
     """Return the seconds from an answer of a real node until its model is unloaded, with `IDLE_SECONDS`."""
-    with tempfile.TemporaryDirectory() as folder:
-        data_dir = Path(folder)
-        (data_dir / CONFIG_FILE).write_text(json.dumps({"AinetConfig": {"idle_seconds": IDLE_SECONDS}}))
-        running, _ = daemon.up(data_dir, {"name": "idler", "threads": 1, "memory": "1GB"})
-        try:
-            with NodeClient(running.url, running.token) as node:
-                node.ask("Hi", max_tokens=2)
-                begun = time.perf_counter()
-                while node.status()["pipelines"]:
-                    time.sleep(0.1)
-                return time.perf_counter() - begun
-        finally:
-            daemon.down(data_dir)
+    with desk(idle_seconds=IDLE_SECONDS, memory="1GB", threads=1) as node:
+        node.ask("Hi", max_tokens=2)
+        begun = time.perf_counter()
+        while node.status()["pipelines"]:
+            time.sleep(0.1)
+        return time.perf_counter() - begun

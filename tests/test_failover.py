@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -27,6 +29,8 @@ async def answer(node, *, hurt=None, **options):
             events.append(event)
             if event["event"] == "start":
                 placement = event["placement"]
+                if hurt is not None:
+                    hurt(placement, n)
             elif event["event"] == "text":
                 n += len(event["tokens"])
                 if hurt is not None:
@@ -66,10 +70,10 @@ async def test_every_stage_may_die_at_any_token(tmp_path, smollm2_path):
 async def test_a_stage_that_hangs_is_replaced(tmp_path, smollm2_path):
     expected = one_process(smollm2_path, TEXT, SamplingParams(temperature=0), TOKENS)
     async with nodes(tmp_path, **SETTINGS) as found:
-        for victim in (0, 1):
-            events = await answer(found["desk"], stages=2, hurt=once(victim, 20, signal.SIGSTOP))
+        for victim, at in ((0, 20), (1, 20), (0, 0)):
+            events = await answer(found["desk"], stages=2, hurt=once(victim, at, signal.SIGSTOP))
             assert said(events) == expected
-            assert any("goes on where it stopped" in event.get("text", "") for event in events)
+            assert any(event.get("notice") for event in events)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +104,25 @@ async def test_a_whole_model_on_one_stage_is_replaced_too(tmp_path, smollm2_path
     async with nodes(tmp_path, **SETTINGS) as found:
         for how in (signal.SIGKILL, signal.SIGSTOP):
             assert said(await answer(found["desk"], hurt=once(0, 10, how))) == expected
+
+
+async def test_who_waits_for_a_pipeline_that_is_lost_again_and_again_gets_its_answer(tmp_path, smollm2_path):
+    expected = one_process(smollm2_path, TEXT, SamplingParams(temperature=0), TOKENS)
+    async with nodes(tmp_path, **SETTINGS) as found:
+        waiting: list[asyncio.Task] = []
+        kills = iter(range(10, 80, 14))
+        due = [next(kills)]
+
+        def hurt(placement, n):
+            if not waiting and n:
+                waiting.append(asyncio.create_task(answer(found["desk"], stages=2)))
+            elif due and n >= due[0]:
+                due[:] = [*itertools.islice(kills, 1)]
+                os.kill(placement[0]["pid"], signal.SIGKILL)
+
+        assert said(await answer(found["desk"], stages=2, hurt=hurt)) == expected
+        assert not due  # it was killed five times
+        assert said(await waiting[0]) == expected
 
 
 async def test_a_loaded_processor_is_no_reason_to_replace_anything(tmp_path, smollm2_path):

@@ -117,6 +117,14 @@ async def shared(ada, bob, **options):
     return await bob.notebooks.open("plan")
 
 
+async def part(ada, bob):
+    """Cut the two off from each other until the test connects them."""
+    for desk in (ada, bob):
+        await desk.node.links._upkeep.stop()
+    ada.node.links.close_all(PeerUnreachable("The cable is pulled."))
+    await until(lambda: not bob.node.links.link_to(ada.node.id))
+
+
 async def test_a_shared_notebook_is_the_same_file_on_both(tmp_path):
     async with desks(tmp_path) as (ada, bob):
         opened = await shared(ada, bob)
@@ -161,10 +169,7 @@ async def test_a_reader_changes_nothing(tmp_path):
 async def test_edits_made_apart_merge_when_the_devices_meet(tmp_path):
     async with desks(tmp_path) as (ada, bob):
         await shared(ada, bob)
-        for desk in (ada, bob):
-            await desk.node.links._upkeep.stop()
-        ada.node.links.close_all(PeerUnreachable("The cable is pulled."))
-        await until(lambda: not bob.node.links.links())
+        await part(ada, bob)
         ada.write("plan.ipynb", code("a", "ada"), code("b", "2"))
         bob.write("plan.ipynb", code("b", "2"), code("c", "bob"))
         await until(lambda: "ada" in str(ada.opened("plan")._base))
@@ -177,10 +182,7 @@ async def test_edits_made_apart_merge_when_the_devices_meet(tmp_path):
 async def test_of_a_cell_that_both_changed_apart_nothing_is_lost(tmp_path):
     async with desks(tmp_path) as (ada, bob):
         await shared(ada, bob)
-        for desk in (ada, bob):
-            await desk.node.links._upkeep.stop()
-        ada.node.links.close_all(PeerUnreachable("The cable is pulled."))
-        await until(lambda: not bob.node.links.links())
+        await part(ada, bob)
         for desk, source in ((ada, "ada"), (bob, "bob")):
             for text in (source[:1], source):
                 desk.write("plan.ipynb", code("a", text), code("b", "2"))

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from servers import until
 from swarms import Device
-from test_shared_notebooks import code, desks, shared
+from test_shared_notebooks import code, desks, part, shared
 
 from ainet.cli import main
 from ainet.errors import NotFound, PeerUnreachable, ProtocolError, Refused
@@ -52,10 +52,7 @@ async def test_the_command_shares_by_name(tmp_path, monkeypatch, capsys):
 async def test_contacts_that_were_apart_merge_also_after_a_restart(tmp_path):
     async with desks(tmp_path, contacts=True) as (ada, bob):
         await shared(ada, bob, audience=["bob"])
-        for desk in (ada, bob):
-            await desk.node.links._upkeep.stop()
-        ada.node.links.close_all(PeerUnreachable("The cable is pulled."))
-        await until(lambda: not bob.node.links.contact_link(ada.node.id))
+        await part(ada, bob)
         ada.write("plan.ipynb", code("a", "ada"), code("b", "2"))
         await until(lambda: "ada" in str(ada.opened("plan")._base))
         await bob.notebooks.stop()

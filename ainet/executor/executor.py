@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
 #: A model is placed anew so often when others place it at the same time.
 ATTEMPTS = 5
-#: As often as this while nothing was said: the model itself may be what ends its workers.
-FIRST_ATTEMPTS = 2
-
+#: An answer is given up when its pipeline is lost so often without one more token: it may be what ends the workers.
+LOST_ATTEMPTS = 10
+#: The same for a model that is lost while it is loaded.
+LOAD_ATTEMPTS = 3
 #: An answer that was begun waits so long (s) for devices to come back, and looks again this often (s).
 WAIT_SECONDS = 120.0
 AGAIN_SECONDS = 2.0
@@ -46,6 +47,10 @@ SETTLE_SECONDS = 1.0
 def load_lease(model: str) -> str:
     """Return the name of the lease for placing the model with this digest over several devices."""
     return f"load {model}"
+
+
+class _LostInQueue(StageLost):
+    """The pipeline was lost before it came to this request: by no fault of it."""
 
 
 class Executor:
@@ -134,18 +139,20 @@ class Executor:
             except BorrowedGone as exc:
                 self._log.info("A member's pipeline is not asked: %s", exc.message)
             except StageLost as exc:
-                failures = 1 if transcript.said > said else failures + 1
-                if failures >= (ATTEMPTS if transcript.said else FIRST_ATTEMPTS):
+                if transcript.said > said:
+                    failures = 0
+                failures += not isinstance(exc, _LostInQueue)
+                if failures >= (LOST_ATTEMPTS if transcript.accepted else LOAD_ATTEMPTS):
                     raise
                 goes_on = "The answer goes on where it stopped" if transcript.said else "It is tried once more"
                 self._log.warning("%s %s.", exc.message, goes_on)
-                yield _words(f"{exc.message} {goes_on}")
+                yield _words(f"{exc.message} {goes_on}") | {"notice": True}
             except (NotEnough, NotFound, PeerUnreachable) as exc:
                 # What is left does not suffice: a device that went may come back.
                 missing_since = missing_since or time.monotonic()
                 if not failures or time.monotonic() - missing_since > WAIT_SECONDS:
                     raise
-                yield _words(f"waiting for devices to come back: {exc.message}")
+                yield _words(f"waiting for devices to come back: {exc.message}") | {"notice": True}
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue
             else:
@@ -175,9 +182,11 @@ class Executor:
                 msg = "The model was unloaded while it was being loaded."
                 raise AinetError(msg)
             pipeline = loading.result()
+            started = False
             try:
                 async with contextlib.aclosing(pipeline.ask(transcript.rest)) as events:
                     async for event in events:
+                        started = True
                         for shown in transcript.take(pipeline, event):
                             yield shown
             except StageLost as exc:
@@ -185,7 +194,9 @@ class Executor:
                     msg = f"The model {pipeline.model} was unloaded while it answered."
                     raise AinetError(msg) from exc
                 self._abandon(pipeline)  # it is placed again
-                raise
+                if started or isinstance(exc, BorrowedGone):
+                    raise
+                raise _LostInQueue(exc.message) from exc
         finally:
             await self._release(loading)
 

@@ -9,6 +9,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from ainet.errors import AinetError
+from ainet.network.tasks import Tasks
 
 if TYPE_CHECKING:
     import logging
@@ -51,7 +52,7 @@ class Pipelines:
         self._changed = changed
         self._loaded: list[Pipeline] = []
         self._locks: weakref.WeakValueDictionary[tuple[str, int | None], asyncio.Lock] = weakref.WeakValueDictionary()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing = Tasks("A pipeline was not unloaded cleanly", log)
         self._sweeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -125,15 +126,12 @@ class Pipelines:
         if pipeline in self._loaded:
             self._loaded.remove(pipeline)
             self._tell()
-            task = asyncio.create_task(pipeline.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._closing.spawn(pipeline.close())
 
     async def settle(self, seconds: float | None = None) -> bool:
         """Wait until abandoned pipelines have given their memory back, but at most so long; tell whether they have."""
-        if self._closing:
-            await asyncio.wait(self._closing, timeout=seconds)
-        return not self._closing
+        await self._closing.finish(seconds)
+        return not self._closing.busy
 
     async def unload(self, name: str | None = None) -> list[str]:
         """Unload the pipelines of the model with this name or digest, or all; returns the models' names."""

@@ -45,9 +45,14 @@ class Transcript:
         return len(self._tokens)
 
     @property
+    def accepted(self) -> bool:
+        """Whether a pipeline has accepted the prompt."""
+        return bool(self._prompt)
+
+    @property
     def rest(self) -> Open:
         """The request for what is still to come: the whole at first, later with what was said before."""
-        if not self._prompt:
+        if not self.accepted:
             return self._request
         resume = Resume(self._prompt, self._tokens)
         return msgspec.structs.replace(self._request, messages=[], resume=resume)

@@ -123,7 +123,7 @@ class Documents:
         links.handle(PushUpdate, self._answer_push, contacts=True)
         links.on_linked(self._linked)
         links.on_contact_linked(self._contact_linked)
-        links.on_swarm_changed(self._swarm_changed)
+        links.home.on_left(self._swarm_changed)
         for name in self._store.names():
             self.open(name)
 
@@ -326,6 +326,8 @@ class Documents:
     def _apply(self, document: Document, update: bytes, link: PeerLink) -> None:
         if not update:
             return
+        if link.is_contact and document.size + len(update) > MAX_CONTACT_DOCUMENT:
+            document.compact()  # its size is that of all saved updates
         if link.is_contact and document.size + len(update) > MAX_CONTACT_DOCUMENT:
             msg = f"{document.name} would have more than {MAX_CONTACT_DOCUMENT >> 20} MiB, too much of a contact."
             raise Refused(msg)

@@ -10,9 +10,8 @@ import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
-
 from ainet.errors import AinetError, Busy, PeerUnreachable, ProtocolError
+from ainet.network.calls import Incoming, Outgoing, check, decode, encode
 from ainet.network.frames import (
     MAX_MESSAGE,
     WINDOW,
@@ -40,6 +39,8 @@ from ainet.network.frames import (
 if TYPE_CHECKING:
     import logging
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+
+    import msgspec
 
     from ainet.network.channels import Channels
     from ainet.network.frames import ChannelFrame
@@ -119,8 +120,8 @@ class PeerLink:
         self._keepalive, self._timeout = keepalive, timeout
         self._log = log
         self._ids = itertools.count()
-        self._calls: dict[int, _Outgoing] = {}
-        self._serving: dict[int, _Incoming] = {}
+        self._calls: dict[int, Outgoing] = {}
+        self._serving: dict[int, Incoming] = {}
         self._on_close: list[Callable[[PeerLink], object]] = []
         self._sending = asyncio.Lock()
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
@@ -156,11 +157,11 @@ class PeerLink:
 
         Use it as ``async with contextlib.aclosing(link.stream(request)) as items`` where leaving early is possible.
         """
-        kind, call = type(request), _Outgoing()
+        kind, call = type(request), Outgoing()
         number = next(self._ids)
         self._calls[number] = call
         try:
-            await self._send(Call(number, kind.__name__, _encode(request)))
+            await self._send(Call(number, kind.__name__, encode(request)))
             while True:
                 frame = await call.queue.get()
                 if isinstance(frame, Item):
@@ -342,14 +343,14 @@ class PeerLink:
             self._post(Failure(call.id, Busy(msg, retry_after=1.0).to_dict()))
         else:
             try:
-                request = _decode(call.body, kind)
+                request = decode(call.body, kind)
             except ProtocolError as exc:
                 self._post(Failure(call.id, exc.to_dict()))
                 return
-            self._serving[call.id] = incoming = _Incoming()
+            self._serving[call.id] = incoming = Incoming()
             incoming.task = asyncio.create_task(self._answer(call.id, incoming, request, handler))
 
-    async def _answer(self, number: int, incoming: _Incoming, request: Request, handler: Handler) -> None:
+    async def _answer(self, number: int, incoming: Incoming, request: Request, handler: Handler) -> None:
         kind = type(request)
         try:
             try:
@@ -358,8 +359,8 @@ class PeerLink:
                     reply = await self._send_items(number, incoming, result, kind)
                 else:
                     reply = await result
-                _check(reply, kind.reply, kind)
-                await self._send(Reply(number, _encode(reply)))
+                check(reply, kind.reply, kind)
+                await self._send(Reply(number, encode(reply)))
             except AinetError as exc:
                 await self._fail(number, exc)
             except asyncio.CancelledError:
@@ -377,7 +378,7 @@ class PeerLink:
             del self._serving[number]
 
     async def _send_items(
-        self, number: int, incoming: _Incoming, items: AsyncIterator[msgspec.Struct], kind: type[Request]
+        self, number: int, incoming: Incoming, items: AsyncIterator[msgspec.Struct], kind: type[Request]
     ) -> msgspec.Struct | None:
         reply = None
         try:
@@ -388,9 +389,9 @@ class PeerLink:
                 if kind.reply is not None and isinstance(item, kind.reply):
                     reply = item
                     continue
-                _check(item, kind.progress, kind)
+                check(item, kind.progress, kind)
                 await incoming.spend()
-                await self._send(Item(number, _encode(item)))
+                await self._send(Item(number, encode(item)))
         finally:
             if inspect.isasyncgen(items):
                 await items.aclose()
@@ -426,52 +427,7 @@ class PeerLink:
 
     def _decode(self, body: msgspec.Raw, kind: type[msgspec.Struct] | None, request: type[Request]) -> Any:
         try:
-            return _decode(body, kind)
+            return decode(body, kind)
         except ProtocolError as exc:
             msg = f"{self.peer_name} answered {request.__name__} with something else: {exc.message}"
             raise ProtocolError(msg) from exc
-
-
-class _Outgoing:
-    """A request of ours that waits for its answer."""
-
-    def __init__(self) -> None:
-        self.queue: asyncio.Queue[Item | Reply | Failure] = asyncio.Queue()
-        self.taken = 0
-        self.ended = False
-
-
-class _Incoming:
-    """A request of the peer that is being answered."""
-
-    task: asyncio.Task[None]
-
-    def __init__(self) -> None:
-        self._credit = asyncio.Semaphore(WINDOW)
-
-    async def spend(self) -> None:
-        """Wait until the asker takes another item."""
-        await self._credit.acquire()
-
-    def grant(self, count: int) -> None:
-        """Let `count` more items be sent."""
-        for _ in range(count):
-            self._credit.release()
-
-
-def _encode(message: msgspec.Struct | None) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.msgpack.encode(message))
-
-
-def _decode(body: msgspec.Raw, kind: type[msgspec.Struct] | None) -> Any:
-    try:
-        return msgspec.msgpack.decode(body, type=kind)
-    except (msgspec.DecodeError, ValueError, RecursionError) as exc:
-        msg = f"This is no {kind.__name__ if kind else 'empty message'} ({exc})."
-        raise ProtocolError(msg) from exc
-
-
-def _check(message: object, kind: type[msgspec.Struct] | None, request: type[Request]) -> None:
-    if not isinstance(message, kind or type(None)):
-        msg = f"{type(message).__name__} is not what {request.__name__} is answered with."
-        raise TypeError(msg)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from ainet.errors import AinetError, NotFound, PeerUnreachable, Refused, UsageError
 from ainet.identity import Credentials, client_context, server_context
-from ainet.identity.files import write_private
 from ainet.network.addresses import (
     AddressBook,
     can_be_dialled,
@@ -24,6 +23,7 @@ from ainet.network.door import Door
 from ainet.network.forwarders import Forwarders
 from ainet.network.frames import Hint, RosterUpdate
 from ainet.network.greeting import Greeting, check_peer, greet
+from ainet.network.home import Home
 from ainet.network.link import PeerLink
 from ainet.network.member_state import MemberState, member_states
 from ainet.network.messages import Payload, Probe, RenewCertificate, Renewed, Request
@@ -58,7 +58,8 @@ class Links:
         self.identity = identity
         data_dir = config.make_data_dir()
         self.book = AddressBook(data_dir / "network.json")
-        self._swarm_file = data_dir / "swarm"
+        #: Which swarm the data here belong to.
+        self.home = Home(identity, data_dir / "swarm", log)
         self._config = config
         self._log = log
         self._instance = uuid.uuid4().hex
@@ -70,7 +71,6 @@ class Links:
         self._revoked_callbacks: list[Callable[[str], object]] = []
         self._linked_callbacks: list[Callable[[PeerLink], object]] = []
         self._contact_callbacks: list[Callable[[PeerLink], object]] = []
-        self._swarm_callbacks: list[Callable[[str | None], object]] = []
         self._contexts: tuple[Credentials, ssl.SSLContext, ssl.SSLContext] | None = None
         self._stopped = False
         self._upkeep = Upkeep(self, log)
@@ -108,14 +108,6 @@ class Links:
         """Call `callback` with every link to a contact that begins from now on."""
         self._contact_callbacks.append(callback)
 
-    def on_swarm_changed(self, callback: Callable[[str | None], object]) -> None:
-        """Call `callback` when this device has joined another swarm.
-
-        It is given the id of the swarm that was left, None if nobody else was in it: then what is on this device was
-        only its own.
-        """
-        self._swarm_callbacks.append(callback)
-
     async def start(self) -> None:
         """Listen for members, and look after the links to them.
 
@@ -124,10 +116,7 @@ class Links:
         UsageError
             The address that the configuration names cannot be listened on.
         """
-        known = self._swarm_file.read_text() if self._swarm_file.exists() else self.identity.swarm
-        if known != self.identity.swarm:  # this device ended while it joined another swarm
-            self._leave_swarm(known)
-        self._note_swarm()
+        self.home.check()
         host, port = split_address(self._config.listen, 0)
         fixed = port or self._config.peer_port
         host = wildcard() if self._config.lan and is_loopback(host) else host
@@ -374,26 +363,11 @@ class Links:
         """
         self.close_all(PeerUnreachable(f"{self.identity.name} joined another swarm."))
         if left != self.identity.swarm:
-            self._leave_swarm(left if shared else None)
+            self.home.leave(left if shared else None)
         self.book.keep_only({contact.id for contact in self.identity.contacts.all()})
         self.learn(hints)
         self.book.save()
         self._upkeep.wake()
-
-    def _leave_swarm(self, left: str | None) -> None:
-        """Have everybody act on it that this device left a swarm; what fails now is done at the next start."""
-        for callback in self._swarm_callbacks:
-            try:
-                callback(left)
-            except Exception as exc:
-                self._log.exception("What belongs to the swarm that was left could not be put aside.")
-                msg = f"What belongs to the swarm that was left could not be put aside ({exc}). Start ainet anew."
-                raise AinetError(msg) from exc
-        self._note_swarm()
-
-    def _note_swarm(self) -> None:
-        """Note which swarm the data on this device belong to."""
-        write_private(self._swarm_file, self.identity.swarm.encode())
 
     def close_all(self, reason: AinetError) -> None:
         """Close every link, and tell the peers why."""

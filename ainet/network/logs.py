@@ -93,7 +93,7 @@ class Logs:
         links.handle(PushEntries, self._answer_push)
         links.on_linked(self._linked)
         links.on_revoked(self._forget)
-        links.on_swarm_changed(self._swarm_changed)
+        links.home.on_left(self._swarm_changed)
 
     async def stop(self) -> None:
         """Stop passing on, and close the file."""

@@ -39,9 +39,10 @@ class Tasks:
         task.add_done_callback(self._running.discard)
         task.add_done_callback(lambda _: work.close())  # where it was cancelled before it began
 
-    async def finish(self) -> None:
-        """Wait for what was begun."""
-        await asyncio.gather(*self._running, return_exceptions=True)
+    async def finish(self, seconds: float | None = None) -> None:
+        """Wait for what was begun, but at most so long."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
 
     async def stop(self) -> None:
         """Cancel what was begun."""

@@ -14,6 +14,7 @@ from tornado import web
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from ainet.errors import AinetError
+from ainet.replica import ENDED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 MAX_MESSAGE = 16 * 1024 * 1024  # bytes
 MAX_BACKLOG = 32 * 1024 * 1024  # bytes that a client may leave unread
 CLOSE_REFUSED = 1008  # RFC 6455: a message violates the endpoint's policy
-CLOSE_ENDED = 4410  # of this application: the document is gone
 
 
 class SyncHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
@@ -132,7 +132,7 @@ class SyncHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
         if self._document is not None:
             self.extension.rooms.leave(self._document.name, self)
         self._document = None  # nothing more of it is taken
-        self.close(CLOSE_ENDED, "This device does not have the document any more.")
+        self.close(ENDED, "This device does not have the document any more.")
 
     def _changed(self, update: bytes, origin: object) -> None:
         if origin is not self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import msgspec
@@ -102,7 +103,7 @@ class Shares:
         links.handle(TellShares, self._take, contacts=True)
         links.on_contact_linked(lambda link: self._tasks.spawn(self._tell(link)))
         links.on_revoked(self._forget)
-        links.on_swarm_changed(self._swarm_changed)
+        links.home.on_left(self._swarm_changed)
         logs.on_change(lambda _author, name: self._changed() if name == LOG else None)
 
     async def stop(self) -> None:
@@ -146,7 +147,10 @@ class Shares:
             msg = f"Nobody shares a notebook called {name!r}. Shared are: {known}."
             raise NotFound(msg)
         if len(found) > 1:
-            several = ", ".join(f"{one.name}@{names[one.sharer]}" for one in found)
+            called = Counter(names[one.sharer] for one in found)
+            several = ", ".join(
+                f"{one.name}@{names[one.sharer] if called[names[one.sharer]] == 1 else one.sharer}" for one in found
+            )
             msg = f"Several devices share a notebook called {name!r}. Say which: {several}."
             raise UsageError(msg)
         return found[0]

@@ -22,7 +22,7 @@ class EngineProgram(Program):
 
     def __init__(self, run_dir: Path, answers: int) -> None:
         super().__init__(run_dir, answers)
-        self._scheduler: Any = None  # a ActorScheduler, from `start` on
+        self._scheduler: Any = None  # an ActorScheduler, from `start` on
         self._nannies: list[Nanny] = []
         self._names = 0
         self._growing = asyncio.Lock()

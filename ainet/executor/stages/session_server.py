@@ -115,8 +115,10 @@ class SessionServer:
         """Give signs of life: so a requester notices when this process is stopped, and not only when it ends."""
         while True:
             await asyncio.sleep(ALIVE_SECONDS)
-            if stream.backlog < MAX_BACKLOG:
+            try:
                 stream.write(pack_message(Alive()))
+            except AinetError:
+                return  # whoever listens has noticed, too
 
     async def _greet(self, stream: SecureStream) -> None:
         asker = certificate_id(stream.certificate)

@@ -10,6 +10,8 @@ SOCKET_BUFFER = 1 << 20
 #: A stage gives a sign of life this often (s); one that gave none for so long (s) is lost.
 ALIVE_SECONDS = 1.0
 SILENCE_SECONDS = 3.0
+#: Before the first sign of life: the stages of a pipeline do not begin at the same moment.
+FIRST_SILENCE_SECONDS = 15.0
 #: Where a forwarder lies in between, a short outage is only a pause.
 FORWARDED_SILENCE_SECONDS = 12.0
 

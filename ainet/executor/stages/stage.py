@@ -20,7 +20,7 @@ from ainet.executor.stages.frames import DataLink, Frame, Kind
 from ainet.executor.stages.head import Head
 from ainet.executor.stages.inbox import Inbox
 from ainet.executor.stages.llama import Llama
-from ainet.executor.stages.sockets import ALIVE_SECONDS, SILENCE_SECONDS
+from ainet.executor.stages.sockets import ALIVE_SECONDS, FIRST_SILENCE_SECONDS, SILENCE_SECONDS
 
 if TYPE_CHECKING:
     import logging
@@ -88,8 +88,8 @@ class Stage:
         self._window = spec.n_stages + 1
         self._stopping = False
         self._ended = threading.Event()
-        #: Seconds of waiting in which the stage before said nothing; None until it has begun to work.
-        self._silent: float | None = None
+        #: Seconds of waiting in which the stage before said nothing, and how many are too many.
+        self._silent, self._limit = 0.0, FIRST_SILENCE_SECONDS
         self._patience = SILENCE_SECONDS
         self._token_seconds = 0.0
         #: How often llama.cpp was called.
@@ -210,11 +210,11 @@ class Stage:
         if came:
             assert self._previous is not None  # noqa: S101 - what `wait` has just seen readable
             self._take(self._previous.receive())
-            self._silent = 0.0
-        elif came is None and self._silent is not None:
+            self._silent, self._limit = 0.0, self._patience
+        elif came is None and self._previous is not None:
             # Only what this thread waited counts: while it computed, or did not run itself, it could hear nothing.
             self._silent += ALIVE_SECONDS
-            if self._silent >= self._patience:
+            if self._silent >= self._limit:
                 msg = f"nothing came for {self._silent:.0f} seconds"
                 raise TimeoutError(msg)
 
