@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_core.paths import jupyter_data_dir
-from traitlets import Bool, Dict, Float, Int, List, TraitError, Unicode, default, validate
+from traitlets import Bool, Dict, Enum, Float, Int, List, TraitError, Unicode, default, validate
 from traitlets.config import Configurable
 
 from ainet.errors import UsageError
@@ -86,7 +86,21 @@ class AinetConfig(Configurable):
     chunk = Int(64, help="Prompt tokens that a stage processes at once (llama.cpp's n_ubatch).").tag(config=True)
     stage_threads = Int(0, help="Threads of one stage; 0: its share of `threads`.").tag(config=True)
 
-    queue = Int(8, help="Most requests that may wait for one pipeline.").tag(config=True)
+    sessions = Int(8, help="Most requests that one pipeline answers at the same time.").tag(config=True)
+    queue = Int(8, help="Most requests of each user that may wait for one pipeline.").tag(config=True)
+    kept_tokens = Int(
+        -1, help="Most tokens of earlier prompts that a pipeline keeps for the next question; -1: a context window."
+    ).tag(config=True)
+    exact = Bool(
+        False,
+        help="Whether an answer is the same, bit for bit, whoever shares the stages and whatever is lost meanwhile; "
+        "slower (see docs/pipeline.md).",
+    ).tag(config=True)
+    hidden_states = Enum(
+        ["float32", "float16", "int8"],
+        "float32",
+        help="How hidden states travel between devices: exactly, or rounded to 16 or 8 bits.",
+    ).tag(config=True)
     idle_seconds = Float(600.0, help="A pipeline that was idle this long is unloaded.").tag(config=True)
     link_keepalive = Float(1.0, help="Seconds between keep-alives on a peer link.").tag(config=True)
     link_timeout = Float(10.0, help="Seconds of silence after which a peer counts as unreachable.").tag(config=True)

@@ -13,6 +13,7 @@ from ainet.executor.stages.grammar import check_grammar
 from ainet.executor.stages.llama import Llama
 from ainet.executor.stages.sampling import Sampler
 from ainet.executor.stages.sampling_params import SamplingParams
+from ainet.executor.stages.segments import Segment
 from ainet.executor.stages.vocabulary import Vocabulary
 
 PIECES = [
@@ -47,7 +48,7 @@ def main(path: str, seed: int, count: int) -> None:
     read = slowest = 0.0
     with Llama(path, hidden_out=False, n_ctx=64) as llama:
         vocabulary = Vocabulary(llama)
-        llama.decode(np.arange(10, 20, dtype=np.int32), 0, logits=True)
+        llama.decode(np.arange(10, 20, dtype=np.int32), [Segment(0, 0, 10, 1)])
         for n in range(count):
             draw = random.Random(seed + n)
             text = draw.choice([soup, rules])(draw)

@@ -42,6 +42,7 @@ def one_process(path: Path, question: str, sampling: SamplingParams, n: int) -> 
     """Return tokens and text of one llama.cpp process, prompt in the same chunks, one thread."""
     from ainet.executor.stages.llama import Llama
     from ainet.executor.stages.sampling import Sampler
+    from ainet.executor.stages.segments import Segment
     from ainet.executor.stages.vocabulary import TextStream, Vocabulary
 
     with Llama(path, hidden_out=False, n_ctx=N_CTX, n_ubatch=CHUNK, threads=1) as llama:
@@ -53,7 +54,7 @@ def one_process(path: Path, question: str, sampling: SamplingParams, n: int) -> 
         while len(tokens) < n:
             for begin in range(0, len(rows), CHUNK):
                 chunk = rows[begin : begin + CHUNK]
-                llama.decode(chunk, position, logits=begin + CHUNK >= len(rows))
+                llama.decode(chunk, [Segment(0, position, len(chunk), int(begin + CHUNK >= len(rows)))])
                 position += len(chunk)
             token = sampler.sample(position)
             if vocabulary.ends(token):

@@ -15,6 +15,7 @@ from ainet.executor.models.shards import ShardStore
 from ainet.executor.models.tensors import TensorStore
 from ainet.executor.stages.embedding import Embedding
 from ainet.executor.stages.llama import Llama
+from ainet.executor.stages.segments import Segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,13 +110,13 @@ class Pipeline:
         stages = [self.stage(*layers) for layers in ranges]
         embedding = Embedding(self.shards.assemble(self.manifest, *ranges[0])) if cuts else None
         for stage in stages:
-            stage.keep(sum(STEPS[:kept]))
+            stage.keep(0, sum(STEPS[:kept]))
         found, position = [], sum(STEPS[:kept])
         for size in STEPS[kept:]:
             tokens = ((np.arange(position, position + size) * 7919) % N_VOCAB).astype(np.int32)
             x: Any = tokens if embedding is None else embedding.look_up(tokens)
             for stage in stages:
-                x = stage.decode(x, position, logits=True)
+                x = stage.decode(x, [Segment(0, position, size, 1)])
             found.append(stages[-1].logits().copy())
             position += size
         if embedding is not None:

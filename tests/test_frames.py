@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
 from ainet.executor.stages.frames import HEADER, PLAIN_WORD, DataLink, Kind, Listener, connect
+from ainet.executor.stages.hidden_states import HiddenStates
 from ainet.executor.stages.inbox import Inbox
+from ainet.executor.stages.segments import Segment
 from ainet.identity import Identity, client_context
 
 EPOCH = b"e" * 16
 LIMIT = 1 << 16
+FORM, EIGHT = HiddenStates("float32", 576), HiddenStates("float32", 8)
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +48,11 @@ def ring(identity):
 def test_hidden_states_arrive_as_they_were_sent(ring):
     sender, receiver = ring
     hidden = np.random.default_rng(0).standard_normal((3, 576), np.float32)
-    sender.send_hidden(7, 40, hidden, logits=True)
+    segments = [Segment(7, 40, 2, 1), Segment(3, 0, 1)]
+    sender.send(Kind.HIDDEN, segments, FORM.write(hidden))
     frame = receiver.receive()
-    assert (frame.kind, frame.session, frame.position, frame.logits) == (Kind.HIDDEN, 7, 40, True)
-    assert np.array_equal(frame.hidden(576), hidden)
+    assert (frame.kind, frame.segments) == (Kind.HIDDEN, segments)
+    assert np.array_equal(FORM.read(frame), hidden)
     assert sender.bytes_sent <= 1.2 * hidden.nbytes + 100
 
 
@@ -94,14 +98,14 @@ def test_frames_arrive_whole_however_the_bytes_are_cut(rows, sizes, ahead):
     for begun in range(0, len(rows), ahead):
         batch = list(enumerate(rows))[begun : begun + ahead]
         for position, n in batch:
-            sender.send_hidden(1, position, np.full((n, 8), position, np.float32), logits=False)
-            sender.send_tokens(Kind.PROMPT, 2, position, np.arange(n, dtype=np.int32))
+            sender.send(Kind.HIDDEN, [Segment(1, position, n)], EIGHT.write(np.full((n, 8), position, np.float32)))
+            sender.send_tokens(Kind.PROMPT, [Segment(2, position, n, 1)], np.arange(n, dtype=np.int32))
         for position, n in batch:
             frame = receiver.receive()
-            assert (frame.kind, frame.session, frame.position, frame.rows) == (Kind.HIDDEN, 1, position, n)
-            assert np.array_equal(frame.hidden(8), np.full((n, 8), position, np.float32))
+            assert (frame.kind, frame.segments) == (Kind.HIDDEN, [Segment(1, position, n)])
+            assert np.array_equal(EIGHT.read(frame), np.full((n, 8), position, np.float32))
             frame = receiver.receive()
-            assert (frame.kind, frame.session, frame.position) == (Kind.PROMPT, 2, position)
+            assert (frame.kind, frame.segments) == (Kind.PROMPT, [Segment(2, position, n, 1)])
             assert frame.tokens().tolist() == list(range(n))
         assert not cut.data
         assert not receiver.buffered
@@ -120,7 +124,7 @@ def test_bytes_that_are_no_frame_are_refused(junk):
         try:
             frame = link.receive()
             assert frame.kind in Kind
-            frame.hidden(576)
+            FORM.read(frame)
         except (ProtocolError, ConnectionResetError):
             pass
 
@@ -130,11 +134,13 @@ def test_a_receiver_that_computes_for_long_is_not_dead(ring):
     sender.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     rows = np.ones((16, 576), np.float32)
     n = 200  # 7 MB: more than the system keeps for a receiver that does not read
-    thread = threading.Thread(target=lambda: [sender.send_hidden(1, i, rows, logits=False) for i in range(n)])
+    thread = threading.Thread(
+        target=lambda: [sender.send(Kind.HIDDEN, [Segment(1, i, 16)], FORM.write(rows)) for i in range(n)]
+    )
     thread.start()
     thread.join(timeout=4.5)  # longer than any time after which a silent connection is given up
     assert thread.is_alive()
-    assert [receiver.receive().position for _ in range(n)] == list(range(n))
+    assert [receiver.receive().segments[0].position for _ in range(n)] == list(range(n))
     thread.join()
 
 

@@ -142,10 +142,11 @@ import sys
 import numpy as np
 from ainet.errors import AinetError
 from ainet.executor.stages.llama import Llama
+from ainet.executor.stages.segments import Segment
 for line in sys.stdin:
     try:
         with Llama(line.strip(), hidden_out=False, n_ctx=64, n_ubatch=16) as llama:
-            llama.decode(np.arange(8, dtype=np.int32), 0, logits=True)
+            llama.decode(np.arange(8, dtype=np.int32), [Segment(0, 0, 8, 1)])
             print("decoded", flush=True)
     except AinetError:
         print("refused", flush=True)

@@ -13,6 +13,7 @@ from ainet.errors import ModelError, NotEnough
 from ainet.executor.models.shards import ShardStore
 from ainet.executor.stages.embedding import Embedding
 from ainet.executor.stages.llama import Llama
+from ainet.executor.stages.segments import Segment
 
 
 @pytest.mark.parametrize("n_stages", [2, 3, 4])
@@ -25,10 +26,11 @@ def test_stages_give_bit_identical_logits(smollm2_store, smollm2_manifest, smoll
     stages = [Llama(shard.path, hidden_out=not shard.is_last, **sizes) for shard in shards]
     position, tokens = 0, (np.arange(CHUNK, dtype=np.int32) * 7919) % 20000 + 10
     for _ in range(12):
-        whole.decode(tokens, position, logits=True)
+        segments = [Segment(0, position, len(tokens), 1)]
+        whole.decode(tokens, segments)
         rows = embedding.look_up(tokens)
         for stage in stages:
-            rows = stage.decode(rows, position, logits=True)
+            rows = stage.decode(rows, segments)
         assert np.array_equal(whole.logits(), stages[-1].logits())
         position += len(tokens)
         tokens = np.array([int(whole.logits().argmax())], np.int32)
@@ -54,9 +56,9 @@ def test_a_full_cache_is_said(smollm2_path):
     with Llama(smollm2_path, hidden_out=False, n_ctx=256) as llama:
         tokens = np.arange(64, dtype=np.int32)
         for position in range(0, 256, 64):
-            llama.decode(tokens, position)
+            llama.decode(tokens, [Segment(0, position, 64)])
         with pytest.raises(NotEnough, match="KV cache of 256 tokens is full at position 256"):
-            llama.decode(tokens[:1], 256)
+            llama.decode(tokens[:1], [Segment(0, 256, 1)])
 
 
 def test_a_token_outside_the_vocabulary_is_refused(smollm2_store, smollm2_manifest):
@@ -70,6 +72,7 @@ FORGOTTEN = """
 import gc, sys
 from llama_cpp import llama_cpp as C
 from ainet.executor.stages.llama import Llama
+from ainet.executor.stages.segments import Segment
 for _ in range(5):
     first = Llama(sys.argv[1], hidden_out=False, n_ctx=64)
     second = Llama(sys.argv[1], hidden_out=False, n_ctx=64)

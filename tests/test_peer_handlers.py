@@ -136,6 +136,7 @@ def spec_for(manifest: Manifest, owner: str, first: int = 3, last: int = 3) -> S
         n_ubatch=64,
         threads=1,
         gpu=False,
+        sessions=1,
         queue=1,
     )
 

@@ -17,7 +17,7 @@ from ainet.config import AinetConfig
 from ainet.errors import AinetError, NotEnough, Refused, StageLost
 from ainet.executor.engine.engine import Engine
 from ainet.executor.fetch import Fetcher
-from ainet.executor.pipeline import Pipeline
+from ainet.executor.pipeline import Pipeline, PipelineOptions
 from ainet.executor.placement import NodeOffer, Planner
 from ainet.executor.stages.generation import Done, Message, Open, Text
 from ainet.executor.stages.host import StageAddress
@@ -31,6 +31,7 @@ from ainet.resources.monitor import pss
 QUESTION = "Tell me a long story about a fox, a dog and a river."
 GREEDY = SamplingParams(temperature=0)
 LOG = logging.getLogger("test")
+OPTIONS = PipelineOptions(sessions=4, queue=4, kept_tokens=2048, exact=False, hidden_states="float32")
 
 
 class Workshop:
@@ -52,7 +53,7 @@ class Workshop:
             log=LOG,
         )
 
-    async def load(self, n_stages: int, progress=lambda _: None) -> Pipeline:
+    async def load(self, n_stages: int, progress=lambda _: None, **options) -> Pipeline:
         offer = NodeOffer(node=self.identity.id, name="node", memory=self.allocator.free.memory, threads=1, speed=5e9)
         plan = Planner(self.manifest, [offer], n_ctx=N_CTX, n_ubatch=CHUNK).plan(n_stages)
         pipeline = Pipeline(
@@ -63,7 +64,7 @@ class Workshop:
             identity=self.identity,
             service=self.service,
             links=self.links,
-            queue=4,
+            options=OPTIONS._replace(**options),
             log=LOG,
         )
         self.pipelines.append(pipeline)
@@ -164,7 +165,7 @@ async def test_stages_beyond_the_cap_are_refused_with_the_numbers_and_leave_noth
         identity=workshop.identity,
         service=workshop.service,
         links=workshop.links,
-        queue=1,
+        options=OPTIONS,
         log=LOG,
     )
     with pytest.raises(NotEnough, match=r"needs .* of memory, but only .* of this device's cap of 150 MB"):

@@ -52,7 +52,7 @@ async def test_a_second_question_on_the_same_text_begins_where_it_differs(worksh
     ):
         prompt, reused, tokens = await answer(pipeline, question, sampling)
         assert tokens == alone(smollm2_path, question, sampling, 24), i
-        if i in {1, 2}:
+        if i in {1, 2, 4}:
             assert prompt - 2 * CHUNK < reused < prompt
             assert reused % CHUNK == 0
         else:

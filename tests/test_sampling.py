@@ -17,6 +17,7 @@ from ainet.executor.stages.json_schema import grammar_of_schema
 from ainet.executor.stages.llama import Llama
 from ainet.executor.stages.sampling import Sampler, draw_seed
 from ainet.executor.stages.sampling_params import SamplingParams
+from ainet.executor.stages.segments import Segment
 from ainet.executor.stages.vocabulary import Vocabulary
 
 QUESTION = "Name three colours of the rainbow."
@@ -37,8 +38,8 @@ def test_a_seed_draws_the_same_text_and_another_seed_another(smollm2_path):
 
 def test_the_draw_depends_on_the_position_only(llama):
     vocabulary = Vocabulary(llama)
-    llama.keep(0)
-    llama.decode(np.arange(10, 20, dtype=np.int32), 0, logits=True)
+    llama.clear()
+    llama.decode(np.arange(10, 20, dtype=np.int32), [Segment(0, 0, 10, 1)])
     sampler = Sampler(SamplingParams(temperature=5.0, top_k=0, top_p=1, min_p=0, seed=3), llama, vocabulary)
     at_7 = sampler.sample(7)
     others = {sampler.sample(position) for position in range(20, 60)}
@@ -54,14 +55,14 @@ def test_draw_seeds_never_ask_for_a_random_one():
 
 
 def test_greedy_is_the_most_probable_token(llama):
-    llama.keep(0)
-    llama.decode(np.arange(10, 30, dtype=np.int32), 0, logits=True)
+    llama.clear()
+    llama.decode(np.arange(10, 30, dtype=np.int32), [Segment(0, 0, 20, 1)])
     sampler = Sampler(SamplingParams(temperature=0), llama, Vocabulary(llama))
     theirs = llama_cpp.llama_sampler_init_greedy()
     for position in range(20, 40):
         token = sampler.sample(position)
         assert token == llama_cpp.llama_sampler_sample(theirs, llama.context, -1) == int(llama.logits().argmax())
-        llama.decode(np.array([token], np.int32), position, logits=True)
+        llama.decode(np.array([token], np.int32), [Segment(0, position, 1, 1)])
     llama.logits()[[5, 400, 30]] = 1e9  # of several that are equal, the first
     assert sampler.sample(40) == llama_cpp.llama_sampler_sample(theirs, llama.context, -1) == 5
     llama_cpp.llama_sampler_free(theirs)
@@ -69,8 +70,8 @@ def test_greedy_is_the_most_probable_token(llama):
 
 
 def test_a_repeat_penalty_changes_the_choice_after_the_token_was_seen(llama):
-    llama.keep(0)
-    llama.decode(np.arange(10, 30, dtype=np.int32), 0, logits=True)
+    llama.clear()
+    llama.decode(np.arange(10, 30, dtype=np.int32), [Segment(0, 0, 20, 1)])
     best = int(llama.logits().argmax())
     sampler = Sampler(SamplingParams(temperature=0, repeat_penalty=50.0), llama, Vocabulary(llama))
     assert sampler.sample(20) == best

@@ -44,6 +44,7 @@ async def pipeline(smollm2_store, smollm2_manifest, tmp_path):
         n_ubatch=CHUNK,
         threads=1,
         gpu=False,
+        sessions=1,
         queue=1,
     )
     shard = ShardStore(smollm2_store).assemble(smollm2_manifest, 0, 29)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ainet.errors import AinetError, LeaseLost, NotEnough, NotFound, PeerUnreachable, StageLost
 from ainet.executor.borrowed import BorrowedGone, BorrowedPipeline
 from ainet.executor.messages import LoadProgress
-from ainet.executor.pipeline import Pipeline
+from ainet.executor.pipeline import Pipeline, PipelineOptions
 from ainet.executor.pipelines import Pipelines
 from ainet.executor.transcript import Transcript
 
@@ -321,7 +321,7 @@ class Executor:
             identity=self._identity,
             service=self._service,
             links=self._links,
-            queue=self._config.queue,
+            options=PipelineOptions.of(self._config),
             log=self._log,
         )
         await pipeline.load(progress)

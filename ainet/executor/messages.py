@@ -64,11 +64,12 @@ class DescribeNode(Request, frozen=True):
 
 
 class StageLoaded(msgspec.Struct, frozen=True):
-    """The stage listens at `address`; it fetched `received` bytes and takes `memory` bytes."""
+    """The stage listens at `address`; it fetched `received` bytes, takes `memory` bytes, can keep `kept_tokens`."""
 
     address: StageAddress
     received: int
     memory: int
+    kept_tokens: Count = 0
 
 
 class LoadStage(Request, frozen=True):
@@ -100,12 +101,16 @@ class AskPipeline(Request, frozen=True):
 
 
 class LinkStage(Request, frozen=True):
-    """Ask for a connection to the stage at `following` (none: it is alone); the one on `previous` connects, too."""
+    """Ask for a connection to the stage at `following` (none: it is alone); the one on `previous` connects, too.
+
+    All stages of the pipeline can keep `kept_tokens` of earlier prompts.
+    """
 
     pipeline: str
     first_layer: int
     previous: str
     following: StageAddress | None
+    kept_tokens: Count = 0
 
 
 class CloseStages(Request, frozen=True):

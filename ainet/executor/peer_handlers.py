@@ -7,6 +7,8 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ainet.errors import NotFound, ProtocolError, Refused
 from ainet.executor.absence import GRACE_SECONDS, AbsenceWatch
 from ainet.executor.executor import load_lease
@@ -139,16 +141,19 @@ class PeerHandlers:
             await asyncio.gather(loading, return_exceptions=True)
         yield loading.result()
 
-    async def ask_pipeline(self, _link: PeerLink, request: AskPipeline) -> AsyncGenerator[Said, None]:
+    async def ask_pipeline(self, link: PeerLink, request: AskPipeline) -> AsyncGenerator[Said, None]:
         """Answer a question on a pipeline of this node."""
-        async with contextlib.aclosing(self._executor.answer(request.pipeline, request.request)) as events:
+        asked = msgspec.structs.replace(request.request, user=link.peer_id)
+        async with contextlib.aclosing(self._executor.answer(request.pipeline, asked)) as events:
             async for event in events:
                 yield Said(event)
 
     async def link_stage(self, link: PeerLink, request: LinkStage) -> None:
         """Connect a stage to its neighbours."""
         self._check_owner(link, request.pipeline)
-        await self._service.link(request.pipeline, request.first_layer, request.previous, request.following)
+        await self._service.link(
+            request.pipeline, request.first_layer, request.previous, request.following, request.kept_tokens
+        )
 
     async def close_stages(self, link: PeerLink, request: CloseStages) -> None:
         """Unload what a pipeline has here."""

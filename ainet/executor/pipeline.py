@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import secrets
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import AsyncGenerator, Callable
 
+    from ainet.config import AinetConfig
     from ainet.executor.models.manifest import Manifest
     from ainet.executor.placement import Plan, PlannedStage
     from ainet.executor.stages.generation import Event, Open
+    from ainet.executor.stages.hidden_states import Form
     from ainet.executor.stages.host import StageAddress
     from ainet.executor.stages.service import StageService
     from ainet.identity import Identity
@@ -39,6 +41,27 @@ if TYPE_CHECKING:
 
 LINK_SECONDS = 30.0
 CLOSE_SECONDS = 15.0
+
+
+class PipelineOptions(NamedTuple):
+    """How a pipeline is shared by sessions; see `StageSpec`."""
+
+    sessions: int
+    queue: int
+    kept_tokens: int
+    exact: bool
+    hidden_states: Form
+
+    @classmethod
+    def of(cls, config: AinetConfig) -> PipelineOptions:
+        """Return what the owner wants."""
+        return cls(
+            sessions=config.sessions,
+            queue=config.queue,
+            kept_tokens=config.kept_tokens if config.kept_tokens >= 0 else config.context_window,
+            exact=config.exact,
+            hidden_states=cast("Form", config.hidden_states),
+        )
 
 
 class Pipeline:
@@ -58,8 +81,8 @@ class Pipeline:
         Whether the number of stages was left to the planner.
     lease
         Number of the lease in whose name it is loaded, if any.
-    queue
-        Most sessions that may wait.
+    options
+        How it is shared by sessions.
     log
         For what goes wrong while nobody listens.
     """
@@ -75,7 +98,7 @@ class Pipeline:
         identity: Identity,
         service: StageService,
         links: Links,
-        queue: int,
+        options: PipelineOptions,
         log: logging.Logger,
     ) -> None:
         self.plan = plan
@@ -91,7 +114,7 @@ class Pipeline:
         self._identity = identity
         self._service = service
         self._links = links
-        self._queue = queue
+        self._options = options
         self._log = log
         self._loaded: list[StageLoaded] = []
         self._client: SessionClient | None = None
@@ -135,6 +158,14 @@ class Pipeline:
         ]
 
     @property
+    def memory(self) -> dict[str, int]:
+        """Bytes of memory that its stages take on each node (by id)."""
+        found: dict[str, int] = {}
+        for stage, loaded in zip(self.plan.stages, self._loaded, strict=True):
+            found[stage.node] = found.get(stage.node, 0) + loaded.memory
+        return found
+
+    @property
     def received(self) -> dict[str, int]:
         """Bytes of tensors that each node fetched to load its stages."""
         found: dict[str, int] = {}
@@ -174,7 +205,10 @@ class Pipeline:
             progress(LoadProgress("linking the stages"))
             addresses = [loaded.address for loaded in self._loaded]
             followers = [*addresses[1:], addresses[0]]
-            await _all(self._link(stage, addresses[i - 1], followers[i]) for i, stage in enumerate(self.plan.stages))
+            kept = min(loaded.kept_tokens for loaded in self._loaded)
+            await _all(
+                self._link(stage, addresses[i - 1], followers[i], kept) for i, stage in enumerate(self.plan.stages)
+            )
             last, address = self.plan.stages[-1], addresses[-1]
             there = (address.host, address.session_port)
             route = await self._links.forwarders.route(last.node, *there)
@@ -249,7 +283,11 @@ class Pipeline:
             n_ubatch=self.plan.n_ubatch,
             threads=stage.threads,
             gpu=stage.gpu,
-            queue=self._queue,
+            sessions=self._options.sessions,
+            queue=self._options.queue,
+            kept_tokens=self._options.kept_tokens,
+            exact=self._options.exact,
+            hidden_states=self._options.hidden_states,
         )
 
         def report(item: LoadProgress) -> None:
@@ -271,13 +309,13 @@ class Pipeline:
         msg = f"{stage.name} did not say whether it loaded its layers."
         raise StageLost(msg)
 
-    async def _link(self, stage: PlannedStage, previous: StageAddress, following: StageAddress) -> None:
+    async def _link(self, stage: PlannedStage, previous: StageAddress, following: StageAddress, kept: int) -> None:
         neighbour = following if len(self.plan.stages) > 1 else None
         if stage.node == self._identity.id:
-            await self._service.link(self.name, stage.first_layer, previous.node, neighbour)
+            await self._service.link(self.name, stage.first_layer, previous.node, neighbour, kept)
             return
         link = await self._links.connect(stage.node)
-        request = LinkStage(self.name, stage.first_layer, previous.node, neighbour)
+        request = LinkStage(self.name, stage.first_layer, previous.node, neighbour, kept)
         await link.request(request, timeout=LINK_SECONDS)
 
     def _watch(self, node: str) -> None:

@@ -96,8 +96,8 @@ class Pipelines:
         """Return the bytes on each node (by id) that unloading idle pipelines would free."""
         freed: dict[str, int] = {}
         for pipeline in self._loaded:
-            for stage in pipeline.plan.stages if pipeline.idle else []:
-                freed[stage.node] = freed.get(stage.node, 0) + stage.memory
+            for node, memory in pipeline.memory.items() if pipeline.idle else []:
+                freed[node] = freed.get(node, 0) + memory
         return freed
 
     async def make_room(self, plan: Plan, free: Mapping[str, int]) -> None:
@@ -110,9 +110,9 @@ class Pipelines:
             if pipeline.idle and wanted:
                 self._log.info("%s is unloaded: its memory is wanted.", pipeline.plan.name)
                 await self.drop(pipeline)
-                for stage in pipeline.plan.stages:
-                    if stage.node in short:
-                        short[stage.node] -= stage.memory
+                for node, memory in pipeline.memory.items():
+                    if node in short:
+                        short[node] -= memory
 
     async def drop(self, pipeline: Pipeline) -> None:
         """Unload a pipeline; a second time does nothing."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 #: A worker process with Python, Dask and llama.cpp's graphs (bytes): 63 MB idle and up to 20 MB more with a vocabulary,
 #: measured with SmolLM2-135M.
 OVERHEAD = 80_000_000
+#: Sessions at the same time, where nothing else is said.
+SESSIONS = 8
 
 
 class Footprint:
@@ -29,9 +31,11 @@ class Footprint:
         The model.
     n_ctx, n_ubatch
         Context window and chunk, in tokens.
+    sessions
+        Most sessions at the same time.
     """
 
-    def __init__(self, manifest: Manifest, *, n_ctx: int, n_ubatch: int) -> None:
+    def __init__(self, manifest: Manifest, *, n_ctx: int, n_ubatch: int, sessions: int = SESSIONS) -> None:
         self._last = manifest.n_layers - 1
         layers = [0] * manifest.n_layers
         widest = manifest.n_embd
@@ -49,7 +53,8 @@ class Footprint:
         #: file; the last one needs it where the model shares it with the output.
         self._whole = sum(shared.values())
         self._ends = self._whole - (table if "output.weight" in shared else 0)
-        self._outputs = 3 * 4 * manifest.n_vocab
+        # Logits of each session, and the candidates among which the sampler draws, twice.
+        self._outputs = (sessions + 6) * 4 * manifest.n_vocab
         # Activations of one micro-batch (half a dozen rows of each width are alive at once) and the attention mask.
         self._buffers = 4 * n_ubatch * (6 * manifest.n_embd + 3 * widest + 2 * n_ctx)
 

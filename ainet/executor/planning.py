@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 #: A member that does not describe itself within this time (s) is left out of a plan.
 DESCRIBE_SECONDS = 5.0
+#: Quantisations for which llama.cpp computes a row in the same way whatever is beside it, up to so many rows at once:
+#: more of them take another way through flash attention (GGML_FA_TILE_Q). Tested on processors, not on GPUs.
+EXACT, EXACT_CHUNK = frozenset(("Q4_0", "Q4_1", "Q8_0")), 63
 #: No device reads more bytes of memory in a second.
 MOST_SPEED = 1e15
 
@@ -83,8 +86,23 @@ class Planning:
         self._log = log
 
     def sizes(self, manifest: Manifest) -> Sizes:
-        """Return the context window and the chunk that the owner wants for this model."""
-        return Sizes(min(self._config.context_window, manifest.n_ctx_train), self._config.chunk)
+        """Return the context window and the chunk that the owner wants for this model.
+
+        Raises
+        ------
+        UsageError
+            If answers shall be exact, but are not known to be so with this model's quantisation.
+        """
+        chunk = self._config.chunk
+        if self._config.exact:
+            if manifest.quantisation not in EXACT:
+                msg = (
+                    f"`exact` is set, but it is not known to hold for {manifest.quantisation}, the quantisation of "
+                    f"{manifest.name}: only for {', '.join(sorted(EXACT))}. Use such a model, or switch `exact` off."
+                )
+                raise UsageError(msg)
+            chunk = min(chunk, EXACT_CHUNK)
+        return Sizes(min(self._config.context_window, manifest.n_ctx_train), chunk)
 
     async def offer(self, digest: str) -> NodeOffer:
         """Return what this node can give to a pipeline of the model with this digest."""

@@ -1,8 +1,9 @@
 """The data path between two stages: fixed binary frames over a blocking TLS socket.
 
-A frame is a header of 20 bytes and a payload. Hidden states are little-endian float32 of shape (rows, n_embd), tokens
-are little-endian int32. Each direction of a pipeline's ring has a connection of its own, owned by the decode thread of
-the stage at its end, so no lock and no event loop lies between a stage's output and the next stage's input.
+A frame is a header of 8 bytes, a table of segments (whose rows they are) and the rows: hidden states in the form that
+the placement names (see `hidden_states`), tokens as little-endian int32. Each direction of a pipeline's ring has a
+connection of its own, owned by the decode thread of the stage at its end, so no lock and no event loop lies between a
+stage's output and the next stage's input.
 """
 
 from __future__ import annotations
@@ -21,19 +22,21 @@ import msgspec
 import numpy as np
 
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
+from ainet.executor.stages.segments import SEGMENT_BYTES, pack, unpack
 from ainet.executor.stages.sockets import tune
 from ainet.identity import client_context, peer_id, server_context
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
+    from ainet.executor.stages.segments import Segment
     from ainet.identity import Credentials
 
-HEADER = struct.Struct("<BBHIIII")
-TOKENS, HIDDEN_STATES = np.dtype("<i4"), np.dtype("<f4")
+HEADER = struct.Struct("<BxHI")  # kind, segments, bytes after the header
+TOKENS = np.dtype("<i4")
 LINK_TIMEOUT = 10.0  # seconds for connecting and shaking hands
 GREETING_TIMEOUT = 2.0  # seconds in which somebody who has connected must prove who it is
 MAX_GREETINGS = 20
@@ -45,35 +48,35 @@ class Kind(enum.IntEnum):
     """What a frame carries."""
 
     HELLO = 1  # the pipeline's epoch: fences out stages of an older placement
-    PROMPT = 2  # tokens to process from `position` on
-    TOKEN = 3  # one sampled token
-    HIDDEN = 4  # output of the stage before
-    RELEASE = 5  # the session ended: give up what is still to be done for it
-    ACK = 6  # a chunk of a prompt has gone through every stage
+    PROMPT = 2  # tokens to process from `position` on, with logits at the end if there is an output
+    TOKENS = 3  # a micro-batch has gone through every stage: what each of its sessions processes next, if anything
+    HIDDEN = 4  # a micro-batch: the output of the stage before
+    RELEASE = 5  # sessions ended: forget them
     ERROR = 7  # the pipeline failed; a msgpack error
     ALIVE = 8  # nothing but a sign of life
     REPLAY = 9  # tokens that were generated before, to process one by one from `position` on
+    KEEP = 10  # copy what is known of a session, under the number in `position`
+    RESTORE = 11  # begin a session with the first `rows` tokens of the copy with the number in `position`
+    FORGET = 12  # drop the copies with the numbers in `position`
+    CLEAR = 13  # forget every session: none runs
 
 
 class Frame(NamedTuple):
-    """One received frame; `logits` asks the last stage for a token after the last row."""
+    """One received frame; `payload` is valid until the next one."""
 
     kind: Kind
-    session: int
-    position: int
-    rows: int
-    logits: bool
+    segments: list[Segment]
     payload: memoryview
+
+    @property
+    def rows(self) -> int:
+        """Rows of all segments."""
+        return sum(segment.rows for segment in self.segments)
 
     def tokens(self) -> NDArray[np.int32]:
         """Return the payload as tokens, int32 of shape (rows,)."""
-        self._check(TOKENS.itemsize)
+        self.check(TOKENS.itemsize)
         return np.frombuffer(self.payload, TOKENS)
-
-    def hidden(self, n_embd: int) -> NDArray[np.float32]:
-        """Return the payload as hidden states, float32 of shape (rows, n_embd); valid until the next frame."""
-        self._check(HIDDEN_STATES.itemsize * n_embd)
-        return np.frombuffer(self.payload, HIDDEN_STATES).reshape(self.rows, n_embd)
 
     def error(self) -> AinetError:
         """Return the error that the frame carries."""
@@ -83,7 +86,8 @@ class Frame(NamedTuple):
             msg = "A stage sent an error that cannot be read."
             raise ProtocolError(msg) from exc
 
-    def _check(self, row_bytes: int) -> None:
+    def check(self, row_bytes: int) -> None:
+        """Raise `ProtocolError` unless the payload has so many bytes for each row."""
         if len(self.payload) != row_bytes * self.rows:
             msg = f"A {self.kind.name} frame of {self.rows} rows has {len(self.payload)} bytes."
             raise ProtocolError(msg)
@@ -115,40 +119,26 @@ class DataLink:
         #: Whether something was sent since this was last set to False.
         self.has_sent = False
 
-    def send(
-        self,
-        kind: Kind,
-        session: int = 0,
-        position: int = 0,
-        *,
-        rows: int = 0,
-        logits: bool = False,
-        payload: bytes | memoryview = b"",
-    ) -> None:
+    def send(self, kind: Kind, segments: Sequence[Segment] = (), payload: bytes | memoryview = b"") -> None:
         """Send one frame. Raises OSError when the connection is gone."""
-        size = HEADER.size + len(payload)
+        table = pack(segments)
+        begin = HEADER.size + len(table)
+        size = begin + len(payload)
         with self._lock:
             if len(self._sending) < size:
                 self._sending = bytearray(size)
-            HEADER.pack_into(self._sending, 0, kind, logits, 0, session, position, rows, len(payload))
+            HEADER.pack_into(self._sending, 0, kind, len(segments), size - HEADER.size)
             frame = memoryview(self._sending)[:size]
-            frame[HEADER.size :] = payload
+            frame[HEADER.size : begin] = table
+            frame[begin:] = payload
             self.socket.sendall(frame)
         self.has_sent = True
         self.bytes_sent += size
         self.frames_sent += 1
 
-    def send_tokens(
-        self, kind: Kind, session: int, position: int, tokens: NDArray[np.int32], *, logits: bool = True
-    ) -> None:
-        """Send tokens, int32 of shape (n,); `logits` asks for the token after the last one."""
-        payload = tokens.astype(TOKENS, copy=False).tobytes()
-        self.send(kind, session, position, rows=len(tokens), logits=logits, payload=payload)
-
-    def send_hidden(self, session: int, position: int, hidden: NDArray[np.float32], *, logits: bool) -> None:
-        """Send hidden states, float32 of shape (n, n_embd)."""
-        payload = hidden.astype(HIDDEN_STATES, copy=False).reshape(-1).view(np.uint8)
-        self.send(Kind.HIDDEN, session, position, rows=len(hidden), logits=logits, payload=payload.data)
+    def send_tokens(self, kind: Kind, segments: Sequence[Segment], tokens: NDArray[np.int32]) -> None:
+        """Send the tokens of the segments, int32 of shape (n,)."""
+        self.send(kind, segments, tokens.astype(TOKENS, copy=False).tobytes())
 
     def receive(self) -> Frame:
         """Receive one frame, whose payload is valid until the next call.
@@ -161,16 +151,20 @@ class DataLink:
             When the bytes are no frame.
         """
         self._fill(HEADER.size)
-        kind, logits, _, session, position, rows, length = HEADER.unpack_from(self._received, self._start)
+        kind, n_segments, length = HEADER.unpack_from(self._received, self._start)
         if length > self._max_payload:
             msg = f"A stage sent a frame of {length} bytes; at most {self._max_payload} are allowed."
             raise ProtocolError(msg)
+        table = SEGMENT_BYTES * n_segments
+        if table > length:
+            msg = f"A stage sent a frame of {length} bytes with {n_segments} segments."
+            raise ProtocolError(msg)
         size = HEADER.size + length
         self._fill(size)
-        payload = memoryview(self._received)[self._start + HEADER.size : self._start + size]
+        body = memoryview(self._received)[self._start + HEADER.size : self._start + size]
         self._start += size
         try:
-            return Frame(Kind(kind), session, position, rows, bool(logits), payload)
+            return Frame(Kind(kind), unpack(body[:table]), body[table:])
         except ValueError as exc:
             msg = f"A stage sent a frame of unknown kind {kind}."
             raise ProtocolError(msg) from exc

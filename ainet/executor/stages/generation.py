@@ -43,6 +43,8 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
         Texts that end the answer and are not part of it.
     resume
         Where the answer goes on; nothing that was said before is said again. `messages` are then passed over.
+    user
+        Who asks, as the owner of the pipeline knows it: users are treated alike.
     """
 
     session: int
@@ -52,6 +54,7 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     max_tokens: int
     stop: list[str] = []
     resume: Resume | None = None
+    user: str = ""
 
 
 class Cancel(msgspec.Struct, tag=True, frozen=True):

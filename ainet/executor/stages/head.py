@@ -1,63 +1,72 @@
-"""The head of a pipeline: sessions, their queue, sampling and text. It lives on the last stage."""
+"""The head of a pipeline: sessions, who is answered next, and sampling. It lives on the last stage."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
 import numpy as np
 
-from ainet.errors import AinetError, Busy, ModelError, PromptTooLong, UsageError
-from ainet.executor.stages.generation import Done, Event, Failed, Open, Resume, Started, Text
-from ainet.executor.stages.sampling import Sampler
-from ainet.executor.stages.vocabulary import TextStream, Vocabulary
+from ainet.errors import AinetError, Busy, ModelError, UsageError
+from ainet.executor.stages.generation import Done, Event, Failed, Open, Started, Text
+from ainet.executor.stages.prefixes import Prefix, Prefixes
+from ainet.executor.stages.session import Drawn, Session
+from ainet.executor.stages.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Protocol
 
     from numpy.typing import NDArray
 
     from ainet.executor.stages.llama import Llama
+    from ainet.executor.stages.segments import Segment
 
     class Ring(Protocol):
-        """What the head asks of the stages: the first one obeys, wherever it is."""
+        """What the head asks of the stages: the first one obeys, wherever it is, and everything happens in order."""
 
-        def prompt(self, session: int, position: int, tokens: NDArray[np.int32], *, logits: bool) -> None:
-            """Process the tokens from `position` on, after those that are kept; `logits` for the next token."""
+        def prompt(self, slot: int, position: int, tokens: NDArray[np.int32], *, logits: bool) -> None:
+            """Process the tokens from `position` on; `logits` for the next token."""
 
-        def replay(self, session: int, position: int, tokens: NDArray[np.int32]) -> None:
+        def replay(self, slot: int, position: int, tokens: NDArray[np.int32]) -> None:
             """Process tokens that were generated before, one by one."""
 
-        def token(self, session: int, position: int, token: int) -> None:
-            """Process one sampled token."""
+        def tokens(self, following: Sequence[Next]) -> None:
+            """Process what comes next in the sessions of a micro-batch, which has gone all the way round."""
 
-        def release(self, session: int) -> None:
-            """Give the session up; answered by `Head.released` when every stage has."""
+        def release(self, slot: int) -> None:
+            """Give a session up; answered by `Head.released` when every stage has."""
+
+        def clear(self) -> None:
+            """Forget every session: none runs."""
+
+        def keep(self, slot: int, number: int) -> None:
+            """Copy what is known of a session."""
+
+        def restore(self, slot: int, number: int, n: int) -> None:
+            """Begin a session with the first `n` tokens of a copy."""
+
+        def forget(self, numbers: Sequence[int]) -> None:
+            """Drop copies."""
+
+
+class Next(NamedTuple):
+    """Tokens that a session processes next, from `position` on."""
+
+    slot: int
+    position: int
+    tokens: list[int]
 
 
 FIRST_GUESS = 10.0  # seconds that a generation takes, before one was measured
 
 
-class Generation:
-    """One session while it is answered."""
-
-    def __init__(self, request: Open, reply: Callable[[Event], None], number: int) -> None:
-        self.request = request
-        self.reply = reply
-        self.number = number
-        self.generated = 0
-        self.begun = time.monotonic()
-        self.stream: TextStream | None = None
-        self.sampler: Sampler | None = None
-        self.prompt: NDArray[np.int32] = np.empty(0, np.int32)
-
-
 class Head:
-    """Answers one session at a time and lets a limited number wait. Used by the decode thread only.
+    """Answers several sessions at a time and lets a limited number wait. Used by the decode thread only.
+
+    Every session reserves the cells of the KV cache that it may need, so that none ever fails for want of them.
 
     Parameters
     ----------
@@ -65,203 +74,203 @@ class Head:
         The last stage, with its vocabulary.
     ring
         Reaches the first stage.
+    sessions
+        Most sessions that are answered at the same time.
     queue
-        Most sessions that may wait.
+        Most sessions that may wait, of each user.
+    exact
+        Whether nothing may depend on which sessions share the stages.
     """
 
-    def __init__(self, llama: Llama, ring: Ring, queue: int) -> None:
+    def __init__(self, llama: Llama, ring: Ring, *, sessions: int, queue: int, exact: bool) -> None:
         self._llama = llama
         self._ring = ring
+        self._most = min(sessions, llama.n_slots)
         self._queue = queue
+        self._exact = exact
         self._log = logging.getLogger("ainet.stage")
         self._vocabulary = Vocabulary(llama)
-        self._active: Generation | None = None
-        self._waiting: deque[Generation] = deque()
-        self._numbers = 0
+        self._active: dict[int, Session] = {}
+        self._waiting: list[Session] = []
+        self._slots = list(range(llama.n_slots))
+        #: Cells of sessions that have ended, and that are freed when none runs any more: what comes later to freed ones
+        #: is summed up in another order.
+        self._spent = 0
+        #: How many sessions had begun when each user's last one did.
+        self._turns: dict[str, int] = {}
+        self._begun = 0
         self._usual_seconds = 0.0
-        self._releasing = False
-        self._can_keep = llama.can_keep
-        #: Tokens whose keys and values every stage holds, in whole chunks.
-        self._kept: NDArray[np.int32] = np.empty(0, np.int32)
+        self._prefixes = self._empty(0)
+
+    def answers(self, segments: Sequence[Segment]) -> bool:
+        """Whether anybody still waits for what follows these rows."""
+        found = [self._active.get(segment.slot) for segment in segments]
+        return any(session is not None and not session.is_over for session in found)
 
     @property
     def waiting(self) -> int:
         """Sessions that wait or run."""
-        return len(self._waiting) + (self._active is not None)
+        return len(self._waiting) + len(self._active)
 
-    def answers(self, number: int) -> bool:
-        """Whether the session with this number is the one being answered."""
-        return self._active is not None and self._active.number == number and not self._releasing
+    def start(self, kept_tokens: int) -> None:
+        """Note how many tokens of prompts every stage can keep."""
+        self._prefixes = self._empty(kept_tokens if self._llama.can_keep else 0)
 
     def open(self, request: Open, reply: Callable[[Event], None]) -> None:
         """Answer `request`, now or when its turn comes; `reply` hears of it."""
-        if self._active is not None and len(self._waiting) >= self._queue:
-            seconds = max(1, round((self._usual_seconds or FIRST_GUESS) * (len(self._waiting) + 1)))
-            before = len(self._waiting) + 1
-            msg = f"This pipeline is busy: {before} requests are before yours. Ask again in {seconds} s."
+        queued = sum(session.request.user == request.user for session in self._waiting)
+        if queued >= self._queue and (self._waiting or len(self._active) >= self._most):
+            usual = self._usual_seconds or FIRST_GUESS
+            seconds = max(1, round(usual * (len(self._waiting) + 1) / self._most))
+            msg = f"This pipeline is busy: {self.waiting} requests are before yours. Ask again in {seconds} s."
             reply(Failed(request.session, Busy(msg, retry_after=seconds).to_dict()))
             return
-        self._numbers += 1
-        self._waiting.append(Generation(request, reply, self._numbers))
+        self._waiting.append(Session(request, reply))
         self._next()
 
     def cancel(self, request: Open) -> None:
         """End the session that `request` opened, keeping what it said."""
-        active = self._active
-        if active is not None and active.request is request:
-            if not self._releasing:
-                self._finish(active, "cancelled")
-            return
-        for waiting in [waiting for waiting in self._waiting if waiting.request is request]:
-            self._waiting.remove(waiting)
-            waiting.reply(Done(request.session, "cancelled", ""))
+        for session in [one for one in self._active.values() if one.request is request]:
+            if not session.is_over:
+                self._finish(session, "cancelled")
+        for session in [one for one in self._waiting if one.request is request]:
+            self._waiting.remove(session)
+            session.close()
+            session.reply(Done(request.session, "cancelled", ""))
 
-    def decoded(self, number: int, position: int) -> None:
-        """Draw the token at `position` from the logits of the row before it."""
-        active = self._active
-        if active is None or active.sampler is None or active.stream is None or not self.answers(number):
-            return
-        if self._can_keep:
-            self._kept = active.prompt[: len(active.prompt) - len(active.prompt) % self._llama.n_ubatch]
-        try:
-            token = active.sampler.sample(position)
-        except UsageError as exc:
-            self._end(active, Failed(active.request.session, exc.to_dict()))
-            return
-        if self._vocabulary.ends(token):
-            self._finish(active, "stop")
-            return
-        active.generated += 1
-        is_full = active.generated >= active.request.max_tokens or position + 1 >= self._llama.n_ctx
+    def decoded(self, segments: Sequence[Segment]) -> None:
+        """Draw the tokens that follow a micro-batch, whose logits are there."""
+        following: list[Next] = []
+        told: list[tuple[Session, Drawn, str | None]] = []
+        row = 0
+        for segment in segments:
+            row += segment.rows
+            session = self._active.get(segment.slot)
+            if not segment.outputs or session is None or session.is_over:
+                continue
+            if not session.has_begun:
+                self._keep(session, segment.end)
+            try:
+                drawn = session.draw(segment, row - segment.outputs)
+            except UsageError as exc:
+                self._end(session, Failed(session.request.session, exc.to_dict()))
+                continue
+            text = None
+            if session.request.stop:
+                drawn, text = session.say(drawn)
+            told.append((session, drawn, text))
+            if drawn.finish is None:
+                following.append(Next(segment.slot, drawn.position, drawn.tokens[-1:]))
         # The other stages begin at once: the text is made, and told, while they compute.
-        goes_on = not is_full and not active.request.stop
-        if goes_on:
-            self._ring.token(number, position, token)
-        text = active.stream.add(token)
-        ends = "stop" if active.stream.stopped else "length" if is_full else None
-        if ends is None and not goes_on:
-            self._ring.token(number, position, token)
-        active.reply(Text(active.request.session, text, [token]))
-        if ends is not None:
-            self._finish(active, ends)
+        self._ring.tokens(following)
+        for session, drawn, said in told:
+            text = session.say(drawn)[1] if said is None else said
+            if drawn.tokens:
+                session.reply(Text(session.request.session, text, drawn.tokens))
+            if drawn.finish is not None:
+                self._finish(session, drawn.finish)
 
-    def released(self) -> None:
-        """Every stage has forgotten the session: the next one may begin."""
-        self._active = None
-        self._releasing = False
+    def released(self, slot: int) -> None:
+        """Every stage has given the session up: the next one may begin."""
+        session = self._active.pop(slot)
+        if self._exact:
+            self._spent += session.cells
+        else:
+            self._slots.append(slot)
+        if not self._active and self._spent:
+            self._ring.clear()
+            self._spent, self._slots = 0, list(range(self._llama.n_slots))
         self._next()
 
     def fail(self, error: AinetError) -> None:
         """Tell everybody who runs or waits that the pipeline failed."""
-        active, self._active = self._active, None
+        active, self._active = self._active, {}
+        waiting, self._waiting = self._waiting, []
         # A session that is being released was answered already.
-        sessions = [active] if active is not None and not self._releasing else []
-        for generation in [*sessions, *self._waiting]:
-            generation.reply(Failed(generation.request.session, error.to_dict()))
-            if generation.sampler is not None:
-                generation.sampler.close()
-        self._waiting.clear()
+        for session in [*(one for one in active.values() if not one.is_over), *waiting]:
+            session.reply(Failed(session.request.session, error.to_dict()))
+            session.close()
 
     def _next(self) -> None:
-        while self._active is None and self._waiting:
-            generation = self._waiting.popleft()
+        """Begin what can be begun: fairly between users, and nobody is overtaken for needing more room."""
+        while self._waiting and self._slots and len(self._active) < self._most:
+            session = self._whose_turn()
             try:
-                tokens = self._prepare(generation)
+                session.prepare(self._llama, self._vocabulary)
             except AinetError as exc:
-                generation.reply(Failed(generation.request.session, exc.to_dict()))
+                self._refuse(session, exc)
                 continue
             except Exception as exc:  # one request, whatever is wrong with it, must not end the pipeline
                 self._log.exception("A request cannot be answered.")
                 msg = f"The request cannot be answered ({type(exc).__name__}: {exc}); the engine's log has the details."
-                generation.reply(Failed(generation.request.session, ModelError(msg).to_dict()))
+                self._refuse(session, ModelError(msg))
                 continue
-            # A neighbour that is lost here is the pipeline's failure, not the request's.
-            generation.begun = time.monotonic()
-            kept = self._common(tokens)
-            generation.reply(Started(generation.request.session, tokens.tolist(), kept))
-            if (finish := self._is_over(generation, len(tokens))) is not None:
-                generation.reply(Done(generation.request.session, finish, ""))
-                continue
-            self._active = generation
-            again = np.array(generation.request.resume.generated if generation.request.resume else (), np.int32)
-            generation.prompt, self._kept = tokens, tokens[:kept]
-            self._ring.prompt(generation.number, kept, tokens[kept:], logits=not len(again))
-            if len(again):
-                self._ring.replay(generation.number, len(tokens), again)
+            prefix, kept = self._prefixes.find(session.prompt)
+            cells = self._needs(session, prefix)
+            if cells > self._llama.n_ctx - self._spent - sum(one.cells for one in self._active.values()):
+                return
+            self._waiting.remove(session)
+            self._begin(session, cells, prefix, kept)
 
-    def _common(self, tokens: NDArray[np.int32]) -> int:
-        """Return how many tokens of a prompt are in every KV cache already: the same ones, in whole chunks.
+    def _whose_turn(self) -> Session:
+        """Return who waits and has the fewest sessions running, then: whose last one began the longest ago."""
+        running = Counter(session.request.user for session in self._active.values())
+        here = {session.request.user for session in self._waiting} | set(running)
+        self._turns = {user: turn for user, turn in self._turns.items() if user in here}
+        return min(self._waiting, key=lambda one: (running[one.request.user], self._turns.get(one.request.user, 0)))
 
-        They were computed in the shapes in which they would be computed again, so nothing of the answer changes.
-        """
-        n = min(len(self._kept), len(tokens) - 1)
-        differ = np.flatnonzero(self._kept[:n] != tokens[:n])
-        same = int(differ[0]) if len(differ) else n
-        return same - same % self._llama.n_ubatch
+    def _begin(self, session: Session, cells: int, prefix: Prefix | None, kept: int) -> None:
+        # A neighbour that is lost here is the pipeline's failure, not the request's.
+        session.begun = time.monotonic()
+        self._begun += 1
+        self._turns[session.request.user] = self._begun
+        session.reply(Started(session.request.session, session.prompt.tolist(), kept))
+        if (finish := session.finish) is not None:
+            session.close()
+            session.reply(Done(session.request.session, finish, ""))
+            return
+        session.slot, session.cells = self._slots.pop(0), cells
+        self._active[session.slot] = session
+        if prefix is not None:
+            self._ring.restore(session.slot, prefix.number, kept)
+        again = np.array(session.generated, np.int32)
+        self._ring.prompt(session.slot, kept, session.prompt[kept:], logits=not len(again))
+        if len(again):
+            self._ring.replay(session.slot, len(session.prompt), again)
 
-    def _is_over(self, generation: Generation, n_prompt: int) -> str | None:
-        """Return how a resumed session had ended already, if it had; else None."""
-        if generation.stream is not None and generation.stream.stopped:
-            return "stop"
-        is_full = generation.generated >= generation.request.max_tokens
-        return "length" if is_full or n_prompt + generation.generated >= self._llama.n_ctx else None
+    def _needs(self, session: Session, prefix: Prefix | None) -> int:
+        """Return the cells of the KV cache that a session may come to use."""
+        longest = min(len(session.prompt) + session.request.max_tokens, self._llama.n_ctx)
+        return max(longest, prefix.cells if prefix is not None else 0)
 
-    def _prepare(self, generation: Generation) -> NDArray[np.int32]:
-        """Return the tokens of the prompt; everything that can be wrong with a request shows here."""
-        request = generation.request
-        resume = request.resume
-        tokens = self._tokens(request) if resume is None else self._checked(resume)
-        generation.stream = TextStream(self._vocabulary, request.stop)
-        generation.sampler = Sampler(request.sampling, self._llama, self._vocabulary)
-        if resume is not None:
-            # What these tokens say was said before; penalties, grammar and half a character go on from them.
-            generation.sampler.accept(resume.generated)
-            for token in resume.generated:
-                generation.stream.add(token)
-            generation.generated = len(resume.generated)
-        return tokens
+    def _keep(self, session: Session, cells: int) -> None:
+        """Have the stages keep what is known of a session: for the next question on the same text."""
+        tokens = session.tokens if self._exact else session.prompt
+        number, forgotten = self._prefixes.add(tokens[:cells], cells)
+        if forgotten:
+            self._ring.forget(forgotten)
+        if number is not None:
+            self._ring.keep(session.slot, number)
 
-    def _checked(self, resume: Resume) -> NDArray[np.int32]:
-        """Return the tokens of a prompt that is resumed; raises `UsageError` for what the model cannot have said."""
-        tokens = [*resume.prompt, *resume.generated]
-        if not resume.prompt or not all(0 <= token < self._vocabulary.n_tokens for token in tokens):
-            msg = "An answer cannot go on: its tokens are not those of this model."
-            raise UsageError(msg)
-        if len(tokens) > self._llama.n_ctx:
-            msg = f"An answer cannot go on: it has {len(tokens)} tokens, the context window {self._llama.n_ctx}."
-            raise UsageError(msg)
-        return np.array(resume.prompt, np.int32)
+    def _empty(self, room: int) -> Prefixes:
+        return Prefixes(room, 1 if self._exact else self._llama.n_ubatch)
 
-    def _tokens(self, request: Open) -> NDArray[np.int32]:
-        if not request.messages:
-            msg = "There is nothing to answer: the request has no messages."
-            raise UsageError(msg)
-        if request.raw:
-            text = request.messages[-1].content
-        else:
-            text = self._vocabulary.chat([msgspec.to_builtins(message) for message in request.messages])
-        tokens = self._vocabulary.tokenize(text, special=True)
-        if not len(tokens):
-            msg = "There is nothing to answer: the prompt is empty."
-            raise UsageError(msg)
-        if len(tokens) >= self._llama.n_ctx:
-            msg = (
-                f"The prompt has {len(tokens)} tokens, but the context window holds {self._llama.n_ctx}. Shorten it, "
-                "start a new conversation, or raise `context_window` in the configuration."
-            )
-            raise PromptTooLong(msg, prompt_tokens=len(tokens), context_window=self._llama.n_ctx)
-        return tokens
+    def _refuse(self, session: Session, error: AinetError) -> None:
+        self._waiting.remove(session)
+        session.close()
+        session.reply(Failed(session.request.session, error.to_dict()))
 
-    def _finish(self, active: Generation, finish: str) -> None:
-        text = active.stream.finish() if active.stream is not None else ""
-        self._end(active, Done(active.request.session, finish, text))
+    def _finish(self, session: Session, finish: str) -> None:
+        if self._exact and session.has_begun:
+            # The last token was not processed.
+            self._keep(session, len(session.prompt) + len(session.generated) - 1)
+        self._end(session, Done(session.request.session, finish, session.held()))
 
-    def _end(self, active: Generation, event: Done | Failed) -> None:
-        seconds = time.monotonic() - active.begun
+    def _end(self, session: Session, event: Done | Failed) -> None:
+        seconds = time.monotonic() - session.begun
         weight = 0.3 if self._usual_seconds else 1.0
         self._usual_seconds += weight * (seconds - self._usual_seconds)
-        if active.sampler is not None:
-            active.sampler.close()
-        self._releasing = True
-        active.reply(event)
-        self._ring.release(active.number)
+        session.close()
+        session.is_over = True
+        session.reply(event)
+        self._ring.release(session.slot)

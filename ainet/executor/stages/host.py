@@ -86,13 +86,15 @@ class StageHost:
                 raise UsageError(msg) from exc
             return StageAddress(self._node_id, self._host, data_port, session_port, os.getpid())
 
-    async def link(self, previous_id: str, following: StageAddress | None, *, is_near: bool) -> None:
+    async def link(self, previous_id: str, following: StageAddress | None, kept_tokens: int, *, is_near: bool) -> None:
         """Connect to the stage after this one while the stage before connects, and begin to work.
 
         Parameters
         ----------
         previous_id, following
             Node of the stage before; the stage after, None when there is no other one.
+        kept_tokens
+            Tokens of earlier prompts that every stage can keep.
         is_near
             Whether the stage before is on this machine.
 
@@ -112,7 +114,7 @@ class StageHost:
 
         stage.on_end = end_sessions
         if following is None or self._listener is None:
-            stage.start(None, None)
+            stage.start(None, None, kept_tokens)
             return
         accepting = asyncio.to_thread(self._listener.accept, previous_id, stage.spec.epoch, stage.max_payload)
         found = await asyncio.gather(accepting, self._connect(following), return_exceptions=True)
@@ -124,7 +126,8 @@ class StageHost:
             raise errors[-1]
         previous, after = self._links
         is_forwarded = not is_near and is_loopback(previous.socket.getpeername()[0])
-        stage.start(previous, after, FORWARDED_SILENCE_SECONDS if is_forwarded else SILENCE_SECONDS)
+        patience = FORWARDED_SILENCE_SECONDS if is_forwarded else SILENCE_SECONDS
+        stage.start(previous, after, kept_tokens, patience)
 
     async def _connect(self, following: StageAddress) -> DataLink:
         from ainet.executor.stages.frames import connect

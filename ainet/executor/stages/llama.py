@@ -20,11 +20,14 @@ from llama_cpp import llama_cpp as C  # noqa: N812
 from ainet.errors import ModelError, NotEnough
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from numpy.typing import NDArray
 
+    from ainet.executor.stages.segments import Segment
+
+_BYTES = ctypes.POINTER(ctypes.c_uint8)
 ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR
 BUFFER_LINE = re.compile(r"(model|KV|RS|compute|output) buffer size =\s*([\d.]+) MiB")
 
@@ -77,8 +80,35 @@ def _pass_on(level: int, text: bytes, _data: object) -> None:
 _ON_LOG = C.llama_log_callback(_pass_on)
 
 
+class Rows:
+    """A batch of llama.cpp's in arrays of our own, so that filling it needs no call.
+
+    Parameters
+    ----------
+    n
+        Most rows.
+    n_embd
+        Length of a hidden state; 0 for tokens.
+    """
+
+    def __init__(self, n: int, n_embd: int) -> None:
+        self.input = np.zeros((n, n_embd), np.float32) if n_embd else np.zeros(n, np.int32)
+        self.positions = np.zeros(n, np.int32)
+        self.slots = np.zeros(n, np.int32)
+        self.wanted = np.zeros(n, np.int8)
+        self._counts = np.ones(n, np.int32)  # sequences that each row belongs to
+        self._addresses = self.slots.ctypes.data + 4 * np.arange(n, dtype=np.uint64)
+        self.batch = C.llama_batch()
+        field, kind = ("embd", ctypes.c_float) if n_embd else ("token", C.llama_token)
+        setattr(self.batch, field, self.input.ctypes.data_as(ctypes.POINTER(kind)))
+        self.batch.pos = self.positions.ctypes.data_as(ctypes.POINTER(C.llama_pos))
+        self.batch.n_seq_id = self._counts.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        self.batch.seq_id = self._addresses.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(C.llama_seq_id)))
+        self.batch.logits = self.wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+
+
 class Llama:
-    """A loaded model or shard with a KV cache for one sequence.
+    """A loaded model or shard with a KV cache for several sequences.
 
     Parameters
     ----------
@@ -88,13 +118,19 @@ class Llama:
         True for a stage that another one follows: `decode` then returns the last layer's output instead of computing
         logits.
     n_ctx
-        Tokens that the KV cache holds.
+        Tokens that the KV cache holds, of all sequences together.
     n_ubatch
         Most rows of one `decode`.
+    n_slots
+        Sequences. Models that keep a state instead of keys and values have one, whatever is asked for.
+    n_outputs
+        Rows of one `decode` for which there may be logits.
     threads
         Threads of one `decode`.
     gpu
         Whether layers may be offloaded to a GPU that llama.cpp was built for.
+    exact
+        Whether a row's result must not depend on the rows beside it (see `Llama.pads`).
     aborted
         Asked while the file is read; loading ends when it answers True.
 
@@ -113,13 +149,15 @@ class Llama:
         hidden_out: bool,
         n_ctx: int,
         n_ubatch: int = 64,
+        n_slots: int = 1,
+        n_outputs: int = 1,
         threads: int = 1,
         gpu: bool = False,
+        exact: bool = False,
         aborted: Callable[[], bool] = lambda: False,
     ) -> None:
         self._model: Any = None
         self._context: Any = None
-        self._batches: list[Any] = []
         self._log = _Log()
         C.llama_backend_init()
         model_params = C.llama_model_default_params()
@@ -139,14 +177,21 @@ class Llama:
         self.n_embd = int(C.llama_model_n_embd(self._model))
         self.n_layers = int(C.llama_model_n_layer(self._model))
         self.n_vocab = int(C.llama_vocab_n_tokens(C.llama_model_get_vocab(self._model)))
-        self.n_ctx, self.n_ubatch = n_ctx, n_ubatch
+        has_state = C.llama_model_is_recurrent(self._model) or C.llama_model_is_hybrid(self._model)
+        self.n_ctx, self.n_ubatch, self.n_slots = n_ctx, n_ubatch, 1 if has_state else n_slots
+        #: Whether a part of a sequence can be kept: not where a window slides over it, or a state stands for it.
+        self.can_keep = not has_state and C.llama_model_n_swa(self._model) == 0
+        #: Whether a single row gets a second one beside it, which nobody looks at: with several threads llama.cpp would
+        #: compute it in another way than the same row among others, with another rounding.
+        self.pads = exact and threads > 1
         self._hidden: NDArray[np.float32] | None = None
-        self._logits: tuple[int | None, NDArray[np.float32]] | None = None  # where llama.cpp keeps them, and a view
+        self._logits: dict[int, NDArray[np.float32]] = {}  # views, by where llama.cpp keeps them
 
         params = C.llama_context_default_params()
-        params.n_ctx = n_ctx
-        params.n_batch = params.n_ubatch = n_ubatch
-        params.n_outputs_max = n_ubatch if hidden_out else 1
+        params.n_ctx = n_ctx + self.pads
+        params.n_seq_max = self.n_slots + self.pads
+        params.n_batch = params.n_ubatch = n_ubatch + self.pads
+        params.n_outputs_max = max(n_ubatch if hidden_out else n_outputs, self.n_slots) + self.pads
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.kv_unified = True
@@ -162,8 +207,7 @@ class Llama:
             raise NotEnough(msg)
         self.hidden_out = hidden_out
         self._memory = C.llama_get_memory(self._context)
-        self._tokens = self._new_batch(0)
-        self._hiddens = self._new_batch(self.n_embd)
+        self._tokens, self._hiddens = Rows(n_ubatch + 1, 0), Rows(n_ubatch + 1, self.n_embd)
 
     @property
     def buffers(self) -> dict[str, int]:
@@ -180,59 +224,70 @@ class Llama:
         """The ``llama_context`` pointer, for the samplers."""
         return self._context
 
-    def decode(self, x: NDArray[Any], position: int, *, logits: bool = False) -> NDArray[np.float32] | None:
-        """Process rows that follow each other, the first one at `position`.
+    def decode(self, x: NDArray[Any], segments: Sequence[Segment]) -> NDArray[np.float32] | None:
+        """Process the rows of one or several sessions.
 
         Parameters
         ----------
         x
             Tokens, int32 of shape (n,), or hidden states, float32 of shape (n, n_embd); n is at most `n_ubatch`.
-        position
-            Position of the first row in the sequence.
-        logits
-            Whether logits of the last row are wanted (read them with `logits`).
+        segments
+            To whom the rows belong, in their order, and for which of them logits are wanted (read them with `logits`).
 
         Returns
         -------
         Hidden states, float32 of shape (n, n_embd), when the stage was loaded with `hidden_out`; else None.
         """
         n = len(x)
-        batch, rows, positions, wanted = self._tokens if x.dtype == np.int32 else self._hiddens
-        rows[:n] = x
-        positions[:n] = position if n == 1 else np.arange(position, position + n, dtype=np.int32)
-        # Without this flag llama.cpp drops the rows before the last layer's output.
-        wanted[:n] = self.hidden_out
-        wanted[n - 1] = self.hidden_out or logits
-        batch.n_tokens = n
+        rows = self._tokens if x.dtype == np.int32 else self._hiddens
+        rows.input[:n] = x
+        begin = 0
+        for slot, position, count, outputs in segments:
+            end = begin + count
+            rows.slots[begin:end] = slot
+            rows.positions[begin:end] = position if count == 1 else np.arange(position, position + count)
+            # Without this flag llama.cpp drops the rows before the last layer's output.
+            rows.wanted[begin:end] = self.hidden_out
+            rows.wanted[end - outputs : end] = 1
+            begin = end
+        pads = self.pads and n == 1
+        if pads:
+            rows.input[1], rows.slots[1], rows.positions[1], rows.wanted[1] = x[0], self.n_slots, 0, self.hidden_out
+        rows.batch.n_tokens = n + pads
         self._hidden = None
-        result = C.llama_decode(self._context, batch)
+        result = C.llama_decode(self._context, rows.batch)
         if result == 1:
-            msg = f"The KV cache of {self.n_ctx} tokens is full at position {position}."
+            msg = f"The KV cache of {self.n_ctx} tokens is full at position {segments[0].position}."
             raise NotEnough(msg)
         if result != 0:
-            msg = f"llama.cpp failed to decode {n} rows at position {position} ({result}): {self._reason()}"
+            msg = f"llama.cpp failed to decode {n} rows at position {segments[0].position} ({result}): {self._reason()}"
             raise ModelError(msg)
+        if pads:
+            C.llama_memory_seq_rm(self._memory, self.n_slots, -1, -1)
         if self.hidden_out and self._hidden is None:
             msg = "This architecture does not name the output of its last layer; it cannot be split."
             raise ModelError(msg)
-        return self._hidden
+        return self._hidden[:n] if self._hidden is not None else None
 
-    def logits(self) -> NDArray[np.float32]:
-        """Return the logits of the last decoded row, float32 of shape (n_vocab,): a view until the next `decode`."""
-        pointer = C.llama_get_logits_ith(self._context, -1)
+    def logits(self, row: int = -1) -> NDArray[np.float32]:
+        """Return the logits of a row of the last `decode`, float32 of shape (n_vocab,): a view until the next one.
+
+        Parameters
+        ----------
+        row
+            Number of the row in the batch; -1 for the last one with logits.
+        """
+        pointer = C.llama_get_logits_ith(self._context, row)
         address = ctypes.cast(pointer, ctypes.c_void_p).value
-        if self._logits is None or address != self._logits[0]:
-            self._logits = address, np.ctypeslib.as_array(pointer, (self.n_vocab,))
-        return self._logits[1]
+        if address is None:
+            msg = f"There are no logits for row {row}."
+            raise ModelError(msg)
+        view = self._logits.get(address)
+        if view is None:
+            view = self._logits[address] = np.ctypeslib.as_array(pointer, (self.n_vocab,))
+        return view
 
-    @property
-    def can_keep(self) -> bool:
-        """Whether a part of the sequence can be kept: not where a window slides over it, or a state stands for it."""
-        model = self._model
-        slides = C.llama_model_n_swa(model) > 0
-        return not (slides or C.llama_model_is_recurrent(model) or C.llama_model_is_hybrid(model))
-
-    def keep(self, n: int) -> None:
+    def keep(self, slot: int, n: int) -> None:
         """Forget the sequence from position `n` on.
 
         Raises
@@ -240,17 +295,35 @@ class Llama:
         ModelError
             If llama.cpp cannot do so for this model.
         """
-        if n == 0:
-            C.llama_memory_clear(self._memory, False)
-        elif not C.llama_memory_seq_rm(self._memory, 0, n, -1):
+        if not C.llama_memory_seq_rm(self._memory, slot, n or -1, -1):
             msg = f"llama.cpp cannot keep {n} tokens of a sequence of this model."
+            raise ModelError(msg)
+
+    def clear(self) -> None:
+        """Forget every sequence: the next one begins where the first one ever did."""
+        C.llama_memory_clear(self._memory, False)
+
+    def save(self, slot: int) -> NDArray[np.uint8]:
+        """Return a copy of the keys and values of a sequence, in llama.cpp's own form."""
+        size = C.llama_state_seq_get_size(self._context, slot)
+        data = np.empty(size, np.uint8)
+        written = C.llama_state_seq_get_data(self._context, data.ctypes.data_as(_BYTES), size, slot)
+        return data[:written]
+
+    def restore(self, slot: int, data: NDArray[np.uint8]) -> None:
+        """Put a copy that `save` made in the place of a sequence.
+
+        Raises
+        ------
+        ModelError
+            If it does not fit.
+        """
+        if not C.llama_state_seq_set_data(self._context, data.ctypes.data_as(_BYTES), len(data), slot):
+            msg = f"llama.cpp cannot put a sequence of {len(data)} bytes back: {self._reason()}"
             raise ModelError(msg)
 
     def close(self) -> None:
         """Free everything."""
-        for batch in self._batches:
-            C.llama_batch_free(batch)
-        self._batches.clear()
         if self._context:
             C.llama_free(self._context)
             self._context = None
@@ -265,16 +338,6 @@ class Llama:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _new_batch(self, n_embd: int) -> tuple[Any, NDArray[Any], NDArray[np.int32], NDArray[np.int8]]:
-        batch = C.llama_batch_init(self.n_ubatch, n_embd, 1)
-        self._batches.append(batch)
-        for i in range(self.n_ubatch):
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = 0
-        n = self.n_ubatch
-        rows = np.ctypeslib.as_array(batch.embd, (n, n_embd)) if n_embd else np.ctypeslib.as_array(batch.token, (n,))
-        return batch, rows, np.ctypeslib.as_array(batch.pos, (n,)), np.ctypeslib.as_array(batch.logits, (n,))
 
     def _watch(self, wanted: bytes) -> Any:
         ggml = _Ggml()

@@ -7,7 +7,6 @@ import hashlib
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from llama_cpp import llama_cpp as C  # noqa: N812
 
 from ainet.errors import UsageError
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from ainet.executor.stages.vocabulary import Vocabulary
 
 LAST_TOKENS = 64  # tokens that the repeat penalty looks at: llama.cpp's default
-CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
 
 def draw_seed(seed: int, position: int) -> int:
@@ -52,9 +50,7 @@ class Sampler:
         text = grammar_of_schema(params.json_schema) if params.json_schema else params.grammar
         self._params = params
         self._llama = llama
-        self._unsorted = np.zeros(vocabulary.n_tokens, CANDIDATE)
-        self._unsorted["id"] = np.arange(vocabulary.n_tokens)
-        self._candidates = self._unsorted.copy()
+        self._vocabulary = vocabulary
         self._greedy = params.temperature == 0
         # The chain is then the greedy sampler alone, which takes the first of the largest logits.
         self._largest = self._greedy and not text and params.repeat_penalty == 1.0
@@ -66,8 +62,8 @@ class Sampler:
             raise
         self._steps = C.llama_sampler_chain_n(self._chain)
 
-    def sample(self, position: int) -> int:
-        """Draw the token at `position` from the logits of the last decoded row, and accept it.
+    def sample(self, position: int, row: int = -1) -> int:
+        """Draw the token at `position` from the logits of a row of the last batch (-1: the last), and accept it.
 
         Raises
         ------
@@ -75,16 +71,14 @@ class Sampler:
             If the grammar leaves no token to choose from.
         """
         if self._largest:
-            return int(self._llama.logits().argmax())
+            return int(self._llama.logits(row).argmax())
         if not self._greedy:
             if C.llama_sampler_chain_n(self._chain) > self._steps:
                 C.llama_sampler_free(C.llama_sampler_chain_remove(self._chain, self._steps))
             self._add(C.llama_sampler_init_dist(draw_seed(self._params.seed, position)))
-        if not self._greedy:  # other chains sort, and note probabilities
-            self._candidates[:] = self._unsorted
-        self._candidates["logit"] = self._llama.logits()
-        pointer = self._candidates.ctypes.data_as(ctypes.POINTER(C.llama_token_data))
-        drawn = C.llama_token_data_array(data=pointer, size=len(self._candidates), selected=-1, sorted=False)
+        candidates = self._vocabulary.candidates(self._llama.logits(row))
+        pointer = candidates.ctypes.data_as(ctypes.POINTER(C.llama_token_data))
+        drawn = C.llama_token_data_array(data=pointer, size=len(candidates), selected=-1, sorted=False)
         C.llama_sampler_apply(self._chain, ctypes.byref(drawn))
         if not 0 <= drawn.selected < drawn.size or drawn.data[drawn.selected].logit == -math.inf:
             # llama_sampler_sample would end the process here.

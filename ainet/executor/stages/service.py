@@ -40,7 +40,13 @@ TRIM_SECONDS = 30.0
 SPARE_SECONDS = 2.0
 LOOPBACK = "127.0.0.1"
 MAX_UBATCH = 2048
+MAX_SESSIONS = 32
 MAX_QUEUE = 1000
+MAX_KEPT = 1 << 24
+#: Copies of earlier prompts take at most this share of the memory that is free when a stage was loaded.
+KEPT_SHARE = 0.25
+#: What llama.cpp writes for a position beside its keys and values (bytes).
+CELL_BYTES = 12
 
 
 class HostedStage:
@@ -172,7 +178,7 @@ class StageService:
             raise UsageError(msg)
         spec = self.admit(spec, manifest)
         what = f"{manifest.name} layers {spec.first_layer}–{spec.last_layer}"
-        footprint = Footprint(manifest, n_ctx=spec.n_ctx, n_ubatch=spec.n_ubatch)
+        footprint = Footprint(manifest, n_ctx=spec.n_ctx, n_ubatch=spec.n_ubatch, sessions=spec.sessions)
         memory = footprint.memory(spec.first_layer, spec.last_layer)
         # Stages take turns, so threads are shared in time: a stage that comes when all are taken runs nevertheless.
         threads = min(spec.threads, self._allocator.free.threads)
@@ -201,14 +207,26 @@ class StageService:
             figures = await self._alive(stage, stage.actor.state())
             buffers = sum(figures["buffers"].values())
             stage.reservation.resize(memory=max(memory, buffers + OVERHEAD))
+            kept_tokens = self._reserve_kept(stage)
         except BaseException:
             await asyncio.shield(self._close(stage))
             raise
         self._tasks.spawn(self._keep_spare())
-        return StageLoaded(stage.address, received, buffers)
+        return StageLoaded(stage.address, received, stage.reservation.memory, kept_tokens)
 
-    async def link(self, pipeline: str, first_layer: int, previous: str, following: StageAddress | None) -> None:
+    async def link(
+        self, pipeline: str, first_layer: int, previous: str, following: StageAddress | None, kept_tokens: int = 0
+    ) -> None:
         """Connect a loaded stage to its neighbours and let it work.
+
+        Parameters
+        ----------
+        pipeline, first_layer
+            The stage.
+        previous, following
+            Node of the stage before; the stage after, None when there is no other one.
+        kept_tokens
+            Tokens of earlier prompts that every stage of the pipeline can keep.
 
         Raises
         ------
@@ -232,7 +250,7 @@ class StageService:
             following = msgspec.structs.replace(following, host=host, data_port=port)
         link = self._links.linked(previous)
         is_near = link is None or link.machine == machine()
-        await self._alive(stage, stage.actor.link(previous, following, is_near=is_near))
+        await self._alive(stage, stage.actor.link(previous, following, kept_tokens, is_near=is_near))
 
     async def figures(self, pipeline: str) -> list[StageFigures]:
         """Return what the stages of a pipeline measured."""
@@ -299,8 +317,22 @@ class StageService:
             raise UsageError(msg)
         caps = self._allocator.caps
         threads = max(1, min(spec.threads, caps.threads))
-        queue = max(0, min(spec.queue, MAX_QUEUE))
-        return msgspec.structs.replace(spec, threads=threads, gpu=spec.gpu and caps.gpu, queue=queue)
+        return msgspec.structs.replace(
+            spec,
+            threads=threads,
+            gpu=spec.gpu and caps.gpu and not spec.exact,
+            sessions=max(1, min(spec.sessions, MAX_SESSIONS)),
+            queue=max(0, min(spec.queue, MAX_QUEUE)),
+            kept_tokens=max(0, min(spec.kept_tokens, MAX_KEPT)),
+        )
+
+    def _reserve_kept(self, stage: HostedStage) -> int:
+        """Reserve memory for copies of earlier prompts, where there is plenty; return the tokens that they may have."""
+        spec = stage.spec
+        token = stage.manifest.kv_bytes_per_token(spec.first_layer, spec.last_layer) + CELL_BYTES
+        tokens = min(spec.kept_tokens, int(KEPT_SHARE * self._allocator.free.memory) // token)
+        stage.reservation.resize(memory=stage.reservation.memory + tokens * token)
+        return tokens
 
     def _shards_in_use(self) -> list[tuple[Manifest, int, int]]:
         return [(stage.manifest, stage.spec.first_layer, stage.spec.last_layer) for stage in self.stages()]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from ainet.executor.stages.hidden_states import Form
+
 EPOCH_BYTES = 16
+SLOTS_OF_EXACT = 4
 
 
 class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,8 +35,16 @@ class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
         Threads of the stage.
     gpu
         Whether layers may go to a GPU.
+    sessions
+        Most sessions that are answered at the same time.
     queue
-        Most sessions that may wait.
+        Most sessions of each user that may wait.
+    kept_tokens
+        Tokens of earlier prompts whose keys and values may be kept, where memory allows.
+    exact
+        Whether an answer must not depend on which sessions share the stages, nor on what was kept of earlier ones.
+    hidden_states
+        How hidden states travel between stages.
     """
 
     pipeline: str
@@ -47,7 +58,16 @@ class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
     n_ubatch: int
     threads: int
     gpu: bool
+    sessions: int
     queue: int
+    kept_tokens: int = 0
+    exact: bool = False
+    hidden_states: Form = "float32"
+
+    @property
+    def n_slots(self) -> int:
+        """Places for sessions in the KV caches: with `exact`, those that ended keep theirs until none runs."""
+        return self.sessions * SLOTS_OF_EXACT if self.exact else self.sessions
 
     @property
     def max_payload(self) -> int:

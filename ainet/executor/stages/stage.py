@@ -1,45 +1,44 @@
 """A stage: a shard with its KV cache, run by one decode thread that owns the connections to its neighbours.
 
 The stages of a pipeline form a ring. The first one looks up embeddings and cuts prompts into chunks; each hands its
-output to the next; the last one samples and sends the token to the first. A pipeline of one stage is its own ring.
+output to the next; the last one samples and sends the tokens to the first. A pipeline of one stage is its own ring.
+A micro-batch carries rows of several sessions, and several micro-batches are on their way at the same time.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
 from ainet.errors import AinetError, ModelError, ProtocolError, StageLost
+from ainet.executor.stages.composer import Composer
 from ainet.executor.stages.embedding import Embedding
 from ainet.executor.stages.frames import DataLink, Frame, Kind
 from ainet.executor.stages.head import Head
+from ainet.executor.stages.hidden_states import HiddenStates
 from ainet.executor.stages.inbox import Inbox
 from ainet.executor.stages.llama import Llama
+from ainet.executor.stages.segments import SEGMENT_BYTES, Segment
 from ainet.executor.stages.sockets import ALIVE_SECONDS, FIRST_SILENCE_SECONDS, SILENCE_SECONDS
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from ainet.executor.models.shards import Shard
+    from ainet.executor.stages.head import Next
     from ainet.executor.stages.spec import StageSpec
 
-
-class Work(NamedTuple):
-    """Tokens for the first stage to process from `position` on, `step` at once; `logits` after the last one."""
-
-    session: int
-    position: int
-    tokens: NDArray[np.int32]
-    step: int
-    logits: bool
+#: What the first stage computes when its turn comes, and what every stage does at once.
+PLANS = frozenset((Kind.PROMPT, Kind.REPLAY, Kind.TOKENS))
+ORDERS = frozenset((Kind.RELEASE, Kind.CLEAR, Kind.KEEP, Kind.RESTORE, Kind.FORGET))
+NO_TOKENS = np.empty(0, np.int32)
 
 
 class Stage:
@@ -68,22 +67,27 @@ class Stage:
             hidden_out=not shard.is_last,
             n_ctx=spec.n_ctx,
             n_ubatch=spec.n_ubatch,
+            n_slots=spec.n_slots,
+            n_outputs=spec.sessions,
             threads=spec.threads,
             gpu=spec.gpu,
+            exact=spec.exact,
             aborted=aborted,
         )
         try:
             self._embedding = Embedding(shard) if shard.embedding is not None else None
-            self._head = Head(self.llama, self, spec.queue) if shard.is_last else None
+            self._head = self._new_head() if shard.is_last else None
         except BaseException:
             self.llama.close()
             raise
+        self._hidden_states = HiddenStates(spec.hidden_states, self.llama.n_embd)
         self.inbox = Inbox()
         self._previous: DataLink | None = None
         self._next: DataLink | None = None
-        self._pending: deque[Work] = deque()
+        self._composer = Composer(spec.n_ubatch, spec.n_stages)
         self._in_flight = 0
-        self._filled = 0  # positions in the KV cache
+        self._filled: dict[int, int] = {}  # positions of each session in the KV cache
+        self._copies: dict[int, NDArray[np.uint8]] = {}
         # One chunk on every stage and one on the way keeps all of them busy; more would only delay a cancellation.
         self._window = spec.n_stages + 1
         self._stopping = False
@@ -101,7 +105,8 @@ class Stage:
     @property
     def max_payload(self) -> int:
         """Largest payload that a neighbour may send."""
-        return max(self.spec.max_payload, 4 * self.spec.n_ubatch * self.llama.n_embd)
+        rows = self._hidden_states.row_bytes * self.spec.n_ubatch
+        return SEGMENT_BYTES * (self.spec.n_slots + 1) + max(self.spec.max_payload, rows)
 
     @property
     def head(self) -> Head:
@@ -111,11 +116,19 @@ class Stage:
             raise ProtocolError(msg)
         return self._head
 
-    def start(self, previous: DataLink | None, following: DataLink | None, patience: float = SILENCE_SECONDS) -> None:
+    def start(
+        self,
+        previous: DataLink | None,
+        following: DataLink | None,
+        kept_tokens: int = 0,
+        patience: float = SILENCE_SECONDS,
+    ) -> None:
         """Begin to work between two neighbours (none, when the stage is the whole pipeline).
 
         Parameters
         ----------
+        kept_tokens
+            Tokens of earlier prompts that every stage can keep.
         patience
             Seconds of silence after which the stage before counts as lost.
         """
@@ -123,6 +136,8 @@ class Stage:
             msg = "The stage is linked already."
             raise ProtocolError(msg)
         self._previous, self._next, self._patience = previous, following, patience
+        if self._head is not None:
+            self._head.start(kept_tokens)
         self._thread = threading.Thread(target=self._run, name=f"decode {self.spec.pipeline}", daemon=True)
         self._thread.start()
         threading.Thread(target=self._live, name=f"signs of life {self.spec.pipeline}", daemon=True).start()
@@ -147,36 +162,50 @@ class Stage:
             "error": self.error.to_dict() if self.error else None,
         }
 
-    # The ring, as the head sees it.
+    # The ring, as the head sees it. A pipeline of one stage obeys at once; else the first stage does, and passes on
+    # what concerns all of them, in order with the micro-batches.
 
-    def prompt(self, session: int, position: int, tokens: NDArray[np.int32], *, logits: bool) -> None:
+    def prompt(self, slot: int, position: int, tokens: NDArray[np.int32], *, logits: bool) -> None:
         """Have the first stage process `tokens` from `position` on; what is before it is in every KV cache."""
-        if self._next is not None:
-            self._next.send_tokens(Kind.PROMPT, session, position, tokens, logits=logits)
-        else:
-            self._pending.append(Work(session, position, tokens, self.spec.n_ubatch, logits))
+        segment = Segment(slot, position, len(tokens), int(logits))
+        self._tell(Kind.PROMPT, [segment], tokens)
 
-    def replay(self, session: int, position: int, tokens: NDArray[np.int32]) -> None:
+    def replay(self, slot: int, position: int, tokens: NDArray[np.int32]) -> None:
         """Have the first stage process tokens that were generated before, each on its own as it was then."""
-        if self._next is not None:
-            self._next.send_tokens(Kind.REPLAY, session, position, tokens)
-        else:
-            self._pending.append(Work(session, position, tokens, 1, logits=True))
+        self._tell(Kind.REPLAY, [Segment(slot, position, len(tokens), 1)], tokens)
 
-    def token(self, session: int, position: int, token: int) -> None:
-        """Have the first stage process one sampled token."""
-        if self._next is not None:
-            self._next.send(Kind.TOKEN, session, position, rows=1, payload=token.to_bytes(4, "little"))
-        else:
-            self._pending.append(Work(session, position, np.array([token], np.int32), 1, logits=True))
+    def tokens(self, following: Sequence[Next]) -> None:
+        """Have the first stage process what comes next in the sessions of a micro-batch."""
+        segments = [Segment(slot, position, len(tokens), len(tokens)) for slot, position, tokens in following]
+        self._tell(Kind.TOKENS, segments, np.array([token for one in following for token in one.tokens], np.int32))
 
-    def release(self, session: int) -> None:
+    def release(self, slot: int) -> None:
         """Have every stage forget the session."""
+        self._tell(Kind.RELEASE, [Segment(slot, 0, 0)])
+
+    def clear(self) -> None:
+        """Have every stage forget every session."""
+        self._tell(Kind.CLEAR, [])
+
+    def keep(self, slot: int, number: int) -> None:
+        """Have every stage copy what it knows of a session."""
+        self._tell(Kind.KEEP, [Segment(slot, number, 0)])
+
+    def restore(self, slot: int, number: int, n: int) -> None:
+        """Have every stage begin a session with the first `n` tokens of a copy."""
+        self._tell(Kind.RESTORE, [Segment(slot, number, n)])
+
+    def forget(self, numbers: Sequence[int]) -> None:
+        """Have every stage drop copies."""
+        self._tell(Kind.FORGET, [Segment(0, number, 0) for number in numbers])
+
+    def _tell(self, kind: Kind, segments: list[Segment], tokens: NDArray[np.int32] = NO_TOKENS) -> None:
         if self._next is not None:
-            self._next.send(Kind.RELEASE, session)
+            self._next.send_tokens(kind, segments, tokens)
+        elif kind in ORDERS:
+            self._order(kind, segments)
         else:
-            self._forget()
-            self.head.released()
+            self._plan(kind, segments, tokens)
 
     # The decode thread.
 
@@ -185,7 +214,7 @@ class Stage:
             while not self._stopping:
                 for command in self.inbox.take():
                     command()
-                if self._pending and self._in_flight < self._window:
+                if self._composer and self._in_flight < self._window:
                     if self._previous is not None and self._previous.readable():
                         self._take(self._previous.receive())
                     else:
@@ -237,72 +266,98 @@ class Stage:
         self._stopping = True
 
     def _take(self, frame: Frame) -> None:
-        if frame.kind == Kind.HIDDEN and not self._is_first:
-            if self._head is None or self._head.answers(frame.session):
-                hidden = frame.hidden(self.llama.n_embd)
-                self._process(frame.session, frame.position, hidden, logits=frame.logits)
-        elif frame.kind == Kind.ALIVE:
-            pass
-        elif frame.kind in (Kind.PROMPT, Kind.REPLAY) and self._is_first:
-            step = self.spec.n_ubatch if frame.kind == Kind.PROMPT else 1
-            self._pending.append(Work(frame.session, frame.position, frame.tokens().copy(), step, frame.logits))
-        elif frame.kind == Kind.TOKEN and self._is_first:
-            self._in_flight -= 1  # the chunk that it was drawn from has gone all the way round
-            self._pending.append(Work(frame.session, frame.position, frame.tokens().copy(), 1, logits=True))
-        elif frame.kind == Kind.ACK and self._is_first:
-            self._in_flight -= 1
-        elif frame.kind == Kind.RELEASE:
-            self._forget()
-            if self._head is None:
-                self._link.send(Kind.RELEASE, frame.session)
+        kind, segments = frame.kind, frame.segments
+        if kind == Kind.HIDDEN and not self._is_first:
+            if self._head is None or self._head.answers(segments):
+                self._process(segments, self._hidden_states.read(frame))
             else:
-                self._head.released()
-        elif frame.kind == Kind.ERROR:
+                self.tokens([])
+        elif kind == Kind.ALIVE:
+            pass
+        elif kind in PLANS and self._is_first:
+            self._in_flight -= kind == Kind.TOKENS  # a micro-batch has gone all the way round
+            self._plan(kind, segments, frame.tokens().copy())
+        elif kind in ORDERS:
+            if self._head is None:
+                self._link.send(kind, segments)
+            self._order(kind, segments)
+        elif kind == Kind.ERROR:
             raise frame.error()
         else:
-            msg = f"A {frame.kind.name} frame does not belong to the stage with layers {self._layers}."
+            msg = f"A {kind.name} frame does not belong to the stage with layers {self._layers}."
             raise ProtocolError(msg)
 
+    def _plan(self, kind: Kind, segments: list[Segment], tokens: NDArray[np.int32]) -> None:
+        """Note what the sessions have to compute."""
+        if kind == Kind.TOKENS:
+            begin = 0
+            for slot, position, rows, _ in segments:
+                self._composer.tokens(slot, position, tokens[begin : begin + rows])
+                begin += rows
+            return
+        # Where nothing depends on the rows beside a row, tokens need not be computed in the shapes of the first time.
+        step = 1 if kind == Kind.REPLAY and not self.spec.exact else self.spec.n_ubatch
+        for slot, position, _, outputs in segments:
+            self._composer.prompt(slot, position, tokens, step=step, logits=bool(outputs))
+
+    def _order(self, kind: Kind, segments: list[Segment]) -> None:
+        """Do what every stage does, between the same two micro-batches as the others."""
+        if kind == Kind.CLEAR:
+            self._filled.clear()
+            self.llama.clear()
+        for slot, number, rows, _ in segments:
+            if kind == Kind.RELEASE:
+                self._release(slot)
+            elif kind == Kind.KEEP:
+                self._copies[number] = self.llama.save(slot)
+            elif kind == Kind.FORGET:
+                self._copies.pop(number, None)
+            else:
+                self.llama.restore(slot, self._copies[number])
+                self.llama.keep(slot, rows)
+                self._filled[slot] = rows
+
+    def _release(self, slot: int) -> None:
+        self._composer.release(slot)
+        if not self.spec.exact:  # else its cells stay taken until no session runs
+            self._filled.pop(slot, None)
+            if self._filled:
+                self.llama.keep(slot, 0)
+            else:
+                self.llama.clear()
+        if self._head is not None:
+            self._head.released(slot)
+
     def _step(self) -> None:
-        """Process the next chunk of what the first stage was asked."""
-        work = self._pending.popleft()
-        chunk, rest = work.tokens[: work.step], work.tokens[work.step :]
-        if len(rest):
-            self._pending.appendleft(work._replace(position=work.position + len(chunk), tokens=rest))
+        """Process the next micro-batch of what the first stage was asked."""
+        segments, tokens = self._composer.compose()
         if self._next is not None:
             self._in_flight += 1
-        rows = chunk if self._embedding is None else self._embedding.look_up(chunk)
-        self._process(work.session, work.position, rows, logits=work.logits and not len(rest))
+        self._process(segments, tokens if self._embedding is None else self._embedding.look_up(tokens))
 
-    def _process(self, session: int, position: int, rows: NDArray[Any], *, logits: bool) -> None:
+    def _process(self, segments: list[Segment], rows: NDArray[Any]) -> None:
         begun = time.perf_counter()
-        if position != self._filled:
-            self._keep(position)
-        hidden = self.llama.decode(rows, position, logits=logits)
-        self._filled = position + len(rows)
+        for slot, position, n, _ in segments:
+            filled = self._filled.get(slot, 0)
+            if position < filled:  # the rest was tried only
+                self.llama.keep(slot, position)
+            elif position > filled:
+                msg = f"The stage with layers {self._layers} was given position {position}, but knows {filled} only."
+                raise ProtocolError(msg)
+            self._filled[slot] = position + n
+        hidden = self.llama.decode(rows, segments)
         self.decodes += 1
         if len(rows) == 1:
             seconds = time.perf_counter() - begun
             self._token_seconds += 0.1 * (seconds - self._token_seconds) if self._token_seconds else seconds
         if hidden is not None:
-            self._link.send_hidden(session, position, hidden, logits=logits)
-            return
-        if logits:
-            self.head.decoded(session, position + len(rows))
-        elif self._next is not None:
-            self._next.send(Kind.ACK, session)
+            self._link.send(Kind.HIDDEN, segments, self._hidden_states.write(hidden))
+        else:
+            self.head.decoded(segments)
 
-    def _keep(self, position: int) -> None:
-        """Forget what an earlier session left from this position on; what is before it is the same in this one."""
-        if position > self._filled:
-            msg = f"The stage with layers {self._layers} was given position {position}, but knows {self._filled} only."
-            raise ProtocolError(msg)
-        self.llama.keep(position)
-
-    def _forget(self) -> None:
-        """Give up what was to be done; the next session says how much of the KV cache it keeps."""
-        self._pending.clear()
-        self._in_flight = 0
+    def _new_head(self) -> Head:
+        spec = self.spec
+        return Head(self.llama, self, sessions=spec.sessions, queue=spec.queue, exact=spec.exact)
 
     @property
     def _link(self) -> DataLink:

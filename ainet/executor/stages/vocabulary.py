@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from ainet.executor.stages.llama import Llama
 
+CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
+
 
 class Vocabulary:
     """Tokenizer and chat template of a model that carries them (the last stage always does)."""
@@ -28,6 +30,9 @@ class Vocabulary:
         self.pointer = C.llama_model_get_vocab(llama.model)
         self.n_tokens = int(C.llama_vocab_n_tokens(self.pointer))
         self._template: ChatTemplate | None = None
+        self._unsorted = np.zeros(self.n_tokens, CANDIDATE)
+        self._unsorted["id"] = np.arange(self.n_tokens)
+        self._candidates = self._unsorted.copy()
 
     def tokenize(self, text: str, *, special: bool) -> NDArray[np.int32]:
         """Return the tokens of `text`, int32 of shape (n,).
@@ -59,6 +64,12 @@ class Vocabulary:
             if n >= 0:
                 return buffer.raw[:n]
             room = -n
+
+    def candidates(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+        """Return all tokens with their logits, for llama.cpp's samplers, which sort them: valid until the next call."""
+        self._candidates[:] = self._unsorted
+        self._candidates["logit"] = logits
+        return self._candidates
 
     def ends(self, token: int) -> bool:
         """Whether `token` ends a generation."""

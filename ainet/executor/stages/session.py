@@ -1,0 +1,186 @@
+"""One session of a pipeline, as its last stage keeps it: the request, its tokens, and how the next ones are drawn."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import numpy as np
+
+from ainet.errors import PromptTooLong, UsageError
+from ainet.executor.stages.sampling import Sampler
+from ainet.executor.stages.vocabulary import TextStream, Vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from ainet.executor.stages.generation import Event, Open, Resume
+    from ainet.executor.stages.llama import Llama
+    from ainet.executor.stages.segments import Segment
+
+
+class Drawn(NamedTuple):
+    """Tokens that were drawn, the position of the last one, and how the answer ended with them, if it did."""
+
+    tokens: list[int]
+    position: int
+    finish: str | None
+
+
+class Session:
+    """A session that waits, or is answered.
+
+    Parameters
+    ----------
+    request
+        What was asked.
+    reply
+        Hears what is answered.
+    """
+
+    def __init__(self, request: Open, reply: Callable[[Event], None]) -> None:
+        self.request = request
+        self.reply = reply
+        self.begun = time.monotonic()
+        #: Place in the KV caches and cells that are reserved there, once it is answered.
+        self.slot, self.cells = -1, 0
+        #: Whether it has ended, and the stages are about to forget it.
+        self.is_over = False
+        self.prompt: NDArray[np.int32] = np.empty(0, np.int32)
+        self.generated: list[int] = []
+        #: Tokens that are tried after the last one, before anybody knows whether they follow.
+        self.draft: list[int] = []
+        #: How many of the generated tokens were drawn elsewhere.
+        self.resumed = len(request.resume.generated) if request.resume is not None else 0
+        self._sampler: Sampler | None = None
+        self._stream: TextStream | None = None
+
+    def prepare(self, llama: Llama, vocabulary: Vocabulary) -> None:
+        """Make the tokens of the prompt, and what draws the next ones; a second time does nothing.
+
+        Raises
+        ------
+        AinetError
+            Everything that can be wrong with a request shows here.
+        """
+        if self._sampler is not None:
+            return
+        request, resume = self.request, self.request.resume
+        if resume is None:
+            self.prompt = _tokens(request, vocabulary, llama.n_ctx)
+        else:
+            self.prompt = _checked(resume, vocabulary, llama.n_ctx)
+        self._n_ctx, self._ends = llama.n_ctx, vocabulary.ends
+        self._stream = TextStream(vocabulary, request.stop)
+        self._sampler = Sampler(request.sampling, llama, vocabulary)
+        if resume is not None:
+            # What these tokens say was said before; penalties, grammar and half a character go on from them.
+            self._sampler.accept(resume.generated)
+            for token in resume.generated:
+                self._stream.add(token)
+            self.generated = list(resume.generated)
+
+    @property
+    def tokens(self) -> NDArray[np.int32]:
+        """The prompt and what was generated."""
+        return np.concatenate([self.prompt, np.array(self.generated, np.int32)])
+
+    @property
+    def finish(self) -> str | None:
+        """How a resumed session had ended already, if it had; else None."""
+        if self._stream is not None and self._stream.stopped:
+            return "stop"
+        return "length" if self._is_full(len(self.prompt) + len(self.generated) - 1) else None
+
+    def draw(self, segment: Segment, row: int) -> Drawn:
+        """Draw the tokens after the rows of `segment` that have logits, as long as they are those of the draft.
+
+        Parameters
+        ----------
+        row
+            The first of these rows in the batch.
+
+        Raises
+        ------
+        UsageError
+            If the grammar leaves no token to choose from.
+        """
+        assert self._sampler is not None  # noqa: S101 - it was prepared before it was answered
+        drawn: list[int] = []
+        position = segment.end - segment.outputs
+        for i in range(segment.outputs):
+            position += 1
+            token = self._sampler.sample(position, row + i)
+            if self._ends(token):
+                return Drawn(drawn, position, "stop")
+            drawn.append(token)
+            self.generated.append(token)
+            if self._is_full(position):
+                return Drawn(drawn, position, "length")
+            if i >= len(self.draft) or self.draft[i] != token:
+                break
+        return Drawn(drawn, position, None)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a token was drawn here."""
+        return len(self.generated) > self.resumed
+
+    def say(self, drawn: Drawn) -> tuple[Drawn, str]:
+        """Return the text that became certain with what was drawn, which ends where a stop string does."""
+        assert self._stream is not None  # noqa: S101 - see `draw`
+        text = ""
+        for i, token in enumerate(drawn.tokens):
+            text += self._stream.add(token)
+            if self._stream.stopped:
+                return Drawn(drawn.tokens[: i + 1], drawn.position, "stop"), text
+        return drawn, text
+
+    def held(self) -> str:
+        """Return the text that was held back."""
+        return self._stream.finish() if self._stream is not None else ""
+
+    def close(self) -> None:
+        """Free the sampler."""
+        if self._sampler is not None:
+            self._sampler.close()
+
+    def _is_full(self, position: int) -> bool:
+        """Whether no token may follow the one at `position`."""
+        return len(self.generated) >= self.request.max_tokens or position + 1 >= self._n_ctx
+
+
+def _checked(resume: Resume, vocabulary: Vocabulary, n_ctx: int) -> NDArray[np.int32]:
+    """Return the tokens of a prompt that is resumed; raises `UsageError` for what the model cannot have said."""
+    tokens = [*resume.prompt, *resume.generated]
+    if not resume.prompt or not all(0 <= token < vocabulary.n_tokens for token in tokens):
+        msg = "An answer cannot go on: its tokens are not those of this model."
+        raise UsageError(msg)
+    if len(tokens) > n_ctx:
+        msg = f"An answer cannot go on: it has {len(tokens)} tokens, the context window {n_ctx}."
+        raise UsageError(msg)
+    return np.array(resume.prompt, np.int32)
+
+
+def _tokens(request: Open, vocabulary: Vocabulary, n_ctx: int) -> NDArray[np.int32]:
+    if not request.messages:
+        msg = "There is nothing to answer: the request has no messages."
+        raise UsageError(msg)
+    if request.raw:
+        text = request.messages[-1].content
+    else:
+        text = vocabulary.chat([msgspec.to_builtins(message) for message in request.messages])
+    tokens = vocabulary.tokenize(text, special=True)
+    if not len(tokens):
+        msg = "There is nothing to answer: the prompt is empty."
+        raise UsageError(msg)
+    if len(tokens) >= n_ctx:
+        msg = (
+            f"The prompt has {len(tokens)} tokens, but the context window holds {n_ctx}. Shorten it, "
+            "start a new conversation, or raise `context_window` in the configuration."
+        )
+        raise PromptTooLong(msg, prompt_tokens=len(tokens), context_window=n_ctx)
+    return tokens

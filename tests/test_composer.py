@@ -1,0 +1,119 @@
+"""What the first stage computes next: everything once and in order, and nobody waits for somebody else's prompt."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ainet.executor.stages.composer import SHARED_ROWS, Composer
+from ainet.executor.stages.segments import SEGMENT_BYTES, Segment, pack, unpack
+
+
+def tokens(n, first=0):
+    return np.arange(first, first + n, dtype=np.int32)
+
+
+def shapes(composer):
+    return [(segment.slot, segment.rows, segment.outputs) for segment in composer.compose().segments]
+
+
+@given(st.lists(st.builds(Segment, *[st.integers(0, limit) for limit in (65535, 2**32 - 1, 2**32 - 1, 65535)])))
+def test_segments_arrive_as_they_were_sent(segments):
+    data = pack(segments)
+    assert len(data) == SEGMENT_BYTES * len(segments)
+    assert unpack(memoryview(data)) == segments
+
+
+def test_a_prompt_alone_is_cut_into_whole_chunks():
+    composer = Composer(32, 2)
+    composer.prompt(0, 64, tokens(70), logits=True)
+    batches = []
+    while composer:
+        batches.append(composer.compose())
+    assert [batch.segments for batch in batches] == [
+        [Segment(0, 64, 32, 0)],
+        [Segment(0, 96, 32, 0)],
+        [Segment(0, 128, 6, 1)],
+    ]
+    assert np.concatenate([batch.tokens for batch in batches]).tolist() == list(range(70))
+
+
+def test_what_was_generated_before_is_computed_after_the_prompt_one_by_one():
+    composer = Composer(32, 2)
+    composer.prompt(0, 0, tokens(40), logits=False)
+    composer.prompt(0, 40, tokens(3), step=1, logits=True)
+    found = []
+    while composer:
+        found += composer.compose().segments
+    assert [(one.position, one.rows, one.outputs) for one in found] == [
+        (0, 32, 0),
+        (32, 8, 0),
+        (40, 1, 0),
+        (41, 1, 0),
+        (42, 1, 1),
+    ]
+
+
+def test_four_answers_keep_two_stages_busy():
+    composer = Composer(32, 2)
+    for slot in range(4):
+        composer.tokens(slot, 10, tokens(1))
+    assert shapes(composer) == [(0, 1, 1), (1, 1, 1)]
+    assert shapes(composer) == [(2, 1, 1), (3, 1, 1)]
+    assert not composer
+    one = Composer(32, 1)
+    for slot in range(4):
+        one.tokens(slot, 10, tokens(1))
+    assert shapes(one) == [(0, 1, 1), (1, 1, 1), (2, 1, 1), (3, 1, 1)]
+
+
+def test_a_long_prompt_rides_along_in_small_chunks_and_prompts_take_turns():
+    composer = Composer(32, 1)
+    composer.tokens(7, 10, tokens(1))
+    composer.prompt(0, 0, tokens(100), logits=True)
+    composer.prompt(1, 0, tokens(5), logits=True)
+    assert shapes(composer) == [(7, 1, 1), (0, SHARED_ROWS, 0)]
+    composer.tokens(7, 11, tokens(1))
+    assert shapes(composer) == [(7, 1, 1), (1, 5, 1)]  # the short one does not wait for the long one
+    composer.release(7)
+    composer.release(1)
+    assert shapes(composer) == [(0, 32, 0)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    n_ubatch=st.integers(1, 40),
+    n_stages=st.integers(1, 4),
+    steps=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 90), st.integers(0, 3)), max_size=30),
+    released=st.sets(st.integers(0, 5)),
+)
+def test_every_token_is_computed_once_and_in_order(n_ubatch, n_stages, steps, released):
+    composer = Composer(n_ubatch, n_stages)
+    given_tokens: dict[int, list[int]] = {}
+    answering: set[int] = set()
+    for slot, n, step in steps:
+        if slot in answering:
+            continue
+        known = given_tokens.setdefault(slot, [])
+        if step == 3 and n <= n_ubatch:
+            answering.add(slot)
+            if known:
+                continue  # its tokens come when the prompt is through
+            composer.tokens(slot, 0, tokens(n))
+        else:
+            composer.prompt(slot, len(known), tokens(n, len(known)), step=step, logits=True)
+        known += tokens(n, len(known)).tolist()
+    for slot in released:
+        composer.release(slot)
+    computed: dict[int, list[int]] = {}
+    while composer:
+        batch = composer.compose()
+        assert 0 < len(batch.tokens) == sum(segment.rows for segment in batch.segments) <= n_ubatch
+        assert len({segment.slot for segment in batch.segments}) == len(batch.segments)
+        begin = 0
+        for segment in batch.segments:
+            assert segment.position == len(computed.setdefault(segment.slot, []))
+            computed[segment.slot] += batch.tokens[begin : begin + segment.rows].tolist()
+            begin += segment.rows
+    assert computed == {slot: known for slot, known in given_tokens.items() if known and slot not in released}

@@ -1,0 +1,154 @@
+"""Many sessions on one pipeline: in exact mode every text is that of one process, whoever shares the stages."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+
+import msgspec
+import pytest
+from smollm2 import CHUNK, N_CTX, one_process
+from test_pipeline import GREEDY, answer, ask, workshop
+
+from ainet.errors import Busy
+from ainet.executor.stages.generation import Done, Started, Text
+from ainet.executor.stages.sampling_params import SamplingParams
+
+__all__ = ["workshop"]
+
+DRAWN = SamplingParams(temperature=0.9, seed=3, repeat_penalty=1.1)
+QUESTIONS = [
+    ("Tell me about rain.", GREEDY, 60),
+    ("Name three colours.", DRAWN, 40),
+    ("What does a fox eat? " + "The fox and the dog sat by the river. " * 30, GREEDY, 20),
+    ("Why is the sky blue?", GREEDY, 50),
+    ("Write a poem about the sea.", DRAWN, 60),
+    ("Hello!", GREEDY, 10),
+]
+
+
+@pytest.fixture(scope="module")
+def expected(smollm2_path):
+    """What one process answers to each question, alone."""
+    return [one_process(smollm2_path, question, sampling, n) for question, sampling, n in QUESTIONS]
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3])
+async def test_texts_do_not_depend_on_who_shares_the_stages(workshop, expected, stages):
+    pipeline = await workshop.load(stages, exact=True, sessions=3, queue=10)
+    chance = random.Random(stages)
+    wanted = [*range(len(QUESTIONS)), *range(len(QUESTIONS))]
+    chance.shuffle(wanted)
+
+    async def one(i):
+        question, sampling, n = QUESTIONS[i]
+        await asyncio.sleep(chance.uniform(0, 0.5))
+        return await answer(pipeline, ask(sampling, n, question))
+
+    assert await asyncio.gather(*map(one, wanted)) == [expected[i] for i in wanted]
+
+
+async def test_who_leaves_changes_nothing_for_the_others(workshop, expected):
+    pipeline = await workshop.load(2, exact=True, sessions=4, queue=10)
+    chance = random.Random(9)
+
+    async def leave():
+        for _ in range(5):
+            async with contextlib.aclosing(pipeline.ask(ask(DRAWN, 100, "Go on and on. " * 20))) as events:
+                for _ in range(chance.randint(0, 5)):
+                    await anext(events)
+
+    async def one(i):
+        question, sampling, n = QUESTIONS[i]
+        return await answer(pipeline, ask(sampling, n, question))
+
+    leaving = [asyncio.create_task(leave()) for _ in range(2)]
+    for _ in range(2):
+        assert await asyncio.gather(*map(one, (0, 2, 4))) == [expected[i] for i in (0, 2, 4)]
+    await asyncio.gather(*leaving)
+
+
+async def test_a_cache_that_is_full_makes_sessions_wait_and_loses_none(workshop, expected):
+    """Every question reserves half of the context window: at most two run, whatever the number of sessions."""
+    pipeline = await workshop.load(2, sessions=8, queue=10, kept_tokens=0)
+    running, most = 0, 0
+
+    async def one():
+        nonlocal running, most
+        async with contextlib.aclosing(pipeline.ask(ask(GREEDY, N_CTX // 2 - 60, "Hello!"))) as events:
+            async for event in events:
+                if isinstance(event, Started):
+                    running += 1
+                    most = max(most, running)
+                if isinstance(event, Text) and event.tokens and chance.random() < 0.1:
+                    break
+        running -= 1
+
+    chance = random.Random(4)
+    await asyncio.gather(*(one() for _ in range(6)))
+    assert most == 2
+    assert await answer(pipeline, ask(GREEDY, 10, "Hello!")) == expected[5]
+
+
+async def test_tokens_come_while_a_long_prompt_is_read(workshop):
+    pipeline = await workshop.load(2, sessions=2)
+    order = []
+
+    async def long():
+        async for event in pipeline.ask(ask(GREEDY, 2, "The fox and the dog sat by the river. " * 60)):
+            order.append(("long", type(event)))  # noqa: PERF401 - as they come
+
+    async def short():
+        async for event in pipeline.ask(ask(DRAWN, 60, "Write a poem about the sea.")):
+            order.append(("short", type(event)))
+            if isinstance(event, Text) and ("long", Started) not in order and not reading:
+                reading.append(asyncio.create_task(long()))
+
+    reading: list[asyncio.Task] = []
+    await short()
+    await reading[0]
+    begun, ended = order.index(("long", Started)), order.index(("long", Text))
+    assert order[begun:ended].count(("short", Text)) > 5
+
+
+async def test_users_take_turns(workshop):
+    """One user asks six times at once; another one, who comes later, is the next to be answered."""
+    pipeline = await workshop.load(1, sessions=1, queue=6)
+    order = []
+
+    async def one(user):
+        request = msgspec.structs.replace(ask(GREEDY, 4, "Hello!"), user=user)
+        assert isinstance([event async for event in pipeline.ask(request)][-1], Done)
+        order.append(user)
+
+    greedy = [asyncio.create_task(one("greedy")) for _ in range(6)]
+    await asyncio.sleep(0)
+    modest = asyncio.create_task(one("modest"))
+    await asyncio.gather(*greedy, modest)
+    assert order.index("modest") <= 2
+
+
+async def test_a_full_queue_is_full_for_those_who_filled_it(workshop):
+    pipeline = await workshop.load(1, sessions=1, queue=1)
+    async with contextlib.aclosing(pipeline.ask(ask(DRAWN, 400, "Go on."))) as running:
+        await anext(running)
+        waiting = asyncio.create_task(answer(pipeline, ask(GREEDY, 2)))
+        await asyncio.sleep(0.1)
+        with pytest.raises(Busy, match="2 requests are before yours"):
+            await answer(pipeline, ask(GREEDY, 2))
+        other = asyncio.create_task(answer(pipeline, msgspec.structs.replace(ask(GREEDY, 2), user="other")))
+        await asyncio.sleep(0.1)
+    assert await waiting == await other
+
+
+async def test_in_exact_mode_an_answer_is_kept_with_its_question(workshop, smollm2_path):
+    pipeline = await workshop.load(2, exact=True)
+    events = [event async for event in pipeline.ask(ask(GREEDY, 40, "Tell me about rain."))]
+    tokens = [token for event in events if isinstance(event, Text) for token in event.tokens]
+    prompt = events[0].prompt
+    resumed = msgspec.structs.replace(ask(GREEDY, 60, "Tell me about rain."))
+    again = [event async for event in pipeline.ask(resumed)]
+    assert again[0].reused == len(prompt) - 1  # not in whole chunks
+    assert again[0].reused % CHUNK
+    assert [token for event in again if isinstance(event, Text) for token in event.tokens][:40] == tokens
