@@ -96,6 +96,9 @@ class AinetConfig(Configurable):
         help="Whether an answer is the same, bit for bit, whoever shares the stages and whatever is lost meanwhile; "
         "slower (see docs/pipeline.md).",
     ).tag(config=True)
+    speculate = Bool(
+        True, help="Whether tokens are tried before they are drawn (prompt lookup), where that is faster."
+    ).tag(config=True)
     hidden_states = Enum(
         ["float32", "float16", "int8"],
         "float32",

@@ -38,24 +38,26 @@ def smollm2_manifest(smollm2_store, smollm2_path) -> Manifest:
     return smollm2_store.register(smollm2_path, name="smollm2")
 
 
-def one_process(path: Path, question: str, sampling: SamplingParams, n: int) -> tuple[list[int], str]:
+def one_process(
+    path: Path, question: str, sampling: SamplingParams, n: int, *, chunk: int = CHUNK
+) -> tuple[list[int], str]:
     """Return tokens and text of one llama.cpp process, prompt in the same chunks, one thread."""
     from ainet.executor.stages.llama import Llama
     from ainet.executor.stages.sampling import Sampler
     from ainet.executor.stages.segments import Segment
     from ainet.executor.stages.vocabulary import TextStream, Vocabulary
 
-    with Llama(path, hidden_out=False, n_ctx=N_CTX, n_ubatch=CHUNK, threads=1) as llama:
+    with Llama(path, hidden_out=False, n_ctx=N_CTX, n_ubatch=chunk, threads=1) as llama:
         vocabulary = Vocabulary(llama)
         prompt = vocabulary.tokenize(vocabulary.chat([{"role": "user", "content": question}]), special=True)
         sampler, stream = Sampler(sampling, llama, vocabulary), TextStream(vocabulary)
         position, text, tokens = 0, "", []
         rows = prompt
         while len(tokens) < n:
-            for begin in range(0, len(rows), CHUNK):
-                chunk = rows[begin : begin + CHUNK]
-                llama.decode(chunk, [Segment(0, position, len(chunk), int(begin + CHUNK >= len(rows)))])
-                position += len(chunk)
+            for begin in range(0, len(rows), chunk):
+                part = rows[begin : begin + chunk]
+                llama.decode(part, [Segment(0, position, len(part), int(begin + chunk >= len(rows)))])
+                position += len(part)
             token = sampler.sample(position)
             if vocabulary.ends(token):
                 break

@@ -108,7 +108,7 @@ async def test_a_whole_model_on_one_stage_is_replaced_too(tmp_path, smollm2_path
 
 async def test_who_waits_for_a_pipeline_that_is_lost_again_and_again_gets_its_answer(tmp_path, smollm2_path):
     expected = one_process(smollm2_path, TEXT, SamplingParams(temperature=0), TOKENS)
-    async with nodes(tmp_path, **SETTINGS) as found:
+    async with nodes(tmp_path, desk=SETTINGS["desk"] | {"exact": True, "sessions": 1}) as found:
         waiting: list[asyncio.Task] = []
         kills = iter(range(10, 80, 14))
         due = [next(kills)]
@@ -123,6 +123,15 @@ async def test_who_waits_for_a_pipeline_that_is_lost_again_and_again_gets_its_an
         assert said(await answer(found["desk"], stages=2, hurt=hurt)) == expected
         assert not due  # it was killed five times
         assert said(await waiting[0]) == expected
+
+
+async def test_answers_that_share_their_stages_go_on_together(tmp_path, smollm2_path):
+    expected = one_process(smollm2_path, TEXT, SamplingParams(temperature=0), TOKENS)
+    async with nodes(tmp_path, desk=SETTINGS["desk"] | {"exact": True}) as found:
+        for victim, how in ((0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP)):
+            hurt = once(victim, 30, how)
+            running = [answer(found["desk"], stages=2, hurt=hurt), *(answer(found["desk"], stages=2) for _ in range(3))]
+            assert [said(events) for events in await asyncio.gather(*running)] == [expected] * 4
 
 
 async def test_a_loaded_processor_is_no_reason_to_replace_anything(tmp_path, smollm2_path):

@@ -23,6 +23,7 @@ from ainet.executor.stages.generation import Done, Message, Open, Text
 from ainet.executor.stages.host import StageAddress
 from ainet.executor.stages.sampling_params import SamplingParams
 from ainet.executor.stages.service import StageService
+from ainet.executor.stages.spec import EXACT_UBATCH
 from ainet.identity import Identity
 from ainet.network import Links
 from ainet.resources.allocator import Allocator, Caps
@@ -31,7 +32,7 @@ from ainet.resources.monitor import pss
 QUESTION = "Tell me a long story about a fox, a dog and a river."
 GREEDY = SamplingParams(temperature=0)
 LOG = logging.getLogger("test")
-OPTIONS = PipelineOptions(sessions=4, queue=4, kept_tokens=2048, exact=False, hidden_states="float32")
+OPTIONS = PipelineOptions(sessions=4, queue=4, kept_tokens=2048, exact=False, speculate=False, hidden_states="float32")
 
 
 class Workshop:
@@ -55,7 +56,8 @@ class Workshop:
 
     async def load(self, n_stages: int, progress=lambda _: None, **options) -> Pipeline:
         offer = NodeOffer(node=self.identity.id, name="node", memory=self.allocator.free.memory, threads=1, speed=5e9)
-        plan = Planner(self.manifest, [offer], n_ctx=N_CTX, n_ubatch=CHUNK).plan(n_stages)
+        n_ubatch = EXACT_UBATCH if options.get("exact") else CHUNK
+        plan = Planner(self.manifest, [offer], n_ctx=N_CTX, n_ubatch=n_ubatch).plan(n_stages)
         pipeline = Pipeline(
             plan,
             self.manifest,

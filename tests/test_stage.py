@@ -27,28 +27,28 @@ GREEDY = SamplingParams(temperature=0)
 ENDLESS = SamplingParams(temperature=1.0, seed=1, grammar="root ::= [a-z ] root")
 
 
+def whole(store, manifest, owner="o", **options):
+    """Return a stage with a whole model, which was not started yet."""
+    spec = StageSpec(
+        pipeline="p",
+        epoch=EPOCH,
+        owner=owner,
+        model=manifest.digest,
+        first_layer=0,
+        last_layer=manifest.n_layers - 1,
+        n_stages=1,
+        **{"n_ctx": N_CTX, "n_ubatch": CHUNK, "threads": 1, "gpu": False, "sessions": 1, "queue": 1, **options},
+    )
+    shard = ShardStore(store).assemble(manifest, 0, manifest.n_layers - 1)
+    return Stage(spec, shard, logging.getLogger("stage"))
+
+
 @pytest.fixture
 async def pipeline(smollm2_store, smollm2_manifest, tmp_path):
     """SmolLM2 as a pipeline of one stage: (stage, connect)."""
     identity = Identity.open(tmp_path / "node", "node")
     credentials = identity.local_credentials()
-    spec = StageSpec(
-        pipeline="p",
-        epoch=EPOCH,
-        owner=identity.id,
-        model=smollm2_manifest.digest,
-        first_layer=0,
-        last_layer=29,
-        n_stages=1,
-        n_ctx=N_CTX,
-        n_ubatch=CHUNK,
-        threads=1,
-        gpu=False,
-        sessions=1,
-        queue=1,
-    )
-    shard = ShardStore(smollm2_store).assemble(smollm2_manifest, 0, 29)
-    stage = await asyncio.to_thread(Stage, spec, shard, logging.getLogger("stage"))
+    stage = await asyncio.to_thread(whole, smollm2_store, smollm2_manifest, identity.id)
     server = SessionServer(stage, credentials, logging.getLogger("sessions"))
     port = await server.start("127.0.0.1")
     stage.start(None, None)

@@ -50,6 +50,7 @@ class PipelineOptions(NamedTuple):
     queue: int
     kept_tokens: int
     exact: bool
+    speculate: bool
     hidden_states: Form
 
     @classmethod
@@ -60,6 +61,7 @@ class PipelineOptions(NamedTuple):
             queue=config.queue,
             kept_tokens=config.kept_tokens if config.kept_tokens >= 0 else config.context_window,
             exact=config.exact,
+            speculate=config.speculate,
             hidden_states=cast("Form", config.hidden_states),
         )
 
@@ -287,6 +289,7 @@ class Pipeline:
             queue=self._options.queue,
             kept_tokens=self._options.kept_tokens,
             exact=self._options.exact,
+            speculate=self._options.speculate,
             hidden_states=self._options.hidden_states,
         )
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 OVERHEAD = 80_000_000
 #: Sessions at the same time, where nothing else is said.
 SESSIONS = 8
+#: Rows of logits at least: one for each token of a draft, and one.
+LOGITS = 16
 
 
 class Footprint:
@@ -53,8 +55,8 @@ class Footprint:
         #: file; the last one needs it where the model shares it with the output.
         self._whole = sum(shared.values())
         self._ends = self._whole - (table if "output.weight" in shared else 0)
-        # Logits of each session, and the candidates among which the sampler draws, twice.
-        self._outputs = (sessions + 6) * 4 * manifest.n_vocab
+        # Logits of each session or draft, and the candidates among which the sampler draws, twice.
+        self._outputs = (max(sessions, LOGITS) + 6) * 4 * manifest.n_vocab
         # Activations of one micro-batch (half a dozen rows of each width are alive at once) and the attention mask.
         self._buffers = 4 * n_ubatch * (6 * manifest.n_embd + 3 * widest + 2 * n_ctx)
 

@@ -10,6 +10,7 @@ import msgspec
 from ainet.errors import AinetError, NotFound, UsageError
 from ainet.executor.messages import DescribeNode
 from ainet.executor.placement import NodeOffer, Plan, Planner
+from ainet.executor.stages.spec import EXACT_UBATCH
 
 if TYPE_CHECKING:
     import logging
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
 
 #: A member that does not describe itself within this time (s) is left out of a plan.
 DESCRIBE_SECONDS = 5.0
-#: Quantisations for which llama.cpp computes a row in the same way whatever is beside it, up to so many rows at once:
-#: more of them take another way through flash attention (GGML_FA_TILE_Q). Tested on processors, not on GPUs.
-EXACT, EXACT_CHUNK = frozenset(("Q4_0", "Q4_1", "Q8_0")), 63
+#: Quantisations for which llama.cpp computes a row in the same way whatever is beside it, tested on processors.
+EXACT = frozenset(("Q4_0", "Q4_1", "Q8_0"))
 #: No device reads more bytes of memory in a second.
 MOST_SPEED = 1e15
 
@@ -101,7 +101,7 @@ class Planning:
                     f"{manifest.name}: only for {', '.join(sorted(EXACT))}. Use such a model, or switch `exact` off."
                 )
                 raise UsageError(msg)
-            chunk = min(chunk, EXACT_CHUNK)
+            chunk = min(chunk, EXACT_UBATCH)
         return Sizes(min(self._config.context_window, manifest.n_ctx_train), chunk)
 
     async def offer(self, digest: str) -> NodeOffer:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ainet.executor.borrowed import BorrowedPipeline
     from ainet.executor.pipeline import Pipeline
-    from ainet.executor.stages.generation import Open
+    from ainet.executor.stages.generation import Lap, Open
 
 
 class Transcript:
@@ -36,6 +36,7 @@ class Transcript:
         self._text: list[str] = []
         self._tokens: list[int] = []
         self._at_first = 0  # tokens that came with the first text
+        self._laps: list[Lap] = []
         self._prompt: list[int] = []
         self._reused = 0
 
@@ -54,7 +55,7 @@ class Transcript:
         """The request for what is still to come: the whole at first, later with what was said before."""
         if not self.accepted:
             return self._request
-        resume = Resume(self._prompt, self._tokens)
+        resume = Resume(self._prompt, self._tokens, self._laps)
         return msgspec.structs.replace(self._request, messages=[], resume=resume)
 
     def take(self, pipeline: Pipeline | BorrowedPipeline, event: Event) -> Iterator[dict[str, Any]]:
@@ -74,6 +75,7 @@ class Transcript:
                     self._first, self._at_first = self._last, len(event.tokens)
                 self._text.append(event.text)
                 self._tokens += event.tokens
+                self._laps += event.laps
                 yield {"event": "text", "text": event.text, "tokens": event.tokens}
             case Done():
                 if event.text:

@@ -24,11 +24,11 @@ from ainet.config import CONFIG_FILE
 from ainet.executor.stages.sampling_params import SamplingParams
 
 SESSIONS = int(os.environ.get("AINET_SOAK", "20"))
-AT_ONCE = 2
+AT_ONCE = 3
 TOKENS = 60
 STAGES = 3
 QUESTIONS = ("Tell me about rain.", "What does a fox eat?", "Write about the sea.")
-SETTINGS = {"stage_threads": 1, "context_window": N_CTX, "chunk": CHUNK, "threads": 1, "memory": "1GB", "queue": 8}
+SETTINGS = {"stage_threads": 1, "context_window": N_CTX, "chunk": CHUNK, "threads": 1, "memory": "1GB", "exact": True}
 
 pytestmark = pytest.mark.timeout(60 + 30 * SESSIONS)
 

@@ -54,7 +54,7 @@ class Kind(enum.IntEnum):
     RELEASE = 5  # sessions ended: forget them
     ERROR = 7  # the pipeline failed; a msgpack error
     ALIVE = 8  # nothing but a sign of life
-    REPLAY = 9  # tokens that were generated before, to process one by one from `position` on
+    REPLAY = 9  # tokens that were generated before, to process `outputs` at once, without logits
     KEEP = 10  # copy what is known of a session, under the number in `position`
     RESTORE = 11  # begin a session with the first `rows` tokens of the copy with the number in `position`
     FORGET = 12  # drop the copies with the numbers in `position`

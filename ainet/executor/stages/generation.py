@@ -17,11 +17,28 @@ class Message(msgspec.Struct, frozen=True):
     content: str
 
 
+class Lap(msgspec.Struct, frozen=True, array_like=True):
+    """A lap round the ring with a draft: `rows` from the generated token `index` on brought `drawn` new tokens."""
+
+    index: int
+    rows: int
+    drawn: int
+
+
 class Resume(msgspec.Struct, frozen=True):
-    """What another pipeline did of a session before it was lost: the tokens of the prompt, and those it generated."""
+    """What another pipeline did of a session before it was lost.
+
+    Attributes
+    ----------
+    prompt, generated
+        The tokens.
+    laps
+        Where tokens were not computed one by one: they are computed again in the same shapes.
+    """
 
     prompt: list[int]
     generated: list[int]
+    laps: list[Lap] = []
 
 
 class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
@@ -72,11 +89,12 @@ class Started(msgspec.Struct, tag=True, frozen=True):
 
 
 class Text(msgspec.Struct, tag=True, frozen=True):
-    """A piece of the answer and the tokens it came with."""
+    """A piece of the answer, the tokens it came with, and the laps that brought several."""
 
     session: int
     text: str
     tokens: list[int]
+    laps: list[Lap] = []
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ainet.errors import AinetError, Busy, ModelError, UsageError
+from ainet.executor.stages.drafts import Drafter, LapTime
 from ainet.executor.stages.generation import Done, Event, Failed, Open, Started, Text
 from ainet.executor.stages.prefixes import Prefix, Prefixes
 from ainet.executor.stages.session import Drawn, Session
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
         def prompt(self, slot: int, position: int, tokens: NDArray[np.int32], *, logits: bool) -> None:
             """Process the tokens from `position` on; `logits` for the next token."""
 
-        def replay(self, slot: int, position: int, tokens: NDArray[np.int32]) -> None:
-            """Process tokens that were generated before, one by one."""
+        def replay(self, slot: int, steps: Sequence[tuple[int, list[int], int]]) -> None:
+            """Process tokens that were generated before: from which position on, which ones, how many at once."""
 
         def tokens(self, following: Sequence[Next]) -> None:
             """Process what comes next in the sessions of a micro-batch, which has gone all the way round."""
@@ -80,14 +81,20 @@ class Head:
         Most sessions that may wait, of each user.
     exact
         Whether nothing may depend on which sessions share the stages.
+    speculate
+        Whether tokens are tried before they are drawn, where that is faster.
     """
 
-    def __init__(self, llama: Llama, ring: Ring, *, sessions: int, queue: int, exact: bool) -> None:
+    def __init__(
+        self, llama: Llama, ring: Ring, *, sessions: int, queue: int, exact: bool = False, speculate: bool = False
+    ) -> None:
         self._llama = llama
         self._ring = ring
         self._most = min(sessions, llama.n_slots)
         self._queue = queue
         self._exact = exact
+        self._speculates = speculate and llama.can_keep
+        self._lap = LapTime()
         self._log = logging.getLogger("ainet.stage")
         self._vocabulary = Vocabulary(llama)
         self._active: dict[int, Session] = {}
@@ -150,6 +157,7 @@ class Head:
                 continue
             if not session.has_begun:
                 self._keep(session, segment.end)
+            tried = len(session.draft)
             try:
                 drawn = session.draw(segment, row - segment.outputs)
             except UsageError as exc:
@@ -160,15 +168,17 @@ class Head:
                 drawn, text = session.say(drawn)
             told.append((session, drawn, text))
             if drawn.finish is None:
-                following.append(Next(segment.slot, drawn.position, drawn.tokens[-1:]))
+                tokens = [drawn.tokens[-1], *self._draft(session, drawn, tried)]
+                following.append(Next(segment.slot, drawn.position, tokens))
         # The other stages begin at once: the text is made, and told, while they compute.
         self._ring.tokens(following)
         for session, drawn, said in told:
             text = session.say(drawn)[1] if said is None else said
             if drawn.tokens:
-                session.reply(Text(session.request.session, text, drawn.tokens))
+                session.reply(Text(session.request.session, text, drawn.tokens, drawn.laps))
             if drawn.finish is not None:
                 self._finish(session, drawn.finish)
+        self._next()
 
     def released(self, slot: int) -> None:
         """Every stage has given the session up: the next one may begin."""
@@ -194,6 +204,8 @@ class Head:
     def _next(self) -> None:
         """Begin what can be begun: fairly between users, and nobody is overtaken for needing more room."""
         while self._waiting and self._slots and len(self._active) < self._most:
+            if any(session.draft or session.has_leftovers for session in self._active.values()):
+                return  # what comes into a gap among the cells is summed up in another order
             session = self._whose_turn()
             try:
                 session.prepare(self._llama, self._vocabulary)
@@ -233,10 +245,30 @@ class Head:
         self._active[session.slot] = session
         if prefix is not None:
             self._ring.restore(session.slot, prefix.number, kept)
-        again = np.array(session.generated, np.int32)
-        self._ring.prompt(session.slot, kept, session.prompt[kept:], logits=not len(again))
-        if len(again):
-            self._ring.replay(session.slot, len(session.prompt), again)
+        if self._speculates:
+            session.drafter = Drafter(self._lap)
+            session.drafter.extend(session.tokens.tolist())
+        self._ring.prompt(session.slot, kept, session.prompt[kept:], logits=not session.generated)
+        if session.generated:
+            self._ring.replay(session.slot, session.steps)
+            last = np.array(session.generated[-1:], np.int32)
+            self._ring.prompt(session.slot, len(session.prompt) + len(session.generated) - 1, last, logits=True)
+
+    def _draft(self, session: Session, drawn: Drawn, tried: int) -> list[int]:
+        """Return the tokens that are tried after the one that was drawn last."""
+        drafter = session.drafter
+        if drafter is None:
+            return []
+        drafter.extend(drawn.tokens)
+        drafter.judge(len(drawn.tokens), tried)
+        now = time.perf_counter()
+        is_alone = len(self._active) == 1 and not self._waiting
+        if is_alone and session.sent:
+            self._lap.measure(tried + 1, now - session.sent)
+        # Where several sessions share the stages there is work enough; and in exact mode, a token that was tried for
+        # nothing would leave a hole among the cells of the others.
+        session.sent = now if is_alone else 0.0
+        return session.propose(self._llama.n_ubatch - 1) if is_alone else []
 
     def _needs(self, session: Session, prefix: Prefix | None) -> int:
         """Return the cells of the KV cache that a session may come to use."""

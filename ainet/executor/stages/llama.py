@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ainet.executor.stages.segments import Segment
 
 _BYTES = ctypes.POINTER(ctypes.c_uint8)
+#: Up to so many cells, a single row is computed as it is among others; beyond, its attention is split over the threads.
+SHORT = 256
 ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR
 BUFFER_LINE = re.compile(r"(model|KV|RS|compute|output) buffer size =\s*([\d.]+) MiB")
 
@@ -130,7 +132,8 @@ class Llama:
     gpu
         Whether layers may be offloaded to a GPU that llama.cpp was built for.
     exact
-        Whether a row's result must not depend on the rows beside it (see `Llama.pads`).
+        Whether a row's result must not depend on the rows beside it: where llama.cpp would compute a single row in
+        another way than the same row among others, with another rounding, it gets one beside it.
     aborted
         Asked while the file is read; loading ends when it answers True.
 
@@ -181,17 +184,16 @@ class Llama:
         self.n_ctx, self.n_ubatch, self.n_slots = n_ctx, n_ubatch, 1 if has_state else n_slots
         #: Whether a part of a sequence can be kept: not where a window slides over it, or a state stands for it.
         self.can_keep = not has_state and C.llama_model_n_swa(self._model) == 0
-        #: Whether a single row gets a second one beside it, which nobody looks at: with several threads llama.cpp would
-        #: compute it in another way than the same row among others, with another rounding.
-        self.pads = exact and threads > 1
+        self._pads = exact and threads > 1
+        self._used = 0  # cells, at most
         self._hidden: NDArray[np.float32] | None = None
         self._logits: dict[int, NDArray[np.float32]] = {}  # views, by where llama.cpp keeps them
 
         params = C.llama_context_default_params()
-        params.n_ctx = n_ctx + self.pads
-        params.n_seq_max = self.n_slots + self.pads
-        params.n_batch = params.n_ubatch = n_ubatch + self.pads
-        params.n_outputs_max = max(n_ubatch if hidden_out else n_outputs, self.n_slots) + self.pads
+        params.n_ctx = n_ctx + self._pads
+        params.n_seq_max = self.n_slots + self._pads
+        params.n_batch = params.n_ubatch = n_ubatch + self._pads
+        params.n_outputs_max = max(n_ubatch if hidden_out else n_outputs, self.n_slots) + self._pads
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.kv_unified = True
@@ -250,7 +252,8 @@ class Llama:
             rows.wanted[begin:end] = self.hidden_out
             rows.wanted[end - outputs : end] = 1
             begin = end
-        pads = self.pads and n == 1
+        self._used += n
+        pads = self._pads and n == 1 and self._used > SHORT
         if pads:
             rows.input[1], rows.slots[1], rows.positions[1], rows.wanted[1] = x[0], self.n_slots, 0, self.hidden_out
         rows.batch.n_tokens = n + pads
@@ -302,6 +305,7 @@ class Llama:
     def clear(self) -> None:
         """Forget every sequence: the next one begins where the first one ever did."""
         C.llama_memory_clear(self._memory, False)
+        self._used = 0
 
     def save(self, slot: int) -> NDArray[np.uint8]:
         """Return a copy of the keys and values of a sequence, in llama.cpp's own form."""
@@ -321,6 +325,7 @@ class Llama:
         if not C.llama_state_seq_set_data(self._context, data.ctypes.data_as(_BYTES), len(data), slot):
             msg = f"llama.cpp cannot put a sequence of {len(data)} bytes back: {self._reason()}"
             raise ModelError(msg)
+        self._used += C.llama_memory_seq_pos_max(self._memory, slot) + 1
 
     def close(self) -> None:
         """Free everything."""

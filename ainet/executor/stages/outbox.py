@@ -44,7 +44,8 @@ class Outbox:
             may_wait = self._is_due and self._is_text and isinstance(event, Text)
             last = self._events[-1] if self._events else None
             if isinstance(last, Text) and isinstance(event, Text):
-                self._events[-1] = Text(event.session, last.text + event.text, [*last.tokens, *event.tokens])
+                tokens, laps = [*last.tokens, *event.tokens], [*last.laps, *event.laps]
+                self._events[-1] = Text(event.session, last.text + event.text, tokens, laps)
             else:
                 self._events.append(event)
             self._is_due, self._is_text = True, isinstance(event, Text)

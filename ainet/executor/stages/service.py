@@ -13,7 +13,7 @@ from ainet.executor.models.architectures import check_range
 from ainet.executor.models.shards import ShardStore
 from ainet.executor.placement import OVERHEAD, Footprint
 from ainet.executor.stages.host import StageHost
-from ainet.executor.stages.spec import EPOCH_BYTES
+from ainet.executor.stages.spec import EPOCH_BYTES, EXACT_UBATCH
 from ainet.network.interfaces import machine
 from ainet.network.tasks import Tasks
 from ainet.resources import monitor
@@ -314,6 +314,9 @@ class StageService:
             raise UsageError(msg)
         if not (1 <= spec.n_ctx <= manifest.n_ctx_train and 1 <= spec.n_ubatch <= MAX_UBATCH):
             msg = f"A context of {spec.n_ctx} tokens in chunks of {spec.n_ubatch} is not possible."
+            raise UsageError(msg)
+        if spec.exact and spec.n_ubatch > EXACT_UBATCH:
+            msg = f"Answers are exact in chunks of at most {EXACT_UBATCH} tokens, not of {spec.n_ubatch}."
             raise UsageError(msg)
         caps = self._allocator.caps
         threads = max(1, min(spec.threads, caps.threads))

@@ -9,6 +9,8 @@ import msgspec
 import numpy as np
 
 from ainet.errors import PromptTooLong, UsageError
+from ainet.executor.stages.drafts import MAX_DRAFT
+from ainet.executor.stages.generation import Lap
 from ainet.executor.stages.sampling import Sampler
 from ainet.executor.stages.vocabulary import TextStream, Vocabulary
 
@@ -17,17 +19,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ainet.executor.stages.drafts import Drafter
     from ainet.executor.stages.generation import Event, Open, Resume
     from ainet.executor.stages.llama import Llama
     from ainet.executor.stages.segments import Segment
 
 
 class Drawn(NamedTuple):
-    """Tokens that were drawn, the position of the last one, and how the answer ended with them, if it did."""
+    """Tokens that were drawn, the position of the last one, how the answer ended with them, and the draft, if any."""
 
     tokens: list[int]
     position: int
     finish: str | None
+    laps: list[Lap]
 
 
 class Session:
@@ -53,8 +57,14 @@ class Session:
         self.generated: list[int] = []
         #: Tokens that are tried after the last one, before anybody knows whether they follow.
         self.draft: list[int] = []
+        #: Whether there are cells of tokens that were tried for nothing: they come free with the next lap.
+        self.has_leftovers = False
+        #: Makes the drafts, where there shall be any, and when the last tokens were sent on their way.
+        self.drafter: Drafter | None = None
+        self.sent = 0.0
         #: How many of the generated tokens were drawn elsewhere.
         self.resumed = len(request.resume.generated) if request.resume is not None else 0
+        self._laps: list[Lap] = []
         self._sampler: Sampler | None = None
         self._stream: TextStream | None = None
 
@@ -82,11 +92,27 @@ class Session:
             for token in resume.generated:
                 self._stream.add(token)
             self.generated = list(resume.generated)
+            self._laps = resume.laps
 
     @property
     def tokens(self) -> NDArray[np.int32]:
         """The prompt and what was generated."""
         return np.concatenate([self.prompt, np.array(self.generated, np.int32)])
+
+    @property
+    def steps(self) -> list[tuple[int, list[int], int]]:
+        """How the generated tokens but the last were computed: from which position on, which ones, how many at once."""
+        steps: list[tuple[int, list[int], int]] = []
+        begin, first = 0, len(self.prompt)
+        for lap in [*self._laps, Lap(len(self.generated) - 1, 0, 0)]:
+            if begin < lap.index:
+                steps.append((first + begin, self.generated[begin : lap.index], 1))
+            if lap.rows:
+                # What was tried for nothing made the batch as large as it was, whatever it was.
+                tokens = self.generated[lap.index : lap.index + lap.drawn]
+                steps.append((first + lap.index, [*tokens, *[0] * (lap.rows - lap.drawn)], lap.rows))
+            begin = lap.index + lap.drawn
+        return steps
 
     @property
     def finish(self) -> str | None:
@@ -110,24 +136,40 @@ class Session:
         """
         assert self._sampler is not None  # noqa: S101 - it was prepared before it was answered
         drawn: list[int] = []
+        finish = None
+        draft, self.draft = self.draft, []
+        index = len(self.generated) - 1
         position = segment.end - segment.outputs
         for i in range(segment.outputs):
             position += 1
             token = self._sampler.sample(position, row + i)
             if self._ends(token):
-                return Drawn(drawn, position, "stop")
+                finish = "stop"
+                break
             drawn.append(token)
             self.generated.append(token)
             if self._is_full(position):
-                return Drawn(drawn, position, "length")
-            if i >= len(self.draft) or self.draft[i] != token:
+                finish = "length"
                 break
-        return Drawn(drawn, position, None)
+            if i >= len(draft) or draft[i] != token:
+                break
+        self.has_leftovers = len(drawn) < segment.outputs
+        laps = [Lap(index, segment.rows, len(drawn))] if draft else []
+        return Drawn(drawn, position, finish, laps)
 
     @property
     def has_begun(self) -> bool:
         """Whether a token was drawn here."""
         return len(self.generated) > self.resumed
+
+    def propose(self, most: int) -> list[int]:
+        """Return the tokens that are tried after the last one: at most so many, and none that could not be said."""
+        if self.drafter is None:
+            return []
+        left = self.request.max_tokens - len(self.generated)
+        room = self._n_ctx - len(self.prompt) - len(self.generated)
+        self.draft = self.drafter.draft(min(most, left - 1, room - 1))
+        return self.draft
 
     def say(self, drawn: Drawn) -> tuple[Drawn, str]:
         """Return the text that became certain with what was drawn, which ends where a stop string does."""
@@ -136,7 +178,7 @@ class Session:
         for i, token in enumerate(drawn.tokens):
             text += self._stream.add(token)
             if self._stream.stopped:
-                return Drawn(drawn.tokens[: i + 1], drawn.position, "stop"), text
+                return drawn._replace(tokens=drawn.tokens[: i + 1], finish="stop"), text
         return drawn, text
 
     def held(self) -> str:
@@ -158,6 +200,15 @@ def _checked(resume: Resume, vocabulary: Vocabulary, n_ctx: int) -> NDArray[np.i
     tokens = [*resume.prompt, *resume.generated]
     if not resume.prompt or not all(0 <= token < vocabulary.n_tokens for token in tokens):
         msg = "An answer cannot go on: its tokens are not those of this model."
+        raise UsageError(msg)
+    laps, begin = resume.laps, 0
+    for lap in laps:
+        if not (begin <= lap.index and 0 < lap.drawn <= lap.rows <= MAX_DRAFT + 1):
+            msg = "An answer cannot go on: its tokens were not computed like that."
+            raise UsageError(msg)
+        begin = lap.index + lap.drawn
+    if laps and begin >= len(resume.generated):
+        msg = "An answer cannot go on: some of its tokens are missing."
         raise UsageError(msg)
     if len(tokens) > n_ctx:
         msg = f"An answer cannot go on: it has {len(tokens)} tokens, the context window {n_ctx}."

@@ -8,6 +8,9 @@ from ainet.executor.stages.hidden_states import Form
 
 EPOCH_BYTES = 16
 SLOTS_OF_EXACT = 4
+#: Rows at once up to which a row's result does not depend on the others: more of them take another way through
+#: llama.cpp's flash attention (GGML_FA_TILE_Q).
+EXACT_UBATCH = 63
 
 
 class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +46,8 @@ class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
         Tokens of earlier prompts whose keys and values may be kept, where memory allows.
     exact
         Whether an answer must not depend on which sessions share the stages, nor on what was kept of earlier ones.
+    speculate
+        Whether tokens are tried before they are drawn, where that is faster.
     hidden_states
         How hidden states travel between stages.
     """
@@ -62,6 +67,7 @@ class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
     queue: int
     kept_tokens: int = 0
     exact: bool = False
+    speculate: bool = False
     hidden_states: Form = "float32"
 
     @property

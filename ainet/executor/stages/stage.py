@@ -16,6 +16,7 @@ import numpy as np
 
 from ainet.errors import AinetError, ModelError, ProtocolError, StageLost
 from ainet.executor.stages.composer import Composer
+from ainet.executor.stages.drafts import MAX_DRAFT
 from ainet.executor.stages.embedding import Embedding
 from ainet.executor.stages.frames import DataLink, Frame, Kind
 from ainet.executor.stages.head import Head
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 #: What the first stage computes when its turn comes, and what every stage does at once.
 PLANS = frozenset((Kind.PROMPT, Kind.REPLAY, Kind.TOKENS))
 ORDERS = frozenset((Kind.RELEASE, Kind.CLEAR, Kind.KEEP, Kind.RESTORE, Kind.FORGET))
+#: Steps of a replay in one frame.
+MAX_STEPS = 1000
 NO_TOKENS = np.empty(0, np.int32)
 
 
@@ -68,7 +71,7 @@ class Stage:
             n_ctx=spec.n_ctx,
             n_ubatch=spec.n_ubatch,
             n_slots=spec.n_slots,
-            n_outputs=spec.sessions,
+            n_outputs=max(spec.sessions, MAX_DRAFT + 1),
             threads=spec.threads,
             gpu=spec.gpu,
             exact=spec.exact,
@@ -170,9 +173,12 @@ class Stage:
         segment = Segment(slot, position, len(tokens), int(logits))
         self._tell(Kind.PROMPT, [segment], tokens)
 
-    def replay(self, slot: int, position: int, tokens: NDArray[np.int32]) -> None:
-        """Have the first stage process tokens that were generated before, each on its own as it was then."""
-        self._tell(Kind.REPLAY, [Segment(slot, position, len(tokens), 1)], tokens)
+    def replay(self, slot: int, steps: Sequence[tuple[int, list[int], int]]) -> None:
+        """Have the first stage process tokens that were generated before, in the shapes in which they were then."""
+        for i in range(0, len(steps), MAX_STEPS):
+            some = steps[i : i + MAX_STEPS]
+            segments = [Segment(slot, position, len(tokens), at_once) for position, tokens, at_once in some]
+            self._tell(Kind.REPLAY, segments, np.array([token for _, tokens, _ in some for token in tokens], np.int32))
 
     def tokens(self, following: Sequence[Next]) -> None:
         """Have the first stage process what comes next in the sessions of a micro-batch."""
@@ -289,16 +295,19 @@ class Stage:
 
     def _plan(self, kind: Kind, segments: list[Segment], tokens: NDArray[np.int32]) -> None:
         """Note what the sessions have to compute."""
+        begin = 0
         if kind == Kind.TOKENS:
-            begin = 0
             for slot, position, rows, _ in segments:
                 self._composer.tokens(slot, position, tokens[begin : begin + rows])
                 begin += rows
             return
-        # Where nothing depends on the rows beside a row, tokens need not be computed in the shapes of the first time.
-        step = 1 if kind == Kind.REPLAY and not self.spec.exact else self.spec.n_ubatch
-        for slot, position, _, outputs in segments:
-            self._composer.prompt(slot, position, tokens, step=step, logits=bool(outputs))
+        for slot, position, rows, outputs in segments:
+            is_replay = kind == Kind.REPLAY
+            # Where nothing depends on the rows beside a row, the shapes of the first time do not matter.
+            step = outputs if is_replay and not self.spec.exact else self.spec.n_ubatch
+            logits = bool(outputs) and not is_replay
+            self._composer.prompt(slot, position, tokens[begin : begin + rows], step=step, logits=logits)
+            begin += rows
 
     def _order(self, kind: Kind, segments: list[Segment]) -> None:
         """Do what every stage does, between the same two micro-batches as the others."""
@@ -357,7 +366,14 @@ class Stage:
 
     def _new_head(self) -> Head:
         spec = self.spec
-        return Head(self.llama, self, sessions=spec.sessions, queue=spec.queue, exact=spec.exact)
+        return Head(
+            self.llama,
+            self,
+            sessions=spec.sessions,
+            queue=spec.queue,
+            exact=spec.exact,
+            speculate=spec.speculate,
+        )
 
     @property
     def _link(self) -> DataLink:

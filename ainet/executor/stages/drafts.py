@@ -1,0 +1,120 @@
+"""Drafts: tokens that are tried before anybody knows whether they follow, so that one lap may bring several of them.
+
+What followed the last few tokens when they occurred before is tried again: texts that are edited, summarised or quoted
+repeat themselves. (Saxena, "Prompt Lookup Decoding", 2023; verification as in Leviathan et al., "Fast Inference from
+Transformers via Speculative Decoding", ICML 2023: with drafts that are certain, a token is drawn as ever and the draft
+is kept as long as it says the same, so the distribution of the text is that without drafts.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: Most tokens of a draft.
+MAX_DRAFT = 15
+#: How many tokens must occur again before what followed them is tried.
+LOOKUP = 3
+#: A draft that does not pay is tried nevertheless, so briefly, once in so many tokens: the text may have changed.
+PROBE, PROBE_EVERY = 2, 48
+#: Weight of what was measured last.
+WEIGHT = 0.2
+
+
+class PromptLookup:
+    """Finds what followed the last tokens of a text when they occurred before."""
+
+    def __init__(self) -> None:
+        self._tokens: list[int] = []
+        #: Where what follows each sequence begins: where it occurred last, but not at the very end.
+        self._places: dict[tuple[int, ...], int] = {}
+
+    def extend(self, tokens: Iterable[int]) -> None:
+        """Add tokens to the text."""
+        for token in tokens:
+            n = len(self._tokens)
+            if n >= LOOKUP:
+                self._places[tuple(self._tokens[n - LOOKUP :])] = n
+            self._tokens.append(token)
+
+    def draft(self, most: int) -> list[int]:
+        """Return what followed the last tokens when they occurred before, at most so many tokens."""
+        begin = self._places.get(tuple(self._tokens[-LOOKUP:]))
+        if begin is None or most <= 0:
+            return []
+        found = self._tokens[begin : begin + most]
+        # The text may repeat itself in a circle that is shorter than the draft.
+        period = len(self._tokens) - begin
+        return [found[i % period] for i in range(most)]
+
+
+class LapTime:
+    """The time of a lap round the ring, by the rows of one session that it carries (s)."""
+
+    def __init__(self) -> None:
+        self._one = 0.0
+        self._more = 0.0
+
+    def measure(self, rows: int, seconds: float) -> None:
+        """Note what a lap took."""
+        if rows == 1:
+            self._one += (WEIGHT if self._one else 1.0) * (seconds - self._one)
+        elif self._one:
+            more = max(0.0, seconds - self._one) / (rows - 1)
+            self._more += (WEIGHT if self._more else 1.0) * (more - self._more)
+
+    def seconds(self, rows: int) -> float:
+        """Return the time of a lap with so many rows; before one with several was seen, each costs half a first one."""
+        return self._one + (rows - 1) * (self._more or self._one / 2)
+
+
+class Drafter:
+    """Makes the drafts of one session, as long as is worth it.
+
+    Parameters
+    ----------
+    lap
+        What laps cost, which is the same for all sessions.
+    """
+
+    def __init__(self, lap: LapTime) -> None:
+        self._lap = lap
+        self._lookup = PromptLookup()
+        self._agreement = 0.7  # share of tried tokens that are drawn, a guess at first
+        self._since_tried = PROBE_EVERY  # tokens
+
+    def extend(self, tokens: list[int]) -> None:
+        """Note tokens of the prompt, or that were drawn."""
+        self._lookup.extend(tokens)
+        self._since_tried += len(tokens)
+
+    def judge(self, drawn: int, tried: int) -> None:
+        """Note how many tokens a lap brought whose draft had `tried`."""
+        if not tried:
+            return
+        self._since_tried = 0
+        # Those after the first wrong one tell nothing.
+        agreed = min(drawn - 1, tried)
+        for i in range(min(agreed + 1, tried)):
+            self._agreement += WEIGHT * ((1.0 if i < agreed else 0.0) - self._agreement)
+
+    def draft(self, most: int) -> list[int]:
+        """Return the tokens to try after the last one, at most so many."""
+        n = self.length()
+        if n == 0 and self._since_tried >= PROBE_EVERY:
+            n = PROBE
+        return self._lookup.draft(min(n, most, MAX_DRAFT))
+
+    def length(self) -> int:
+        """Return the length of a draft that brings the most tokens a second; 0 when none pays."""
+        best, most, expected, chance = 0, 0.0, 0.0, 1.0
+        for n in range(MAX_DRAFT + 1):
+            expected += chance
+            chance *= self._agreement
+            seconds = self._lap.seconds(n + 1)
+            rate = expected / seconds if seconds else 0.0
+            if rate > most:
+                best, most = n, rate
+        return best
