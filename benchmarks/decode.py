@@ -179,7 +179,7 @@ def measure(rounds: int, rpc_python: str | None) -> dict[str, Any]:
     results: dict[str, list[dict[str, float]]] = {}
     extra: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
-        client = stack.enter_context(desk())
+        client = stack.enter_context(desk(kept_tokens=0, speculate=False))
         idle = [w["memory"] for m in client.status()["members"] for w in m["workers"]]
         extra["idle_worker_bytes"] = idle[0]
         extra["idle_node_bytes"] = client.status()["node"]["pss_bytes"]
