@@ -84,6 +84,11 @@ class AinetConfig(Configurable):
     ).tag(config=True)
     context_window = Int(4096, help="Most tokens of prompt and answer together.").tag(config=True)
     chunk = Int(64, help="Prompt tokens that a stage processes at once (llama.cpp's n_ubatch).").tag(config=True)
+    objective = Enum(
+        ["latency", "throughput"],
+        "latency",
+        help="What a split over devices is made for: the answer of one user, or many answers at the same time.",
+    ).tag(config=True)
     stage_threads = Int(0, help="Threads of one stage; 0: its share of `threads`.").tag(config=True)
 
     sessions = Int(8, help="Most requests that one pipeline answers at the same time.").tag(config=True)

@@ -24,6 +24,7 @@ from ainet.executor.models.tensors import TensorStore
 from ainet.executor.peer_handlers import PeerHandlers
 from ainet.executor.placements import Placements
 from ainet.executor.planning import Planning
+from ainet.executor.speeds import Speeds
 from ainet.executor.stages.service import StageService
 from ainet.identity import Identity
 from ainet.network import Documents, Leases, Links, Logs, Pairing
@@ -93,6 +94,7 @@ class Node:
         stack.callback(self.store.close)
         self.catalog = ModelCatalog(config, self.store)
         speed = await asyncio.to_thread(monitor.memory_speed, self._data_dir)
+        speeds = Speeds(self._data_dir)
         self.engine = await stack.enter_async_context(Engine(config, self._data_dir, log))
         self.links = Links(self.identity, config, log)
         self.logs = Logs(self.links, self._data_dir / "logs.sqlite", log)
@@ -114,6 +116,7 @@ class Node:
             allocator=self.allocator,
             store=self.store,
             fetcher=fetcher,
+            speeds=speeds,
             log=log,
         )
         stack.push_async_callback(self.stages.stop)
@@ -127,6 +130,7 @@ class Node:
             allocator=self.allocator,
             store=self.store,
             speed=speed,
+            speeds=speeds,
             log=log,
         )
         placements = Placements(self.links, self.logs)

@@ -92,8 +92,11 @@ def plan(found: dict[str, Any]) -> str:
         )
         for stage in found["stages"]
     ]
-    heading = f"{found['name']}, {found['n_ctx']} tokens of context"
-    return f"{heading}\n\n{table(('node', 'layers', 'memory', 'reason'), rows)}\n\n{found['why']}"
+    heading = (
+        f"{found['name']}, {found['n_ctx']} tokens of context, {1000 * found['seconds']:.3g} ms a token (predicted)"
+    )
+    left_out = [f"Without {one['name']}: {one['reason']}." for one in found["left_out"]]
+    return "\n".join([heading, "", table(("node", "layers", "memory", "reason"), rows), "", found["why"], *left_out])
 
 
 def members(found: list[dict[str, Any]]) -> str:

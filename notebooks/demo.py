@@ -138,7 +138,7 @@ def report(nodes: dict[str, NodeClient]) -> None:
     memory = {worker["pid"]: worker["memory"] for member in status["members"] for worker in member["workers"]}
     for part, stage in zip(pipeline["placement"], pipeline["stages"], strict=True):
         layers = f"{part['first_layer']}–{part['last_layer']}"
-        milliseconds = 1000 * stage["layer_seconds"] * (part["last_layer"] - part["first_layer"] + 1)
+        milliseconds = 1000 * stage["token_seconds"]
         fetched = show_bytes(pipeline["received_bytes"][part["node"]])
         print(
             f"{part['node']:<10}{part['pid']:>8}  {layers:<8}{show_bytes(memory[part['pid']]):>17}"

@@ -35,6 +35,7 @@ from ainet.executor.models.tensors import TensorStore
 from ainet.executor.peer_handlers import PeerHandlers
 from ainet.executor.placements import Placements
 from ainet.executor.planning import Planning
+from ainet.executor.speeds import Speeds
 from ainet.executor.stages.generation import Open
 from ainet.executor.stages.sampling_params import SamplingParams
 from ainet.executor.stages.service import StageService
@@ -59,6 +60,7 @@ class Host:
         self.allocator = Allocator(Caps(memory=10**9, threads=4, disk=10**9))
         self.catalog = ModelCatalog(device.config, store)
         self.engine = Engine(device.config, device.folder, device.log)
+        self.speeds = Speeds(device.folder)
         self.service = StageService(
             identity=device.identity,
             links=device.links,
@@ -66,6 +68,7 @@ class Host:
             allocator=self.allocator,
             store=store,
             fetcher=Fetcher(store, device.links),
+            speeds=self.speeds,
             log=device.log,
         )
         self.logs = Logs(device.links, device.folder / "logs.sqlite", device.log)
@@ -78,6 +81,7 @@ class Host:
             allocator=self.allocator,
             store=store,
             speed=5e9,
+            speeds=self.speeds,
             log=device.log,
         )
         executor = Executor(

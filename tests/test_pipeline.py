@@ -19,6 +19,7 @@ from ainet.executor.engine.engine import Engine
 from ainet.executor.fetch import Fetcher
 from ainet.executor.pipeline import Pipeline, PipelineOptions
 from ainet.executor.placement import NodeOffer, Planner
+from ainet.executor.speeds import Speeds
 from ainet.executor.stages.generation import Done, Message, Open, Text
 from ainet.executor.stages.host import StageAddress
 from ainet.executor.stages.sampling_params import SamplingParams
@@ -44,6 +45,7 @@ class Workshop:
         self.allocator = Allocator(Caps(memory=10**9, threads=4, disk=10**9))
         self.manifest = manifest
         self.pipelines: list[Pipeline] = []
+        self.speeds = Speeds(config.make_data_dir())
         self.service = StageService(
             identity=self.identity,
             links=self.links,
@@ -51,6 +53,7 @@ class Workshop:
             allocator=self.allocator,
             store=store,
             fetcher=Fetcher(store, self.links),
+            speeds=self.speeds,
             log=LOG,
         )
 

@@ -141,14 +141,14 @@ class DescribeWorkers(Request, frozen=True):
 
 
 class StageFigures(msgspec.Struct, frozen=True):
-    """What one stage measured: bytes and frames sent to the next, seconds a layer took for one token, buffers."""
+    """What one stage measured: bytes and frames sent to the next, seconds that one token took, buffers."""
 
     pid: int
     first_layer: int
     last_layer: int
     bytes_sent: int
     frames_sent: int
-    layer_seconds: float
+    token_seconds: float
     buffers: dict[str, int]
 
 

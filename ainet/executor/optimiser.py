@@ -7,6 +7,7 @@ placed so far as a further dimension; what cannot become better than the best kn
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -143,6 +144,7 @@ def nearest(devices: Sequence[tuple[float, int]]) -> list[int]:
     order = sorted(range(len(devices)), key=lambda i: devices[i], reverse=True)
     roomy = sorted(range(len(devices)), key=lambda i: devices[i][1], reverse=True)
     chosen: list[int] = []
-    for pair in zip(order, roomy, strict=True):
-        chosen += [one for one in pair if one not in chosen]
-    return sorted(chosen[:MAX_DEVICES])
+    for one in chain.from_iterable(zip(order, roomy, strict=True)):
+        if one not in chosen and len(chosen) < MAX_DEVICES:
+            chosen.append(one)
+    return sorted(chosen)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import accumulate, combinations, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
+import numpy as np
 
 from ainet.config import show_bytes
 from ainet.errors import CannotSplit, NotEnough
+from ainet.executor.optimiser import Objective, nearest, optimise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from ainet.executor.models.manifest import Manifest
 
 #: A worker process with Python, Dask and llama.cpp's graphs (bytes): 63 MB idle and up to 20 MB more with a vocabulary,
 #: measured with SmolLM2-135M.
 OVERHEAD = 80_000_000
+#: What a hop costs besides the way: waking up, encrypting (s).
+HOP_SECONDS = 0.0003
+#: Of so many devices at most it is said what each would cost that is left out.
+EXPLAINED = 6
 #: Sessions at the same time, where nothing else is said.
 SESSIONS = 8
 #: Rows of logits at least: one for each token of a draft, and one.
@@ -56,6 +64,8 @@ class Footprint:
         self._whole = sum(shared.values())
         self._ends = self._whole - (table if "output.weight" in shared else 0)
         # Logits of each session or draft, and the candidates among which the sampler draws, twice.
+        #: The matrix that makes logits of a hidden state: the last stage reads it for every token.
+        self._logits = shared.get("output.weight", table)
         self._outputs = (max(sessions, LOGITS) + 6) * 4 * manifest.n_vocab
         # Activations of one micro-batch (half a dozen rows of each width are alive at once) and the attention mask.
         self._buffers = 4 * n_ubatch * (6 * manifest.n_embd + 3 * widest + 2 * n_ctx)
@@ -63,6 +73,10 @@ class Footprint:
     def weights(self, first_layer: int, last_layer: int) -> int:
         """Return the bytes of the layers' tensors."""
         return self._weights[last_layer + 1] - self._weights[first_layer]
+
+    def read(self, first_layer: int, last_layer: int) -> int:
+        """Return the bytes of weights that a stage with these layers reads for one token."""
+        return self.weights(first_layer, last_layer) + (self._logits if last_layer == self._last else 0)
 
     def memory(self, first_layer: int, last_layer: int) -> int:
         """Return the bytes that a stage with these layers takes: process, weights, KV cache, buffers."""
@@ -85,7 +99,11 @@ class NodeOffer(msgspec.Struct, frozen=True, kw_only=True):
     threads
         Threads that stages may use.
     speed
-        Bytes of weights that one thread reads in a second, measured.
+        Bytes of weights that one thread reads in a second: those of this model, if it ran here before.
+    measured
+        Whether it did.
+    latencies
+        Seconds to other nodes (by id), one way, as far as they are known.
     workers
         Most stages that the node can host; None means as many as memory allows.
     models
@@ -99,6 +117,8 @@ class NodeOffer(msgspec.Struct, frozen=True, kw_only=True):
     memory: int
     threads: int
     speed: float
+    measured: bool = False
+    latencies: dict[str, float] = {}
     workers: int | None = None
     models: list[str] = []
     gpu: bool = False
@@ -117,10 +137,18 @@ class PlannedStage(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class LeftOut(msgspec.Struct, frozen=True):
+    """A node that gets no layers, and why."""
+
+    name: str
+    reason: str
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The ordered stages of a model, its context window (tokens), and the reason in one sentence.
 
-    `seconds` is the predicted time of a token: of reading all weights once, each stage's after the other's.
+    `seconds` is the predicted time of a token: of reading all weights once, each stage's after the other's, and of the
+    way between them.
     """
 
     model: str
@@ -130,6 +158,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     stages: list[PlannedStage]
     why: str
     seconds: float
+    left_out: list[LeftOut] = []
 
 
 class Placed(NamedTuple):
@@ -159,13 +188,24 @@ class Planner:
         What the nodes can give, the asking node first.
     n_ctx, n_ubatch
         Context window and chunk, in tokens.
+    objective
+        Whether one session shall be fast (``latency``), or many together (``throughput``).
     """
 
-    def __init__(self, manifest: Manifest, offers: Sequence[NodeOffer], *, n_ctx: int, n_ubatch: int) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        offers: Sequence[NodeOffer],
+        *,
+        n_ctx: int,
+        n_ubatch: int,
+        objective: Objective = "latency",
+    ) -> None:
         self._manifest = manifest
         self._offers = list(offers)
         self._n_ctx = n_ctx
         self._n_ubatch = n_ubatch
+        self._objective = objective
         self._footprint = Footprint(manifest, n_ctx=n_ctx, n_ubatch=n_ubatch)
         self._cuts = manifest.cuts
         self._last = manifest.n_layers - 1
@@ -185,7 +225,7 @@ class Planner:
             If the nodes have too little memory, with the numbers.
         """
         if stages is None:
-            return self._whole() or self._fewest()
+            return self._whole() or self._best()
         if stages == 1:
             return self._whole() or self._too_large()
         self._check_count(stages)
@@ -205,17 +245,66 @@ class Planner:
                 return self._as_plan([Placed(offer, 0, self._last)], f"The whole model fits {where}.")
         return None
 
-    def _fewest(self) -> Plan:
-        if not self._cuts:
+    def _best(self) -> Plan:
+        """Split the model in the best of all ways."""
+        offers = [self._offers[i] for i in nearest([(one.speed * one.threads, one.memory) for one in self._offers])]
+        seconds, hops = self._seconds_of(offers), self._hops(offers)
+        found = optimise(seconds, hops, self._objective)
+        if found is None:
             return self._too_large()
-        by_memory = sorted(self._offers, key=lambda offer: offer.memory, reverse=True)
-        for n in range(2, len(self._offers) + 1):
-            chosen = by_memory[:n]
-            placed = self._split([offer for offer in self._offers if offer in chosen])
-            if placed is not None:
-                why = f"No device can hold the whole model; these {n} can together, in proportion to their speed."
-                return self._as_plan(placed, why)
-        return self._too_large()
+        ends = self._ends
+        shares, cost = found
+        placed = [Placed(offers[one.device], ends[one.begin], ends[one.end] - 1) for one in shares]
+        used = {one.device for one in shares}
+        left_out = [
+            LeftOut(offers[i].name, self._why_not(i, seconds, hops, cost)) for i in range(len(offers)) if i not in used
+        ]
+        what = "a token takes the least time" if self._objective == "latency" else "the slowest stage is the fastest"
+        devices = "device" if len(placed) == 1 else "devices"
+        why = f"This device cannot hold the whole model; with these {len(placed)} {devices} {what}."
+        return self._as_plan(placed, why, left_out)
+
+    def _why_not(self, device: int, seconds: NDArray[np.float64], hops: NDArray[np.float64], cost: float) -> str:
+        """Return why a device gets no layers."""
+        if not np.isfinite(seconds[device]).any():
+            return f"{show_bytes(self._offers[device].memory)} free is too little for any layer"
+        if len(seconds) > EXPLAINED:
+            return "a token would take longer with it"
+        found = optimise(seconds, hops, self._objective, required=device)
+        if found is None:
+            return "it cannot take part in any split that fits"
+        return f"a token would take {_milliseconds(found[1])} with it, not {_milliseconds(cost)}"
+
+    @property
+    def _ends(self) -> list[int]:
+        return [0, *self._cuts, self._last + 1]
+
+    def _seconds_of(self, offers: Sequence[NodeOffer]) -> NDArray[np.float64]:
+        """Return the time of every range between two cuts on every node; infinite where it is not possible."""
+        ends = self._ends
+        seconds = np.full((len(offers), len(ends), len(ends)), np.inf)
+        for begin, end in combinations(range(len(ends)), 2):
+            first, last = ends[begin], ends[end] - 1
+            if self._manifest.split.refused_range(self._manifest, first, last):
+                continue
+            memory = self._footprint.memory(first, last)
+            for i, offer in enumerate(offers):
+                if memory <= offer.memory and offer.workers != 0:
+                    seconds[i, begin, end] = self._seconds(offer, first, last)
+        return seconds
+
+    def _hops(self, offers: Sequence[NodeOffer]) -> NDArray[np.float64]:
+        """Return the time from each node to each other one."""
+        return np.array([[self._hop(one, other) for other in offers] for one in offers])
+
+    def _hop(self, one: NodeOffer, other: NodeOffer) -> float:
+        if one.node == other.node:
+            return HOP_SECONDS
+        known = [latency for a, b in ((one, other), (other, one)) if (latency := a.latencies.get(b.node)) is not None]
+        if not known:  # not farther than by way of the node that asks
+            asking = self._offers[0].latencies
+            known = [asking.get(one.node, 0.0) + asking.get(other.node, 0.0)]
+        return HOP_SECONDS + max(0.0, min(known))
 
     def _hosts(self, offers: Sequence[NodeOffer], stages: int) -> list[NodeOffer]:
         """Return a node for each stage: every node once, then again where memory is left; same nodes adjacent."""
@@ -250,7 +339,7 @@ class Planner:
                     memory = used + self._footprint.memory(begin, end - 1)
                     if memory > host.memory or self._manifest.split.refused_range(self._manifest, begin, end - 1):
                         continue
-                    slowest = max(partial.slowest, self._seconds(host, begin, end - 1))
+                    slowest = max(partial.slowest, self._busy_seconds(host, begin, end - 1))
                     if end not in reached or slowest < reached[end].slowest:
                         placed = (*partial.placed, Placed(host, begin, end - 1))
                         reached[end] = _Partial(slowest, memory, placed)
@@ -259,6 +348,15 @@ class Planner:
 
     def _seconds(self, offer: NodeOffer, first_layer: int, last_layer: int) -> float:
         """Return the time of one token: its layers' weights are read once."""
+        return self._footprint.read(first_layer, last_layer) / (offer.speed * offer.threads)
+
+    def _busy_seconds(self, offer: NodeOffer, first_layer: int, last_layer: int) -> float:
+        """Return the time for which a stage keeps the others waiting where they could all work at the same time.
+
+        Of one session, that is while it reads the prompt, which needs no logits but those of the last token.
+        """
+        if self._objective == "throughput":
+            return self._seconds(offer, first_layer, last_layer)
         return self._footprint.weights(first_layer, last_layer) / (offer.speed * offer.threads)
 
     def _check_count(self, stages: int) -> None:
@@ -281,7 +379,7 @@ class Planner:
         )
         raise NotEnough(msg, needed=needed, free={offer.name: offer.memory for offer in self._offers})
 
-    def _as_plan(self, placed: Sequence[Placed], why: str) -> Plan:
+    def _as_plan(self, placed: Sequence[Placed], why: str, left_out: Sequence[LeftOut] = ()) -> Plan:
         shares = {offer.node: sum(other.node == offer.node for other, _, _ in placed) for offer, _, _ in placed}
         return Plan(
             model=self._manifest.digest,
@@ -289,7 +387,8 @@ class Planner:
             n_ctx=self._n_ctx,
             n_ubatch=self._n_ubatch,
             why=why,
-            seconds=sum(self._seconds(offer, first, last) for offer, first, last in placed),
+            seconds=self._token_seconds(placed),
+            left_out=list(left_out),
             stages=[
                 PlannedStage(
                     node=offer.node,
@@ -299,8 +398,24 @@ class Planner:
                     memory=self._footprint.memory(first, last),
                     threads=max(1, offer.threads // shares[offer.node]),
                     gpu=offer.gpu,
-                    reason=f"{offer.speed / 1e9:.1f} GB/s a thread, {show_bytes(offer.memory)} free",
+                    reason=self._reason(offer, first, last),
                 )
                 for offer, first, last in placed
             ],
         )
+
+    def _reason(self, offer: NodeOffer, first_layer: int, last_layer: int) -> str:
+        how = "measured with this model" if offer.measured else "as fast as it reads memory"
+        seconds = _milliseconds(self._seconds(offer, first_layer, last_layer))
+        return f"{seconds} a token ({how}), {show_bytes(offer.memory)} free"
+
+    def _token_seconds(self, placed: Sequence[Placed]) -> float:
+        seconds = sum(self._seconds(*one) for one in placed)
+        if len(placed) > 1:
+            ring = [*placed, placed[0]]
+            seconds += sum(self._hop(one.offer, other.offer) for one, other in pairwise(ring))
+        return seconds
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import msgspec
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ainet.config import AinetConfig
     from ainet.executor.models.manifest import Manifest
     from ainet.executor.models.tensors import TensorStore
+    from ainet.executor.optimiser import Objective
+    from ainet.executor.speeds import Speeds
     from ainet.executor.stages.service import StageService
     from ainet.identity import Identity
     from ainet.network import Links, MemberState
@@ -59,7 +62,9 @@ class Planning:
     service, allocator, store
         The workers, the memory and the tensors of this node.
     speed
-        Bytes of weights that one thread reads in a second, measured.
+        Bytes of memory that one thread reads in a second, measured.
+    speeds
+        How fast models ran here.
     log
         For members that are left out.
     """
@@ -74,6 +79,7 @@ class Planning:
         allocator: Allocator,
         store: TensorStore,
         speed: float,
+        speeds: Speeds,
         log: logging.Logger,
     ) -> None:
         self._config = config
@@ -83,6 +89,7 @@ class Planning:
         self._allocator = allocator
         self._store = store
         self._speed = speed
+        self._speeds = speeds
         self._log = log
 
     def sizes(self, manifest: Manifest) -> Sizes:
@@ -104,16 +111,23 @@ class Planning:
             chunk = min(chunk, EXACT_UBATCH)
         return Sizes(min(self._config.context_window, manifest.n_ctx_train), chunk)
 
+    @property
+    def _objective(self) -> Objective:
+        return cast("Objective", self._config.objective)
+
     async def offer(self, digest: str) -> NodeOffer:
         """Return what this node can give to a pipeline of the model with this digest."""
         holds = await asyncio.to_thread(self._holds, digest)
         free = self._allocator.free
+        measured = self._speeds.get(digest)
         return NodeOffer(
             node=self._identity.id,
             name=self._identity.name,
             memory=free.memory,
             threads=self._config.stage_threads or self._allocator.caps.threads,
-            speed=self._speed,
+            speed=measured or self._speed,
+            measured=measured is not None,
+            latencies={link.peer_id: link.latency / 2 for link in self._links.links() if link.latency is not None},
             workers=self._service.worker_limit,
             models=[digest] if holds else [],
             gpu=self._allocator.caps.gpu,
@@ -144,13 +158,14 @@ class Planning:
             raise UsageError(msg)
         sizes = self.sizes(manifest)._asdict()
         own = await self.offer(manifest.digest)
-        alone = Planner(manifest, [_with_idle(own, idle)], **sizes)
+        alone = Planner(manifest, [_with_idle(own, idle)], **sizes, objective=self._objective)
         if stages is None and own.models and alone.fits(_with_idle(own, idle)):  # no need to ask anybody
             return Planned(alone.plan(), [own.node], {own.node: own.memory})
         members = [state for state in self._links.members() if state.connected and not state.is_self]
         others = await asyncio.gather(*(self._describe(state, manifest.digest) for state in members))
         offers = [own, *(offer for offer in others if offer is not None)]
-        planner = Planner(manifest, [_with_idle(offer, idle) for offer in offers], **sizes)
+        able = [_with_idle(offer, idle) for offer in offers]
+        planner = Planner(manifest, able, **sizes, objective=self._objective)
         plan = await asyncio.to_thread(planner.plan, stages)
         sources = [offer.node for offer in offers if offer.models]
         return Planned(plan, sources, {offer.node: offer.memory for offer in offers})
@@ -173,8 +188,9 @@ class Planning:
         if not (0 < offer.speed < MOST_SPEED):
             self._log.warning("%s is left out of the plan: it says that it reads %s B/s.", state.name, offer.speed)
             return None
+        latencies = {node: seconds for node, seconds in offer.latencies.items() if 0 <= seconds < math.inf}
         # A member speaks for itself only.
-        return msgspec.structs.replace(offer, node=state.id, name=state.name)
+        return msgspec.structs.replace(offer, node=state.id, name=state.name, latencies=latencies)
 
 
 def _with_idle(offer: NodeOffer, idle: Mapping[str, int]) -> NodeOffer:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ainet.executor.fetch import Fetcher
     from ainet.executor.models.manifest import Manifest
     from ainet.executor.models.tensors import TensorStore
+    from ainet.executor.speeds import Speeds
     from ainet.executor.stages.host import StageAddress
     from ainet.executor.stages.spec import StageSpec
     from ainet.identity import Identity
@@ -94,6 +95,8 @@ class StageService:
         On whose address members may connect to stages.
     engine, allocator, store, fetcher
         Workers, memory, tensors, and where missing tensors come from.
+    speeds
+        Where it is noted how fast models run here.
     log
         For losses.
     """
@@ -107,10 +110,12 @@ class StageService:
         allocator: Allocator,
         store: TensorStore,
         fetcher: Fetcher,
+        speeds: Speeds,
         log: logging.Logger,
     ) -> None:
         self._identity = identity
         self._links = links
+        self._speeds = speeds
         self._engine = engine
         self._allocator = allocator
         self._shards = ShardStore(store, self._shards_in_use)
@@ -207,6 +212,7 @@ class StageService:
             figures = await self._alive(stage, stage.actor.state())
             buffers = sum(figures["buffers"].values())
             stage.reservation.resize(memory=max(memory, buffers + OVERHEAD))
+            self._note_speed(stage, figures["token_seconds"])
             kept_tokens = self._reserve_kept(stage)
         except BaseException:
             await asyncio.shield(self._close(stage))
@@ -259,6 +265,7 @@ class StageService:
             if stage.actor is None or stage.address is None:
                 continue
             state = await self._alive(stage, stage.actor.state())
+            self._note_speed(stage, state["token_seconds"])
             found.append(
                 StageFigures(
                     stage.address.pid,
@@ -266,7 +273,7 @@ class StageService:
                     stage.spec.last_layer,
                     state["bytes_sent"],
                     state["frames_sent"],
-                    state["layer_seconds"],
+                    state["token_seconds"],
                     state["buffers"],
                 )
             )
@@ -328,6 +335,18 @@ class StageService:
             queue=max(0, min(spec.queue, MAX_QUEUE)),
             kept_tokens=max(0, min(spec.kept_tokens, MAX_KEPT)),
         )
+
+    def _note_speed(self, stage: HostedStage, seconds: float) -> None:
+        """Note what a token took, for the next plan."""
+        spec = stage.spec
+        read = Footprint(stage.manifest, n_ctx=spec.n_ctx, n_ubatch=spec.n_ubatch).read(
+            spec.first_layer, spec.last_layer
+        )
+        if seconds > 0:
+            try:
+                self._speeds.note(spec.model, read / seconds / spec.threads)
+            except OSError as exc:
+                self._log.warning("It is not noted how fast %s runs here: %s", stage.name, exc)
 
     def _reserve_kept(self, stage: HostedStage) -> int:
         """Reserve memory for copies of earlier prompts, where there is plenty; return the tokens that they may have."""

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 #: What the first stage computes when its turn comes, and what every stage does at once.
 PLANS = frozenset((Kind.PROMPT, Kind.REPLAY, Kind.TOKENS))
 ORDERS = frozenset((Kind.RELEASE, Kind.CLEAR, Kind.KEEP, Kind.RESTORE, Kind.FORGET))
+#: So many tokens are computed to measure the time of one: the first ones are slower.
+PROBES = 4
 #: Steps of a replay in one frame.
 MAX_STEPS = 1000
 NO_TOKENS = np.empty(0, np.int32)
@@ -98,7 +100,7 @@ class Stage:
         #: Seconds of waiting in which the stage before said nothing, and how many are too many.
         self._silent, self._limit = 0.0, FIRST_SILENCE_SECONDS
         self._patience = SILENCE_SECONDS
-        self._token_seconds = 0.0
+        self._token_seconds = self._probe()
         #: How often llama.cpp was called.
         self.decodes = 0
         self._thread: threading.Thread | None = None
@@ -154,13 +156,12 @@ class Stage:
             self._thread.join(timeout=60)
 
     def state(self) -> dict[str, Any]:
-        """Return figures: bytes sent to the next stage, seconds a layer and token took lately, llama.cpp's buffers."""
-        n_layers = self.spec.last_layer - self.spec.first_layer + 1
+        """Return figures: bytes sent to the next stage, seconds that a token took lately, llama.cpp's buffers."""
         return {
             "bytes_sent": self._next.bytes_sent if self._next else 0,
             "frames_sent": self._next.frames_sent if self._next else 0,
             "decodes": self.decodes,
-            "layer_seconds": self._token_seconds / n_layers,
+            "token_seconds": self._token_seconds,
             "buffers": self.llama.buffers,
             "error": self.error.to_dict() if self.error else None,
         }
@@ -358,11 +359,25 @@ class Stage:
         self.decodes += 1
         if len(rows) == 1:
             seconds = time.perf_counter() - begun
-            self._token_seconds += 0.1 * (seconds - self._token_seconds) if self._token_seconds else seconds
+            self._token_seconds += 0.1 * (seconds - self._token_seconds)
         if hidden is not None:
             self._link.send(Kind.HIDDEN, segments, self._hidden_states.write(hidden))
         else:
             self.head.decoded(segments)
+
+    def _probe(self) -> float:
+        """Return the time of one token here (s), measured before anybody asks."""
+        token = np.zeros(1, np.int32)
+        rows: NDArray[Any] = token if self._is_first else np.full((1, self.llama.n_embd), 0.01, np.float32)
+        times = []
+        for position in range(PROBES):
+            begun = time.perf_counter()
+            if self._embedding is not None:
+                rows = self._embedding.look_up(token)
+            self.llama.decode(rows, [Segment(0, position, 1, int(self._head is not None))])
+            times.append(time.perf_counter() - begun)
+        self.llama.clear()
+        return min(times)
 
     def _new_head(self) -> Head:
         spec = self.spec
