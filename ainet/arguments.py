@@ -157,6 +157,9 @@ def plan(parser: argparse.ArgumentParser, kernel: bool) -> None:
     """Add what is planned for."""
     parser.add_argument("model", metavar="MODEL", nargs="?", help="the model (default: the node's)")
     parser.add_argument("--stages", metavar="N", type=count, help="split the model into that many stages")
+    parser.add_argument(
+        "--what-if", metavar="FILE", help="plan for the devices that this file (JSON) describes, not for those here"
+    )
     only_json(parser, kernel)
 
 

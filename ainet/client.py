@@ -82,8 +82,19 @@ class NodeClient:
         """Return the models that the node can use."""
         return self._call("GET", "models", timeout=LONG)
 
-    def plan(self, model: str | None = None, stages: int | None = None) -> dict[str, Any]:
-        """Return which layers would run where, and why; nothing is loaded."""
+    def plan(
+        self, model: str | None = None, stages: int | None = None, devices: list[dict[str, Any]] | None = None
+    ) -> dict[str, Any]:
+        """Return which layers would run where, and why; nothing is loaded.
+
+        Parameters
+        ----------
+        devices
+            Devices to plan for in place of those that are there, the asking one first; see `DescribedDevice`.
+        """
+        if devices is not None:
+            body = {"model": _whole_path(model), "stages": stages, "devices": devices}
+            return self._call("POST", "plan", body, timeout=LONG)
         return self._call("GET", "plan", params={"model": _whole_path(model), "stages": stages}, timeout=LONG)
 
     def generate(self, messages: str | list[dict[str, str]], **options: Any) -> Generator[dict[str, Any], None, None]:

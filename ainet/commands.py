@@ -177,9 +177,24 @@ def _models(options: Options) -> int:
     return 0
 
 
+def what_if(options: Options) -> list[dict[str, Any]] | None:
+    """Return the devices that `plan --what-if` names, if it does."""
+    if options.what_if is None:
+        return None
+    try:
+        found = json.loads(Path(options.what_if).expanduser().read_text())
+        return list(found["devices"])
+    except OSError as exc:
+        msg = f"{options.what_if} cannot be read: {exc.strerror}."
+        raise UsageError(msg) from exc
+    except (ValueError, TypeError, KeyError) as exc:
+        msg = f"{options.what_if} does not describe devices; it must be JSON: " + '{"devices": [{"name": …}, …]}.'
+        raise UsageError(msg) from exc
+
+
 def _plan(options: Options) -> int:
     with find_node(options) as node:
-        _show(options, node.plan(options.model, options.stages), tables.plan)
+        _show(options, node.plan(options.model, options.stages, what_if(options)), tables.plan)
     return 0
 
 

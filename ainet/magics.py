@@ -17,7 +17,7 @@ from IPython.display import DisplayHandle, display
 from ainet import tables
 from ainet.answer import Answer
 from ainet.arguments import HelpShown
-from ainet.commands import Options, build_parser, find_node, sampling
+from ainet.commands import Options, build_parser, find_node, sampling, what_if
 from ainet.errors import AinetError, PromptTooLong, UsageError
 from ainet.markdown import harmless
 from ainet.progress import Progress, progress_text
@@ -158,7 +158,7 @@ class AinetMagics(Magics):
 
     def _plan(self, options: Options) -> None:
         with find_node(options) as node:
-            found = node.plan(options.model, options.stages)
+            found = node.plan(options.model, options.stages, what_if(options))
         print(tables.plan(found))
         display(PlacementBar(found["stages"]))
 

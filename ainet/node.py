@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ainet.executor.models.catalog import ModelEntry
     from ainet.executor.pipeline import Pipeline
     from ainet.executor.request import GenerateRequest
+    from ainet.executor.what_if import WhatIf
     from ainet.identity.contacts import Contact
     from ainet.network import MemberState, PeerLink
 
@@ -254,9 +255,19 @@ class Node:
             found.append(entry.to_dict() | {"where": where, "path": None, "members": members})
         return found
 
-    async def plan(self, model: str | None = None, stages: int | None = None) -> dict[str, Any]:
-        """Return where the layers of a model would go, and why, without loading anything."""
+    async def plan(
+        self, model: str | None = None, stages: int | None = None, what_if: WhatIf | None = None
+    ) -> dict[str, Any]:
+        """Return where the layers of a model would go, and why, without loading anything.
+
+        Parameters
+        ----------
+        what_if
+            Devices to plan for in place of those that are there.
+        """
         manifest = await self.executor.manifest(model or self.settings.get("model"))
+        if what_if is not None:
+            return msgspec.to_builtins(await self.executor.plan_for(manifest, stages, what_if.offers()))
         return msgspec.to_builtins((await self.executor.plan(manifest, stages)).plan)
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:

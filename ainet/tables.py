@@ -92,9 +92,9 @@ def plan(found: dict[str, Any]) -> str:
         )
         for stage in found["stages"]
     ]
-    heading = (
-        f"{found['name']}, {found['n_ctx']} tokens of context, {1000 * found['seconds']:.3g} ms a token (predicted)"
-    )
+    seconds = found["seconds"]
+    predicted = f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+    heading = f"{found['name']}, {found['n_ctx']} tokens of context, about {predicted} a token"
     left_out = [f"Without {one['name']}: {one['reason']}." for one in found["left_out"]]
     return "\n".join([heading, "", table(("node", "layers", "memory", "reason"), rows), "", found["why"], *left_out])
 

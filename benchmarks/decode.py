@@ -91,7 +91,7 @@ class RpcServers:
         for _ in range(n):
             with socket.create_server(("127.0.0.1", 0)) as free:
                 port = free.getsockname()[1]
-            command = [python, str(PLAIN), "--serve", str(port)]
+            command = [python, str(PLAIN), "--serve", f"127.0.0.1:{port}"]
             self._servers.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
             addresses.append(f"127.0.0.1:{port}")
             wait_for_port(port)

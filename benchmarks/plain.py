@@ -3,7 +3,7 @@
 Run by `decode.py`, also with the Python of an environment whose llama.cpp has the RPC backend:
 
     python plain.py MODEL [HOST:PORT …]      # with addresses, the layers go to these RPC servers
-    python plain.py --serve PORT             # be such a server
+    python plain.py --serve HOST:PORT        # be such a server
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def library(name: str) -> ctypes.CDLL:
     return ctypes.CDLL(str(next((Path(llama_cpp.__file__).parent / "lib").glob(f"*{name}.*"))), ctypes.RTLD_GLOBAL)
 
 
-def serve(port: int) -> None:
-    """Serve this device's CPU to one client after the other, with one thread."""
+def serve(address: str) -> None:
+    """Serve this device's CPU at HOST:PORT to one client after the other, with one thread."""
     base, cpu, rpc = library("ggml-base"), library("ggml-cpu"), library("ggml-rpc")
     cpu.ggml_backend_cpu_reg.restype = ctypes.c_void_p
     base.ggml_backend_reg_dev_get.restype = ctypes.c_void_p
@@ -40,7 +40,7 @@ def serve(port: int) -> None:
         ctypes.c_size_t,
         ctypes.c_void_p,
     ]
-    rpc.ggml_backend_rpc_start_server(f"127.0.0.1:{port}".encode(), None, 1, 1, devices)
+    rpc.ggml_backend_rpc_start_server(address.encode(), None, 1, 1, devices)
 
 
 class Plain:
@@ -102,7 +102,7 @@ class Plain:
 def main() -> None:
     """Answer lines of JSON (`prompt`, `n`) with lines of JSON until the input ends."""
     if sys.argv[1] == "--serve":
-        serve(int(sys.argv[2]))
+        serve(sys.argv[2])
         return
     plain = Plain(sys.argv[1], sys.argv[2:])
     print("ready", flush=True)

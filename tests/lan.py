@@ -59,17 +59,25 @@ class Lan:
     """Namespaces on one switch, with the addresses 10.77.0.1, 10.77.0.2 and so on, in the order of `names`.
 
     Those in `far` are on a switch of their own, and the cable between the two takes `delay` seconds for everything, and
-    loses a share `loss` of it, where the kernel has TAP devices.
+    loses a share `loss` of it, where the kernel has TAP devices. With `apart`, everything takes that long (s) from any
+    device to any other one.
     """
 
     def __init__(
-        self, prefix: str, *names: str, far: Sequence[str] = (), delay: float = 0.0, loss: float = 0.0
+        self,
+        prefix: str,
+        *names: str,
+        far: Sequence[str] = (),
+        delay: float = 0.0,
+        loss: float = 0.0,
+        apart: float = 0.0,
     ) -> None:
         self._prefix = prefix
         self.names = names
         self.far = far
         self._delay, self._loss = delay, loss
-        self._cable: subprocess.Popen[str] | None = None
+        self._apart = apart
+        self._cables: list[subprocess.Popen[str]] = []
         self.hosts = {name: f"10.77.0.{i}" for i, name in enumerate(names, 1)}
 
     def __enter__(self) -> Lan:
@@ -77,16 +85,16 @@ class Lan:
         self._bridge("br0")
         if self.far:
             self._bridge("br1")
-            self._join_bridges()
+            self._join("trunk", ("br0", "br1"), self._delay, self._loss)
         for name in self.names:
             self._namespace(name)
             self._plug(name, self.hosts[name])
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._cable is not None:
-            self._cable.terminate()
-            self._cable.communicate()
+        for cable in self._cables:
+            cable.terminate()
+            cable.communicate()
         for name in (*self.names, "switch"):
             subprocess.run(["ip", "netns", "del", self.namespace(name)], check=False, capture_output=True)
 
@@ -142,23 +150,32 @@ class Lan:
         self.ip("switch", "link", "add", name, "type", "bridge", "mcast_snooping", "0", "forward_delay", "0")
         self.ip("switch", "link", "set", name, "up")
 
-    def _join_bridges(self) -> None:
-        if TAP.exists() and (self._delay or self._loss):
-            script, ends = Path(__file__).with_name("slow_cable.py"), ("trunk0", "trunk1")
-            command = self.inside("switch", sys.executable, str(script), *ends, str(self._delay), str(self._loss))
-            self._cable = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-            assert self._cable.stdout is not None
-            assert self._cable.stdout.readline() == "ready\n"
+    def _join(self, name: str, bridges: tuple[str, str], delay: float, loss: float) -> None:
+        """Lay a cable between two bridges."""
+        ends = f"{name}0", f"{name}1"
+        if TAP.exists() and (delay or loss):
+            script = Path(__file__).with_name("slow_cable.py")
+            command = self.inside("switch", sys.executable, str(script), *ends, str(delay), str(loss))
+            cable = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            self._cables.append(cable)
+            assert cable.stdout is not None
+            assert cable.stdout.readline() == "ready\n"
         else:
-            self.ip("switch", "link", "add", "trunk0", "type", "veth", "peer", "name", "trunk1")
-        for i in range(2):
-            self.ip("switch", "link", "set", f"trunk{i}", "master", f"br{i}")
-            self.ip("switch", "link", "set", f"trunk{i}", "up")
+            self.ip("switch", "link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
+        for end, bridge in zip(ends, bridges, strict=True):
+            self.ip("switch", "link", "set", end, "master", bridge)
+            self.ip("switch", "link", "set", end, "up")
 
     def _plug(self, name: str, host: str) -> None:
         port, switch = f"p-{name}"[:15], self.namespace("switch")
         ip("link", "add", port, "netns", switch, "type", "veth", "peer", "name", "eth0", "netns", self.namespace(name))
-        self.ip("switch", "link", "set", port, "master", "br1" if name in self.far else "br0")
+        bridge = "br1" if name in self.far else "br0"
+        if self._apart:  # every way leads through two of these cables
+            own = f"b-{name}"[:15]
+            self._bridge(own)
+            self._join(f"t-{name}"[:14], (bridge, own), self._apart / 2, 0.0)
+            bridge = own
+        self.ip("switch", "link", "set", port, "master", bridge)
         self.ip("switch", "link", "set", port, "up")
         self.ip(name, "addr", "add", f"{host}/24", "dev", "eth0")
         self.ip(name, "link", "set", "eth0", "up")

@@ -98,6 +98,31 @@ def test_what_people_read_names_the_essentials(here, command):
     assert json.loads(ainet(command, "--json").stdout)
 
 
+def test_a_plan_can_be_made_for_devices_that_are_not_there(here, tmp_path):
+    described = tmp_path / "home.json"
+    devices = [
+        {"name": "desk", "memory": "260MB", "speed": "8GB"},
+        {"name": "attic", "memory": "260MB", "speed": "8GB", "latency_ms": 2},
+        {"name": "moon", "memory": "260MB", "speed": "8GB", "latency_ms": 1300},
+    ]
+    described.write_text(json.dumps({"devices": devices}))
+    done = ainet("plan", "smollm2", "--what-if", str(described))
+    assert done.returncode == 0, done.stderr
+    for words in ("desk", "attic", "ms a token", "Without moon: a token would take 2.6"):
+        assert words in done.stdout
+    assert "tester" not in done.stdout
+    found = json.loads(ainet("plan", "smollm2", "--what-if", str(described), "--json").stdout)
+    assert {stage["name"] for stage in found["stages"]} == {"desk", "attic"}
+    described.write_text('{"devices": [{"name": "desk"}]}')
+    done = ainet("plan", "smollm2", "--what-if", str(described))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "missing required field `memory`" in done.stderr
+    for text, words in (("{", "does not describe devices"), ("[]", "does not describe devices")):
+        described.write_text(text)
+        assert words in ainet("plan", "--what-if", str(described)).stderr
+    assert "nowhere.json cannot be read: No such file" in ainet("plan", "--what-if", "nowhere.json").stderr
+
+
 def test_unload_names_what_it_unloaded(here):
     ainet("ask", "hi", "--max-tokens", "1")
     assert ainet("unload").stdout.startswith("Unloaded: smollm2")
@@ -407,7 +432,8 @@ def test_layers_are_shown_as_short_as_they_can_be():
     assert re.search(r" tiny 4$", text, re.MULTILINE)
     assert text.endswith("tiny: desk 0–29 in 30 stages")
     stages = [{"name": "desk", "first_layer": 0, "last_layer": 0, "memory": 1, "reason": "all"}]
-    assert re.search(r"^desk +0 +1 B  all$", tables.plan({"name": "m", "n_ctx": 8, "stages": stages, "why": ""}), re.M)
+    found = {"name": "m", "n_ctx": 8, "stages": stages, "why": "", "seconds": 1, "left_out": []}
+    assert re.search(r"^desk +0 +1 B  all$", tables.plan(found), re.M)
 
 
 def test_models_of_members_are_shown_with_who_has_them():

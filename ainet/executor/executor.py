@@ -16,11 +16,12 @@ from ainet.executor.transcript import Transcript
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from ainet.config import AinetConfig
     from ainet.executor.finder import ModelFinder
     from ainet.executor.models.manifest import Manifest
+    from ainet.executor.placement import NodeOffer, Plan
     from ainet.executor.placements import Offered, Placements
     from ainet.executor.planning import Planned, Planning
     from ainet.executor.request import GenerateRequest
@@ -42,6 +43,10 @@ WAIT_SECONDS = 120.0
 AGAIN_SECONDS = 2.0
 #: A broken pipeline usually ends within this time (s), and its workers can be used again.
 SETTLE_SECONDS = 1.0
+#: A stage has become faster or slower when its time changed by this share.
+DRIFT = 1 / 3
+#: A model is placed anew for a token that takes this share of the time.
+WORTH = 0.9
 
 
 def load_lease(model: str) -> str:
@@ -99,6 +104,7 @@ class Executor:
             config,
             log,
             is_superseded=lambda pipeline: self._better(pipeline) is not None,
+            is_outdated=self._is_outdated,
             changed=lambda usable: placements.publish(one for one in usable if one.unforced),
         )
         self._loading: dict[asyncio.Task[Pipeline | BorrowedPipeline], str] = {}
@@ -119,6 +125,10 @@ class Executor:
     async def plan(self, manifest: Manifest, stages: int | None = None) -> Planned:
         """Place the model where it fits once idle pipelines are unloaded; see `Planning.plan`."""
         return await self._planning.plan(manifest, stages, self.pipelines.idle_memory())
+
+    async def plan_for(self, manifest: Manifest, stages: int | None, offers: Sequence[NodeOffer]) -> Plan:
+        """Place the model on devices that need not exist; see `Planning.plan_for`."""
+        return await self._planning.plan_for(manifest, stages, offers)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
         """Answer `request`; yields events. Closing the generator cancels the session on every stage.
@@ -270,6 +280,22 @@ class Executor:
         offered = self._placements.find(plan.model, self._planning.sizes(pipeline.manifest))
         return offered if offered is not None and offered.rank < (plan.seconds, pipeline.name) else None
 
+    async def _is_outdated(self, pipeline: Pipeline) -> bool:
+        """Whether the stages have become so much faster or slower that others would answer sooner.
+
+        Only the tensors of layers that then change hands travel: the others are there already.
+        """
+        if pipeline.is_local or not pipeline.unforced:
+            return False
+        plan = pipeline.plan
+        measured = [figures.token_seconds for figures in await pipeline.figures()]
+        planned = [stage.seconds for stage in plan.stages]
+        if len(measured) < len(planned) or not any(map(_has_drifted, planned, measured)):
+            return False
+        better = (await self.plan(pipeline.manifest)).plan
+        now = plan.seconds + sum(measured) - sum(planned)
+        return better.seconds < WORTH * now and _split(better) != _split(plan)
+
     def _borrow(self, offered: Offered) -> BorrowedPipeline:
         return BorrowedPipeline(offered, {member.id: member.name for member in self._identity.roster.members})
 
@@ -341,6 +367,16 @@ class Executor:
         del self._loading[loading]
         if not loading.cancelled() and loading.exception() is None:
             loading.result().release()
+
+
+def _has_drifted(planned: float, measured: float) -> bool:
+    """Whether a stage's time of a token differs from the plan by more than a third of it."""
+    return abs(measured - planned) > DRIFT * planned
+
+
+def _split(plan: Plan) -> list[tuple[str, int]]:
+    """Return the node and first layer of each stage."""
+    return [(stage.node, stage.first_layer) for stage in plan.stages]
 
 
 def _words(text: str, done: int = 0, total: int = 0) -> dict[str, Any]:

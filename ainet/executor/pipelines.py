@@ -13,7 +13,7 @@ from ainet.network.tasks import Tasks
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
     from ainet.config import AinetConfig
     from ainet.executor.pipeline import Pipeline
@@ -34,6 +34,8 @@ class Pipelines:
         For pipelines that are unloaded.
     is_superseded
         Tells whether another one answers in a pipeline's place.
+    is_outdated
+        Tells whether a pipeline that was used would now be placed in a better way.
     changed
         Called with the pipelines that can be asked when there are others than before.
     """
@@ -44,11 +46,15 @@ class Pipelines:
         log: logging.Logger,
         *,
         is_superseded: Callable[[Pipeline], bool],
+        is_outdated: Callable[[Pipeline], Awaitable[bool]],
         changed: Callable[[list[Pipeline]], object],
     ) -> None:
         self._config = config
         self._log = log
         self._is_superseded = is_superseded
+        self._is_outdated = is_outdated
+        #: When each pipeline had been used last when it was checked.
+        self._checked: weakref.WeakKeyDictionary[Pipeline, float] = weakref.WeakKeyDictionary()
         self._changed = changed
         self._loaded: list[Pipeline] = []
         self._locks: weakref.WeakValueDictionary[tuple[str, int | None], asyncio.Lock] = weakref.WeakValueDictionary()
@@ -154,14 +160,27 @@ class Pipelines:
         except AinetError as exc:
             self._log.warning("The members are not told what is loaded: %s", exc.message)
 
+    async def _is_due(self, pipeline: Pipeline) -> bool:
+        """Whether a pipeline that nobody uses now, but somebody used since it was checked, is outdated."""
+        if not (pipeline.usable and pipeline.idle) or self._checked.get(pipeline) == pipeline.last_used:
+            return False
+        self._checked[pipeline] = pipeline.last_used
+        try:
+            return await self._is_outdated(pipeline)
+        except AinetError as exc:
+            self._log.info("It is not known how fast the stages of %s are: %s", pipeline.plan.name, exc)
+            return False
+
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(min(SWEEP_SECONDS, self._config.idle_seconds))
             now = time.monotonic()
             for pipeline in list(self._loaded):
                 unused = now - pipeline.last_used > self._config.idle_seconds or self._is_superseded(pipeline)
-                if (unused and pipeline.idle) or not pipeline.usable:
-                    self._log.info("%s is unloaded: nobody uses it.", pipeline.plan.name)
+                outdated = not unused and await self._is_due(pipeline)
+                if ((unused or outdated) and pipeline.idle) or not pipeline.usable:
+                    why = "its devices are not as fast as they were" if outdated else "nobody uses it"
+                    self._log.info("%s is unloaded: %s.", pipeline.plan.name, why)
                     try:
                         await self.drop(pipeline)
                     except AinetError as exc:

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 #: A worker process with Python, Dask and llama.cpp's graphs (bytes): 63 MB idle and up to 20 MB more with a vocabulary,
 #: measured with SmolLM2-135M.
 OVERHEAD = 80_000_000
-#: What a hop costs besides the way: waking up, encrypting (s).
-HOP_SECONDS = 0.0003
+#: What a stage costs besides its layers and the way to it (s): waking up, encrypting, beginning a graph. Measured with
+#: SmolLM2-135M on virtual processors, where waking up is slow.
+STAGE_SECONDS = 0.001
 #: Of so many devices at most it is said what each would cost that is left out.
 EXPLAINED = 6
 #: Sessions at the same time, where nothing else is said.
@@ -125,7 +126,10 @@ class NodeOffer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlannedStage(msgspec.Struct, frozen=True, kw_only=True):
-    """Layers `first_layer` to `last_layer` (0-based, inclusive) on one node, with the memory (bytes) they take."""
+    """Layers `first_layer` to `last_layer` (0-based, inclusive) on one node, with the memory (bytes) they take.
+
+    `seconds` is the predicted time of a token in this stage.
+    """
 
     node: str
     name: str
@@ -135,6 +139,7 @@ class PlannedStage(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     gpu: bool
     reason: str
+    seconds: float = 0.0
 
 
 class LeftOut(msgspec.Struct, frozen=True):
@@ -299,12 +304,12 @@ class Planner:
 
     def _hop(self, one: NodeOffer, other: NodeOffer) -> float:
         if one.node == other.node:
-            return HOP_SECONDS
+            return STAGE_SECONDS
         known = [latency for a, b in ((one, other), (other, one)) if (latency := a.latencies.get(b.node)) is not None]
         if not known:  # not farther than by way of the node that asks
             asking = self._offers[0].latencies
             known = [asking.get(one.node, 0.0) + asking.get(other.node, 0.0)]
-        return HOP_SECONDS + max(0.0, min(known))
+        return STAGE_SECONDS + max(known)
 
     def _hosts(self, offers: Sequence[NodeOffer], stages: int) -> list[NodeOffer]:
         """Return a node for each stage: every node once, then again where memory is left; same nodes adjacent."""
@@ -399,6 +404,7 @@ class Planner:
                     threads=max(1, offer.threads // shares[offer.node]),
                     gpu=offer.gpu,
                     reason=self._reason(offer, first, last),
+                    seconds=self._seconds(offer, first, last),
                 )
                 for offer, first, last in placed
             ],
@@ -418,4 +424,4 @@ class Planner:
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:.3g} ms"
+    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"

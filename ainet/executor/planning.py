@@ -15,7 +15,7 @@ from ainet.executor.stages.spec import EXACT_UBATCH
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ainet.config import AinetConfig
     from ainet.executor.models.manifest import Manifest
@@ -127,7 +127,7 @@ class Planning:
             threads=self._config.stage_threads or self._allocator.caps.threads,
             speed=measured or self._speed,
             measured=measured is not None,
-            latencies={link.peer_id: link.latency / 2 for link in self._links.links() if link.latency is not None},
+            latencies={link.peer_id: link.distance for link in self._links.links() if link.distance is not None},
             workers=self._service.worker_limit,
             models=[digest] if holds else [],
             gpu=self._allocator.caps.gpu,
@@ -169,6 +169,11 @@ class Planning:
         plan = await asyncio.to_thread(planner.plan, stages)
         sources = [offer.node for offer in offers if offer.models]
         return Planned(plan, sources, {offer.node: offer.memory for offer in offers})
+
+    async def plan_for(self, manifest: Manifest, stages: int | None, offers: Sequence[NodeOffer]) -> Plan:
+        """Place a model on devices that need not exist; see `plan`."""
+        planner = Planner(manifest, offers, **self.sizes(manifest)._asdict(), objective=self._objective)
+        return await asyncio.to_thread(planner.plan, stages)
 
     def _holds(self, digest: str) -> bool:
         try:

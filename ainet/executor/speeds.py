@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 FILE = "model_speeds.json"
 MAX_MODELS = 200
-#: Weight of what was measured last.
-WEIGHT = 0.5
+#: Weight of what was measured last; alone it counts when it differs by more than this share.
+WEIGHT, CHANGED = 0.3, 1 / 3
 
 
 class Speeds:
@@ -39,7 +39,8 @@ class Speeds:
     def note(self, model: str, speed: float) -> None:
         """Note what was measured. Raises OSError if the disk is full."""
         before = self._known.pop(model, speed)
-        self._known[model] = before + WEIGHT * (speed - before)
+        changed = abs(speed - before) > CHANGED * before
+        self._known[model] = speed if changed else before + WEIGHT * (speed - before)
         for oldest in list(self._known)[:-MAX_MODELS]:
             del self._known[oldest]
         partial = self._path.with_suffix(f".{os.getpid()}.part")

@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import itertools
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -57,6 +58,7 @@ MAX_CALLS = 64  # requests of one peer that are answered at once
 MAX_BACKLOG = 16 * 1024 * 1024  # bytes that a peer who does not read may leave unsent
 ANSWER_TIMEOUT = 60.0  # seconds
 OWN_PINGS = 10  # keep-alive intervals between two pings of the end that the other one pings
+ROUND_TRIPS = 16  # of which the quickest says how far away the peer is
 
 
 class PeerLink:
@@ -109,6 +111,7 @@ class PeerLink:
         self.relay = relay
         #: Smoothed round trip (s); None until the first ping was answered.
         self.latency: float | None = None
+        self._round_trips: deque[float] = deque(maxlen=ROUND_TRIPS)
         self.closed = asyncio.Event()
         #: Why the link is closed.
         self.error: AinetError | None = None
@@ -315,9 +318,15 @@ class PeerLink:
             raise ProtocolError(msg)
         return what
 
+    @property
+    def distance(self) -> float | None:
+        """Seconds one way, as the quickest of the last round trips says: the others waited for busy processors."""
+        return min(self._round_trips) / 2 if self._round_trips else None
+
     def _note_latency(self, stamp: int) -> None:
         measured = (time.perf_counter_ns() // 1000 - stamp) / 1e6
         if 0 <= measured < self._timeout:  # it is what the peer says
+            self._round_trips.append(measured)
             before = self.latency if self.latency is not None else measured
             self.latency = before + 0.125 * (measured - before)  # as RFC 6298 smoothes it
 

@@ -17,6 +17,7 @@ from tornado.iostream import StreamClosedError
 
 from ainet.errors import AinetError
 from ainet.executor.request import GenerateRequest
+from ainet.executor.what_if import described
 from ainet.server.base import NodeHandler
 from ainet.server.checks import check_count, check_text
 
@@ -63,6 +64,18 @@ class PlanQuery(msgspec.Struct, forbid_unknown_fields=True):
         check_count("stages", self.stages)
 
 
+class WhatIfRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What to plan for, and on which devices."""
+
+    devices: Any
+    model: str | None = None
+    stages: int | None = None
+
+    def __post_init__(self) -> None:
+        check_text("model", self.model)
+        check_count("stages", self.stages)
+
+
 class PlanHandler(NodeHandler):
     """Which layers would go where, and why."""
 
@@ -74,6 +87,17 @@ class PlanHandler(NodeHandler):
         async def plan(node: Node) -> dict[str, Any]:
             wanted = self.query(PlanQuery)
             return await node.plan(wanted.model, wanted.stages)
+
+        await self.answer(plan)
+
+    @web.authenticated
+    @authorized
+    async def post(self) -> None:
+        """Answer with `Node.plan` for devices that need not exist."""
+
+        async def plan(node: Node) -> dict[str, Any]:
+            wanted = self.decode(WhatIfRequest)
+            return await node.plan(wanted.model, wanted.stages, described({"devices": wanted.devices}))
 
         await self.answer(plan)
 

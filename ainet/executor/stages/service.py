@@ -11,7 +11,7 @@ from ainet.errors import AinetError, NotFound, Refused, StageLost, UsageError
 from ainet.executor.messages import LoadProgress, StageFigures, StageLoaded, WorkerState
 from ainet.executor.models.architectures import check_range
 from ainet.executor.models.shards import ShardStore
-from ainet.executor.placement import OVERHEAD, Footprint
+from ainet.executor.placement import OVERHEAD, STAGE_SECONDS, Footprint
 from ainet.executor.stages.host import StageHost
 from ainet.executor.stages.spec import EPOCH_BYTES, EXACT_UBATCH
 from ainet.network.interfaces import machine
@@ -343,8 +343,9 @@ class StageService:
             spec.first_layer, spec.last_layer
         )
         if seconds > 0:
+            reading = max(seconds - STAGE_SECONDS, seconds / 4)
             try:
-                self._speeds.note(spec.model, read / seconds / spec.threads)
+                self._speeds.note(spec.model, read / reading / spec.threads)
             except OSError as exc:
                 self._log.warning("It is not noted how fast %s runs here: %s", stage.name, exc)
 

@@ -1,0 +1,156 @@
+"""Tokens of three devices that are 5, 20 or 50 ms apart: ainet with and without drafts, and llama.cpp's RPC backend.
+
+    python benchmarks/distance.py [--rounds N] [--rpc-python PYTHON] [--output FILE]
+
+Each device is a network namespace of its own, and everything between two of them takes that long, one way (root and
+TAP devices are needed). Every device computes a third of the layers with one thread. The text is one that the answer
+repeats, as when something is edited. Besides, what the plan predicted is compared with what was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from decode import PLAIN, model_path, rpc_has_backend
+
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+from lan import Lan, LanNodes, lan_nodes, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DISTANCES = (0.005, 0.020, 0.050)  # s, one way
+NAMES = ("desk", "attic", "cellar")
+N_TOKENS = 64
+PORT = 50052
+TEXT = (
+    "Repeat this text word for word: The quick brown fox jumps over the lazy dog. The dog sleeps in the sun near the "
+    "old stone bridge, while the fox watches the river and waits for the evening to come."
+)
+SETTINGS = {"stage_threads": 1, "threads": 1, "context_window": 1024, "kept_tokens": 0}
+
+
+@contextlib.contextmanager
+def servers(lan: Lan, python: str) -> Iterator[subprocess.Popen[str]]:
+    """Run an RPC server on each device, and a client on the first one; yields the client."""
+    with contextlib.ExitStack() as stack:
+        addresses = [f"{lan.hosts[name]}:{PORT}" for name in NAMES]
+        for name, address in zip(NAMES, addresses, strict=True):
+            command = lan.inside(name, python, str(PLAIN), "--serve", address)
+            server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            stack.callback(server.wait)
+            stack.callback(server.kill)
+        time.sleep(2)  # they say nothing when they listen
+        command = lan.inside(NAMES[0], python, str(PLAIN), str(model_path()), *addresses)
+        pipe = subprocess.PIPE
+        client = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        stack.callback(client.communicate)
+        stack.callback(client.kill)
+        assert client.stdout is not None
+        assert client.stdout.readline() == "ready\n"
+        yield client
+
+
+def rpc_rate(client: subprocess.Popen[str], n: int) -> float:
+    """Return tokens a second of the RPC backend."""
+    assert client.stdin is not None
+    assert client.stdout is not None
+    client.stdin.write(json.dumps({"prompt": list(range(1000, 1016)), "n": n}) + "\n")
+    client.stdin.flush()
+    return (n - 1) / json.loads(client.stdout.readline())["decode_s"]
+
+
+def ask(nodes: LanNodes) -> tuple[float, list[int]]:
+    """Return tokens a second of an answer, and its tokens."""
+    options = {"temperature": 0.0, "max_tokens": N_TOKENS, "stages": len(NAMES)}
+    answer = nodes.client(NAMES[0], lambda node: node.ask(TEXT, **options))
+    return answer.timings["tokens_per_s"], answer.tokens
+
+
+def predicted(nodes: LanNodes) -> float:
+    """Return the time of a token that the plan predicts (s), once the model was measured."""
+    return nodes.client(NAMES[0], lambda node: node.plan("smollm2", len(NAMES)))["seconds"]
+
+
+def measure(rounds: int, rpc_python: str | None) -> dict[str, Any]:
+    """Measure everything at every distance."""
+    found: dict[str, Any] = {}
+    for distance in DISTANCES:
+        rates: dict[str, list[float]] = {}
+        texts = []
+        for drafts in (False, True):
+            settings = SETTINGS | {"speculate": drafts}
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                lan_nodes(Path(folder), *NAMES, cable={"apart": distance}, **settings) as nodes,
+            ):
+                wait_for(lambda nodes=nodes: all(nodes.reached(NAMES[0], name) != "no" for name in NAMES[1:]), 60)
+                ask(nodes)  # loads the pipeline
+                for _ in range(rounds):
+                    rate, tokens = ask(nodes)
+                    rates.setdefault(f"ainet{', drafts' if drafts else ''}", []).append(rate)
+                    texts.append(tokens)
+                if not drafts:
+                    expected = predicted(nodes)
+        if rpc_python:
+            with Lan(f"rp{os.getpid() % 10000}", *NAMES, apart=distance) as lan, servers(lan, rpc_python) as client:
+                rpc_rate(client, 2)
+                rates["llama.cpp RPC"] = [rpc_rate(client, 16) for _ in range(rounds)]
+        medians = {name: statistics.median(values) for name, values in rates.items()}
+        print(f"{1000 * distance:.0f} ms: {medians}", file=sys.stderr, flush=True)
+        found[f"{1000 * distance:.0f} ms"] = {
+            "tokens_per_s": medians,
+            "predicted_s": expected,
+            "measured_s": 1 / medians["ainet"],
+            "same_text": all(text == texts[0] for text in texts),
+        }
+    return {"rounds": rounds, "distances": found}
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the tables."""
+    columns = ("llama.cpp RPC", "ainet", "ainet, drafts")
+    heading = "".join(f"{name:>16}" for name in columns)
+    print(f"\n{'tokens/s':<10}{heading}{'ainet : RPC':>14}{'drafts : RPC':>14}{'same text':>11}")
+    for distance, row in found["distances"].items():
+        rates = row["tokens_per_s"]
+        rpc = rates.get("llama.cpp RPC", float("nan"))
+        cells = "".join(f"{rates.get(name, float('nan')):>16.1f}" for name in columns)
+        ratios = f"{rates['ainet'] / rpc:>14.2f}{rates['ainet, drafts'] / rpc:>14.2f}"
+        print(f"{distance:<10}{cells}{ratios}{row['same_text']!s:>11}")
+    print(f"\n{'ms a token':<10}{'predicted':>16}{'measured':>16}{'ratio':>14}")
+    for distance, row in found["distances"].items():
+        before, after = 1000 * row["predicted_s"], 1000 * row["measured_s"]
+        print(f"{distance:<10}{before:>16.1f}{after:>16.1f}{before / after:>14.2f}")
+
+
+def main() -> None:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rpc-python", help="Python of an environment whose llama.cpp has the RPC backend")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/distance.json"))
+    options = parser.parse_args()
+    rpc_python = options.rpc_python
+    if rpc_python and not rpc_has_backend(rpc_python):
+        print(f"{rpc_python} has no llama.cpp with the RPC backend: that comparison is left out.", file=sys.stderr)
+        rpc_python = None
+    found = measure(options.rounds, rpc_python)
+    show(found)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(found, indent=2) + "\n")
+    print(f"\nsaved as {options.output}")
+
+
+if __name__ == "__main__":
+    main()

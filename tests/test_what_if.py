@@ -1,0 +1,46 @@
+"""Plans for devices that are not there."""
+
+from __future__ import annotations
+
+import pytest
+
+from ainet.errors import UsageError
+from ainet.executor.placement import Planner
+from ainet.executor.what_if import described
+
+DESK = {"name": "desk", "memory": "170MB", "speed": "8GB"}
+
+
+def plan(manifest, *devices):
+    return Planner(manifest, described({"devices": list(devices)}).offers(), n_ctx=1024, n_ubatch=64).plan()
+
+
+def test_a_fast_device_nearby_is_taken_and_a_far_one_left_out(smollm2_manifest):
+    near = {"name": "near", "memory": "170MB", "speed": "8GB", "latency_ms": {"desk": 1}}
+    far = {"name": "far", "memory": "170MB", "speed": "80GB", "latency_ms": 80}
+    found = plan(smollm2_manifest, DESK, near, far)
+    assert {stage.name for stage in found.stages} == {"desk", "near"}
+    (left,) = found.left_out
+    assert left.name == "far"
+    assert "a token would take 1" in left.reason  # 160 ms there and back, at least
+    assert 0.014 < found.seconds < 0.03
+    assert plan(smollm2_manifest, DESK, near | {"latency_ms": {"desk": 200}}, far).left_out[0].name == "near"
+
+
+@pytest.mark.parametrize(
+    ("devices", "words"),
+    [
+        ([], "length >= 1"),
+        ([{"name": "desk"}], "missing required field `memory`"),
+        ([DESK, DESK], "Two of the described devices have the same name"),
+        ([DESK | {"memory": "much"}], "'much' is not a size"),
+        ([DESK | {"speed": "0GB"}], "must be more than 0"),
+        ([DESK | {"latency_ms": {"moon": 1300}}], "there is no device moon"),
+        ([DESK | {"latency_ms": -1}], "not understood"),
+        ([DESK | {"colour": "red"}], "unknown field `colour`"),
+        ("desk", "Expected `array`"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_words(devices, words):
+    with pytest.raises(UsageError, match=words):
+        described({"devices": devices}).offers()
