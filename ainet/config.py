@@ -99,7 +99,7 @@ class AinetConfig(Configurable):
     exact = Bool(
         False,
         help="Whether an answer is the same, bit for bit, whoever shares the stages and whatever is lost meanwhile; "
-        "slower (see docs/pipeline.md).",
+        "slower (see docs/architecture.md).",
     ).tag(config=True)
     speculate = Bool(
         True, help="Whether tokens are tried before they are drawn (prompt lookup), where that is faster."

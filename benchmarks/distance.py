@@ -27,16 +27,18 @@ sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from lan import Lan, LanNodes, lan_nodes, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 DISTANCES = (0.005, 0.020, 0.050)  # s, one way
 NAMES = ("desk", "attic", "cellar")
 N_TOKENS = 64
 PORT = 50052
-TEXT = (
-    "Repeat this text word for word: The quick brown fox jumps over the lazy dog. The dog sleeps in the sun near the "
-    "old stone bridge, while the fox watches the river and waits for the evening to come."
+FIRST = "the meeting is at ten oclock in the large room on the second floor and everybody is asked to bring a pen"
+SECOND = (
+    "the quick brown fox jumps over the lazy dog while the dog sleeps in the sun near the old stone bridge and the fox "
+    "watches the river and waits for the evening to come so that it can go home to its children in the deep dark forest"
 )
+TEXT = f"Text: {FIRST}\nThe same text: {FIRST}\n\nText: {SECOND}\nThe same text:"
 SETTINGS = {"stage_threads": 1, "threads": 1, "context_window": 1024, "kept_tokens": 0}
 
 
@@ -72,7 +74,7 @@ def rpc_rate(client: subprocess.Popen[str], n: int) -> float:
 
 def ask(nodes: LanNodes) -> tuple[float, list[int]]:
     """Return tokens a second of an answer, and its tokens."""
-    options = {"temperature": 0.0, "max_tokens": N_TOKENS, "stages": len(NAMES)}
+    options = {"raw": True, "temperature": 0.0, "max_tokens": N_TOKENS, "stages": len(NAMES)}
     answer = nodes.client(NAMES[0], lambda node: node.ask(TEXT, **options))
     return answer.timings["tokens_per_s"], answer.tokens
 
@@ -82,10 +84,10 @@ def predicted(nodes: LanNodes) -> float:
     return nodes.client(NAMES[0], lambda node: node.plan("smollm2", len(NAMES)))["seconds"]
 
 
-def measure(rounds: int, rpc_python: str | None) -> dict[str, Any]:
+def measure(rounds: int, distances: Sequence[float], rpc_python: str | None) -> dict[str, Any]:
     """Measure everything at every distance."""
     found: dict[str, Any] = {}
-    for distance in DISTANCES:
+    for distance in distances:
         rates: dict[str, list[float]] = {}
         texts = []
         for drafts in (False, True):
@@ -138,6 +140,7 @@ def main() -> None:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--distances", type=float, nargs="*", default=DISTANCES, help="seconds, one way")
     parser.add_argument("--rpc-python", help="Python of an environment whose llama.cpp has the RPC backend")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/distance.json"))
     options = parser.parse_args()
@@ -145,7 +148,7 @@ def main() -> None:
     if rpc_python and not rpc_has_backend(rpc_python):
         print(f"{rpc_python} has no llama.cpp with the RPC backend: that comparison is left out.", file=sys.stderr)
         rpc_python = None
-    found = measure(options.rounds, rpc_python)
+    found = measure(options.rounds, options.distances, rpc_python)
     show(found)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(found, indent=2) + "\n")

@@ -22,7 +22,7 @@ from test_stage import whole
 from tiny_models import write_model
 
 from ainet.executor.models.tensors import TensorStore
-from ainet.executor.stages.drafts import LOOKUP, MAX_DRAFT, PROBE, PROBE_EVERY, Drafter, LapTime, PromptLookup
+from ainet.executor.stages.drafts import LOOKUPS, MAX_DRAFT, PROBE, PROBE_EVERY, Drafter, LapTime, PromptLookup
 from ainet.executor.stages.generation import Done, Event, Failed, Lap, Resume, Started, Text
 from ainet.executor.stages.llama import Llama
 from ainet.executor.stages.sampling_params import SamplingParams
@@ -47,6 +47,8 @@ def test_what_followed_before_is_tried_again():
     assert lookup.draft(3) == []
     lookup.extend([1, 2, 3])
     assert lookup.draft(1) == [9]  # what followed last
+    lookup.extend([8, 2, 3])
+    assert lookup.draft(2) == [8, 2]  # two tokens are enough
 
 
 @settings(max_examples=300, deadline=None)
@@ -55,9 +57,10 @@ def test_a_draft_continues_the_text_as_it_went_on_before(tokens, most):
     lookup = PromptLookup()
     lookup.extend(tokens)
     draft = lookup.draft(most)
-    ends = tokens[-LOOKUP:]
-    before = [i for i in range(LOOKUP, len(tokens)) if tokens[i - LOOKUP : i] == ends]
-    assert bool(draft) == bool(before and most and len(tokens) >= LOOKUP)
+    before = []
+    for n in LOOKUPS:
+        before = before or [i for i in range(n, len(tokens)) if tokens[i - n : i] == tokens[-n:]]
+    assert bool(draft) == bool(before and most)
     if draft:
         longer = tokens[before[-1] :]
         assert draft == (longer * most)[:most]

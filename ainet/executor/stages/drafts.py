@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 #: Most tokens of a draft.
 MAX_DRAFT = 15
-#: How many tokens must occur again before what followed them is tried.
-LOOKUP = 3
+#: How many tokens must occur again before what followed them is tried: rather more than fewer.
+LOOKUPS = (3, 2)
 #: A draft that does not pay is tried nevertheless, so briefly, once in so many tokens: the text may have changed.
 PROBE, PROBE_EVERY = 2, 48
 #: Weight of what was measured last.
@@ -35,13 +35,15 @@ class PromptLookup:
         """Add tokens to the text."""
         for token in tokens:
             n = len(self._tokens)
-            if n >= LOOKUP:
-                self._places[tuple(self._tokens[n - LOOKUP :])] = n
+            for length in LOOKUPS:
+                if n >= length:
+                    self._places[tuple(self._tokens[n - length :])] = n
             self._tokens.append(token)
 
     def draft(self, most: int) -> list[int]:
         """Return what followed the last tokens when they occurred before, at most so many tokens."""
-        begin = self._places.get(tuple(self._tokens[-LOOKUP:]))
+        places = [self._places.get(tuple(self._tokens[-length:])) for length in LOOKUPS]
+        begin = next((place for place in places if place is not None), None)
         if begin is None or most <= 0:
             return []
         found = self._tokens[begin : begin + most]
