@@ -70,6 +70,20 @@ async def test_who_leaves_changes_nothing_for_the_others(workshop, expected):
     await asyncio.gather(*leaving)
 
 
+async def test_who_leaves_while_the_prompt_is_read_ends_nobody_else(workshop, expected):
+    pipeline = await workshop.load(2, sessions=4, queue=10, exact=True)
+    running = asyncio.create_task(answer(pipeline, ask(QUESTIONS[4][1], 60, QUESTIONS[4][0])))
+    left = 0
+    while not running.done():
+        async with contextlib.aclosing(pipeline.ask(ask(GREEDY, 9, f"{left} foxes by the river. " * 60))) as events:
+            await anext(events)
+            await asyncio.sleep(0.02 * (left % 5))
+        left += 1
+    assert await running == expected[4]
+    assert left
+    assert await answer(pipeline, ask(GREEDY, 10, "Hello!")) == expected[5]
+
+
 async def test_a_cache_that_is_full_makes_sessions_wait_and_loses_none(workshop, expected):
     """Every question reserves half of the context window: at most two run, whatever the number of sessions."""
     pipeline = await workshop.load(2, sessions=8, queue=10, kept_tokens=0)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ainet.errors import AinetError, Busy, ModelError, UsageError
-from ainet.executor.stages.drafts import Drafter, LapTime
+from ainet.errors import AinetError, Busy, ModelError
+from ainet.executor.stages.drafts import MAX_DRAFT, Drafter, LapTime
 from ainet.executor.stages.generation import Done, Event, Failed, Open, Started, Text
 from ainet.executor.stages.prefixes import Prefix, Prefixes
 from ainet.executor.stages.session import Drawn, Session
@@ -109,10 +109,10 @@ class Head:
         self._usual_seconds = 0.0
         self._prefixes = self._empty(0)
 
-    def answers(self, segments: Sequence[Segment]) -> bool:
+    def answers(self, segment: Segment) -> bool:
         """Whether anybody still waits for what follows these rows."""
-        found = [self._active.get(segment.slot) for segment in segments]
-        return any(session is not None and not session.is_over for session in found)
+        session = self._active.get(segment.slot)
+        return session is not None and not session.is_over
 
     @property
     def waiting(self) -> int:
@@ -156,18 +156,14 @@ class Head:
             if not segment.outputs or session is None or session.is_over:
                 continue
             if not session.has_begun:
-                self._keep(session, segment.end)
+                self._keep(session, segment.end, segment.end)
             tried = len(session.draft)
-            try:
-                drawn = session.draw(segment, row - segment.outputs)
-            except UsageError as exc:
-                self._end(session, Failed(session.request.session, exc.to_dict()))
-                continue
+            drawn = session.draw(segment, row - segment.outputs)
             text = None
             if session.request.stop:
                 drawn, text = session.say(drawn)
             told.append((session, drawn, text))
-            if drawn.finish is None:
+            if drawn.finish is None and drawn.error is None:
                 tokens = [drawn.tokens[-1], *self._draft(session, drawn, tried)]
                 following.append(Next(segment.slot, drawn.position, tokens))
         # The other stages begin at once: the text is made, and told, while they compute.
@@ -176,7 +172,9 @@ class Head:
             text = session.say(drawn)[1] if said is None else said
             if drawn.tokens:
                 session.reply(Text(session.request.session, text, drawn.tokens, drawn.laps))
-            if drawn.finish is not None:
+            if drawn.error is not None:
+                self._end(session, Failed(session.request.session, drawn.error.to_dict()))
+            elif drawn.finish is not None:
                 self._finish(session, drawn.finish)
         self._next()
 
@@ -250,7 +248,8 @@ class Head:
             session.drafter.extend(session.tokens.tolist())
         self._ring.prompt(session.slot, kept, session.prompt[kept:], logits=not session.generated)
         if session.generated:
-            self._ring.replay(session.slot, session.steps)
+            # Where the shapes do not matter, what was tried for nothing would only leave gaps among the cells.
+            self._ring.replay(session.slot, session.steps if not self._exact else session.plain_steps)
             last = np.array(session.generated[-1:], np.int32)
             self._ring.prompt(session.slot, len(session.prompt) + len(session.generated) - 1, last, logits=True)
 
@@ -275,10 +274,10 @@ class Head:
         longest = min(len(session.prompt) + session.request.max_tokens, self._llama.n_ctx)
         return max(longest, prefix.cells if prefix is not None else 0)
 
-    def _keep(self, session: Session, cells: int) -> None:
-        """Have the stages keep what is known of a session: for the next question on the same text."""
+    def _keep(self, session: Session, known: int, cells: int) -> None:
+        """Have the stages keep the tokens that are known of a session, in so many cells: for the next question."""
         tokens = session.tokens if self._exact else session.prompt
-        number, forgotten = self._prefixes.add(tokens[:cells], cells)
+        number, forgotten = self._prefixes.add(tokens[:known], cells)
         if forgotten:
             self._ring.forget(forgotten)
         if number is not None:
@@ -294,8 +293,9 @@ class Head:
 
     def _finish(self, session: Session, finish: str) -> None:
         if self._exact and session.has_begun:
-            # The last token was not processed.
-            self._keep(session, len(session.prompt) + len(session.generated) - 1)
+            # The last token was not processed, or is on its way, with what is tried after it.
+            known = len(session.prompt) + len(session.generated) - 1
+            self._keep(session, known, min(known + 1 + MAX_DRAFT, self._llama.n_ctx))
         self._end(session, Done(session.request.session, finish, session.held()))
 
     def _end(self, session: Session, event: Done | Failed) -> None:

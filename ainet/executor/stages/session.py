@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 
 
 class Drawn(NamedTuple):
-    """Tokens that were drawn, the position of the last one, how the answer ended with them, and the draft, if any."""
+    """Tokens that were drawn, the position of the last one, how the answer ended with them, and the draft, if any.
+
+    `error`: the grammar leaves no token to choose from.
+    """
 
     tokens: list[int]
     position: int
     finish: str | None
     laps: list[Lap]
+    error: UsageError | None = None
 
 
 class Session:
@@ -82,7 +86,7 @@ class Session:
         if resume is None:
             self.prompt = _tokens(request, vocabulary, llama.n_ctx)
         else:
-            self.prompt = _checked(resume, vocabulary, llama.n_ctx)
+            self.prompt = _checked(resume, vocabulary, llama.n_ctx, request.max_tokens)
         self._n_ctx, self._ends = llama.n_ctx, vocabulary.ends
         self._stream = TextStream(vocabulary, request.stop)
         self._sampler = Sampler(request.sampling, llama, vocabulary)
@@ -98,6 +102,11 @@ class Session:
     def tokens(self) -> NDArray[np.int32]:
         """The prompt and what was generated."""
         return np.concatenate([self.prompt, np.array(self.generated, np.int32)])
+
+    @property
+    def plain_steps(self) -> list[tuple[int, list[int], int]]:
+        """The generated tokens but the last, as if there had been no drafts."""
+        return [(len(self.prompt), self.generated[:-1], 1)] if len(self.generated) > 1 else []
 
     @property
     def steps(self) -> list[tuple[int, list[int], int]]:
@@ -128,21 +137,20 @@ class Session:
         ----------
         row
             The first of these rows in the batch.
-
-        Raises
-        ------
-        UsageError
-            If the grammar leaves no token to choose from.
         """
         assert self._sampler is not None  # noqa: S101 - it was prepared before it was answered
         drawn: list[int] = []
-        finish = None
+        finish, error = None, None
         draft, self.draft = self.draft, []
         index = len(self.generated) - 1
         position = segment.end - segment.outputs
         for i in range(segment.outputs):
             position += 1
-            token = self._sampler.sample(position, row + i)
+            try:
+                token = self._sampler.sample(position, row + i)
+            except UsageError as exc:
+                error = exc
+                break
             if self._ends(token):
                 finish = "stop"
                 break
@@ -155,7 +163,7 @@ class Session:
                 break
         self.has_leftovers = len(drawn) < segment.outputs
         laps = [Lap(index, segment.rows, len(drawn))] if draft else []
-        return Drawn(drawn, position, finish, laps)
+        return Drawn(drawn, position, finish, laps, error)
 
     @property
     def has_begun(self) -> bool:
@@ -195,15 +203,17 @@ class Session:
         return len(self.generated) >= self.request.max_tokens or position + 1 >= self._n_ctx
 
 
-def _checked(resume: Resume, vocabulary: Vocabulary, n_ctx: int) -> NDArray[np.int32]:
+def _checked(resume: Resume, vocabulary: Vocabulary, n_ctx: int, max_tokens: int) -> NDArray[np.int32]:
     """Return the tokens of a prompt that is resumed; raises `UsageError` for what the model cannot have said."""
     tokens = [*resume.prompt, *resume.generated]
     if not resume.prompt or not all(0 <= token < vocabulary.n_tokens for token in tokens):
         msg = "An answer cannot go on: its tokens are not those of this model."
         raise UsageError(msg)
     laps, begin = resume.laps, 0
+    most = min(max_tokens, n_ctx - len(resume.prompt))
     for lap in laps:
-        if not (begin <= lap.index and 0 < lap.drawn <= lap.rows <= MAX_DRAFT + 1):
+        is_possible = 0 < lap.drawn <= lap.rows <= MAX_DRAFT + 1 and lap.index + lap.rows <= most
+        if not (begin <= lap.index and is_possible):
             msg = "An answer cannot go on: its tokens were not computed like that."
             raise UsageError(msg)
         begin = lap.index + lap.drawn

@@ -42,7 +42,7 @@ ORDERS = frozenset((Kind.RELEASE, Kind.CLEAR, Kind.KEEP, Kind.RESTORE, Kind.FORG
 #: So many tokens are computed to measure the time of one: the first ones are slower.
 PROBES = 4
 #: Steps of a replay in one frame.
-MAX_STEPS = 1000
+MAX_STEPS = 500
 NO_TOKENS = np.empty(0, np.int32)
 
 
@@ -275,10 +275,7 @@ class Stage:
     def _take(self, frame: Frame) -> None:
         kind, segments = frame.kind, frame.segments
         if kind == Kind.HIDDEN and not self._is_first:
-            if self._head is None or self._head.answers(segments):
-                self._process(segments, self._hidden_states.read(frame))
-            else:
-                self.tokens([])
+            self._process(*self._wanted(segments, self._hidden_states.read(frame)))
         elif kind == Kind.ALIVE:
             pass
         elif kind in PLANS and self._is_first:
@@ -293,6 +290,14 @@ class Stage:
         else:
             msg = f"A {kind.name} frame does not belong to the stage with layers {self._layers}."
             raise ProtocolError(msg)
+
+    def _wanted(self, segments: list[Segment], rows: NDArray[np.float32]) -> tuple[list[Segment], NDArray[np.float32]]:
+        """Return what is still worth computing: at the end, not the rows of sessions that are over."""
+        if self._head is None or all(map(self._head.answers, segments)):
+            return segments, rows
+        wanted = [self._head.answers(segment) for segment in segments]
+        left = [segment for segment, is_wanted in zip(segments, wanted, strict=True) if is_wanted]
+        return left, rows[np.repeat(wanted, [segment.rows for segment in segments])]
 
     def _plan(self, kind: Kind, segments: list[Segment], tokens: NDArray[np.int32]) -> None:
         """Note what the sessions have to compute."""
@@ -346,6 +351,9 @@ class Stage:
         self._process(segments, tokens if self._embedding is None else self._embedding.look_up(tokens))
 
     def _process(self, segments: list[Segment], rows: NDArray[Any]) -> None:
+        if not segments:  # whoever asked has left
+            self.tokens([])
+            return
         begun = time.perf_counter()
         for slot, position, n, _ in segments:
             filled = self._filled.get(slot, 0)
