@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Idle pipelines are looked for this often (s).
 SWEEP_SECONDS = 5.0
+#: A pipeline is placed anew when it was outdated so often in a row, each time after it was used.
+OUTDATED_TIMES = 3
 
 
 class Pipelines:
@@ -53,8 +55,8 @@ class Pipelines:
         self._log = log
         self._is_superseded = is_superseded
         self._is_outdated = is_outdated
-        #: When each pipeline had been used last when it was checked.
-        self._checked: weakref.WeakKeyDictionary[Pipeline, float] = weakref.WeakKeyDictionary()
+        #: When each pipeline had been used last when it was checked, and how often in a row it was outdated.
+        self._checked: weakref.WeakKeyDictionary[Pipeline, tuple[float, int]] = weakref.WeakKeyDictionary()
         self._changed = changed
         self._loaded: list[Pipeline] = []
         self._locks: weakref.WeakValueDictionary[tuple[str, int | None], asyncio.Lock] = weakref.WeakValueDictionary()
@@ -161,15 +163,19 @@ class Pipelines:
             self._log.warning("The members are not told what is loaded: %s", exc.message)
 
     async def _is_due(self, pipeline: Pipeline) -> bool:
-        """Whether a pipeline that nobody uses now, but somebody used since it was checked, is outdated."""
-        if not (pipeline.usable and pipeline.idle) or self._checked.get(pipeline) == pipeline.last_used:
+        """Whether a pipeline that nobody uses now was outdated after each of its last uses: once may be chance."""
+        checked, times = self._checked.get(pipeline, (0.0, 0))
+        if not (pipeline.usable and pipeline.idle) or checked == pipeline.last_used:
             return False
-        self._checked[pipeline] = pipeline.last_used
+        used = pipeline.last_used
         try:
-            return await self._is_outdated(pipeline)
+            outdated = await self._is_outdated(pipeline)
         except AinetError as exc:
             self._log.info("It is not known how fast the stages of %s are: %s", pipeline.plan.name, exc)
-            return False
+            outdated = False
+        times = times + 1 if outdated else 0
+        self._checked[pipeline] = used, times
+        return times >= OUTDATED_TIMES
 
     async def _sweep(self) -> None:
         while True:
