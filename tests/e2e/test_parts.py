@@ -154,7 +154,12 @@ import sys, time
 from distributed import Client, Security
 from ainet.client import NodeClient
 with NodeClient.find() as node:
-    opened = node.open_client(5); tls = opened["tls"]
+    for _ in range(20):  # a device that has just started may not lend yet
+        opened = node.open_client(5); tls = opened["tls"]
+        if len(opened["workers"]) == 5:
+            break
+        node.close_client(opened["id"])
+        time.sleep(1)
     security = Security(require_encryption=True, tls_ca_file=tls["ca"], tls_client_cert=tls["cert"],
                         tls_client_key=tls["key"])
     with Client(opened["address"], security=security) as client:
