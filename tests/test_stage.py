@@ -6,7 +6,9 @@ import asyncio
 import logging
 import socket
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from smollm2 import CHUNK, N_CTX, one_process
 
@@ -14,6 +16,7 @@ from ainet.errors import AinetError, Busy, PromptTooLong, Refused, StageLost
 from ainet.executor.models.shards import ShardStore
 from ainet.executor.stages.generation import Done, Message, Open, Started, Text
 from ainet.executor.stages.sampling_params import SamplingParams
+from ainet.executor.stages.segments import Segment
 from ainet.executor.stages.session_client import SessionClient
 from ainet.executor.stages.session_server import SessionServer
 from ainet.executor.stages.spec import StageSpec
@@ -222,3 +225,15 @@ async def test_stopping_the_stage_tells_who_waits(pipeline):
         with pytest.raises(StageLost, match="the pipeline was unloaded"):
             async for _ in running:
                 pass
+
+
+def test_rows_of_who_has_left_are_not_computed_when_others_share_the_batch():
+    """The first ones may be left out already: what follows them would begin at a position that nobody knows."""
+    stage = Stage.__new__(Stage)
+    stage._head = SimpleNamespace(answers=lambda segment: segment.slot != 1)
+    segments = [Segment(0, 5, 1, 1), Segment(1, 64, 3), Segment(2, 0, 2, 1)]
+    rows = np.arange(6, dtype=np.float32).reshape(6, 1)
+    left, kept = stage._wanted(segments, rows)
+    assert left == [segments[0], segments[2]]
+    assert kept[:, 0].tolist() == [0, 4, 5]
+    assert stage._wanted(segments[1:2], rows[1:4])[0] == []
