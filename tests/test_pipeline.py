@@ -225,12 +225,13 @@ async def test_a_worker_that_is_lost_before_it_holds_anything_is_said(workshop, 
 async def test_workers_that_nobody_needs_end_and_one_stays_warm(workshop, monkeypatch):
     monkeypatch.setattr("ainet.executor.stages.service.TRIM_SECONDS", 0.1)
     pipeline = await workshop.load(3)
-    pids = [part["pid"] for part in pipeline.placement]
+    engine = workshop.service._engine
+    pids = [worker.pid for worker in engine.workers()]
     await pipeline.close()
     async with asyncio.timeout(20):
-        while sum(psutil.pid_exists(pid) for pid in pids) > 1:
+        while len(engine.workers()) > 1 or sum(psutil.pid_exists(pid) for pid in pids) > 1:
             await asyncio.sleep(0.05)
-    assert len(workshop.service._engine.workers()) == 1
+    assert len(engine.workers()) == 1
 
 
 async def test_a_stage_is_linked_to_members_only_and_once(workshop):

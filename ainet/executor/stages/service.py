@@ -124,7 +124,6 @@ class StageService:
         self._stages: dict[tuple[str, int], HostedStage] = {}
         self._lock = asyncio.Lock()
         self._tasks = Tasks("The background work for stages failed", log)
-        self._trimming: asyncio.Task[None] | None = None
         engine.on_worker_lost(self._lose_worker)
 
     def stages(self, pipeline: str | None = None) -> list[HostedStage]:
@@ -287,9 +286,6 @@ class StageService:
         """Unload every stage."""
         await self.close_all()
         await self._tasks.stop()
-        if self._trimming is not None:
-            self._trimming.cancel()
-            await asyncio.gather(self._trimming, return_exceptions=True)
 
     async def close_all(self, node_id: str | None = None) -> None:
         """Unload every stage, or those in which the node with this id takes part."""
@@ -428,8 +424,7 @@ class StageService:
             self._links.channels.conceal(port)
         if stage.following is not None:
             self._tasks.spawn(self._links.forwarders.close(stage.following.node, stage.following.data_port))
-        if self._trimming is None or self._trimming.done():
-            self._trimming = asyncio.create_task(self._trim())
+        self._tasks.spawn(self._trim())
 
     async def _keep_spare(self) -> None:
         """Have a worker ready for a stage that takes the place of a lost one: starting one takes seconds."""
