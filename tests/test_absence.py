@@ -16,13 +16,14 @@ async def test_a_member_that_stays_away_is_told_of_once(tmp_path):
 
     async with devices(tmp_path, "desk", "laptop") as (desk, laptop):
         await until(lambda: desk.links.linked(laptop.id))
+        link = desk.links.linked(laptop.id)
         watch = AbsenceWatch(desk.links, 0.1, gone)
         for _ in range(20):
-            watch.watch(laptop.id)
+            await watch.watch(link)
         await laptop.stop()
         await until(lambda: told)
         assert told == [laptop.id]
-        watch.watch(laptop.id)  # anew, and it still is not there
+        await watch.watch(link)  # anew, and it still is not there
         await until(lambda: len(told) == 2)
         await watch.stop()
 
@@ -36,7 +37,7 @@ async def test_a_member_that_comes_back_is_watched_on(tmp_path):
     async with devices(tmp_path, "desk", "laptop") as (desk, laptop):
         await until(lambda: desk.links.linked(laptop.id))
         watch = AbsenceWatch(desk.links, 4.0, gone)
-        watch.watch(laptop.id)
+        await watch.watch(desk.links.linked(laptop.id))
         for _ in range(2):  # the cable is pulled, and the link dialled again within seconds
             before = desk.links.linked(laptop.id)
             for device in (desk, laptop):  # each may know of a link that the other does not know yet
@@ -54,6 +55,27 @@ async def test_watching_stops_at_once(tmp_path):
 
     async with devices(tmp_path, "desk", "laptop") as (desk, laptop):
         watch = AbsenceWatch(desk.links, 60.0, gone)
-        watch.watch(laptop.id)
-        watch.watch("nobody")
+        await until(lambda: desk.links.linked(laptop.id))
+        await watch.watch(desk.links.linked(laptop.id))
         await watch.stop()  # `devices` looks for tasks that are left
+
+
+async def test_a_member_that_was_started_anew_knows_nothing_of_what_was_held_for_it(tmp_path):
+    told: list[str] = []
+
+    async def gone(member: str) -> None:
+        told.append(member)
+
+    async with devices(tmp_path, "desk", "laptop") as (desk, laptop):
+        await until(lambda: desk.links.linked(laptop.id))
+        watch = AbsenceWatch(desk.links, 60.0, gone)
+        await watch.watch(desk.links.linked(laptop.id))
+        for n in (1, 2):
+            await laptop.stop()
+            await laptop.open().start()
+            await until(lambda: desk.links.linked(laptop.id))
+            if n == 1:  # it is noticed, even if it begins nothing
+                await until(lambda: told == [laptop.id])
+            await watch.watch(desk.links.linked(laptop.id))
+            assert told == [laptop.id] * n  # and before it begins anything
+        await watch.stop()

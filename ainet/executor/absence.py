@@ -1,4 +1,4 @@
-"""Noticing that a member does not come back."""
+"""Noticing that a member does not come back, or comes back as one that knows nothing of what was held for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from ainet.network import Links
+    from ainet.network import Links, PeerLink
 
 #: What is held for a member is given up when it was away for this long (s); a broken link is dialled again sooner.
 GRACE_SECONDS = 10.0
@@ -17,7 +17,7 @@ LOOK_SECONDS = 0.2
 
 
 class AbsenceWatch:
-    """Tells, once for each `watch`, that a member has no link to this node any more and stays away.
+    """Tells that a member has no link to this node any more and stays away, or that it was started anew.
 
     Parameters
     ----------
@@ -26,23 +26,32 @@ class AbsenceWatch:
     seconds
         How long a member may be away.
     gone
-        Called with the node id of a member that stayed away for longer.
+        Called with the node id of a member that stayed away for longer, or was started anew.
     """
 
     def __init__(self, links: Links, seconds: float, gone: Callable[[str], Awaitable[None]]) -> None:
         self._links = links
         self._seconds = seconds
         self._gone = gone
-        self._watched: set[str] = set()
+        #: Which run of each member is watched.
+        self._watched: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def watch(self, member: str) -> None:
-        """Watch the member with this node id until it stays away; a second time changes nothing."""
-        if member not in self._watched:
-            self._watched.add(member)
-            task = asyncio.create_task(self._run(member), name=f"watching {member[:8]}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    async def watch(self, link: PeerLink) -> None:
+        """Watch the member at the other end until it stays away; a second time changes nothing.
+
+        Returns when what an earlier run of it left has been told of: what begins then is not affected.
+        """
+        member, instance = link.peer_id, link.instance
+        before = self._watched.get(member)
+        if before == instance:
+            return
+        self._watched[member] = instance
+        task = asyncio.create_task(self._run(member, instance), name=f"watching {member[:8]}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if before is not None:
+            await self._gone(member)
 
     async def stop(self) -> None:
         """Stop watching."""
@@ -51,20 +60,19 @@ class AbsenceWatch:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, member: str) -> None:
-        try:
-            while not await self._stays_away(member):
-                if (link := self._links.linked(member)) is not None:
-                    await link.closed.wait()
-        finally:
-            self._watched.discard(member)  # before it is told: what the member begins from now on is watched anew
-        await self._gone(member)
+    async def _run(self, member: str, instance: str) -> None:
+        while not await self._stays_away(member, instance):
+            if (link := self._links.linked(member)) is not None:
+                await link.closed.wait()
+        if self._watched.get(member) == instance:  # else a later run has been told of
+            del self._watched[member]  # before it is told: what the member begins from now on is watched anew
+            await self._gone(member)
 
-    async def _stays_away(self, member: str) -> bool:
+    async def _stays_away(self, member: str, instance: str) -> bool:
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._seconds
-        while self._links.linked(member) is None:  # links tell when they close, but not when they open
+        while (link := self._links.linked(member)) is None:  # links tell when they close, but not when they open
             if clock() >= deadline:
                 return True
             await asyncio.sleep(min(LOOK_SECONDS, self._seconds))
-        return False
+        return link.instance != instance

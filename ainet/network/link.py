@@ -68,8 +68,8 @@ class PeerLink:
     ----------
     path, relay
         Where the peer was dialled, or where it came from; the id of the member that relays, if any does.
-    machine
-        As the peer's `Hello` names it.
+    machine, instance
+        As the peer's `Hello` names them.
     channels
         Takes the frames of channels; None when the peer may have none.
     handlers
@@ -91,6 +91,7 @@ class PeerLink:
         path: str,
         relay: str | None,
         machine: str,
+        instance: str,
         channels: Channels | None,
         handlers: Mapping[str, tuple[type[Request], Handler]],
         take_roster: Callable[[PeerLink, RosterUpdate], None] | None,
@@ -107,6 +108,8 @@ class PeerLink:
         self.path = path
         #: Differs between devices that do not share their loopback addresses.
         self.machine = machine
+        #: Differs between two runs of the peer.
+        self.instance = instance
         #: Id of the member that passes everything on, encrypted as it is; None when the peer is reached directly.
         self.relay = relay
         #: Smoothed round trip (s); None until the first ping was answered.

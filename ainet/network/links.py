@@ -471,6 +471,7 @@ class Links:
             path=path,
             relay=relay,
             machine=greeting.hello.machine,
+            instance=greeting.hello.instance,
             channels=None if greeting.is_contact else self.channels,
             handlers=self._open_handlers if greeting.is_contact else self._handlers,
             take_roster=None if greeting.is_contact else self._take_roster,

@@ -252,13 +252,13 @@ class Lender:
         if not self._config.lend:
             msg = f"{self._identity.name} lends no workers (its owner said so with `ainet up --no-lend`)."
             raise Refused(msg)
+        await self._borrowers.watch(link)
         if sum(loan.borrower == link.peer_id for loan in self._loans.values()) >= MOST_LOANS:
             msg = (
                 f"{self._identity.name} lends {MOST_LOANS} workers to {link.peer_name} already, and no more to one "
                 "device. Close another Dask cluster there first."
             )
             raise Refused(msg)
-        self._borrowers.watch(link.peer_id)
         return Lent(await self._start(link.peer_id, request))
 
     async def meet(self, link: PeerLink, request: MeetWorker) -> None:
