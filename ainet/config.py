@@ -92,6 +92,9 @@ class AinetConfig(Configurable):
     stage_threads = Int(0, help="Threads of one stage; 0: its share of `threads`.").tag(config=True)
 
     sessions = Int(8, help="Most requests that one pipeline answers at the same time.").tag(config=True)
+    replicas = Int(
+        2, help="Most other devices that load a whole model, too, while this one has several requests for it."
+    ).tag(config=True)
     queue = Int(8, help="Most requests of each user that may wait for one pipeline.").tag(config=True)
     kept_tokens = Int(
         -1, help="Most tokens of earlier prompts that a pipeline keeps for the next question; -1: a context window."

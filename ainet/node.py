@@ -28,6 +28,7 @@ from ainet.executor.speeds import Speeds
 from ainet.executor.stages.service import StageService
 from ainet.identity import Identity
 from ainet.network import Documents, Leases, Links, Logs, Pairing
+from ainet.network.bandwidths import Bandwidths
 from ainet.options import keep_options
 from ainet.peers import Peers
 from ainet.resources import monitor
@@ -123,6 +124,7 @@ class Node:
         stack.push_async_callback(self.stages.stop)
         leases = Leases(self.links, self.logs, log)
         stack.push_async_callback(leases.stop)
+        bandwidths = Bandwidths(log)
         planning = Planning(
             config=config,
             identity=self.identity,
@@ -132,6 +134,7 @@ class Node:
             store=self.store,
             speed=speed,
             speeds=speeds,
+            bandwidths=bandwidths,
             log=log,
         )
         placements = Placements(self.links, self.logs)
@@ -156,7 +159,7 @@ class Node:
             catalog=self.catalog,
         )
         stack.push_async_callback(handlers.stop)
-        self._peers = Peers(self.links, self.logs, placements, log)
+        self._peers = Peers(self.links, self.logs, placements, bandwidths)
         self.lender = Lender(
             config=config,
             identity=self.identity,

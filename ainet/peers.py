@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ainet.errors import AinetError
 from ainet.network import offers
 from ainet.network.capabilities import LOG, DeviceFacts, HeldModel, HeldStage, Load
 from ainet.network.discovery import swarm_hash
-from ainet.network.messages import PROBE_BYTES, Probe
 from ainet.network.offers import Offer
 
 if TYPE_CHECKING:
-    import logging
-
     from ainet.executor.placements import Placements
     from ainet.identity.contacts import Contact
-    from ainet.network import Links, Logs, MemberState, PeerLink
+    from ainet.network import Links, Logs, MemberState
+    from ainet.network.bandwidths import Bandwidths
 
 #: A bandwidth counts for so long (s); then it is measured again when somebody asks.
 REMEMBER_SECONDS = 60.0
-PROBE_SECONDS = 5.0
 
 
 class Peers:
@@ -34,16 +29,15 @@ class Peers:
     ----------
     links, logs, placements
         How they are reached, and what they tell.
-    log
-        For bandwidths that cannot be measured.
+    bandwidths
+        How fast links are.
     """
 
-    def __init__(self, links: Links, logs: Logs, placements: Placements, log: logging.Logger) -> None:
+    def __init__(self, links: Links, logs: Logs, placements: Placements, bandwidths: Bandwidths) -> None:
         self._links = links
         self._logs = logs
         self._placements = placements
-        self._log = log
-        self._bandwidths: dict[PeerLink, tuple[float, float]] = {}
+        self._bandwidths = bandwidths
 
     async def describe(self) -> list[dict[str, Any]]:
         """Return all members but this one, then the contacts, then the strangers on the local network.
@@ -89,7 +83,7 @@ class Peers:
             "reached": "direct" if link else "no",
             "path": link.path if link else None,
             "latency_s": link.latency if link else None,
-            "bandwidth": await self._bandwidth(link) if link else None,
+            "bandwidth": await self._bandwidths.measure(link, REMEMBER_SECONDS) if link else None,
             "last_seen": self._links.identity.now() if link else self._links.book.last_seen(contact.id),
             "addresses": self._links.known_addresses(contact.id),
         }
@@ -116,23 +110,8 @@ class Peers:
             "reached": "no" if link is None else "direct" if link.relay is None else "relayed",
             "path": link.path if link else None,
             "latency_s": link.latency if link else None,
-            "bandwidth": await self._bandwidth(link) if link else None,
+            "bandwidth": await self._bandwidths.measure(link, REMEMBER_SECONDS) if link else None,
             "last_seen": state.last_seen,
             "addresses": state.addresses,
             **{name: msgspec.to_builtins(value) for name, value in told.items()},
         }
-
-    async def _bandwidth(self, link: PeerLink) -> float | None:
-        self._bandwidths = {one: known for one, known in self._bandwidths.items() if not one.closed.is_set()}
-        when, bandwidth = self._bandwidths.get(link, (-REMEMBER_SECONDS, 0.0))
-        begun = time.monotonic()
-        if begun - when < REMEMBER_SECONDS:
-            return bandwidth
-        try:
-            await link.request(Probe(PROBE_BYTES), timeout=PROBE_SECONDS)
-        except AinetError as exc:
-            self._log.info("The bandwidth to %s is not known: %s", link.peer_name, exc.message)
-            return None
-        seconds = max(time.monotonic() - begun - (link.latency or 0.0), 1e-6)
-        self._bandwidths[link] = (begun, PROBE_BYTES / seconds)
-        return PROBE_BYTES / seconds

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ainet.executor.optimiser import MAX_DEVICES, Share, nearest, optimise
+from ainet.executor.optimiser import MAX_DEVICES, Share, Ways, nearest, optimise
 
 
 def instance(random, n, n_cuts, *, holes=0.2):
@@ -22,19 +22,19 @@ def instance(random, n, n_cuts, *, holes=0.2):
         for begin, end in itertools.combinations(range(n_cuts), 2):
             if end - begin <= room and random.random() >= holes:
                 seconds[device, begin, end] = (whole[end] - whole[begin]) / speed + random.uniform(0, 0.1)
-    return seconds, random.uniform(0, 2, (n, n))
+    return seconds, Ways(random.uniform(0, 2, (n, n)), random.uniform(0, 1, (n, n)))
 
 
-def price(shares, seconds, hops, objective):
+def price(shares, seconds, ways, objective):
     times = [seconds[share.device, share.begin, share.end] for share in shares]
     if objective == "throughput":
         return max(times)
     ring = [share.device for share in shares]
-    between = sum(hops[a, b] for a, b in zip(ring, [*ring[1:], ring[0]], strict=True)) if len(ring) > 1 else 0.0
-    return sum(times) + between
+    between = sum(ways.hidden[a, b] for a, b in itertools.pairwise(ring))
+    return sum(times) + between + (ways.token[ring[-1], ring[0]] if len(ring) > 1 else 0.0)
 
 
-def brute_force(seconds, hops, objective, required):
+def brute_force(seconds, ways, objective, required):
     """Try every order of every set of devices with every cut."""
     n, n_cuts, _ = seconds.shape
     best = np.inf
@@ -45,7 +45,7 @@ def brute_force(seconds, hops, objective, required):
             for cuts in itertools.combinations(range(1, n_cuts - 1), k - 1):
                 places = zip((0, *cuts), (*cuts, n_cuts - 1), strict=True)
                 shares = [Share(device, *place) for device, place in zip(ring, places, strict=True)]
-                best = min(best, price(shares, seconds, hops, objective))
+                best = min(best, price(shares, seconds, ways, objective))
     return best
 
 
@@ -58,16 +58,16 @@ def brute_force(seconds, hops, objective, required):
     required=st.one_of(st.none(), st.integers(0, 3)),
 )
 def test_nothing_is_better(seed, n, n_cuts, objective, required):
-    seconds, hops = instance(np.random.default_rng(seed), n, n_cuts)
+    seconds, ways = instance(np.random.default_rng(seed), n, n_cuts)
     required = None if required is None or required >= n else required
-    found = optimise(seconds, hops, objective, required)
-    best = brute_force(seconds, hops, objective, required)
+    found = optimise(seconds, ways, objective, required)
+    best = brute_force(seconds, ways, objective, required)
     if found is None:
         assert best == np.inf
         return
     shares, cost = found
     assert cost == pytest.approx(best)
-    assert price(shares, seconds, hops, objective) == pytest.approx(cost)
+    assert price(shares, seconds, ways, objective) == pytest.approx(cost)
     assert [share.begin for share in shares] == [0, *(share.end for share in shares[:-1])]
     assert shares[-1].end == n_cuts - 1
     assert len({share.device for share in shares}) == len(shares)
@@ -79,10 +79,10 @@ def test_a_slow_device_far_away_gets_nothing():
         seconds[device, 0, 1] = seconds[device, 1, 2] = 1 / speed
     hops = np.full((3, 3), 0.01)
     hops[2] = hops[:, 2] = 1.0
-    shares, cost = optimise(seconds, hops)
+    shares, cost = optimise(seconds, Ways(hops, hops))
     assert {share.device for share in shares} == {0, 1}
     assert cost == pytest.approx(2.02)
-    assert optimise(seconds, hops, required=2)[1] > 10
+    assert optimise(seconds, Ways(hops, hops), required=2)[1] > 10
 
 
 def test_the_order_is_that_of_the_shortest_way():
@@ -93,7 +93,7 @@ def test_the_order_is_that_of_the_shortest_way():
             seconds[device, cut, cut + 1] = 1.0
     house = [0, 1, 0, 1]
     hops = np.array([[0.001 if house[a] == house[b] else 0.05 for b in range(4)] for a in range(4)])
-    shares, cost = optimise(seconds, hops)
+    shares, cost = optimise(seconds, Ways(hops, hops))
     assert cost == pytest.approx(4 + 2 * 0.05 + 2 * 0.001)
     houses = [house[share.device] for share in shares]
     assert sum(a != b for a, b in itertools.pairwise(houses)) == 1
@@ -101,9 +101,10 @@ def test_the_order_is_that_of_the_shortest_way():
 
 def test_twelve_devices_are_not_too_many():
     random = np.random.default_rng(0)
-    seconds, hops = instance(random, MAX_DEVICES, 33, holes=0)
-    shares, cost = optimise(seconds, hops / 100)
-    assert price(shares, seconds, hops / 100, "latency") == pytest.approx(cost)
+    seconds, ways = instance(random, MAX_DEVICES, 33, holes=0)
+    near = Ways(ways.hidden / 100, ways.token / 100)
+    shares, cost = optimise(seconds, near)
+    assert price(shares, seconds, near, "latency") == pytest.approx(cost)
 
 
 def test_of_many_devices_the_fast_and_the_roomy_are_considered():

@@ -41,6 +41,7 @@ from ainet.executor.stages.sampling_params import SamplingParams
 from ainet.executor.stages.service import StageService
 from ainet.executor.stages.spec import EPOCH_BYTES, StageSpec
 from ainet.network import Leases, Logs
+from ainet.network.bandwidths import Bandwidths
 from ainet.resources.allocator import Allocator, Caps
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Host:
             store=store,
             speed=5e9,
             speeds=self.speeds,
+            bandwidths=Bandwidths(device.log),
             log=device.log,
         )
         executor = Executor(

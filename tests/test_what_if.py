@@ -27,6 +27,16 @@ def test_a_fast_device_nearby_is_taken_and_a_far_one_left_out(smollm2_manifest):
     assert plan(smollm2_manifest, DESK, near | {"latency_ms": {"desk": 200}}, far).left_out[0].name == "near"
 
 
+def test_a_narrow_cable_counts_for_hidden_states_but_not_for_the_token_that_comes_back(smollm2_manifest):
+    def seconds(**way):
+        near = {"name": "near", "memory": "170MB", "speed": "8GB", "latency_ms": {"desk": 1}}
+        return plan(smollm2_manifest, DESK, near | way).seconds
+
+    row = 4 * smollm2_manifest.n_embd
+    assert seconds(bandwidth={"desk": "100kB"}) - seconds() == pytest.approx(row / 100e3)
+    assert seconds(bandwidth="1MB") - seconds() == pytest.approx(row / 1e6)
+
+
 @pytest.mark.parametrize(
     ("devices", "words"),
     [
@@ -37,6 +47,8 @@ def test_a_fast_device_nearby_is_taken_and_a_far_one_left_out(smollm2_manifest):
         ([DESK | {"speed": "0GB"}], "must be more than 0"),
         ([DESK | {"latency_ms": {"moon": 1300}}], "there is no device moon"),
         ([DESK | {"latency_ms": -1}], "not understood"),
+        ([DESK | {"bandwidth": "0B"}, DESK | {"name": "attic"}], "bandwidth of desk is 0B; it must be more than 0"),
+        ([DESK | {"bandwidth": {"moon": "1MB"}}], "there is no device moon"),
         ([DESK | {"colour": "red"}], "unknown field `colour`"),
         ("desk", "Expected `array`"),
     ],

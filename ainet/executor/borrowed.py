@@ -45,6 +45,11 @@ class BorrowedPipeline:
         return self._offered.placement.name
 
     @property
+    def digest(self) -> str:
+        """The model's digest."""
+        return self._offered.placement.model
+
+    @property
     def placement(self) -> list[dict[str, Any]]:
         """Where each range of layers runs: node name, process id, first and last layer."""
         return [

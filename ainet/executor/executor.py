@@ -12,6 +12,8 @@ from ainet.executor.borrowed import BorrowedGone, BorrowedPipeline
 from ainet.executor.messages import LoadProgress
 from ainet.executor.pipeline import Pipeline, PipelineOptions
 from ainet.executor.pipelines import Pipelines
+from ainet.executor.replicas import Replicas
+from ainet.executor.request import turn
 from ainet.executor.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -107,6 +109,7 @@ class Executor:
             is_outdated=self._is_outdated,
             changed=lambda usable: placements.publish(one for one in usable if one.unforced),
         )
+        self._replicas = Replicas(config, planning, load=self._load_replica, log=log)
         self._loading: dict[asyncio.Task[Pipeline | BorrowedPipeline], str] = {}
 
     async def start(self) -> None:
@@ -182,7 +185,7 @@ class Executor:
             Whatever prevents an answer.
         """
         reports: asyncio.Queue[LoadProgress | None] = asyncio.Queue()
-        loading = asyncio.create_task(self._ready(request.model, request.stages, reports.put_nowait))
+        loading = asyncio.create_task(self._ready(request, reports.put_nowait))
         self._loading[loading] = request.model or self._config.model
         loading.add_done_callback(lambda _: reports.put_nowait(None))
         try:
@@ -192,6 +195,7 @@ class Executor:
                 msg = "The model was unloaded while it was being loaded."
                 raise AinetError(msg)
             pipeline = loading.result()
+            self._replicas.note(pipeline.digest, request.text, pipeline.name)
             started = False
             try:
                 async with contextlib.aclosing(pipeline.ask(transcript.rest)) as events:
@@ -199,6 +203,7 @@ class Executor:
                         started = True
                         for shown in transcript.take(pipeline, event):
                             yield shown
+                self._replicas.note(pipeline.digest, request.text + turn("assistant", transcript.text), pipeline.name)
             except StageLost as exc:
                 if isinstance(pipeline, Pipeline) and pipeline.unwanted:
                     msg = f"The model {pipeline.model} was unloaded while it answered."
@@ -220,10 +225,7 @@ class Executor:
         AinetError
             Whatever prevents an answer.
         """
-        pipeline = next((one for one in self.pipelines.usable() if one.name == name and one.unforced), None)
-        if pipeline is None:
-            msg = "That pipeline is not loaded any more."
-            raise NotFound(msg)
+        pipeline = self.offered(name)
         pipeline.claim(pipeline.model)
         try:
             async with contextlib.aclosing(pipeline.ask(request)) as events:
@@ -235,22 +237,38 @@ class Executor:
         finally:
             pipeline.release()
 
+    def offered(self, name: str) -> Pipeline:
+        """Return the pipeline with this name, of those that members may ask.
+
+        Raises
+        ------
+        NotFound
+            It is not loaded any more.
+        """
+        pipeline = next((one for one in self.pipelines.usable() if one.name == name and one.unforced), None)
+        if pipeline is None:
+            msg = "That pipeline is not loaded any more."
+            raise NotFound(msg)
+        return pipeline
+
     async def unload(self, name: str | None = None) -> list[str]:
         """Unload the model with this name or digest, or all, also what is being loaded; returns the models' names."""
         stopped = [task for task, asked in self._loading.items() if not task.done() and name in (None, asked)]
         names = [self._loading[task] for task in stopped]
         for task in stopped:
             task.cancel()
-        await asyncio.gather(*stopped, return_exceptions=True)
+        await asyncio.gather(*stopped, self._replicas.stop(name), return_exceptions=True)
         return names + await self.pipelines.unload(name)
 
-    async def _ready(self, name: str | None, stages: int | None, progress: Progress) -> Pipeline | BorrowedPipeline:
+    async def _ready(self, request: GenerateRequest, progress: Progress) -> Pipeline | BorrowedPipeline:
         """Return a pipeline that is loaded and claimed by the caller."""
+        name, stages = request.model, request.stages
         manifest = await self.manifest(name, progress)
         async with self.pipelines.alone(manifest.digest, stages):
             for left in reversed(range(ATTEMPTS)):
                 try:
-                    found = await self._find(manifest, stages) or await self._place(manifest, stages, progress)
+                    found = await self._find(manifest, stages, request.text)
+                    found = found or await self._place(manifest, request, progress)
                 except LeaseLost as exc:
                     self._log.info("%s is placed again: %s", manifest.name, exc.message)
                     if not left:
@@ -261,31 +279,38 @@ class Executor:
                 return found
         raise AssertionError
 
-    async def _find(self, manifest: Manifest, stages: int | None) -> Pipeline | BorrowedPipeline | None:
-        """Return what is loaded already: here, or by a member if the model does not fit on this device."""
-        pipeline = self.pipelines.find(manifest.digest, stages)
-        if pipeline is not None:
-            better = self._better(pipeline)
-            return pipeline if better is None else self._borrow(better)
-        if stages is not None or await self._planning.fits_here(manifest, self.pipelines.idle_memory()):
+    async def _find(self, manifest: Manifest, stages: int | None, text: str) -> Pipeline | BorrowedPipeline | None:
+        """Return what is loaded already, by this node or by members, and answers `text` soonest."""
+        own = self.pipelines.find(manifest.digest, stages)
+        if stages is not None:
+            return own[0] if own else None
+        for pipeline in own:
+            if (better := self._better(pipeline)) is not None:
+                return self._borrow(better)
+        if not own and await self._planning.fits_here(manifest, self.pipelines.idle_memory()):
             return None
         offered = self._placements.find(manifest.digest, self._planning.sizes(manifest))
-        return None if offered is None else self._borrow(offered)
+        # Of pipelines over several devices one is enough: others would compete for the same ones.
+        able = [one for one in offered if one.is_whole or (not own and one is offered[0])]
+        if not own and not able:
+            return None
+        chosen = await self._replicas.choose(manifest, text, own, able)
+        return chosen if isinstance(chosen, Pipeline) else self._borrow(chosen)
 
     def _better(self, pipeline: Pipeline) -> Offered | None:
         """Return a member's pipeline that answers in place of this one: both were loaded while they did not meet."""
-        if pipeline.is_local or not pipeline.unforced:
+        if pipeline.is_local or pipeline.is_replica or not pipeline.unforced:
             return None
         plan = pipeline.plan
         offered = self._placements.find(plan.model, self._planning.sizes(pipeline.manifest))
-        return offered if offered is not None and offered.rank < (plan.seconds, pipeline.name) else None
+        return offered[0] if offered and offered[0].rank < (plan.seconds, pipeline.name) else None
 
     async def _is_outdated(self, pipeline: Pipeline) -> bool:
         """Whether the stages have become so much faster or slower that others would answer sooner.
 
         Only the tensors of layers that then change hands travel: the others are there already.
         """
-        if pipeline.is_local or not pipeline.unforced:
+        if pipeline.is_local or pipeline.is_replica or not pipeline.unforced:
             return False
         plan = pipeline.plan
         measured = [figures.token_seconds for figures in await pipeline.figures()]
@@ -299,8 +324,11 @@ class Executor:
     def _borrow(self, offered: Offered) -> BorrowedPipeline:
         return BorrowedPipeline(offered, {member.id: member.name for member in self._identity.roster.members})
 
-    async def _place(self, manifest: Manifest, stages: int | None, progress: Progress) -> Pipeline | BorrowedPipeline:
+    async def _place(
+        self, manifest: Manifest, request: GenerateRequest, progress: Progress
+    ) -> Pipeline | BorrowedPipeline:
         """Load the model; over several devices only one member at a time does so, and the others use what it loads."""
+        stages = request.stages
         try:
             planned = await self._plan_settled(manifest, stages)
         except NotEnough:
@@ -311,7 +339,7 @@ class Executor:
                 return await self._load(planned, manifest, None, progress, unforced=stages is None)
 
         async def place(number: int) -> Pipeline | BorrowedPipeline:
-            found = await self._find(manifest, None)  # somebody else may have been first
+            found = await self._find(manifest, None, request.text)  # somebody else may have been first
             if found is not None:
                 return found
             again = await self._plan_settled(manifest, None)
@@ -336,13 +364,32 @@ class Executor:
     async def _load(
         self, planned: Planned, manifest: Manifest, lease: int | None, progress: Progress, *, unforced: bool
     ) -> Pipeline:
-        plan, sources, free = planned
-        await self.pipelines.make_room(plan, free)
-        pipeline = Pipeline(
-            plan,
+        await self.pipelines.make_room(planned.plan, planned.free)
+        pipeline = self._pipeline(planned, manifest, unforced=unforced, lease=lease)
+        await pipeline.load(progress)
+        self.pipelines.add(pipeline)
+        return pipeline
+
+    async def _load_replica(self, planned: Planned, manifest: Manifest) -> None:
+        pipeline = self._pipeline(planned, manifest, unforced=True, is_replica=True)
+        await pipeline.load(lambda _: None)
+        self.pipelines.add(pipeline)
+
+    def _pipeline(
+        self,
+        planned: Planned,
+        manifest: Manifest,
+        *,
+        unforced: bool,
+        is_replica: bool = False,
+        lease: int | None = None,
+    ) -> Pipeline:
+        return Pipeline(
+            planned.plan,
             manifest,
-            sources,
+            planned.sources,
             unforced=unforced,
+            is_replica=is_replica,
             lease=lease,
             identity=self._identity,
             service=self._service,
@@ -350,9 +397,6 @@ class Executor:
             options=PipelineOptions.of(self._config),
             log=self._log,
         )
-        await pipeline.load(progress)
-        self.pipelines.add(pipeline)
-        return pipeline
 
     def _abandon(self, pipeline: Pipeline | BorrowedPipeline) -> None:
         if isinstance(pipeline, Pipeline):

@@ -91,6 +91,20 @@ class Said(msgspec.Struct, frozen=True):
     event: Event
 
 
+class PipelineState(msgspec.Struct, frozen=True):
+    """How many sessions use a pipeline."""
+
+    sessions: Count
+
+
+class DescribePipeline(Request, frozen=True):
+    """Ask how busy a pipeline is that the node has loaded."""
+
+    reply = PipelineState
+
+    pipeline: str
+
+
 class AskPipeline(Request, frozen=True):
     """Ask a question of a pipeline that the node has loaded; cancelling the request cancels the session."""
 

@@ -33,6 +33,13 @@ class Share(NamedTuple):
     end: int
 
 
+class Ways(NamedTuple):
+    """The time (s) from one device to the next, of shape (devices, devices): of hidden states, and of a token."""
+
+    hidden: NDArray[np.float64]
+    token: NDArray[np.float64]
+
+
 class _Reached(NamedTuple):
     """The best cost of placing the layers before each cut, and how it came about."""
 
@@ -43,7 +50,7 @@ class _Reached(NamedTuple):
 
 def optimise(
     seconds: NDArray[np.float64],
-    hops: NDArray[np.float64],
+    ways: Ways,
     objective: Objective = "latency",
     required: int | None = None,
 ) -> tuple[list[Share], float] | None:
@@ -54,8 +61,8 @@ def optimise(
     seconds
         Shape (devices, cuts, cuts): the time that a device takes for the layers between two cuts; infinite where they
         do not fit, or may not be cut out. The first cut is before all layers, the last one after them.
-    hops
-        Shape (devices, devices): the time from one device to the next.
+    ways
+        From one device to the next; the last one sends a token to the first.
     objective
         What shall be small.
     required
@@ -73,13 +80,13 @@ def optimise(
         reached = dict(level)
         while level:
             for (mask, device), state in level.items():
-                closing = hops[device, first] if objective == "latency" and device != first else 0.0
+                closing = ways.token[device, first] if objective == "latency" and device != first else 0.0
                 cost = float(state.costs[last]) + closing
                 counts = required is None or mask >> required & 1
                 if counts and cost < (best[1] * (1 - EQUAL) if best is not None else np.inf):
                     best = _trace(reached, mask, device, last), cost
             bound = best[1] if best is not None else np.inf
-            level = _next_level(level, seconds, hops if objective == "latency" else None, left, bound)
+            level = _next_level(level, seconds, ways.hidden if objective == "latency" else None, left, bound)
             reached |= level
     return best
 

@@ -17,6 +17,7 @@ from ainet.executor.messages import (
     AskPipeline,
     CloseStages,
     DescribeNode,
+    DescribePipeline,
     DescribeStages,
     DescribeWorkers,
     FindModel,
@@ -25,6 +26,7 @@ from ainet.executor.messages import (
     LoadStage,
     ModelFound,
     Piece,
+    PipelineState,
     ReadTensor,
     Said,
     StageLoaded,
@@ -81,6 +83,7 @@ class PeerHandlers:
         links.handle(DescribeStages, self.describe_stages)
         links.handle(DescribeWorkers, self.describe_workers)
         links.handle(AskPipeline, self.ask_pipeline)
+        links.handle(DescribePipeline, self.describe_pipeline)
 
     async def stop(self) -> None:
         """Stop waiting for owners to come back, and looking for models."""
@@ -127,7 +130,7 @@ class PeerHandlers:
         manifest = await asyncio.to_thread(_decode, request)
         self._service.admit(request.spec, manifest)  # before anything of it is kept
         await asyncio.to_thread(self._store.save_manifest, manifest)
-        self._owners.watch(link.peer_id)
+        await self._owners.watch(link)
         reports: asyncio.Queue[LoadProgress | None] = asyncio.Queue()
         loading = asyncio.create_task(
             self._service.load(request.spec, manifest, request.sources, reports.put_nowait, local=False)
@@ -147,6 +150,10 @@ class PeerHandlers:
         async with contextlib.aclosing(self._executor.answer(request.pipeline, asked)) as events:
             async for event in events:
                 yield Said(event)
+
+    async def describe_pipeline(self, _link: PeerLink, request: DescribePipeline) -> PipelineState:
+        """Return how busy a pipeline of this node is."""
+        return PipelineState(self._executor.offered(request.pipeline).sessions)
 
     async def link_stage(self, link: PeerLink, request: LinkStage) -> None:
         """Connect a stage to its neighbours."""

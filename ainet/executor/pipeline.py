@@ -81,6 +81,8 @@ class Pipeline:
         This node, its own stages, and the way to other nodes.
     unforced
         Whether the number of stages was left to the planner.
+    is_replica
+        Whether the model was loaded already, and others were busy with it.
     lease
         Number of the lease in whose name it is loaded, if any.
     options
@@ -96,6 +98,7 @@ class Pipeline:
         sources: list[str],
         *,
         unforced: bool,
+        is_replica: bool = False,
         lease: int | None = None,
         identity: Identity,
         service: StageService,
@@ -105,6 +108,7 @@ class Pipeline:
     ) -> None:
         self.plan = plan
         self.unforced = unforced
+        self.is_replica = is_replica
         #: Whether it was unloaded on purpose, whoever used it.
         self.unwanted = False
         self._lease = lease
@@ -132,6 +136,11 @@ class Pipeline:
         return self.plan.name
 
     @property
+    def digest(self) -> str:
+        """The model's digest."""
+        return self.plan.model
+
+    @property
     def is_local(self) -> bool:
         """Whether every stage is on this device."""
         return self._local
@@ -140,6 +149,11 @@ class Pipeline:
     def usable(self) -> bool:
         """Whether the pipeline can be asked."""
         return self._client is not None and not self._client.closed
+
+    @property
+    def sessions(self) -> int:
+        """How many use it at the moment, or are about to."""
+        return self._claims
 
     @property
     def idle(self) -> bool:

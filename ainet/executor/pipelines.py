@@ -80,13 +80,14 @@ class Pipelines:
         """Return the pipelines that can be asked."""
         return [pipeline for pipeline in self._loaded if pipeline.usable]
 
-    def find(self, digest: str, stages: int | None) -> Pipeline | None:
-        """Return a pipeline of the model with as many stages as are wanted; None: as placed without a wish."""
-        for pipeline in self.usable():
-            count = len(pipeline.plan.stages)
-            if pipeline.plan.model == digest and (count == stages or (stages is None and pipeline.unforced)):
-                return pipeline
-        return None
+    def find(self, digest: str, stages: int | None) -> list[Pipeline]:
+        """Return the pipelines of the model with as many stages as are wanted; None: as placed without a wish."""
+        return [
+            pipeline
+            for pipeline in self.usable()
+            if pipeline.plan.model == digest
+            if len(pipeline.plan.stages) == stages or (stages is None and pipeline.unforced)
+        ]
 
     @contextlib.asynccontextmanager
     async def alone(self, digest: str, stages: int | None) -> AsyncGenerator[None, None]:
@@ -147,7 +148,7 @@ class Pipelines:
         for pipeline in wanted:
             pipeline.unwanted = True
         await asyncio.gather(*(self.drop(pipeline) for pipeline in wanted))
-        return [pipeline.plan.name for pipeline in wanted]
+        return list(dict.fromkeys(pipeline.plan.name for pipeline in wanted))
 
     def revoke(self, node_id: str) -> None:
         """Unload every pipeline in which the node takes part: it is not asked any more."""

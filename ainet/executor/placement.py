@@ -10,7 +10,7 @@ import numpy as np
 
 from ainet.config import show_bytes
 from ainet.errors import CannotSplit, NotEnough
-from ainet.executor.optimiser import Objective, nearest, optimise
+from ainet.executor.optimiser import Objective, Ways, nearest, optimise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,6 +105,8 @@ class NodeOffer(msgspec.Struct, frozen=True, kw_only=True):
         Whether it did.
     latencies
         Seconds to other nodes (by id), one way, as far as they are known.
+    bandwidths
+        Bytes a second to other nodes (by id), as far as they are known.
     workers
         Most stages that the node can host; None means as many as memory allows.
     models
@@ -120,6 +122,7 @@ class NodeOffer(msgspec.Struct, frozen=True, kw_only=True):
     speed: float
     measured: bool = False
     latencies: dict[str, float] = {}
+    bandwidths: dict[str, float] = {}
     workers: int | None = None
     models: list[str] = []
     gpu: bool = False
@@ -195,6 +198,8 @@ class Planner:
         Context window and chunk, in tokens.
     objective
         Whether one session shall be fast (``latency``), or many together (``throughput``).
+    row_bytes
+        Bytes of one hidden state on its way; None: in float32.
     """
 
     def __init__(
@@ -205,8 +210,10 @@ class Planner:
         n_ctx: int,
         n_ubatch: int,
         objective: Objective = "latency",
+        row_bytes: int | None = None,
     ) -> None:
         self._manifest = manifest
+        self._row_bytes = 4 * manifest.n_embd if row_bytes is None else row_bytes
         self._offers = list(offers)
         self._n_ctx = n_ctx
         self._n_ubatch = n_ubatch
@@ -253,8 +260,8 @@ class Planner:
     def _best(self) -> Plan:
         """Split the model in the best of all ways."""
         offers = [self._offers[i] for i in nearest([(one.speed * one.threads, one.memory) for one in self._offers])]
-        seconds, hops = self._seconds_of(offers), self._hops(offers)
-        found = optimise(seconds, hops, self._objective)
+        seconds, ways = self._seconds_of(offers), self._ways(offers)
+        found = optimise(seconds, ways, self._objective)
         if found is None:
             return self._too_large()
         ends = self._ends
@@ -262,20 +269,20 @@ class Planner:
         placed = [Placed(offers[one.device], ends[one.begin], ends[one.end] - 1) for one in shares]
         used = {one.device for one in shares}
         left_out = [
-            LeftOut(offers[i].name, self._why_not(i, seconds, hops, cost)) for i in range(len(offers)) if i not in used
+            LeftOut(offers[i].name, self._why_not(i, seconds, ways, cost)) for i in range(len(offers)) if i not in used
         ]
         what = "a token takes the least time" if self._objective == "latency" else "the slowest stage is the fastest"
         devices = "device" if len(placed) == 1 else "devices"
         why = f"This device cannot hold the whole model; with these {len(placed)} {devices} {what}."
         return self._as_plan(placed, why, left_out)
 
-    def _why_not(self, device: int, seconds: NDArray[np.float64], hops: NDArray[np.float64], cost: float) -> str:
+    def _why_not(self, device: int, seconds: NDArray[np.float64], ways: Ways, cost: float) -> str:
         """Return why a device gets no layers."""
         if not np.isfinite(seconds[device]).any():
             return f"{show_bytes(self._offers[device].memory)} free is too little for any layer"
         if len(seconds) > EXPLAINED:
             return "a token would take longer with it"
-        found = optimise(seconds, hops, self._objective, required=device)
+        found = optimise(seconds, ways, self._objective, required=device)
         if found is None:
             return "it cannot take part in any split that fits"
         return f"a token would take {_milliseconds(found[1])} with it, not {_milliseconds(cost)}"
@@ -298,18 +305,24 @@ class Planner:
                     seconds[i, begin, end] = self._seconds(offer, first, last)
         return seconds
 
-    def _hops(self, offers: Sequence[NodeOffer]) -> NDArray[np.float64]:
+    def _ways(self, offers: Sequence[NodeOffer]) -> Ways:
         """Return the time from each node to each other one."""
-        return np.array([[self._hop(one, other) for other in offers] for one in offers])
+        return Ways(
+            np.array([[self._hop(one, other, self._row_bytes) for other in offers] for one in offers]),
+            np.array([[self._hop(one, other, 0) for other in offers] for one in offers]),
+        )
 
-    def _hop(self, one: NodeOffer, other: NodeOffer) -> float:
+    def _hop(self, one: NodeOffer, other: NodeOffer, size: int) -> float:
+        """Return the time of so many bytes from one node to another."""
         if one.node == other.node:
             return STAGE_SECONDS
-        known = [latency for a, b in ((one, other), (other, one)) if (latency := a.latencies.get(b.node)) is not None]
+        pair = ((one, other), (other, one))
+        known = [latency for a, b in pair if (latency := a.latencies.get(b.node)) is not None]
         if not known:  # not farther than by way of the node that asks
             asking = self._offers[0].latencies
             known = [asking.get(one.node, 0.0) + asking.get(other.node, 0.0)]
-        return STAGE_SECONDS + max(known)
+        speeds = [speed for a, b in pair if (speed := a.bandwidths.get(b.node)) is not None]
+        return STAGE_SECONDS + max(known) + (size / min(speeds) if speeds else 0.0)
 
     def _hosts(self, offers: Sequence[NodeOffer], stages: int) -> list[NodeOffer]:
         """Return a node for each stage: every node once, then again where memory is left; same nodes adjacent."""
@@ -418,8 +431,8 @@ class Planner:
     def _token_seconds(self, placed: Sequence[Placed]) -> float:
         seconds = sum(self._seconds(*one) for one in placed)
         if len(placed) > 1:
-            ring = [*placed, placed[0]]
-            seconds += sum(self._hop(one.offer, other.offer) for one, other in pairwise(ring))
+            seconds += sum(self._hop(one.offer, other.offer, self._row_bytes) for one, other in pairwise(placed))
+            seconds += self._hop(placed[-1].offer, placed[0].offer, 0)
         return seconds
 
 

@@ -67,6 +67,11 @@ class Offered(NamedTuple):
         """The lower, the better; the same for everybody."""
         return self.placement.seconds, self.pipeline
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether one device holds the whole model."""
+        return len(self.placement.stages) == 1
+
 
 class Placements:
     """Tells members what is loaded here, and knows what they have loaded.
@@ -103,8 +108,8 @@ class Placements:
             if 0 < placement.seconds < math.inf
         ]
 
-    def find(self, model: str, sizes: Sizes) -> Offered | None:
-        """Return the best pipeline of a member that can be reached for the model with this digest."""
+    def find(self, model: str, sizes: Sizes) -> list[Offered]:
+        """Return the pipelines of members that can be reached for the model with this digest, the best first."""
         now = time.monotonic()
         self._avoided = {name: until for name, until in self._avoided.items() if until > now}
         found = [
@@ -114,7 +119,7 @@ class Placements:
             if placement.model == model and (placement.n_ctx, placement.n_ubatch) == sizes
             if name not in self._avoided
         ]
-        return min(found, key=lambda offered: offered.rank, default=None)
+        return sorted(found, key=lambda offered: offered.rank)
 
     def avoid(self, pipeline: str) -> None:
         """Do not find the pipeline for a while: it did not answer."""

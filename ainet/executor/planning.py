@@ -11,26 +11,34 @@ import msgspec
 from ainet.errors import AinetError, NotFound, UsageError
 from ainet.executor.messages import DescribeNode
 from ainet.executor.placement import NodeOffer, Plan, Planner
+from ainet.executor.stages.hidden_states import HiddenStates
 from ainet.executor.stages.spec import EXACT_UBATCH
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from ainet.config import AinetConfig
     from ainet.executor.models.manifest import Manifest
     from ainet.executor.models.tensors import TensorStore
     from ainet.executor.optimiser import Objective
     from ainet.executor.speeds import Speeds
+    from ainet.executor.stages.hidden_states import Form
     from ainet.executor.stages.service import StageService
     from ainet.identity import Identity
     from ainet.network import Links, MemberState
+    from ainet.network.bandwidths import Bandwidths
     from ainet.resources.allocator import Allocator
 
 #: A member that does not describe itself within this time (s) is left out of a plan.
 DESCRIBE_SECONDS = 5.0
 #: Quantisations for which llama.cpp computes a row in the same way whatever is beside it, tested on processors.
 EXACT = frozenset(("Q4_0", "Q4_1", "Q8_0"))
+#: Bandwidths are measured for so long (s) before a plan, and count for so long.
+MEASURE_SECONDS = 2.0
+REMEMBER_SECONDS = 600.0
+#: A replica whose tensors take longer (s) to fetch comes too late for those who wait.
+FETCH_SECONDS = 60.0
 #: No device reads more bytes of memory in a second.
 MOST_SPEED = 1e15
 
@@ -65,6 +73,8 @@ class Planning:
         Bytes of memory that one thread reads in a second, measured.
     speeds
         How fast models ran here.
+    bandwidths
+        How fast links are.
     log
         For members that are left out.
     """
@@ -80,6 +90,7 @@ class Planning:
         store: TensorStore,
         speed: float,
         speeds: Speeds,
+        bandwidths: Bandwidths,
         log: logging.Logger,
     ) -> None:
         self._config = config
@@ -90,6 +101,7 @@ class Planning:
         self._store = store
         self._speed = speed
         self._speeds = speeds
+        self._bandwidths = bandwidths
         self._log = log
 
     def sizes(self, manifest: Manifest) -> Sizes:
@@ -117,6 +129,8 @@ class Planning:
 
     async def offer(self, digest: str) -> NodeOffer:
         """Return what this node can give to a pipeline of the model with this digest."""
+        links = self._links.links()
+        await self._bandwidths.measure_all(links, REMEMBER_SECONDS, MEASURE_SECONDS)
         holds = await asyncio.to_thread(self._holds, digest)
         free = self._allocator.free
         measured = self._speeds.get(digest)
@@ -127,7 +141,8 @@ class Planning:
             threads=self._config.stage_threads or self._allocator.caps.threads,
             speed=measured or self._speed,
             measured=measured is not None,
-            latencies={link.peer_id: link.distance for link in self._links.links() if link.distance is not None},
+            latencies={link.peer_id: link.distance for link in links if link.distance is not None},
+            bandwidths={link.peer_id: known for link in links if (known := self._bandwidths.known(link)) is not None},
             workers=self._service.worker_limit,
             models=[digest] if holds else [],
             gpu=self._allocator.caps.gpu,
@@ -136,7 +151,7 @@ class Planning:
     async def fits_here(self, manifest: Manifest, idle: Mapping[str, int]) -> bool:
         """Whether the whole model fits on this device; `idle` as for `plan`."""
         own = _with_idle(await self.offer(manifest.digest), idle)
-        return Planner(manifest, [own], **self.sizes(manifest)._asdict()).fits(own)
+        return self._planner(manifest, [own]).fits(own)
 
     async def plan(self, manifest: Manifest, stages: int | None, idle: Mapping[str, int]) -> Planned:
         """Place a model; nothing is loaded or unloaded yet.
@@ -156,24 +171,55 @@ class Planning:
         if stages is not None and stages < 1:
             msg = f"stages is {stages}; it must be at least 1."
             raise UsageError(msg)
-        sizes = self.sizes(manifest)._asdict()
         own = await self.offer(manifest.digest)
-        alone = Planner(manifest, [_with_idle(own, idle)], **sizes, objective=self._objective)
+        alone = self._planner(manifest, [_with_idle(own, idle)])
         if stages is None and own.models and alone.fits(_with_idle(own, idle)):  # no need to ask anybody
             return Planned(alone.plan(), [own.node], {own.node: own.memory})
-        members = [state for state in self._links.members() if state.connected and not state.is_self]
-        others = await asyncio.gather(*(self._describe(state, manifest.digest) for state in members))
-        offers = [own, *(offer for offer in others if offer is not None)]
+        offers = await self._offers(manifest)
         able = [_with_idle(offer, idle) for offer in offers]
-        planner = Planner(manifest, able, **sizes, objective=self._objective)
-        plan = await asyncio.to_thread(planner.plan, stages)
+        plan = await asyncio.to_thread(self._planner(manifest, able).plan, stages)
         sources = [offer.node for offer in offers if offer.models]
         return Planned(plan, sources, {offer.node: offer.memory for offer in offers})
 
+    async def replica(self, manifest: Manifest, used: Container[str]) -> Planned | None:
+        """Place the whole model on the best device that does not hold it yet; None if there is none.
+
+        Parameters
+        ----------
+        used
+            Nodes (by id) that hold it.
+        """
+        own, *others = await self._offers(manifest)
+        size = sum(tensor.nbytes for tensor in manifest.tensors)
+
+        def is_near(offer: NodeOffer) -> bool:
+            return bool(offer.models) or size / own.bandwidths.get(offer.node, math.inf) <= FETCH_SECONDS
+
+        able = [offer for offer in (own, *others) if offer.node not in used and is_near(offer)]
+        plans = [self._planner(manifest, [one]).plan(1) for one in able if self._planner(manifest, [one]).fits(one)]
+        if not plans:
+            return None
+        sources = [offer.node for offer in (own, *others) if offer.models]
+        return Planned(min(plans, key=lambda plan: plan.seconds), sources, {})
+
     async def plan_for(self, manifest: Manifest, stages: int | None, offers: Sequence[NodeOffer]) -> Plan:
         """Place a model on devices that need not exist; see `plan`."""
-        planner = Planner(manifest, offers, **self.sizes(manifest)._asdict(), objective=self._objective)
-        return await asyncio.to_thread(planner.plan, stages)
+        return await asyncio.to_thread(self._planner(manifest, offers).plan, stages)
+
+    def _planner(self, manifest: Manifest, offers: Sequence[NodeOffer]) -> Planner:
+        return Planner(
+            manifest,
+            offers,
+            **self.sizes(manifest)._asdict(),
+            objective=self._objective,
+            row_bytes=HiddenStates(cast("Form", self._config.hidden_states), manifest.n_embd).row_bytes,
+        )
+
+    async def _offers(self, manifest: Manifest) -> list[NodeOffer]:
+        """Return what this node and the members that can be reached can give."""
+        members = [state for state in self._links.members() if state.connected and not state.is_self]
+        others = await asyncio.gather(*(self._describe(state, manifest.digest) for state in members))
+        return [await self.offer(manifest.digest), *(offer for offer in others if offer is not None)]
 
     def _holds(self, digest: str) -> bool:
         try:
@@ -194,8 +240,11 @@ class Planning:
             self._log.warning("%s is left out of the plan: it says that it reads %s B/s.", state.name, offer.speed)
             return None
         latencies = {node: seconds for node, seconds in offer.latencies.items() if 0 <= seconds < math.inf}
+        bandwidths = {node: speed for node, speed in offer.bandwidths.items() if 0 < speed < math.inf}
         # A member speaks for itself only.
-        return msgspec.structs.replace(offer, node=state.id, name=state.name, latencies=latencies)
+        return msgspec.structs.replace(
+            offer, node=state.id, name=state.name, latencies=latencies, bandwidths=bandwidths
+        )
 
 
 def _with_idle(offer: NodeOffer, idle: Mapping[str, int]) -> NodeOffer:

@@ -52,6 +52,11 @@ class GenerateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     grammar: str | None = None
     json_schema: dict[str, object] | None = None
 
+    @property
+    def text(self) -> str:
+        """All of the conversation, by which it is known again."""
+        return "".join(turn(message.role, message.content) for message in self.messages)
+
     def to_open(self) -> Open:
         """Return the checked form that a pipeline is asked with; a missing seed is drawn here.
 
@@ -104,3 +109,8 @@ class GenerateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             max_tokens=self.max_tokens or MAX_TOKENS,
             stop=self.stop,
         )
+
+
+def turn(role: str, content: str) -> str:
+    """Return one turn of a conversation in the form in which it is known again."""
+    return f"{role}\n{content}\n"

@@ -46,6 +46,11 @@ class Transcript:
         return len(self._tokens)
 
     @property
+    def text(self) -> str:
+        """The answer so far."""
+        return "".join(self._text)
+
+    @property
     def accepted(self) -> bool:
         """Whether a pipeline has accepted the prompt."""
         return bool(self._prompt)

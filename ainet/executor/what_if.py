@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -15,6 +15,7 @@ USUAL_SPEED = 10e9
 MAX_DEVICES = 64
 MOST_LATENCY = 60_000.0  # ms
 
+T = TypeVar("T")
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 Latency = Annotated[float, msgspec.Meta(ge=0, le=MOST_LATENCY)]
 
@@ -34,6 +35,8 @@ class DescribedDevice(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         Weights that one thread reads in a second, such as ``"10GB"``.
     latency_ms
         Milliseconds to other devices (by name), one way; or to all of them.
+    bandwidth
+        Bytes a second to other devices (by name), such as ``"10MB"``; or to all of them.
     """
 
     name: Name
@@ -41,28 +44,37 @@ class DescribedDevice(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     threads: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
     speed: str = ""
     latency_ms: dict[Name, Latency] | Latency | None = None
+    bandwidth: dict[Name, str] | str | None = None
 
     def offer(self, names: list[str]) -> NodeOffer:
         """Return what the device would give to a pipeline; `names` are all devices."""
-        if isinstance(self.latency_ms, dict):
-            for unknown in set(self.latency_ms) - set(names):
-                msg = f"The latency from {self.name} to {unknown} is given, but there is no device {unknown}."
-                raise UsageError(msg)
-            latencies = self.latency_ms
-        else:
-            latencies = {} if self.latency_ms is None else dict.fromkeys(names, self.latency_ms)
-        speed = parse_bytes(self.speed) if self.speed else USUAL_SPEED
-        if speed <= 0:
-            msg = f"The speed of {self.name} is {self.speed}; it must be more than 0."
-            raise UsageError(msg)
+        latencies = self._ways("latency", self.latency_ms, names)
+        bandwidths = self._ways("bandwidth", self.bandwidth, names)
         return NodeOffer(
             node=self.name,
             name=self.name,
             memory=parse_bytes(self.memory),
             threads=self.threads,
-            speed=speed,
+            speed=self._positive("speed", self.speed) if self.speed else USUAL_SPEED,
             latencies={name: ms / 1000 for name, ms in latencies.items()},
+            bandwidths={name: self._positive("bandwidth", value) for name, value in bandwidths.items()},
         )
+
+    def _ways(self, what: str, given: dict[str, T] | T | None, names: list[str]) -> dict[str, T]:
+        """Return what is given for the way to each of the other devices."""
+        if not isinstance(given, dict):
+            return {} if given is None else dict.fromkeys(names, given)
+        for unknown in set(given) - set(names):
+            msg = f"The {what} from {self.name} to {unknown} is given, but there is no device {unknown}."
+            raise UsageError(msg)
+        return given
+
+    def _positive(self, what: str, text: str) -> float:
+        value = parse_bytes(text)
+        if value <= 0:
+            msg = f"The {what} of {self.name} is {text}; it must be more than 0."
+            raise UsageError(msg)
+        return value
 
 
 class WhatIf(msgspec.Struct, forbid_unknown_fields=True):

@@ -1,0 +1,189 @@
+"""Replicas: where a model fits on several devices, sessions spread over them and conversations stay where they were."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+
+import pytest
+from smollm2 import one_process
+from test_node import ENDLESS, nodes, question
+
+from ainet.executor.affinity import BLOCK, MAX_BLOCKS, Affinity
+from ainet.executor.replicas import Candidate
+from ainet.executor.request import GenerateRequest
+from ainet.executor.stages.generation import Message
+from ainet.executor.stages.sampling_params import SamplingParams
+
+LONG = "Once upon a time there was a fox who lived at the edge of a wood. " * 12
+ROOMY = {"memory": "600MB", "context_window": 4096}
+
+
+@contextlib.asynccontextmanager
+async def equals(tmp_path, **settings):
+    """Nodes that know the model, and that they are equally fast: measuring is disturbed by whatever else runs."""
+    async with nodes(tmp_path, **settings) as found:
+        model = (await next(iter(found.values())).executor.manifest(None)).digest
+        for node in found.values():
+            node.stages._speeds.note(model, 8e9)  # bytes a second
+        yield found
+
+
+class Answer:
+    """An answer that goes on while other things happen."""
+
+    def __init__(self, node, **options):
+        self._events = node.generate(question(**options))
+
+    async def begin(self):
+        """Wait for the first text; return where it comes from."""
+        return await self.until("text") and self.where
+
+    async def until(self, kind):
+        async for event in self._events:
+            if event["event"] == "start":
+                self.where = [part["node"] for part in event["placement"]]
+                self.pids = [part["pid"] for part in event["placement"]]
+            if event["event"] == kind:
+                return event
+        raise AssertionError(kind)
+
+    async def rest(self):
+        return (await self.until("done"))["text"]
+
+    async def stop(self):
+        await self._events.aclose()
+
+
+async def endless(node):
+    answer = Answer(node, max_tokens=1200, grammar=ENDLESS)
+    await answer.begin()
+    return answer
+
+
+@contextlib.asynccontextmanager
+async def answering(node, n):
+    """Keep a node busy with `n` answers that do not end by themselves."""
+    running = [await endless(node) for _ in range(n)]
+    try:
+        yield running
+    finally:
+        for answer in running:
+            await answer.stop()
+
+
+async def replicated(node, *where):
+    """Wait until the node has the model loaded on these devices, too."""
+    async with asyncio.timeout(30):
+        while list(where) not in await pipelines(node):
+            await asyncio.sleep(0.05)
+
+
+async def pipelines(node):
+    return [[part["node"] for part in one["placement"]] for one in (await node.status())["pipelines"]]
+
+
+async def test_sessions_spread_over_the_devices_that_can_hold_the_model(tmp_path):
+    async with equals(tmp_path, desk=ROOMY, attic=ROOMY | {"discover_models": False}) as found:
+        desk, attic = found["desk"], found["attic"]
+        async with answering(desk, 1):
+            assert await pipelines(desk) == [["desk"]]  # one session does not need another device
+            async with answering(desk, 1) as shared:
+                assert shared[0].where == ["desk"]  # nobody waits for another device
+                await replicated(desk, "attic")
+                async with answering(desk, 2) as more:
+                    assert more[0].where == ["attic"]
+                    assert await pipelines(desk) == [["desk"], ["attic"]]
+        assert (await Answer(desk).begin()) == ["desk"]  # nobody is busy: the own device is near
+        assert await desk.unload() == ["smollm2"]
+        assert await pipelines(desk) == []
+        assert not any(worker.model for worker in await attic.stages.workers())
+
+
+async def test_a_conversation_stays_where_its_cache_is(tmp_path):
+    async with equals(tmp_path, desk=ROOMY, attic=ROOMY) as found:
+        desk = found["desk"]
+        async with answering(desk, 2):
+            await replicated(desk, "attic")
+            first = [event async for event in desk.generate(question(LONG, max_tokens=8))][-1]
+            assert [part["node"] for part in first["placement"]] == ["attic"]
+        turns = [Message("user", LONG), Message("assistant", first["text"]), Message("user", "Go on.")]
+        request = GenerateRequest(messages=turns, temperature=0.0, max_tokens=4)
+        second = [event async for event in desk.generate(request)][-1]
+        assert [part["node"] for part in second["placement"]] == ["attic"]
+        assert second["timings"]["reused_tokens"] >= first["timings"]["prompt_tokens"] // 64 * 64 > 0
+        other = [event async for event in desk.generate(question("Go on.", max_tokens=4))][-1]
+        assert [part["node"] for part in other["placement"]] == ["desk"]
+
+
+async def test_an_answer_of_a_lost_replica_goes_on_elsewhere(tmp_path, smollm2_path):
+    async with equals(tmp_path, desk=ROOMY, attic=ROOMY) as found:
+        desk = found["desk"]
+        async with answering(desk, 2):
+            await replicated(desk, "attic")
+            answer = Answer(desk, text="Tell me about rain.", max_tokens=60)
+            assert await answer.begin() == ["attic"]
+        os.kill(answer.pids[0], signal.SIGKILL)
+        said = await answer.rest()
+        assert answer.where == ["desk"]
+    assert said == one_process(smollm2_path, "Tell me about rain.", SamplingParams(temperature=0), 60)[1]
+
+
+async def test_what_a_member_has_loaded_is_used_and_not_loaded_twice(tmp_path):
+    async with equals(tmp_path, desk=ROOMY, attic=ROOMY) as found:
+        desk, attic = found["desk"], found["attic"]
+        await Answer(attic).rest()
+        async with answering(desk, 1):
+            async with asyncio.timeout(10):
+                while not desk._peers._placements.of(attic.identity.id):
+                    await asyncio.sleep(0.05)
+            async with answering(desk, 1) as other:
+                assert other[0].where == ["attic"]
+                assert await pipelines(desk) == [["desk"]]
+                # Its owner counts this session among those of its own.
+                assert next(iter(attic.executor.pipelines.usable())).sessions == 1
+
+
+async def test_no_replica_is_loaded_where_none_is_wanted_and_none_where_it_would_be_slower(tmp_path):
+    async with equals(tmp_path, desk=ROOMY, attic=ROOMY) as found:
+        desk, attic = found["desk"], found["attic"]
+        desk.executor._config.replicas = 0
+        async with answering(desk, 2) as running:
+            assert {answer.where[0] for answer in running} == {"desk"}
+            assert not desk.executor._replicas._growing
+            desk.executor._config.replicas = 1
+            model = next(iter(desk.executor.pipelines.usable())).digest
+            attic.stages._speeds.note(model, 1e6)  # bytes a second
+            async with answering(desk, 1):
+                async with asyncio.timeout(10):
+                    while desk.executor._replicas._growing:
+                        await asyncio.sleep(0.05)
+                assert await pipelines(desk) == [["desk"]]
+
+
+def test_a_busy_pipeline_is_expected_to_take_longer_once_its_stages_have_enough_to_do():
+    def expected(sessions, stages):
+        return Candidate(None, "", 0.1, stages, sessions).expected
+
+    assert expected(0, 1) == pytest.approx(0.1)
+    assert expected(3, 1) == pytest.approx(0.4)
+    assert expected(0, 2) == expected(1, 2) == pytest.approx(0.1)
+    assert expected(3, 2) == pytest.approx(0.2)
+
+
+def test_a_text_is_known_where_at_least_half_of_it_was_read():
+    affinity = Affinity()
+    text = "".join(map(str, range(2000)))
+    affinity.note(text[: 4 * BLOCK], "one")
+    assert affinity.find(text[: 4 * BLOCK], ["one"]) == "one"
+    assert affinity.find(text[: 8 * BLOCK], ["one"]) == "one"
+    assert affinity.find(text[: 9 * BLOCK], ["one"]) is None
+    assert affinity.find(text[: 4 * BLOCK], ["two"]) is None
+    assert affinity.find("x" + text[: 4 * BLOCK], ["one"]) is None
+    affinity.note(text[: 6 * BLOCK], "two")  # it went on elsewhere
+    assert affinity.find(text[: 6 * BLOCK], ["one", "two"]) == "two"
+    for i in range(MAX_BLOCKS):
+        affinity.note(f"{i:{BLOCK}}", "three")
+    assert affinity.find(text[: 6 * BLOCK], ["one", "two", "three"]) is None
