@@ -107,6 +107,11 @@ class AinetConfig(Configurable):
     speculate = Bool(
         True, help="Whether tokens are tried before they are drawn (prompt lookup), where that is faster."
     ).tag(config=True)
+    draft_model = Unicode(
+        "auto",
+        help="A small model on this device with the same tokens, which guesses what a large one will say where that is "
+        "faster: its name; auto: the largest that has at most an eighth of the size; none.",
+    ).tag(config=True)
     hidden_states = Enum(
         ["float32", "float16", "int8"],
         "float32",

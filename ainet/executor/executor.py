@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ainet.errors import AinetError, LeaseLost, NotEnough, NotFound, PeerUnreachable, StageLost
 from ainet.executor.borrowed import BorrowedGone, BorrowedPipeline
+from ainet.executor.draft_model import DraftModel
 from ainet.executor.messages import LoadProgress
 from ainet.executor.pipeline import Pipeline, PipelineOptions
 from ainet.executor.pipelines import Pipelines
 from ainet.executor.replicas import Replicas
 from ainet.executor.request import turn
 from ainet.executor.transcript import Transcript
+from ainet.network.tasks import Tasks
 
 if TYPE_CHECKING:
     import logging
@@ -109,6 +111,7 @@ class Executor:
             is_outdated=self._is_outdated,
             changed=lambda usable: placements.publish(one for one in usable if one.unforced),
         )
+        self._drafts = Tasks("A model that guesses was not loaded", log)
         self._replicas = Replicas(config, planning, load=self._load_replica, log=log)
         self._loading: dict[asyncio.Task[Pipeline | BorrowedPipeline], str] = {}
 
@@ -118,6 +121,7 @@ class Executor:
 
     async def stop(self) -> None:
         """Unload everything."""
+        await self._drafts.stop()
         await self.unload()
         await self.pipelines.stop()
 
@@ -279,6 +283,10 @@ class Executor:
                 return found
         raise AssertionError
 
+    @property
+    def _options(self) -> PipelineOptions:
+        return PipelineOptions.of(self._config)
+
     async def _find(self, manifest: Manifest, stages: int | None, text: str) -> Pipeline | BorrowedPipeline | None:
         """Return what is loaded already, by this node or by members, and answers `text` soonest."""
         own = self.pipelines.find(manifest.digest, stages)
@@ -368,7 +376,23 @@ class Executor:
         pipeline = self._pipeline(planned, manifest, unforced=unforced, lease=lease)
         await pipeline.load(progress)
         self.pipelines.add(pipeline)
+        self._drafts.spawn(self._load_draft(pipeline))
         return pipeline
+
+    async def _load_draft(self, pipeline: Pipeline) -> None:
+        """Load a small model that guesses what the pipeline will say, if there is one."""
+        manifest = await self._finder.draft_of(pipeline.manifest, self._config.draft_model)
+        planned = await self._planning.here(manifest) if manifest is not None else None
+        if manifest is None or planned is None:
+            return
+        options = self._options._replace(sessions=1, queue=0, kept_tokens=0, speculate=False)
+        small = self._pipeline(planned, manifest, unforced=False, options=options)
+        await small.load(lambda _: None)
+        if pipeline.usable:
+            pipeline.draft = DraftModel(small, self._log)
+            self._log.info("%s guesses what %s will say.", manifest.name, pipeline.model)
+        else:
+            await small.close()
 
     async def _load_replica(self, planned: Planned, manifest: Manifest) -> None:
         pipeline = self._pipeline(planned, manifest, unforced=True, is_replica=True)
@@ -383,6 +407,7 @@ class Executor:
         unforced: bool,
         is_replica: bool = False,
         lease: int | None = None,
+        options: PipelineOptions | None = None,
     ) -> Pipeline:
         return Pipeline(
             planned.plan,
@@ -394,7 +419,7 @@ class Executor:
             identity=self._identity,
             service=self._service,
             links=self._links,
-            options=PipelineOptions.of(self._config),
+            options=options or self._options,
             log=self._log,
         )
 

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 #: A member that says nothing for so long (s) is not waited for.
 PATIENCE_SECONDS = 5.0
+#: A model that guesses for another one has at most this share of its size; so many are tried.
+DRAFT_SHARE = 1 / 8
+MOST_DRAFTS = 5
+#: What makes tokens the same.
+TOKEN_KEYS = ("tokenizer.ggml.model", "tokenizer.ggml.tokens")
 
 
 class ModelFinder:
@@ -78,6 +83,41 @@ class ModelFinder:
                 msg = f"{exc.message} None of the {len(found)} members that can be reached has it."
                 raise NotFound(msg) from None
             raise
+
+    async def draft_of(self, manifest: Manifest, wanted: str) -> Manifest | None:
+        """Return a model on this device that can guess what another one says, as it has the same tokens.
+
+        Parameters
+        ----------
+        wanted
+            Its name; ``auto`` for the largest that is much smaller, ``none`` for none.
+        """
+        return None if wanted == "none" else await asyncio.to_thread(self._draft_of, manifest, wanted)
+
+    def _draft_of(self, manifest: Manifest, wanted: str) -> Manifest | None:
+        if wanted != "auto":
+            found = self._catalog.known(wanted)
+            if self._same_tokens(manifest, found):
+                return found
+            self._log.warning("%s cannot guess for %s: their tokens are not the same.", wanted, manifest.name)
+            return None
+        small = [entry for entry in self._catalog.list() if not entry.error and entry.size]
+        small = [entry for entry in small if (entry.size or 0) <= DRAFT_SHARE * manifest.nbytes]
+        for entry in sorted(small, key=lambda entry: entry.size or 0, reverse=True)[:MOST_DRAFTS]:
+            try:
+                found = self._catalog.known(entry.name)
+                whole = not self._store.missing(found, 0, found.n_layers - 1)
+                if whole and self._same_tokens(manifest, found):
+                    return found
+            except AinetError as exc:
+                self._log.info("%s does not guess for %s: %s", entry.name, manifest.name, exc.message)
+        return None
+
+    def _same_tokens(self, one: Manifest, other: Manifest) -> bool:
+        if one.tokenizer.content == other.tokenizer.content:
+            return True
+        mine, others = self._store.vocabulary(one), self._store.vocabulary(other)
+        return all(mine.get(key) == others.get(key) for key in TOKEN_KEYS)
 
     async def _ask_for(self, state: MemberState, name: str, progress: Progress) -> Manifest | None:
         """Return the model if the member has it; as long as it says that it still looks, it is waited for."""

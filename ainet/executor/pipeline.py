@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import secrets
 import time
@@ -21,6 +22,7 @@ from ainet.executor.messages import (
     StageFigures,
     StageLoaded,
 )
+from ainet.executor.speculator import Speculator
 from ainet.executor.stages.session_client import SessionClient
 from ainet.executor.stages.sockets import FORWARDED_SILENCE_SECONDS, SILENCE_SECONDS
 from ainet.executor.stages.spec import EPOCH_BYTES, StageSpec
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from ainet.config import AinetConfig
+    from ainet.executor.draft_model import DraftModel
     from ainet.executor.models.manifest import Manifest
     from ainet.executor.placement import Plan, PlannedStage
     from ainet.executor.stages.generation import Event, Open
@@ -124,6 +127,8 @@ class Pipeline:
         self._log = log
         self._loaded: list[StageLoaded] = []
         self._client: SessionClient | None = None
+        #: Guesses what this one will say, once it is loaded.
+        self.draft: DraftModel | None = None
         self._sessions = itertools.count(1)
         self._claims = 0
         self._names = {manifest.name.casefold(), manifest.digest}
@@ -179,6 +184,8 @@ class Pipeline:
         found: dict[str, int] = {}
         for stage, loaded in zip(self.plan.stages, self._loaded, strict=True):
             found[stage.node] = found.get(stage.node, 0) + loaded.memory
+        for node, memory in self.draft.pipeline.memory.items() if self.draft is not None else []:
+            found[node] = found.get(node, 0) + memory
         return found
 
     @property
@@ -202,6 +209,13 @@ class Pipeline:
     def is_called(self, name: str) -> bool:
         """Whether the model was ever asked for by this name, or has this digest."""
         return name.casefold() in self._names
+
+    async def guess(self, begin: int, tokens: list[int], most: int) -> list[int]:
+        """Return what follows a text, most likely; see `Guess`. Raises AinetError."""
+        if self._client is None:
+            msg = "The pipeline is not loaded."
+            raise StageLost(msg)
+        return await self._client.guess(next(self._sessions), begin, tokens, most)
 
     def cut(self) -> None:
         """End every session at once."""
@@ -255,14 +269,22 @@ class Pipeline:
             msg = "The pipeline is not loaded."
             raise StageLost(msg)
         request = msgspec.structs.replace(request, session=next(self._sessions))
-        events = self._client.ask(request)
+        client = self._client
+        events = client.ask(request)
+        speculator: Speculator | None = None
+        if self.draft is not None and not self.draft.closed:
+            speculator = Speculator(self.draft, request, functools.partial(client.suggest, request.session))
         try:
             async for event in events:
+                if speculator is not None:
+                    speculator.take(event)
                 yield event
         except StageLost as exc:
             msg = f"A stage of {self.plan.name} was lost while it answered: {exc}."
             raise StageLost(msg) from exc
         finally:
+            if speculator is not None:
+                await speculator.stop()
             await events.aclose()
 
     async def figures(self) -> list[StageFigures]:
@@ -280,6 +302,8 @@ class Pipeline:
         """Unload every stage that can be reached; the others end by themselves when they lose their neighbours."""
         if self._client is not None:
             await self._client.close()
+        if self.draft is not None:
+            await self.draft.close()
         nodes = dict.fromkeys(stage.node for stage in self.plan.stages)
         await asyncio.gather(*(self._close(node) for node in nodes))
         if self._loaded:

@@ -190,10 +190,9 @@ class Planning:
             Nodes (by id) that hold it.
         """
         own, *others = await self._offers(manifest)
-        size = sum(tensor.nbytes for tensor in manifest.tensors)
 
         def is_near(offer: NodeOffer) -> bool:
-            return bool(offer.models) or size / own.bandwidths.get(offer.node, math.inf) <= FETCH_SECONDS
+            return bool(offer.models) or manifest.nbytes / own.bandwidths.get(offer.node, math.inf) <= FETCH_SECONDS
 
         able = [offer for offer in (own, *others) if offer.node not in used and is_near(offer)]
         plans = [self._planner(manifest, [one]).plan(1) for one in able if self._planner(manifest, [one]).fits(one)]
@@ -201,6 +200,12 @@ class Planning:
             return None
         sources = [offer.node for offer in (own, *others) if offer.models]
         return Planned(min(plans, key=lambda plan: plan.seconds), sources, {})
+
+    async def here(self, manifest: Manifest) -> Planned | None:
+        """Place the whole model on this device; None where it does not fit into what is free."""
+        own = await self.offer(manifest.digest)
+        planner = self._planner(manifest, [own])
+        return Planned(planner.plan(1), [own.node], {}) if planner.fits(own) else None
 
     async def plan_for(self, manifest: Manifest, stages: int | None, offers: Sequence[NodeOffer]) -> Plan:
         """Place a model on devices that need not exist; see `plan`."""

@@ -40,6 +40,10 @@ class PromptLookup:
                     self._places[tuple(self._tokens[n - length :])] = n
             self._tokens.append(token)
 
+    def since(self, begin: int) -> list[int] | None:
+        """Return the tokens from `begin` on; None where the text is not as long."""
+        return self._tokens[begin:] if 0 <= begin <= len(self._tokens) else None
+
     def draft(self, most: int) -> list[int]:
         """Return what followed the last tokens when they occurred before, at most so many tokens."""
         places = [self._places.get(tuple(self._tokens[-length:])) for length in LOOKUPS]
@@ -84,7 +88,11 @@ class Drafter:
     def __init__(self, lap: LapTime) -> None:
         self._lap = lap
         self._lookup = PromptLookup()
-        self._agreement = 0.7  # share of tried tokens that are drawn, a guess at first
+        #: What a model guesses: from which token of the text on, and which ones.
+        self._begin, self._guess = 0, list[int]()
+        #: Share of tried tokens that are drawn, by whether a model guessed them; at first, a guess itself.
+        self._agreement = {False: 0.7, True: 0.7}
+        self._is_guess = False
         self._since_tried = PROBE_EVERY  # tokens
 
     def extend(self, tokens: list[int]) -> None:
@@ -99,22 +107,38 @@ class Drafter:
         self._since_tried = 0
         # Those after the first wrong one tell nothing.
         agreed = min(drawn - 1, tried)
+        before = self._agreement[self._is_guess]
         for i in range(min(agreed + 1, tried)):
-            self._agreement += WEIGHT * ((1.0 if i < agreed else 0.0) - self._agreement)
+            before += WEIGHT * ((1.0 if i < agreed else 0.0) - before)
+        self._agreement[self._is_guess] = before
+
+    def suggest(self, begin: int, tokens: list[int]) -> None:
+        """Note what a model guesses to follow the first `begin` tokens of the text."""
+        self._begin, self._guess = begin, tokens
 
     def draft(self, most: int) -> list[int]:
-        """Return the tokens to try after the last one, at most so many."""
+        """Return the tokens to try after the last one, at most so many: what a model guessed, else what was found."""
+        guess = self._rest()
+        self._is_guess = bool(guess)
         n = self.length()
         if n == 0 and self._since_tried >= PROBE_EVERY:
             n = PROBE
-        return self._lookup.draft(min(n, most, MAX_DRAFT))
+        n = min(n, most, MAX_DRAFT)
+        return guess[: max(0, n)] if guess else self._lookup.draft(n)
+
+    def _rest(self) -> list[int]:
+        """Return what is left of the guess, if what was drawn since agrees with it."""
+        drawn = self._lookup.since(self._begin)
+        if drawn is None or drawn != self._guess[: len(drawn)]:
+            return []
+        return self._guess[len(drawn) :]
 
     def length(self) -> int:
         """Return the length of a draft that brings the most tokens a second; 0 when none pays."""
         best, most, expected, chance = 0, 0.0, 0.0, 1.0
         for n in range(MAX_DRAFT + 1):
             expected += chance
-            chance *= self._agreement
+            chance *= self._agreement[self._is_guess]
             seconds = self._lap.seconds(n + 1)
             rate = expected / seconds if seconds else 0.0
             if rate > most:

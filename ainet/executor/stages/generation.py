@@ -80,6 +80,33 @@ class Cancel(msgspec.Struct, tag=True, frozen=True):
     session: int
 
 
+class Suggest(msgspec.Struct, tag=True, frozen=True):
+    """Tokens that may follow the first `begin` ones of prompt and answer: a smaller model guesses so."""
+
+    session: int
+    begin: int
+    tokens: list[int]
+
+
+class Guess(msgspec.Struct, tag=True, frozen=True):
+    """Ask what follows: `tokens` take the place of what was asked before from `begin` on; at most `most` are wanted.
+
+    Not a session: the pipeline answers once, and nobody else may use it meanwhile.
+    """
+
+    session: int
+    begin: int
+    tokens: list[int]
+    most: int
+
+
+class Guessed(msgspec.Struct, tag=True, frozen=True):
+    """The most likely tokens to follow."""
+
+    session: int
+    tokens: list[int]
+
+
 class Started(msgspec.Struct, tag=True, frozen=True):
     """The prompt was accepted: its tokens, and how many of them need not be computed again."""
 
@@ -118,5 +145,5 @@ class Alive(msgspec.Struct, tag=True, frozen=True):
     session: int = 0
 
 
-Command = Open | Cancel
-Event = Started | Text | Done | Failed | Alive
+Command = Open | Cancel | Suggest | Guess
+Event = Started | Text | Done | Failed | Alive | Guessed

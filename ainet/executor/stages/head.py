@@ -11,7 +11,8 @@ import numpy as np
 
 from ainet.errors import AinetError, Busy, ModelError
 from ainet.executor.stages.drafts import MAX_DRAFT, Drafter, LapTime
-from ainet.executor.stages.generation import Done, Event, Failed, Open, Started, Text
+from ainet.executor.stages.generation import Done, Event, Failed, Guess, Guessed, Open, Started, Suggest, Text
+from ainet.executor.stages.guesses import MAX_GUESS, Guesses
 from ainet.executor.stages.prefixes import Prefix, Prefixes
 from ainet.executor.stages.session import Drawn, Session
 from ainet.executor.stages.vocabulary import Vocabulary
@@ -108,6 +109,7 @@ class Head:
         self._begun = 0
         self._usual_seconds = 0.0
         self._prefixes = self._empty(0)
+        self._guesses = Guesses(llama, self._vocabulary)
 
     def answers(self, segment: Segment) -> bool:
         """Whether anybody still waits for what follows these rows."""
@@ -144,6 +146,25 @@ class Head:
             self._waiting.remove(session)
             session.close()
             session.reply(Done(request.session, "cancelled", ""))
+
+    def suggest(self, request: Open, suggestion: Suggest) -> None:
+        """Note what a smaller model guesses to follow in the session that `request` opened."""
+        for session in self._active.values():
+            if session.request is request and session.drafter is not None:
+                session.drafter.suggest(suggestion.begin, suggestion.tokens[:MAX_GUESS])
+
+    def guess(self, asked: Guess, reply: Callable[[Event], None]) -> None:
+        """Say what follows some tokens, for a larger model that is asked less often then."""
+        if self._active or self._waiting:
+            busy = Busy("This pipeline answers somebody: it cannot guess at the same time.", retry_after=1)
+            reply(Failed(asked.session, busy.to_dict()))
+            return
+        try:
+            tokens = self._guesses.guess(asked.begin, asked.tokens, min(asked.most, MAX_GUESS))
+        except AinetError as exc:
+            reply(Failed(asked.session, exc.to_dict()))
+        else:
+            reply(Guessed(asked.session, tokens))
 
     def decoded(self, segments: Sequence[Segment]) -> None:
         """Draw the tokens that follow a micro-batch, whose logits are there."""

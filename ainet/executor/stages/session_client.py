@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ainet.errors import AinetError, PeerUnreachable, Refused, StageLost
-from ainet.executor.stages.generation import Cancel, Done, Event, Failed, Open
+from ainet.executor.stages.generation import Cancel, Command, Done, Event, Failed, Guess, Guessed, Open, Suggest
 from ainet.executor.stages.session_server import LENGTH_BYTES, pack_message, read_message
 from ainet.executor.stages.sockets import ALIVE_SECONDS, SILENCE_SECONDS, tune
 from ainet.identity import client_context
@@ -128,6 +128,36 @@ class SessionClient:
             if not ended and not self.closed:
                 self._send(Cancel(request.session))
 
+    def suggest(self, session: int, begin: int, tokens: list[int]) -> None:
+        """Tell what may follow the first `begin` tokens of a session's prompt and answer."""
+        if not self.closed:
+            self._send(Suggest(session, begin, tokens))
+
+    async def guess(self, session: int, begin: int, tokens: list[int], most: int) -> list[int]:
+        """Return what the pipeline guesses to follow a text; see `Guess`.
+
+        Raises
+        ------
+        StageLost
+            If the connection ends before.
+        AinetError
+            What the pipeline reports.
+        """
+        queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._queues[session] = queue
+        try:
+            if not self.closed:
+                self._send(Guess(session, begin, tokens, most))
+            event = None if self.closed else await queue.get()
+            if isinstance(event, Failed):
+                raise AinetError.from_dict(event.error)
+            if isinstance(event, Guessed):
+                return event.tokens
+            msg = f"{self._where} does not answer any more"
+            raise StageLost(msg)
+        finally:
+            del self._queues[session]
+
     def cut(self) -> None:
         """End the connection at once: whoever waits for an answer hears `StageLost`."""
         self._task.cancel()
@@ -141,7 +171,7 @@ class SessionClient:
         await asyncio.gather(self._task, self._watching, return_exceptions=True)
         await self._stream.abort()
 
-    def _send(self, message: Open | Cancel) -> None:
+    def _send(self, message: Command) -> None:
         self._stream.write(pack_message(message))
 
     async def _receive(self) -> None:

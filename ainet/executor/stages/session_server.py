@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
-from ainet.executor.stages.generation import MAX_MESSAGE, Alive, Command, Done, Event, Failed, Open
+from ainet.executor.stages.generation import MAX_MESSAGE, Alive, Command, Done, Event, Failed, Guess, Open, Suggest
 from ainet.executor.stages.outbox import Outbox
 from ainet.executor.stages.sockets import ALIVE_SECONDS, tune
 from ainet.identity import server_context
@@ -140,8 +141,26 @@ class SessionServer:
             command = self._decoder.decode(await read_message(stream))
             if isinstance(command, Open):
                 self._open(command, opened, stream)
+            elif isinstance(command, Guess):
+                self._guess(command, stream)
+            elif isinstance(command, Suggest) and (request := opened.get(command.session)) is not None:
+                self._stage.inbox.put(_suggesting(self._stage, request, command))
+            elif isinstance(command, Suggest):
+                continue  # the answer has ended meanwhile
             elif (request := opened.get(command.session)) is not None:
                 self._stage.inbox.put(_cancelling(self._stage, request))
+
+    def _guess(self, asked: Guess, stream: SecureStream) -> None:
+        loop = asyncio.get_running_loop()
+
+        def send(event: Event) -> None:
+            with contextlib.suppress(AinetError):  # whoever asked has left
+                stream.write(pack_message(event))
+
+        def reply(event: Event) -> None:  # called by the decode thread
+            loop.call_soon_threadsafe(send, event)
+
+        self._stage.inbox.put(lambda: self._stage.head.guess(asked, reply))
 
     def _open(self, request: Open, opened: dict[int, Open], stream: SecureStream) -> None:
         if request.session in opened:
@@ -160,6 +179,10 @@ class SessionServer:
 
         outbox = Outbox(asyncio.get_running_loop(), send)
         self._stage.inbox.put(lambda: self._stage.head.open(request, outbox.put))
+
+
+def _suggesting(stage: Stage, request: Open, suggestion: Suggest) -> Callable[[], None]:
+    return lambda: stage.head.suggest(request, suggestion)
 
 
 def _cancelling(stage: Stage, request: Open) -> Callable[[], None]:
