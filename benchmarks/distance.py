@@ -1,33 +1,27 @@
-"""Tokens of three devices that are 5, 20 or 50 ms apart: ainet with and without drafts, and llama.cpp's RPC backend.
-
-    python benchmarks/distance.py [--rounds N] [--rpc-python PYTHON] [--output FILE]
+"""(b) Tokens of three devices that are 5, 20 or 50 ms apart: ainet with and without drafts, and llama.cpp's RPC.
 
 Each device is a network namespace of its own, and everything between two of them takes that long, one way (root and
 TAP devices are needed). Every device computes a third of the layers with one thread. The text is one that the answer
-repeats, as when something is edited. Besides, what the plan predicted is compared with what was measured.
+repeats, as when something is edited. (f) What the plan predicted is compared with what was measured.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decode import PLAIN, model_path, rpc_has_backend
+from rpc import PlainProcess, RpcServer
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from lan import Lan, LanNodes, lan_nodes, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 DISTANCES = (0.005, 0.020, 0.050)  # s, one way
 NAMES = ("desk", "attic", "cellar")
@@ -43,33 +37,20 @@ SETTINGS = {"stage_threads": 1, "threads": 1, "context_window": 1024, "kept_toke
 
 
 @contextlib.contextmanager
-def servers(lan: Lan, python: str) -> Iterator[subprocess.Popen[str]]:
+def servers(lan: Lan, python: str) -> Iterator[PlainProcess]:
     """Run an RPC server on each device, and a client on the first one; yields the client."""
     with contextlib.ExitStack() as stack:
         addresses = [f"{lan.hosts[name]}:{PORT}" for name in NAMES]
         for name, address in zip(NAMES, addresses, strict=True):
-            command = lan.inside(name, python, str(PLAIN), "--serve", address)
-            server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            stack.callback(server.wait)
-            stack.callback(server.kill)
-        time.sleep(2)  # they say nothing when they listen
-        command = lan.inside(NAMES[0], python, str(PLAIN), str(model_path()), *addresses)
-        pipe = subprocess.PIPE
-        client = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
-        stack.callback(client.communicate)
-        stack.callback(client.kill)
-        assert client.stdout is not None
-        assert client.stdout.readline() == "ready\n"
+            stack.callback(RpcServer(python, address, tuple(lan.inside(name))).stop)
+        client = PlainProcess(python, *addresses, prefix=tuple(lan.inside(NAMES[0])))
+        stack.callback(client.stop)
         yield client
 
 
-def rpc_rate(client: subprocess.Popen[str], n: int) -> float:
+def rpc_rate(client: PlainProcess, n: int) -> float:
     """Return tokens a second of the RPC backend."""
-    assert client.stdin is not None
-    assert client.stdout is not None
-    client.stdin.write(json.dumps({"prompt": list(range(1000, 1016)), "n": n}) + "\n")
-    client.stdin.flush()
-    return (n - 1) / json.loads(client.stdout.readline())["decode_s"]
+    return (n - 1) / client.run(list(range(1000, 1016)), n)["decode_s"]
 
 
 def ask(nodes: LanNodes) -> tuple[float, list[int]]:
@@ -84,10 +65,10 @@ def predicted(nodes: LanNodes) -> float:
     return nodes.client(NAMES[0], lambda node: node.plan("smollm2", len(NAMES)))["seconds"]
 
 
-def measure(rounds: int, distances: Sequence[float], rpc_python: str | None) -> dict[str, Any]:
+def measure(rounds: int, rpc_python: str | None) -> dict[str, Any]:
     """Measure everything at every distance."""
     found: dict[str, Any] = {}
-    for distance in distances:
+    for distance in DISTANCES:
         rates: dict[str, list[float]] = {}
         texts = []
         for drafts in (False, True):
@@ -134,26 +115,3 @@ def show(found: dict[str, Any]) -> None:
     for distance, row in found["distances"].items():
         before, after = 1000 * row["predicted_s"], 1000 * row["measured_s"]
         print(f"{distance:<10}{before:>16.1f}{after:>16.1f}{before / after:>14.2f}")
-
-
-def main() -> None:
-    """Measure, print and save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--distances", type=float, nargs="*", default=DISTANCES, help="seconds, one way")
-    parser.add_argument("--rpc-python", help="Python of an environment whose llama.cpp has the RPC backend")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/distance.json"))
-    options = parser.parse_args()
-    rpc_python = options.rpc_python
-    if rpc_python and not rpc_has_backend(rpc_python):
-        print(f"{rpc_python} has no llama.cpp with the RPC backend: that comparison is left out.", file=sys.stderr)
-        rpc_python = None
-    found = measure(options.rounds, options.distances, rpc_python)
-    show(found)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(found, indent=2) + "\n")
-    print(f"\nsaved as {options.output}")
-
-
-if __name__ == "__main__":
-    main()

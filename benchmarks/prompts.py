@@ -1,18 +1,13 @@
-"""How soon the first token of a long prompt comes, and that of a second question on the same text.
+"""(d) How soon the first token of a long prompt comes, and that of a second question on the same text.
 
-    python benchmarks/prompts.py [--rounds 3] [--output FILE]
-
-SmolLM2-135M, one thread a stage, all stages on this machine; a document of about 2,000 tokens with a question behind
-it. The first question of each round is on another document; the second one differs from it in the question alone.
+One thread a stage, all stages on this machine; a document of about 2,000 tokens with a question behind it. The first
+question of each round is on another document; the second one differs from it in the question alone.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from desk import desk
@@ -20,7 +15,7 @@ from desk import desk
 if TYPE_CHECKING:
     from ainet.client import NodeClient
 
-STAGES = (1, 2, 3)
+STAGES = (1, 2, 4)
 SENTENCE = "In the year {} the river rose by {} inches and the fox had {} cubs."
 N_SENTENCES = 85
 
@@ -57,22 +52,10 @@ def measure(rounds: int) -> dict[str, Any]:
     return {"rounds": rounds, "prompt_tokens": tokens, "first_token_s": medians}
 
 
-def main() -> None:
-    """Measure, print and save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/prompts.json"))
-    options = parser.parse_args()
-    found = measure(options.rounds)
+def show(found: dict[str, Any]) -> None:
+    """Print the table."""
     alone = found["first_token_s"][STAGES[0]][0]
     print(f"\n{found['prompt_tokens']} tokens       first token   against 1 stage   second question   sooner by")
     for n, (first, second) in found["first_token_s"].items():
         stages = f"{n} stage{'s' * (n > 1)}"
         print(f"{stages:<15}{first:>10.2f} s{alone / first:>16.2f} x{second:>16.2f} s{first / second:>11.1f} x")
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(found, indent=2) + "\n")
-    print(f"saved as {options.output}")
-
-
-if __name__ == "__main__":
-    main()

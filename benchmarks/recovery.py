@@ -1,23 +1,18 @@
-"""How long an answer pauses when a stage is killed, or hangs, at a random token: one run, one table, JSON beside it.
+"""(e) How long an answer pauses when a stage is killed, or hangs, at a random token.
 
-    python benchmarks/recovery.py [--kills 20] [--hangs 5] [--output FILE]
-
-One node with three stages on this machine, SmolLM2-135M, greedy. The pause is from the signal to the next piece of
-text; it holds the notice, the loading of a new pipeline and the replay of what was said. Every text is compared with
-that of an answer that nothing happened to.
+One node with three stages on this machine, greedy. The pause is from the signal to the next piece of text; it holds the
+notice, the loading of a new pipeline and the replay of what was said. Every text is compared with that of an answer
+that nothing happened to.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import signal
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from desk import desk
@@ -52,6 +47,7 @@ def ask(node: NodeClient, hurt: int | None = None, how: signal.Signals = signal.
 
 def measure(kills: int, hangs: int) -> dict[str, Any]:
     """Return the pauses."""
+    random.seed(1)
     with desk(memory="2GB", threads=1) as node:
         whole = ask(node)["tokens"]
         begun = time.perf_counter()
@@ -69,15 +65,8 @@ def measure(kills: int, hangs: int) -> dict[str, Any]:
         return found
 
 
-def main() -> None:
-    """Measure, print and save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--hangs", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/recovery.json"))
-    options = parser.parse_args()
-    random.seed(1)
-    found = measure(options.kills, options.hangs)
+def show(found: dict[str, Any]) -> None:
+    """Print the table."""
     print(f"\n{TOKENS} tokens on {STAGES} stages, undisturbed: {found['undisturbed_s']:.1f} s")
     for name in ("killed", "hung"):
         one = found[name]
@@ -87,10 +76,3 @@ def main() -> None:
                 f"a stage is {name}, {one['times']} times: pause of {statistics.median(pauses):.1f} s (median), "
                 f"{max(pauses):.1f} s (longest); the same text {one['same_text']} times"
             )
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(found, indent=2) + "\n")
-    print(f"saved as {options.output}")
-
-
-if __name__ == "__main__":
-    main()

@@ -56,6 +56,38 @@ def test_hidden_states_arrive_as_they_were_sent(ring):
     assert sender.bytes_sent <= 1.2 * hidden.nbytes + 100
 
 
+def test_an_unblocked_end_waits_for_nobody_and_keeps_the_order(ring):
+    sender, receiver = ring
+    sender.unblock()
+    tokens = np.arange(LIMIT // 4 - 10, dtype=np.int32)
+    n = 300  # 19 MB: more than any socket holds
+    for i in range(n):  # nobody reads yet
+        sender.send_tokens(Kind.PROMPT, [Segment(i, 0, len(tokens))], tokens)
+        sender.send(Kind.RELEASE, [Segment(i, 0, 0)])
+    for i in range(n):
+        frame = receiver.receive()
+        assert (frame.kind, frame.segments[0].slot) == (Kind.PROMPT, i)
+        assert np.array_equal(frame.tokens(), tokens)
+        frame = receiver.receive()
+        assert (frame.kind, frame.segments[0].slot) == (Kind.RELEASE, i)
+    sender.send(Kind.CLEAR)  # at once again
+    assert receiver.receive().kind == Kind.CLEAR
+
+
+def test_an_unblocked_end_says_that_the_other_one_is_gone(ring):
+    sender, receiver = ring
+    sender.unblock()
+    receiver.close()
+
+    def flood() -> None:
+        for _ in range(1000):
+            sender.send(Kind.PROMPT, payload=bytes(LIMIT - 100))
+            threading.Event().wait(0.001)
+
+    with pytest.raises(ConnectionResetError):
+        flood()
+
+
 def plain_link(sock: socket.socket) -> DataLink:
     """Return a link without TLS."""
     link = DataLink.__new__(DataLink)
@@ -63,6 +95,7 @@ def plain_link(sock: socket.socket) -> DataLink:
     link._received, link._sending = bytearray(HEADER.size), bytearray(HEADER.size)
     link._start = link._end = link.bytes_sent = link.frames_sent = 0
     link._lock = threading.Lock()
+    link._overflow = None
     return link
 
 

@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
+from ainet.executor.stages.overflow import Overflow
 from ainet.executor.stages.segments import SEGMENT_BYTES, pack, unpack
 from ainet.executor.stages.sockets import tune
 from ainet.identity import client_context, peer_id, server_context
@@ -118,6 +119,11 @@ class DataLink:
         self._lock = threading.Lock()
         #: Whether something was sent since this was last set to False.
         self.has_sent = False
+        self._overflow: Overflow | None = None
+
+    def unblock(self) -> None:
+        """Let `send` never wait from now on."""
+        self._overflow = Overflow(self.socket)
 
     def send(self, kind: Kind, segments: Sequence[Segment] = (), payload: bytes | memoryview = b"") -> None:
         """Send one frame. Raises OSError when the connection is gone."""
@@ -131,7 +137,10 @@ class DataLink:
             frame = memoryview(self._sending)[:size]
             frame[HEADER.size : begin] = table
             frame[begin:] = payload
-            self.socket.sendall(frame)
+            if self._overflow is None:
+                self.socket.sendall(frame)
+            else:
+                self._overflow.send(frame)
         self.has_sent = True
         self.bytes_sent += size
         self.frames_sent += 1
@@ -182,6 +191,8 @@ class DataLink:
         """Close the connection, also while another thread waits on it."""
         with contextlib.suppress(OSError):  # it may be closed at the other end already
             self.socket.shutdown(socket.SHUT_RDWR)
+        if self._overflow is not None:
+            self._overflow.close()
         self.socket.close()
 
     def _fill(self, size: int) -> None:

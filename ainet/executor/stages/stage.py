@@ -143,6 +143,8 @@ class Stage:
         self._previous, self._next, self._patience = previous, following, patience
         if self._head is not None:
             self._head.start(kept_tokens)
+            if following is not None:
+                following.unblock()  # prompts that are longer than what the sockets hold must not stop the ring
         self._thread = threading.Thread(target=self._run, name=f"decode {self.spec.pipeline}", daemon=True)
         self._thread.start()
         threading.Thread(target=self._live, name=f"signs of life {self.spec.pipeline}", daemon=True).start()
