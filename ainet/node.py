@@ -165,6 +165,7 @@ class Node:
             identity=self.identity,
             links=self.links,
             allocator=self.allocator,
+            make_room=self.stages.unpark,
             data_dir=self._data_dir,
             log=log,
         )

@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Any
 from desk import desk
 from rpc import PlainProcess
 
-from ainet.executor.placement import STAGE_SECONDS
-
 if TYPE_CHECKING:
     from ainet.client import NodeClient
 
@@ -73,10 +71,12 @@ def with_a_core_each(stage_seconds: list[float], sessions: int) -> float:
     return min(sessions / sum(stage_seconds), 1 / max(stage_seconds))
 
 
-def stage_seconds(client: NodeClient, stages: int) -> list[float]:
-    """Return what a token takes in each stage (s), as it was measured while only one of them worked."""
+def stage_seconds(client: NodeClient, stages: int, rate: float) -> list[float]:
+    """Return what a token takes in each stage and on the way to it (s), if one session gets `rate` tokens a second."""
     (pipeline,) = [one for one in client.status()["pipelines"] if len(one["placement"]) == stages]
-    return [stage["token_seconds"] + STAGE_SECONDS for stage in pipeline["stages"]]
+    computing = [stage["token_seconds"] for stage in pipeline["stages"]]
+    way = max(0.0, 1 / rate - sum(computing)) / stages
+    return [seconds + way for seconds in computing]
 
 
 def measure(rounds: int) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def measure(rounds: int) -> dict[str, Any]:
                     rate = asker.measure(stages, sessions)
                     found.setdefault(f"{stages} stages, {sessions} sessions", []).append(rate)
                     if sessions == 1:
-                        seconds = stage_seconds(client, stages)
+                        seconds = stage_seconds(client, stages, rate)
                 for sessions in SESSIONS:
                     rate = with_a_core_each(seconds, sessions)
                     simulated.setdefault(f"{stages} stages, {sessions} sessions", []).append(rate)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from swarms import Device
 
+    from ainet.resources.allocator import Reservation
+
 
 class Party:
     """A device that lends and borrows."""
@@ -31,14 +33,21 @@ class Party:
         device.config.lend = lend
         self.device = device
         self.allocator = Allocator(Caps(memory=4_000_000_000, threads=4, disk=10**9))
+        self.kept: Reservation | None = None
         self.lender = Lender(
             config=device.config,
             identity=device.identity,
             links=device.links,
             allocator=self.allocator,
+            make_room=self.make_room,
             data_dir=device.folder,
             log=device.log,
         )
+
+    async def make_room(self) -> None:
+        """Give up what is kept only in case it is wanted again."""
+        if self.kept is not None:
+            self.kept.release()
 
     @property
     def id(self) -> str:
@@ -107,6 +116,13 @@ async def test_one_member_borrows_two_workers_and_no_more(tmp_path):
         await desk.lender.close(first)
         assert laptop.lends == 1
         assert [worker["node"] for worker in (await desk.lender.open(1))["workers"]] == ["laptop"]
+
+
+async def test_memory_that_is_only_kept_in_case_is_lent(tmp_path):
+    async with parties(tmp_path, desk=False, laptop=True) as (desk, laptop):
+        laptop.kept = laptop.allocator.reserve("a model that may be wanted again", 3_950_000_000)
+        assert [worker["node"] for worker in (await desk.lender.open(1))["workers"]] == ["laptop"]
+        assert laptop.kept.released
 
 
 async def test_a_member_is_cut_off_while_clusters_end(tmp_path):

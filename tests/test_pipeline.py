@@ -58,7 +58,8 @@ class Workshop:
         )
 
     async def load(self, n_stages: int, progress=lambda _: None, **options) -> Pipeline:
-        offer = NodeOffer(node=self.identity.id, name="node", memory=self.allocator.free.memory, threads=1, speed=5e9)
+        memory = self.allocator.free.memory + self.service.parked_memory
+        offer = NodeOffer(node=self.identity.id, name="node", memory=memory, threads=1, speed=5e9)
         n_ubatch = EXACT_UBATCH if options.get("exact") else CHUNK
         plan = Planner(self.manifest, [offer], n_ctx=N_CTX, n_ubatch=n_ubatch).plan(n_stages)
         pipeline = Pipeline(
@@ -232,6 +233,42 @@ async def test_workers_that_nobody_needs_end_and_one_stays_warm(workshop, monkey
         while len(engine.workers()) > 1 or sum(psutil.pid_exists(pid) for pid in pids) > 1:
             await asyncio.sleep(0.05)
     assert len(engine.workers()) == 1
+
+
+async def test_models_of_a_broken_pipeline_are_kept_for_the_one_in_its_place(workshop, monkeypatch, smollm2_path):
+    allocator, service = workshop.allocator, workshop.service
+
+    def pids(pipeline):
+        return [part["pid"] for part in pipeline.placement]
+
+    expected = one_process(smollm2_path, QUESTION, GREEDY, 12)
+    first = await workshop.load(2)
+    assert await answer(first, ask(max_tokens=12)) == expected
+    await first.close(park=True)
+    assert service.parked_memory == allocator.reserved.memory > 97e6
+    second = await workshop.load(2)
+    assert pids(second) == pids(first)
+    assert service.parked_memory == 0
+    assert await answer(second, ask(max_tokens=12)) == expected
+    await second.close(park=True)
+    os.kill(pids(second)[0], signal.SIGKILL)  # what is kept may be lost, too
+    async with asyncio.timeout(20):
+        while len(service._parked) > 1:
+            await asyncio.sleep(0.05)
+    third = await workshop.load(2)
+    assert pids(third)[1] == pids(second)[1]
+    assert await answer(third, ask(max_tokens=12)) == expected
+    await third.close(park=True)
+    with allocator.reserve("something else", allocator.free.memory - 60_000_000):
+        fourth = await workshop.load(3)  # it gives up what is kept
+        assert service.parked_memory == 0
+        await fourth.close()
+    monkeypatch.setattr("ainet.executor.stages.service.PARK_SECONDS", 0.1)
+    await (await workshop.load(1)).close(park=True)
+    async with asyncio.timeout(20):
+        while allocator.reserved.memory:
+            await asyncio.sleep(0.05)
+    assert not any(worker.model for worker in await service.workers())
 
 
 async def test_a_stage_is_linked_to_members_only_and_once(workshop):

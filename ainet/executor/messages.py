@@ -128,9 +128,13 @@ class LinkStage(Request, frozen=True):
 
 
 class CloseStages(Request, frozen=True):
-    """Ask a node to unload what the pipeline has there."""
+    """Ask a node to unload what the pipeline has there.
+
+    With `park`, the models stay for a while: the pipeline is about to be placed again.
+    """
 
     pipeline: str
+    park: bool = False
 
 
 class WorkerState(msgspec.Struct, frozen=True):

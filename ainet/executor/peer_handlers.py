@@ -165,7 +165,7 @@ class PeerHandlers:
     async def close_stages(self, link: PeerLink, request: CloseStages) -> None:
         """Unload what a pipeline has here."""
         self._check_owner(link, request.pipeline)
-        await self._service.close(request.pipeline)
+        await self._service.close(request.pipeline, park=request.park)
 
     async def describe_stages(self, link: PeerLink, request: DescribeStages) -> StageStates:
         """Return what a pipeline's stages measured."""

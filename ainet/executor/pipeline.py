@@ -298,14 +298,17 @@ class Pipeline:
                 found += (await link.request(DescribeStages(self.name))).stages
         return sorted(found, key=lambda figure: figure.first_layer)
 
-    async def close(self) -> None:
-        """Unload every stage that can be reached; the others end by themselves when they lose their neighbours."""
+    async def close(self, *, park: bool = False) -> None:
+        """Unload every stage that can be reached; the others end when this node does.
+
+        With `park`, their models stay for a while, for a pipeline that takes this one's place.
+        """
         if self._client is not None:
             await self._client.close()
         if self.draft is not None:
             await self.draft.close()
         nodes = dict.fromkeys(stage.node for stage in self.plan.stages)
-        await asyncio.gather(*(self._close(node) for node in nodes))
+        await asyncio.gather(*(self._close(node, park=park) for node in nodes))
         if self._loaded:
             last = self._loaded[-1].address
             await self._links.forwarders.close(last.node, last.session_port)
@@ -367,13 +370,13 @@ class Pipeline:
         else:
             self.cut()
 
-    async def _close(self, node: str) -> None:
+    async def _close(self, node: str, *, park: bool) -> None:
         try:
             if node == self._identity.id:
-                await self._service.close(self.name)
+                await self._service.close(self.name, park=park)
             else:
                 link = await self._links.connect(node)
-                await link.request(CloseStages(self.name), timeout=CLOSE_SECONDS)
+                await link.request(CloseStages(self.name, park), timeout=CLOSE_SECONDS)
         except AinetError as exc:
             self._log.info("A stage of %s could not be told to end: %s", self.manifest.name, exc)
 

@@ -130,12 +130,12 @@ class Pipelines:
             self._tell()
             await pipeline.close()
 
-    def abandon(self, pipeline: Pipeline) -> None:
-        """Unload a broken pipeline without keeping anybody waiting for it."""
+    def abandon(self, pipeline: Pipeline, *, park: bool = True) -> None:
+        """Unload a broken pipeline without keeping anybody waiting for it; its models stay for one in its place."""
         if pipeline in self._loaded:
             self._loaded.remove(pipeline)
             self._tell()
-            self._closing.spawn(pipeline.close())
+            self._closing.spawn(pipeline.close(park=park))
 
     async def settle(self, seconds: float | None = None) -> bool:
         """Wait until abandoned pipelines have given their memory back, but at most so long; tell whether they have."""
@@ -155,7 +155,7 @@ class Pipelines:
         for pipeline in list(self._loaded):
             if any(stage.node == node_id for stage in pipeline.plan.stages):
                 pipeline.cut()
-                self.abandon(pipeline)
+                self.abandon(pipeline, park=False)
 
     def _tell(self) -> None:
         try:

@@ -20,7 +20,7 @@ from ainet.network.channel import RESUME_SECONDS
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
     from pathlib import Path
 
     from ainet.config import AinetConfig
@@ -142,6 +142,8 @@ class Lender:
         This node and its members.
     allocator
         What a lent worker may take.
+    make_room
+        Gives up memory that is only kept because it may be wanted again.
     data_dir
         For the files of the processes.
     log
@@ -155,6 +157,7 @@ class Lender:
         identity: Identity,
         links: Links,
         allocator: Allocator,
+        make_room: Callable[[], Awaitable[None]],
         data_dir: Path,
         log: logging.Logger,
     ) -> None:
@@ -162,6 +165,7 @@ class Lender:
         self._identity = identity
         self._links = links
         self._allocator = allocator
+        self._make_room = make_room
         self._data_dir = data_dir
         self._log = log
         self._borrowings: dict[str, Borrowing] = {}
@@ -338,6 +342,8 @@ class Lender:
         if request.cluster in self._loans:
             msg = f"{self._identity.name} lends a worker to this cluster already."
             raise Refused(msg)
+        if self._allocator.free.memory < LEAST_MEMORY:
+            await self._make_room()
         memory = min(self._allocator.free.memory // 2, MOST_MEMORY)
         reservation = self._allocator.reserve("a lent Dask worker", max(memory, LEAST_MEMORY))
         host = own_loopback(self._identity.id)

@@ -14,6 +14,7 @@ from ainet.errors import UsageError
 if TYPE_CHECKING:
     from ainet.executor.models.shards import Shard
     from ainet.executor.stages.frames import DataLink, Listener
+    from ainet.executor.stages.llama import Llama
     from ainet.executor.stages.session_server import SessionServer
     from ainet.executor.stages.spec import StageSpec
     from ainet.executor.stages.stage import Stage
@@ -55,6 +56,8 @@ class StageHost:
         #: Held while loading, so that `close` finds either nothing or everything.
         self._loading = asyncio.Lock()
         self._closed = False
+        #: The model of the stage before, for one of the same kind.
+        self._parked: Llama | None = None
 
     async def load(self, spec: StageSpec, shard: Shard) -> StageAddress:
         """Load the shard and listen; returns where.
@@ -72,7 +75,8 @@ class StageHost:
             if self._stage is not None or self._closed:
                 msg = "This worker holds a stage already, or was told to unload it."
                 raise UsageError(msg)
-            self._stage = await asyncio.to_thread(Stage, spec, shard, self._log, lambda: self._closed)
+            parked, self._parked = self._parked, None
+            self._stage = await asyncio.to_thread(Stage, spec, shard, self._log, lambda: self._closed, parked)
             data_port = session_port = 0
             try:
                 if spec.n_stages > 1:
@@ -151,12 +155,27 @@ class StageHost:
         """End the stage and free its memory; one that is still being loaded is given up."""
         self._closed = True
         async with self._loading:
-            await self._end_sessions()
-            if self._listener is not None:
-                self._listener.close()
+            await self._stop_listening()
             if self._stage is not None:
                 stage, self._stage = self._stage, None
                 await asyncio.to_thread(stage.stop)
+            if self._parked is not None:
+                self._parked.close()
+
+    async def park(self) -> bool:
+        """End the stage, but keep its model for the next one, of the same kind; whether that is possible."""
+        async with self._loading:
+            await self._stop_listening()
+            if self._stage is not None:
+                stage, self._stage = self._stage, None
+                self._parked = await asyncio.to_thread(stage.detach)
+            return self._parked is not None
+
+    async def _stop_listening(self) -> None:
+        await self._end_sessions()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
 
     async def _end_sessions(self) -> None:
         if self._sessions is not None:

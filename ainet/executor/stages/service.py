@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ainet.errors import AinetError, NotFound, Refused, StageLost, UsageError
+from ainet.errors import AinetError, NotEnough, NotFound, Refused, StageLost, UsageError
 from ainet.executor.messages import LoadProgress, StageFigures, StageLoaded, WorkerState
 from ainet.executor.models.architectures import check_range
 from ainet.executor.models.shards import ShardStore
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 CLOSE_SECONDS = 4.0
 #: Workers that held a stage are kept for this long (s): the next pipeline then need not wait for them to start.
 TRIM_SECONDS = 30.0
+#: The models of stages whose pipeline broke are kept for so long (s), for those that take their place.
+PARK_SECONDS = 20.0
 #: A spare worker starts so long (s) after a stage was loaded: the other stages of its pipeline come first.
 SPARE_SECONDS = 2.0
 LOOPBACK = "127.0.0.1"
@@ -66,6 +68,17 @@ class HostedStage:
         self.neighbours: set[str] = set()
         #: Where the next stage is.
         self.following: StageAddress | None = None
+        self.is_local = True
+
+    def is_like(self, spec: StageSpec, *, local: bool) -> bool:
+        """Whether a stage of this kind can use the model that was loaded for this one."""
+        return (
+            self.is_local == local
+            and msgspec.structs.replace(
+                self.spec, pipeline=spec.pipeline, epoch=spec.epoch, owner=spec.owner, n_stages=spec.n_stages
+            )
+            == spec
+        )
 
     @property
     def ports(self) -> list[int]:
@@ -122,6 +135,9 @@ class StageService:
         self._fetcher = fetcher
         self._log = log
         self._stages: dict[tuple[str, int], HostedStage] = {}
+        #: Stages that have ended, but whose models are still loaded.
+        self._parked: list[HostedStage] = []
+        self._unparking = asyncio.Lock()
         self._lock = asyncio.Lock()
         self._tasks = Tasks("The background work for stages failed", log)
         engine.on_worker_lost(self._lose_worker)
@@ -134,6 +150,17 @@ class StageService:
     def worker_limit(self) -> int | None:
         """Most stages that can run here; None when the engine grows on demand."""
         return None if self._engine.own else len(self._engine.workers())
+
+    @property
+    def parked_memory(self) -> int:
+        """Bytes that are reserved for models without a stage: they are given up when anything else needs them."""
+        return sum(stage.reservation.memory for stage in self._parked if not stage.reservation.released)
+
+    async def unpark(self) -> None:
+        """Unload the models that are kept for stages to come."""
+        async with self._unparking:
+            parked, self._parked = self._parked, []
+            await asyncio.gather(*(self._close(stage) for stage in parked))
 
     async def workers(self) -> list[WorkerState]:
         """Return the engine's workers and what they hold."""
@@ -186,7 +213,7 @@ class StageService:
         memory = footprint.memory(spec.first_layer, spec.last_layer)
         # Stages take turns, so threads are shared in time: a stage that comes when all are taken runs nevertheless.
         threads = min(spec.threads, self._allocator.free.threads)
-        stage = HostedStage(spec, manifest, self._allocator.reserve(what, memory, threads=threads))
+        stage = await self._begin(spec, manifest, what, memory, threads, local=local)
         self._stages[key] = stage
         try:
             layers = (spec.first_layer, spec.last_layer)
@@ -194,16 +221,11 @@ class StageService:
             received = await self._fetcher.fetch(
                 manifest, layers, sources, lambda done, total: progress(LoadProgress(f"fetching {what}", done, total))
             )
-            progress(LoadProgress(f"loading {what}"))
+            if stage.actor is None:
+                progress(LoadProgress(f"loading {what}"))
             shard = await asyncio.to_thread(self._shards.assemble, manifest, *layers)
-            async with self._lock:
-                stage.worker = await self._free_worker()
-            if self._engine.own:
-                self._allocator.bind(stage.reservation, stage.worker.pid)
-            host = self._stage_host(stage.worker, local=local)
-            credentials = self._identity.local_credentials() if local else self._identity.credentials()
-            actor = self._engine.actor(StageHost, credentials, self._identity.id, host, address=stage.worker.address)
-            stage.actor = await self._alive(stage, actor)
+            if stage.actor is None:
+                await self._host(stage)
             stage.address = await self._alive(stage, stage.actor.load(spec, shard))
             if not local:
                 for port in stage.ports:
@@ -278,13 +300,14 @@ class StageService:
             )
         return found
 
-    async def close(self, pipeline: str) -> None:
-        """Unload the stages of a pipeline; none is fine, too."""
-        await asyncio.gather(*(self._close(stage) for stage in self.stages(pipeline)))
+    async def close(self, pipeline: str, *, park: bool = False) -> None:
+        """Unload the stages of a pipeline; none is fine, too. With `park`, their models stay for a while."""
+        await asyncio.gather(*((self._park if park else self._close)(stage) for stage in self.stages(pipeline)))
 
     async def stop(self) -> None:
         """Unload every stage."""
         await self.close_all()
+        await self.unpark()
         await self._tasks.stop()
 
     async def close_all(self, node_id: str | None = None) -> None:
@@ -292,6 +315,38 @@ class StageService:
         for stage in self.stages():
             if node_id in (None, stage.spec.owner, *stage.neighbours):
                 await self._close(stage)
+
+    async def _begin(
+        self, spec: StageSpec, manifest: Manifest, what: str, memory: int, threads: int, *, local: bool
+    ) -> HostedStage:
+        """Return a stage with the memory that it needs, and maybe a model that was loaded before."""
+        for parked in self._parked:
+            if parked.is_like(spec, local=local) and not parked.reservation.released:
+                self._parked.remove(parked)
+                stage = HostedStage(spec, manifest, parked.reservation)
+                stage.worker, stage.actor, stage.is_local = parked.worker, parked.actor, local
+                return stage
+        try:
+            reservation = self._allocator.reserve(what, memory, threads=threads)
+        except NotEnough:
+            if not (self._parked or self._unparking.locked()):
+                raise
+            await self.unpark()
+            reservation = self._allocator.reserve(what, memory, threads=threads)
+        stage = HostedStage(spec, manifest, reservation)
+        stage.is_local = local
+        return stage
+
+    async def _host(self, stage: HostedStage) -> None:
+        """Find a worker for a stage."""
+        async with self._lock:
+            stage.worker = await self._free_worker()
+        if self._engine.own:
+            self._allocator.bind(stage.reservation, stage.worker.pid)
+        host = self._stage_host(stage.worker, local=stage.is_local)
+        credentials = self._identity.local_credentials() if stage.is_local else self._identity.credentials()
+        actor = self._engine.actor(StageHost, credentials, self._identity.id, host, address=stage.worker.address)
+        stage.actor = await self._alive(stage, actor)
 
     def admit(self, spec: StageSpec, manifest: Manifest) -> StageSpec:
         """Hold the planning node's wishes against the model and the owner's caps.
@@ -367,9 +422,13 @@ class StageService:
         return address.rpartition(":")[0].strip("[]")
 
     async def _free_worker(self) -> Worker:
-        used = {stage.worker.address for stage in self.stages() if stage.worker is not None}
+        used = self._used()
         workers = await self._engine.ensure_workers(len(used) + 1)
         return next(worker for worker in workers if worker.address not in used)
+
+    def _used(self) -> set[str]:
+        """Return the addresses of workers that hold a model."""
+        return {stage.worker.address for stage in [*self.stages(), *self._parked] if stage.worker is not None}
 
     async def _alive(self, stage: HostedStage, call: Any) -> Any:
         """Await an actor's answer, but not longer than its worker lives.
@@ -397,6 +456,29 @@ class StageService:
         msg = f"The worker that held layers {stage.layers} of {stage.name} was lost. Ask again."
         raise StageLost(msg)
 
+    async def _park(self, stage: HostedStage) -> None:
+        """End a stage, but keep its model if possible."""
+        is_kept = False
+        if stage.actor is not None and stage.address is not None:
+            try:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    is_kept = await self._alive(stage, stage.actor.park())
+            except (AinetError, TimeoutError) as exc:
+                self._log.info("Layers %s of %s are not kept: %s", stage.layers, stage.name, exc or "no answer")
+        if not is_kept or stage.lost.is_set():
+            await self._close(stage)
+            return
+        self._leave(stage)
+        stage.address = None
+        self._parked.append(stage)
+        self._tasks.spawn(self._expire(stage))
+
+    async def _expire(self, stage: HostedStage) -> None:
+        await asyncio.sleep(PARK_SECONDS)
+        if stage in self._parked:
+            self._parked.remove(stage)
+            await self._close(stage)
+
     async def _close(self, stage: HostedStage) -> None:
         actor, stage.actor = stage.actor, None
         try:
@@ -411,26 +493,33 @@ class StageService:
             self._forget(stage)
 
     def _lose_worker(self, address: str) -> None:
-        for stage in self.stages():
+        for stage in [*self.stages(), *self._parked]:
             if stage.worker is not None and stage.worker.address == address:
+                if stage in self._parked:
+                    self._parked.remove(stage)
                 self._log.warning("The worker that held layers %s of %s was lost.", stage.layers, stage.name)
                 stage.lost.set()
                 self._forget(stage)
 
     def _forget(self, stage: HostedStage) -> None:
-        self._stages.pop((stage.spec.pipeline, stage.spec.first_layer), None)
+        self._leave(stage)
         stage.reservation.release()
+        self._tasks.spawn(self._trim())
+
+    def _leave(self, stage: HostedStage) -> None:
+        """Take a stage out of its pipeline."""
+        self._stages.pop((stage.spec.pipeline, stage.spec.first_layer), None)
         for port in stage.ports:
             self._links.channels.conceal(port)
         if stage.following is not None:
             self._tasks.spawn(self._links.forwarders.close(stage.following.node, stage.following.data_port))
-        self._tasks.spawn(self._trim())
+            stage.following = None
 
     async def _keep_spare(self) -> None:
         """Have a worker ready for a stage that takes the place of a lost one: starting one takes seconds."""
         await asyncio.sleep(SPARE_SECONDS)
         async with self._lock:
-            used = {stage.worker.address for stage in self.stages() if stage.worker is not None}
+            used = self._used()
             if used and self._engine.own:
                 await self._engine.ensure_workers(len(used) + 1)
 
@@ -438,7 +527,7 @@ class StageService:
         """End workers that nobody needs any more, but keep one warm."""
         await asyncio.sleep(TRIM_SECONDS)
         async with self._lock:
-            used = {stage.worker.address for stage in self.stages() if stage.worker is not None}
+            used = self._used()
             free = [worker for worker in self._engine.workers() if worker.address not in used]
             for worker in free[1:]:
                 await self._engine.retire(worker.address)

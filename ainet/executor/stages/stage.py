@@ -59,15 +59,22 @@ class Stage:
         For what nobody is there to hear.
     aborted
         Loading ends when it answers True.
+    llama
+        The shard as an earlier stage of the same kind loaded it, if one did: see `detach`.
     """
 
     def __init__(
-        self, spec: StageSpec, shard: Shard, log: logging.Logger, aborted: Callable[[], bool] = lambda: False
+        self,
+        spec: StageSpec,
+        shard: Shard,
+        log: logging.Logger,
+        aborted: Callable[[], bool] = lambda: False,
+        llama: Llama | None = None,
     ) -> None:
         self.spec = spec
         self._log = log
         self._is_first, self._is_last = shard.is_first, shard.is_last
-        self.llama = Llama(
+        self.llama = llama or Llama(
             shard.path,
             hidden_out=not shard.is_last,
             n_ctx=spec.n_ctx,
@@ -151,11 +158,28 @@ class Stage:
 
     def stop(self) -> None:
         """End the decode thread and free the model."""
+        if self._end():
+            self.llama.close()
+
+    def detach(self) -> Llama | None:
+        """End the decode thread; returns the model for another stage of the same kind, unless it is what failed."""
+        if not self._end():
+            return None
+        if self.error is not None and not isinstance(self.error, StageLost):
+            self.llama.close()
+            return None
+        self.llama.clear()
+        return self.llama
+
+    def _end(self) -> bool:
+        """End the decode thread, if it runs; whether it has ended."""
         if self._thread is None:
             self._close()
         elif self._thread.is_alive():
             self.inbox.put(self._stop)
             self._thread.join(timeout=60)
+            return not self._thread.is_alive()
+        return True
 
     def state(self) -> dict[str, Any]:
         """Return figures: bytes sent to the next stage, seconds that a token took lately, llama.cpp's buffers."""
@@ -429,4 +453,3 @@ class Stage:
         self.inbox.close()
         if self._embedding is not None:
             self._embedding.close()
-        self.llama.close()
