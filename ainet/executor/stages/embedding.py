@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from ainet.executor.models.shards import Shard
 
 
+#: Rows of so many tokens are remembered.
+MAX_KNOWN = 512
+
+
 class Embedding:
     """The embedding table of a model, of which rows are read from the file that holds it.
 
@@ -34,6 +38,8 @@ class Embedding:
         self._scale = np.float32(shard.input_scale)
         self._offset = place.offset
         self._row_bytes = place.nbytes // self._n_vocab
+        #: Rows of tokens that were drawn lately: the other stages wait while one is read.
+        self._known: dict[int, NDArray[np.float32]] = {}
         self._file = Path(place.path).open("rb", buffering=0)  # noqa: SIM115 - `close` closes it
         # Without gguf's splitting of large arrays, which takes longer than the row of one token.
         self._unpack = getattr(getattr(quants, self._type.name, None), "dequantize_rows", None)
@@ -47,6 +53,16 @@ class Embedding:
     def look_up(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return the hidden states that `tokens` begin with, float32 of shape (n, n_embd)."""
         numbers = tokens.tolist()
+        if len(numbers) != 1:
+            return self._read(numbers)
+        row = self._known.get(numbers[0])
+        if row is None:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            row = self._known[numbers[0]] = self._read(numbers)
+        return row
+
+    def _read(self, numbers: list[int]) -> NDArray[np.float32]:
         if min(numbers) < 0 or max(numbers) >= self._n_vocab:
             msg = f"A token lies outside the vocabulary of {self._n_vocab}."
             raise ModelError(msg)
