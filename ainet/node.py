@@ -309,6 +309,7 @@ class Node:
         if lan:
             await self.open_lan()
         await self.executor.unload()
+        await self.stages.unpark()  # what is kept is linked with the certificate of the swarm before
         joined = await self.pairing.join(ticket, name)
         return {"swarm": joined.swarm, "name": self.name, "warning": joined.warning, "members": await self.members()}
 

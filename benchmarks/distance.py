@@ -1,8 +1,9 @@
 """(b) Tokens of three devices that are 5, 20 or 50 ms apart: ainet with and without drafts, and llama.cpp's RPC.
 
 Each device is a network namespace of its own, and everything between two of them takes that long, one way (root and
-TAP devices are needed). Every device computes a third of the layers with one thread. The text is one that the answer
-repeats, as when something is edited. (f) What the plan predicted is compared with what was measured.
+TAP devices are needed). A fourth device, which is as far from them, asks: it has no room for layers. Each of the others
+computes a third of them with one thread. The text is one that the answer repeats, as when something is edited.
+(f) What the plan predicted is compared with what was measured.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DISTANCES = (0.005, 0.020, 0.050)  # s, one way
-NAMES = ("desk", "attic", "cellar")
+ASKER, NAMES = "phone", ("desk", "attic", "cellar")
+NO_ROOM = {ASKER: {"memory": "60MB"}}
 N_TOKENS = 64
 PORT = 50052
 FIRST = "the meeting is at ten oclock in the large room on the second floor and everybody is asked to bring a pen"
@@ -43,7 +45,7 @@ def servers(lan: Lan, python: str) -> Iterator[PlainProcess]:
         addresses = [f"{lan.hosts[name]}:{PORT}" for name in NAMES]
         for name, address in zip(NAMES, addresses, strict=True):
             stack.callback(RpcServer(python, address, tuple(lan.inside(name))).stop)
-        client = PlainProcess(python, *addresses, prefix=tuple(lan.inside(NAMES[0])))
+        client = PlainProcess(python, *addresses, prefix=tuple(lan.inside(ASKER)))
         stack.callback(client.stop)
         yield client
 
@@ -56,13 +58,14 @@ def rpc_rate(client: PlainProcess, n: int) -> float:
 def ask(nodes: LanNodes) -> tuple[float, list[int]]:
     """Return tokens a second of an answer, and its tokens."""
     options = {"raw": True, "temperature": 0.0, "max_tokens": N_TOKENS, "stages": len(NAMES)}
-    answer = nodes.client(NAMES[0], lambda node: node.ask(TEXT, **options))
+    answer = nodes.client(ASKER, lambda node: node.ask(TEXT, **options))
+    assert ASKER not in {part["node"] for part in answer.placement}
     return answer.timings["tokens_per_s"], answer.tokens
 
 
 def predicted(nodes: LanNodes) -> float:
     """Return the time of a token that the plan predicts (s), once the model was measured."""
-    return nodes.client(NAMES[0], lambda node: node.plan("smollm2", len(NAMES)))["seconds"]
+    return nodes.client(ASKER, lambda node: node.plan("smollm2", len(NAMES)))["seconds"]
 
 
 def measure(rounds: int, rpc_python: str | None) -> dict[str, Any]:
@@ -75,9 +78,9 @@ def measure(rounds: int, rpc_python: str | None) -> dict[str, Any]:
             settings = SETTINGS | {"speculate": drafts}
             with (
                 tempfile.TemporaryDirectory() as folder,
-                lan_nodes(Path(folder), *NAMES, cable={"apart": distance}, **settings) as nodes,
+                lan_nodes(Path(folder), ASKER, *NAMES, cable={"apart": distance}, own=NO_ROOM, **settings) as nodes,
             ):
-                wait_for(lambda nodes=nodes: all(nodes.reached(NAMES[0], name) != "no" for name in NAMES[1:]), 60)
+                wait_for(lambda nodes=nodes: all(nodes.reached(ASKER, name) != "no" for name in NAMES), 60)
                 ask(nodes)  # loads the pipeline
                 for _ in range(rounds):
                     rate, tokens = ask(nodes)
@@ -86,7 +89,10 @@ def measure(rounds: int, rpc_python: str | None) -> dict[str, Any]:
                 if not drafts:
                     expected = predicted(nodes)
         if rpc_python:
-            with Lan(f"rp{os.getpid() % 10000}", *NAMES, apart=distance) as lan, servers(lan, rpc_python) as client:
+            with (
+                Lan(f"rp{os.getpid() % 10000}", ASKER, *NAMES, apart=distance) as lan,
+                servers(lan, rpc_python) as client,
+            ):
                 rpc_rate(client, 2)
                 rates["llama.cpp RPC"] = [rpc_rate(client, 16) for _ in range(rounds)]
         medians = {name: statistics.median(values) for name, values in rates.items()}

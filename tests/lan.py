@@ -264,16 +264,22 @@ class LanNodes:
 
 
 @contextlib.contextmanager
-def lan_nodes(folder: Path, *names: str, cable: Mapping[str, Any] | None = None, **settings: Any) -> Iterator[LanNodes]:
+def lan_nodes(
+    folder: Path,
+    *names: str,
+    cable: Mapping[str, Any] | None = None,
+    own: Mapping[str, Mapping[str, Any]] | None = None,
+    **settings: Any,
+) -> Iterator[LanNodes]:
     """Run a node on each of several devices; the others are members of the first one's swarm.
 
-    `cable` is what `Lan` is given besides.
+    `cable` is what `Lan` is given besides, `own` the further settings of single devices.
     """
     with Lan(f"ai{os.getpid() % 10000}", *names, **(cable or {})) as lan:
         nodes = LanNodes(lan, folder)
         try:
             with ThreadPoolExecutor(2) as starting:
-                list(starting.map(lambda name: nodes.start(name, **settings), names))
+                list(starting.map(lambda name: nodes.start(name, **settings, **(own or {}).get(name, {})), names))
             for name in names[1:]:
                 nodes.join(name, names[0])
             yield nodes

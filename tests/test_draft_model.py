@@ -42,8 +42,9 @@ def test_a_guess_is_what_the_model_would_say_however_the_text_changes(smollm2_pa
         assert guesses.guess(len(prompt) + 3, [tokens[0]], 1) != tokens[4:5] or tokens[3] == tokens[0]
         assert guesses.guess(len(prompt) + 2, tokens[2:20], 5) == tokens[20:25]
         assert guesses.guess(0, prompt, 3) == tokens[:3]
-        assert guesses.guess(0, prompt * 9, 5) == []  # beyond its window
-        for begin, asked in ((-1, [1]), (10_000, [1]), (0, []), (0, [-1]), (0, [10**6])):
+        whole = (prompt * 9)[:128]
+        assert guesses.guess(0, whole, 5) == []  # its window is full
+        for begin, asked in ((-1, [1]), (10_000, [1]), (0, []), (0, [-1]), (0, [10**6]), (0, [*whole, 1]), (128, [1])):
             with pytest.raises(UsageError, match="cannot guess"):
                 guesses.guess(begin, asked, 4)
         assert guesses.guess(0, prompt, 3) == tokens[:3]
@@ -152,9 +153,13 @@ async def test_suggestions_save_laps_and_change_no_text(
         assert (got, said) == (tokens, text)
         assert stage.decodes - begun < 45 if right else stage.decodes - begun > 55
         client.suggest(99, 0, [1])  # an answer that nobody knows, or that has ended
+        client.suggest(1, 0, [-1, 2**40])
         assert await client.guess(2, 0, prompt, 5) == tokens[:5]
         with pytest.raises(UsageError, match="cannot guess"):
             await client.guess(3, 0, [-1], 5)
+        # What it read for guesses is in nobody's way.
+        again = [event async for event in client.ask(msgspec.structs.replace(ask(GREEDY, 8, QUESTION), session=4))]
+        assert [token for event in again if isinstance(event, Text) for token in event.tokens] == tokens[:8]
     finally:
         await client.close()
         await server.stop()
@@ -162,10 +167,15 @@ async def test_suggestions_save_laps_and_change_no_text(
 
 
 async def test_a_node_loads_a_model_that_guesses_and_goes_on_without_it(tmp_path, smollm2_path):
-    options = {"draft_model": "smollm2", "exact": True, "context_window": N_CTX, "chunk": EXACT_UBATCH}
+    twin = tmp_path / "twin.gguf"  # the same but for its name
+    twin.write_bytes(smollm2_path.read_bytes().replace(b"general.name", b"general.nama", 1))
+    options = {"draft_model": "twin", "exact": True, "context_window": N_CTX, "chunk": EXACT_UBATCH}
+    options["model_paths"] = [str(twin)]
     async with nodes(tmp_path, desk=options) as found:
         desk = found["desk"]
         expected = one_process(smollm2_path, QUESTION, GREEDY, 40, chunk=EXACT_UBATCH)[1]
+        large = await desk.executor.manifest("smollm2")
+        assert await desk.executor._finder.draft_of(large, "smollm2") is None  # it would guess what it says itself
         await ask_node(desk, stages=2)
         pipeline = desk.executor.pipelines.usable()[0]
         async with asyncio.timeout(20):
@@ -188,6 +198,7 @@ async def test_a_node_loads_a_model_that_guesses_and_goes_on_without_it(tmp_path
         async with asyncio.timeout(20):
             while not small.closed:
                 await asyncio.sleep(0.05)
+        assert small.memory == {}
         assert (await ask_node(desk, text=QUESTION, stages=2, max_tokens=40))["text"] == expected
         await desk.unload()
         assert (await desk.status())["node"]["reserved"]["memory"] == 0

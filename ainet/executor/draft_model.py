@@ -29,17 +29,22 @@ class DraftModel:
         self._log = log
         self._text: list[int] = []  # what the pipeline was asked to continue last
         self._lock = asyncio.Lock()
-        self._failed = False
+        self._failure: asyncio.Task[None] | None = None
 
     @property
     def closed(self) -> bool:
         """Whether it guesses no more."""
-        return self._failed or not self.pipeline.usable
+        return self._failure is not None or not self.pipeline.usable
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes of memory that it takes on each node (by id)."""
+        return {} if self.closed else self.pipeline.memory
 
     async def guess(self, text: list[int], most: int) -> list[int]:
         """Return the most likely tokens to follow `text`; none where it cannot say."""
         async with self._lock:
-            if self.closed:
+            if self.closed or len(text) >= self.pipeline.plan.n_ctx:
                 return []
             begin = _common(self._text, text)
             self._text = []
@@ -47,14 +52,17 @@ class DraftModel:
                 tokens = await self.pipeline.guess(begin, text[begin:], most)
             except AinetError as exc:
                 self._log.warning("%s guesses no more: %s", self.pipeline.model, exc.message)
-                self._failed = True
+                self._failure = asyncio.create_task(self.pipeline.close())
                 return []
             self._text = text
             return tokens
 
     async def close(self) -> None:
         """Unload it."""
-        await self.pipeline.close()
+        if self._failure is not None:
+            await self._failure
+        else:
+            await self.pipeline.close()
 
 
 def _common(one: list[int], other: list[int]) -> int:

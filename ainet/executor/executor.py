@@ -112,7 +112,7 @@ class Executor:
             changed=lambda usable: placements.publish(one for one in usable if one.unforced),
         )
         self._drafts = Tasks("A model that guesses was not loaded", log)
-        self._replicas = Replicas(config, planning, load=self._load_replica, log=log)
+        self._replicas = Replicas(config, planning, load=self._load_replica, avoid=placements.avoid, log=log)
         self._loading: dict[asyncio.Task[Pipeline | BorrowedPipeline], str] = {}
 
     async def start(self) -> None:
@@ -121,9 +121,9 @@ class Executor:
 
     async def stop(self) -> None:
         """Unload everything."""
-        await self._drafts.stop()
         await self.unload()
         await self.pipelines.stop()
+        await self._drafts.stop()
 
     async def manifest(self, name: str | None, progress: Progress = lambda _: None) -> Manifest:
         """Return the model with this name, path or digest, the default one for None; see `ModelFinder.manifest`."""
@@ -261,8 +261,9 @@ class Executor:
         names = [self._loading[task] for task in stopped]
         for task in stopped:
             task.cancel()
-        await asyncio.gather(*stopped, self._replicas.stop(name), return_exceptions=True)
-        return names + await self.pipelines.unload(name)
+        called = None if name is None else self.pipelines.called(name)
+        await asyncio.gather(*stopped, self._replicas.stop(called), return_exceptions=True)
+        return names + await self.pipelines.unload(called)
 
     async def _ready(self, request: GenerateRequest, progress: Progress) -> Pipeline | BorrowedPipeline:
         """Return a pipeline that is loaded and claimed by the caller."""
@@ -381,6 +382,8 @@ class Executor:
 
     async def _load_draft(self, pipeline: Pipeline) -> None:
         """Load a small model that guesses what the pipeline will say, if there is one."""
+        if not self._config.speculate:
+            return
         manifest = await self._finder.draft_of(pipeline.manifest, self._config.draft_model)
         planned = await self._planning.here(manifest) if manifest is not None else None
         if manifest is None or planned is None:

@@ -98,7 +98,7 @@ class ModelFinder:
         if wanted != "auto":
             found = self._catalog.known(wanted)
             if self._same_tokens(manifest, found):
-                return found
+                return found if found.digest != manifest.digest else None
             self._log.warning("%s cannot guess for %s: their tokens are not the same.", wanted, manifest.name)
             return None
         small = [entry for entry in self._catalog.list() if not entry.error and entry.size]

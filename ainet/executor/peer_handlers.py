@@ -118,7 +118,7 @@ class PeerHandlers:
 
     async def describe_node(self, _link: PeerLink, request: DescribeNode) -> NodeOffer:
         """Return what this node can give."""
-        return await self._planning.offer(request.model)
+        return await self._planning.describe(request.model)
 
     async def load_stage(self, link: PeerLink, request: LoadStage) -> AsyncGenerator[LoadProgress | StageLoaded, None]:
         """Load a stage for the asking member, telling how far it is."""

@@ -184,7 +184,7 @@ class Pipeline:
         found: dict[str, int] = {}
         for stage, loaded in zip(self.plan.stages, self._loaded, strict=True):
             found[stage.node] = found.get(stage.node, 0) + loaded.memory
-        for node, memory in self.draft.pipeline.memory.items() if self.draft is not None else []:
+        for node, memory in self.draft.memory.items() if self.draft is not None else []:
             found[node] = found.get(node, 0) + memory
         return found
 
@@ -305,10 +305,11 @@ class Pipeline:
         """
         if self._client is not None:
             await self._client.close()
-        if self.draft is not None:
-            await self.draft.close()
         nodes = dict.fromkeys(stage.node for stage in self.plan.stages)
-        await asyncio.gather(*(self._close(node, park=park) for node in nodes))
+        closing = [self._close(node, park=park) for node in nodes]
+        if self.draft is not None:
+            closing.append(self.draft.close())  # it may be in the middle of a long text: nobody waits for it
+        await asyncio.gather(*closing)
         if self._loaded:
             last = self._loaded[-1].address
             await self._links.forwarders.close(last.node, last.session_port)

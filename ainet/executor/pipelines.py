@@ -142,9 +142,13 @@ class Pipelines:
         await self._closing.finish(seconds)
         return not self._closing.busy
 
-    async def unload(self, name: str | None = None) -> list[str]:
-        """Unload the pipelines of the model with this name or digest, or all; returns the models' names."""
-        wanted = [pipeline for pipeline in self._loaded if name is None or pipeline.is_called(name)]
+    def called(self, name: str) -> set[str]:
+        """Return the digests of the loaded models that were asked for by this name, or have this digest."""
+        return {pipeline.digest for pipeline in self._loaded if pipeline.is_called(name)}
+
+    async def unload(self, models: set[str] | None = None) -> list[str]:
+        """Unload the pipelines of the models with these digests, or all; returns the models' names."""
+        wanted = [pipeline for pipeline in self._loaded if models is None or pipeline.digest in models]
         for pipeline in wanted:
             pipeline.unwanted = True
         await asyncio.gather(*(self.drop(pipeline) for pipeline in wanted))

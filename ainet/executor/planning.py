@@ -130,7 +130,6 @@ class Planning:
     async def offer(self, digest: str) -> NodeOffer:
         """Return what this node can give to a pipeline of the model with this digest."""
         links = self._links.links()
-        await self._bandwidths.measure_all(links, REMEMBER_SECONDS, MEASURE_SECONDS)
         holds = await asyncio.to_thread(self._holds, digest)
         free = self._allocator.free
         measured = self._speeds.get(digest)
@@ -147,6 +146,11 @@ class Planning:
             models=[digest] if holds else [],
             gpu=self._allocator.caps.gpu,
         )
+
+    async def describe(self, digest: str) -> NodeOffer:
+        """Return what this node can give, and how far others are from it: that is measured, where it is not known."""
+        await self._bandwidths.measure_all(self._links.links(), REMEMBER_SECONDS, MEASURE_SECONDS)
+        return await self.offer(digest)
 
     async def fits_here(self, manifest: Manifest, idle: Mapping[str, int]) -> bool:
         """Whether the whole model fits on this device; `idle` as for `plan`."""
@@ -224,7 +228,7 @@ class Planning:
         """Return what this node and the members that can be reached can give."""
         members = [state for state in self._links.members() if state.connected and not state.is_self]
         others = await asyncio.gather(*(self._describe(state, manifest.digest) for state in members))
-        return [await self.offer(manifest.digest), *(offer for offer in others if offer is not None)]
+        return [await self.describe(manifest.digest), *(offer for offer in others if offer is not None)]
 
     def _holds(self, digest: str) -> bool:
         try:

@@ -54,6 +54,8 @@ class Replicas:
         Finds devices that can hold a whole model.
     load
         Loads a replica.
+    avoid
+        Told the name of a member's pipeline that cannot be asked.
     log
         For what is loaded, and what is not.
     """
@@ -64,10 +66,11 @@ class Replicas:
         planning: Planning,
         *,
         load: Callable[[Planned, Manifest], Awaitable[None]],
+        avoid: Callable[[str], None],
         log: logging.Logger,
     ) -> None:
         self._config, self._planning = config, planning
-        self._load = load
+        self._load, self._avoid = load, avoid
         self._log = log
         self._affinity = Affinity()
         self._tried: dict[str, float] = {}
@@ -97,7 +100,10 @@ class Replicas:
         idle = [one for one in mine if not one.sessions]
         if idle and known in (None, *(one.name for one in mine)):
             return _soonest(idle).pipeline
-        theirs = [one for one in await asyncio.gather(*map(_described, offered)) if one is not None]
+        described = await asyncio.gather(*map(_described, offered))
+        theirs = [one for one in described if one is not None]
+        for silent in [one.pipeline for one, state in zip(offered, described, strict=True) if state is None]:
+            self._avoid(silent)
         for one in theirs:
             if one.name == known and one.sessions < self._config.sessions:
                 return one.pipeline
@@ -109,9 +115,9 @@ class Replicas:
             self._grow(manifest, best.expected, own, offered)
         return best.pipeline
 
-    async def stop(self, name: str | None = None) -> None:
-        """Give up what is being loaded, of the model with this name or digest or of all."""
-        stopped = [task for task, model in self._growing.items() if name in (None, model.name, model.digest)]
+    async def stop(self, models: set[str] | None = None) -> None:
+        """Give up what is being loaded, of the models with these digests or of all."""
+        stopped = [task for task, model in self._growing.items() if models is None or model.digest in models]
         for task in stopped:
             task.cancel()
         await asyncio.gather(*stopped, return_exceptions=True)
@@ -120,6 +126,7 @@ class Replicas:
         """Begin to load a replica, if one would answer sooner than `seconds` from token to token."""
         now = time.monotonic()
         is_due = now >= self._tried.get(manifest.digest, now)
+        is_due = is_due and all(one.digest != manifest.digest for one in self._growing.values())
         if not is_due or sum(one.is_replica for one in own) >= self._config.replicas:
             return
         self._tried[manifest.digest] = now + AGAIN_SECONDS

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 #: Tokens that are guessed at once: the text may have gone on by then.
 STEP = 4
-#: Guesses of which a smaller share comes true are not worth the work; for so many tokens there are none then.
+#: Guesses of which a smaller share comes true are not worth the work; for so many tokens there are none then, and for
+#: more each time, as long as none is used.
 LEAST_AGREEMENT = 0.3
-PAUSE = 64
+PAUSE, LONGEST_PAUSE = 64, 4096
 #: The last stage makes no use of guesses when it tried none for so many tokens.
 UNUSED = 48
 WEIGHT = 0.1
@@ -44,6 +45,7 @@ class Speculator:
         self._guess: list[int] = []
         self._agreement = 0.7
         self._pause = self._unused = 0
+        self._next_pause = PAUSE
         self._changed = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name="guesses")
 
@@ -60,9 +62,10 @@ class Speculator:
             for token in event.tokens:
                 self._judge(token)
             if any(lap.rows > 1 for lap in event.laps):
-                self._unused = 0
+                self._unused, self._next_pause = 0, PAUSE
             if self._unused >= UNUSED or self._agreement < LEAST_AGREEMENT:
-                self._pause, self._unused, self._agreement = PAUSE, -PAUSE, 0.5
+                self._pause, self._unused, self._agreement = self._next_pause, -self._next_pause, 0.5
+                self._next_pause = min(2 * self._next_pause, LONGEST_PAUSE)
         else:
             return
         self._changed.set()

@@ -257,6 +257,8 @@ class Lender:
             msg = f"{self._identity.name} lends no workers (its owner said so with `ainet up --no-lend`)."
             raise Refused(msg)
         await self._borrowers.watch(link)
+        if self._allocator.free.memory < LEAST_MEMORY:
+            await self._make_room()
         if sum(loan.borrower == link.peer_id for loan in self._loans.values()) >= MOST_LOANS:
             msg = (
                 f"{self._identity.name} lends {MOST_LOANS} workers to {link.peer_name} already, and no more to one "
@@ -342,8 +344,6 @@ class Lender:
         if request.cluster in self._loans:
             msg = f"{self._identity.name} lends a worker to this cluster already."
             raise Refused(msg)
-        if self._allocator.free.memory < LEAST_MEMORY:
-            await self._make_room()
         memory = min(self._allocator.free.memory // 2, MOST_MEMORY)
         reservation = self._allocator.reserve("a lent Dask worker", max(memory, LEAST_MEMORY))
         host = own_loopback(self._identity.id)

@@ -190,7 +190,8 @@ class DataLink:
     def close(self) -> None:
         """Close the connection, also while another thread waits on it."""
         with contextlib.suppress(OSError):  # it may be closed at the other end already
-            self.socket.shutdown(socket.SHUT_RDWR)
+            # Not the method of SSLSocket, after which another thread that is still sending would do so without TLS.
+            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
         if self._overflow is not None:
             self._overflow.close()
         self.socket.close()

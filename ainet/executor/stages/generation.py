@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from ainet.executor.stages.sampling_params import SamplingParams
 
 MAX_MESSAGE = 4 << 20  # bytes: a prompt of a million tokens, and nothing larger
+MAX_GUESS = 32  # tokens that are guessed at once
 MAX_PROMPT = 4_000_000  # bytes of all turns together; the rest of a message is for grammar and stop strings
 
 
@@ -85,7 +88,7 @@ class Suggest(msgspec.Struct, tag=True, frozen=True):
 
     session: int
     begin: int
-    tokens: list[int]
+    tokens: Annotated[list[int], msgspec.Meta(max_length=MAX_GUESS)]
 
 
 class Guess(msgspec.Struct, tag=True, frozen=True):

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from ainet.executor.stages.llama import Llama
     from ainet.executor.stages.vocabulary import Vocabulary
 
-#: Most tokens of a guess.
-MAX_GUESS = 32
-
 
 class Guesses:
     """Continues a text greedily, and remembers what it has read of it.
@@ -32,7 +29,7 @@ class Guesses:
         self._read: list[int] = []  # what is in the KV cache
 
     def guess(self, begin: int, tokens: list[int], most: int) -> list[int]:
-        """Return the most likely tokens to follow a text, none where it ends or the context window does.
+        """Return the most likely tokens to follow a text, none where it ends or fills the context window.
 
         Parameters
         ----------
@@ -48,6 +45,9 @@ class Guesses:
         """
         if not 0 <= begin <= len(self._text) or not begin + len(tokens) or not all(map(self._is_token, tokens)):
             msg = "The model cannot guess what follows: the text before is not known."
+            raise UsageError(msg)
+        if begin + len(tokens) > self._llama.n_ctx:
+            msg = f"The model cannot guess what follows {begin + len(tokens)} tokens: it takes {self._llama.n_ctx}."
             raise UsageError(msg)
         self._text[begin:] = tokens
         most = min(most, self._llama.n_ctx - len(self._text))
@@ -71,6 +71,12 @@ class Guesses:
                 break
             self._decode([token])
         return found
+
+    def forget(self) -> None:
+        """Give the KV cache to somebody else."""
+        if self._read:
+            self._llama.clear()
+            self._text, self._read = [], []
 
     def _is_token(self, token: int) -> bool:
         return 0 <= token < self._vocabulary.n_tokens

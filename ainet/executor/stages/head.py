@@ -9,10 +9,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ainet.errors import AinetError, Busy, ModelError
+from ainet.errors import AinetError, Busy, ModelError, UsageError
 from ainet.executor.stages.drafts import MAX_DRAFT, Drafter, LapTime
-from ainet.executor.stages.generation import Done, Event, Failed, Guess, Guessed, Open, Started, Suggest, Text
-from ainet.executor.stages.guesses import MAX_GUESS, Guesses
+from ainet.executor.stages.generation import (
+    MAX_GUESS,
+    Done,
+    Event,
+    Failed,
+    Guess,
+    Guessed,
+    Open,
+    Started,
+    Suggest,
+    Text,
+)
+from ainet.executor.stages.guesses import Guesses
 from ainet.executor.stages.prefixes import Prefix, Prefixes
 from ainet.executor.stages.session import Drawn, Session
 from ainet.executor.stages.vocabulary import Vocabulary
@@ -84,16 +95,27 @@ class Head:
         Whether nothing may depend on which sessions share the stages.
     speculate
         Whether tokens are tried before they are drawn, where that is faster.
+    is_whole
+        Whether the stage holds the whole model.
     """
 
     def __init__(
-        self, llama: Llama, ring: Ring, *, sessions: int, queue: int, exact: bool = False, speculate: bool = False
+        self,
+        llama: Llama,
+        ring: Ring,
+        *,
+        sessions: int,
+        queue: int,
+        exact: bool = False,
+        speculate: bool = False,
+        is_whole: bool = True,
     ) -> None:
         self._llama = llama
         self._ring = ring
         self._most = min(sessions, llama.n_slots)
         self._queue = queue
         self._exact = exact
+        self._is_whole = is_whole
         self._speculates = speculate and llama.can_keep
         self._lap = LapTime()
         self._log = logging.getLogger("ainet.stage")
@@ -149,12 +171,18 @@ class Head:
 
     def suggest(self, request: Open, suggestion: Suggest) -> None:
         """Note what a smaller model guesses to follow in the session that `request` opened."""
+        if not all(0 <= token < self._vocabulary.n_tokens for token in suggestion.tokens):
+            return
         for session in self._active.values():
             if session.request is request and session.drafter is not None:
-                session.drafter.suggest(suggestion.begin, suggestion.tokens[:MAX_GUESS])
+                session.drafter.suggest(suggestion.begin, suggestion.tokens)
 
     def guess(self, asked: Guess, reply: Callable[[Event], None]) -> None:
         """Say what follows some tokens, for a larger model that is asked less often then."""
+        if not self._is_whole:
+            error = UsageError("Only a model that is whole on one stage can guess.")
+            reply(Failed(asked.session, error.to_dict()))
+            return
         if self._active or self._waiting:
             busy = Busy("This pipeline answers somebody: it cannot guess at the same time.", retry_after=1)
             reply(Failed(asked.session, busy.to_dict()))
@@ -260,6 +288,8 @@ class Head:
             session.close()
             session.reply(Done(session.request.session, finish, ""))
             return
+        if not self._active:
+            self._guesses.forget()
         session.slot, session.cells = self._slots.pop(0), cells
         self._active[session.slot] = session
         if prefix is not None:

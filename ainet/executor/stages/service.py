@@ -137,7 +137,8 @@ class StageService:
         self._stages: dict[tuple[str, int], HostedStage] = {}
         #: Stages that have ended, but whose models are still loaded.
         self._parked: list[HostedStage] = []
-        self._unparking = asyncio.Lock()
+        #: Those of them that are being unloaded.
+        self._ending: dict[HostedStage, asyncio.Task[None]] = {}
         self._lock = asyncio.Lock()
         self._tasks = Tasks("The background work for stages failed", log)
         engine.on_worker_lost(self._lose_worker)
@@ -158,9 +159,10 @@ class StageService:
 
     async def unpark(self) -> None:
         """Unload the models that are kept for stages to come."""
-        async with self._unparking:
-            parked, self._parked = self._parked, []
-            await asyncio.gather(*(self._close(stage) for stage in parked))
+        for stage in list(self._parked):
+            self._give_up(stage)
+        if self._ending:
+            await asyncio.wait(list(self._ending.values()))  # they end, whoever waits
 
     async def workers(self) -> list[WorkerState]:
         """Return the engine's workers and what they hold."""
@@ -203,10 +205,7 @@ class StageService:
         CannotSplit, ModelError, NotFound, PeerUnreachable
             If the shard cannot be made.
         """
-        key = (spec.pipeline, spec.first_layer)
-        if key in self._stages:
-            msg = f"Layers {spec.first_layer}–{spec.last_layer} of this pipeline are loaded here already."
-            raise UsageError(msg)
+        self._check_new(spec)
         spec = self.admit(spec, manifest)
         what = f"{manifest.name} layers {spec.first_layer}–{spec.last_layer}"
         footprint = Footprint(manifest, n_ctx=spec.n_ctx, n_ubatch=spec.n_ubatch, sessions=spec.sessions)
@@ -214,7 +213,7 @@ class StageService:
         # Stages take turns, so threads are shared in time: a stage that comes when all are taken runs nevertheless.
         threads = min(spec.threads, self._allocator.free.threads)
         stage = await self._begin(spec, manifest, what, memory, threads, local=local)
-        self._stages[key] = stage
+        self._stages[spec.pipeline, spec.first_layer] = stage
         try:
             layers = (spec.first_layer, spec.last_layer)
             await asyncio.to_thread(self._shards.make_room, manifest, *layers)
@@ -316,6 +315,11 @@ class StageService:
             if node_id in (None, stage.spec.owner, *stage.neighbours):
                 await self._close(stage)
 
+    def _check_new(self, spec: StageSpec) -> None:
+        if (spec.pipeline, spec.first_layer) in self._stages:
+            msg = f"Layers {spec.first_layer}–{spec.last_layer} of this pipeline are loaded here already."
+            raise UsageError(msg)
+
     async def _begin(
         self, spec: StageSpec, manifest: Manifest, what: str, memory: int, threads: int, *, local: bool
     ) -> HostedStage:
@@ -329,9 +333,10 @@ class StageService:
         try:
             reservation = self._allocator.reserve(what, memory, threads=threads)
         except NotEnough:
-            if not (self._parked or self._unparking.locked()):
+            if not (self._parked or self._ending):
                 raise
             await self.unpark()
+            self._check_new(spec)
             reservation = self._allocator.reserve(what, memory, threads=threads)
         stage = HostedStage(spec, manifest, reservation)
         stage.is_local = local
@@ -340,7 +345,13 @@ class StageService:
     async def _host(self, stage: HostedStage) -> None:
         """Find a worker for a stage."""
         async with self._lock:
-            stage.worker = await self._free_worker()
+            try:
+                stage.worker = await self._free_worker()
+            except NotEnough:
+                if not (self._parked or self._ending):
+                    raise
+                await self.unpark()
+                stage.worker = await self._free_worker()
         if self._engine.own:
             self._allocator.bind(stage.reservation, stage.worker.pid)
         host = self._stage_host(stage.worker, local=stage.is_local)
@@ -426,9 +437,13 @@ class StageService:
         workers = await self._engine.ensure_workers(len(used) + 1)
         return next(worker for worker in workers if worker.address not in used)
 
+    def _holding(self) -> list[HostedStage]:
+        """Return the stages, also those that have ended but still hold a model."""
+        return [*self.stages(), *self._parked, *self._ending]
+
     def _used(self) -> set[str]:
         """Return the addresses of workers that hold a model."""
-        return {stage.worker.address for stage in [*self.stages(), *self._parked] if stage.worker is not None}
+        return {stage.worker.address for stage in self._holding() if stage.worker is not None}
 
     async def _alive(self, stage: HostedStage, call: Any) -> Any:
         """Await an actor's answer, but not longer than its worker lives.
@@ -465,6 +480,9 @@ class StageService:
                     is_kept = await self._alive(stage, stage.actor.park())
             except (AinetError, TimeoutError) as exc:
                 self._log.info("Layers %s of %s are not kept: %s", stage.layers, stage.name, exc or "no answer")
+            except BaseException:  # nobody may ask a second time
+                self._tasks.spawn(self._close(stage))
+                raise
         if not is_kept or stage.lost.is_set():
             await self._close(stage)
             return
@@ -476,8 +494,18 @@ class StageService:
     async def _expire(self, stage: HostedStage) -> None:
         await asyncio.sleep(PARK_SECONDS)
         if stage in self._parked:
-            self._parked.remove(stage)
+            self._give_up(stage)
+
+    def _give_up(self, stage: HostedStage) -> None:
+        """Begin to unload a model that was kept."""
+        self._parked.remove(stage)
+        self._ending[stage] = asyncio.create_task(self._end_parked(stage))
+
+    async def _end_parked(self, stage: HostedStage) -> None:
+        try:
             await self._close(stage)
+        finally:
+            del self._ending[stage]
 
     async def _close(self, stage: HostedStage) -> None:
         actor, stage.actor = stage.actor, None
@@ -493,7 +521,7 @@ class StageService:
             self._forget(stage)
 
     def _lose_worker(self, address: str) -> None:
-        for stage in [*self.stages(), *self._parked]:
+        for stage in self._holding():
             if stage.worker is not None and stage.worker.address == address:
                 if stage in self._parked:
                     self._parked.remove(stage)

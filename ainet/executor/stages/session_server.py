@@ -154,6 +154,9 @@ class SessionServer:
         loop = asyncio.get_running_loop()
 
         def send(event: Event) -> None:
+            if stream.backlog > MAX_BACKLOG:
+                stream.cut()
+                return
             with contextlib.suppress(AinetError):  # whoever asked has left
                 stream.write(pack_message(event))
 

@@ -422,6 +422,7 @@ class Stage:
             queue=spec.queue,
             exact=spec.exact,
             speculate=spec.speculate,
+            is_whole=self._is_first,
         )
 
     @property
