@@ -19,8 +19,8 @@ from tiny_models import write_model
 from ainet.errors import UsageError
 from ainet.executor.speculator import PAUSE, STEP, UNUSED, Speculator
 from ainet.executor.stages.drafts import MAX_DRAFT, Drafter, LapTime
-from ainet.executor.stages.generation import Done, Lap, Message, Open, Resume, Started, Text
-from ainet.executor.stages.guesses import MAX_GUESS, Guesses
+from ainet.executor.stages.generation import MAX_GUESS, Done, Lap, Message, Open, Resume, Started, Text
+from ainet.executor.stages.guesses import Guesses
 from ainet.executor.stages.llama import Llama
 from ainet.executor.stages.session_client import SessionClient
 from ainet.executor.stages.session_server import SessionServer

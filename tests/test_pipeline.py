@@ -271,6 +271,26 @@ async def test_models_of_a_broken_pipeline_are_kept_for_the_one_in_its_place(wor
     assert not any(worker.model for worker in await service.workers())
 
 
+async def test_whoever_stops_waiting_while_models_are_put_aside_leaves_nothing(workshop):
+    pipeline = await workshop.load(2)
+    closing = asyncio.create_task(workshop.service.close(pipeline.name, park=True))
+    await asyncio.sleep(0)  # it has begun
+    await asyncio.sleep(0)
+    closing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await closing
+    await pipeline.close(park=True)  # both at once
+    giving_up = asyncio.create_task(workshop.service.unpark())
+    await asyncio.sleep(0)
+    giving_up.cancel()
+    async with asyncio.timeout(20):
+        while workshop.allocator.reserved.memory:
+            await asyncio.sleep(0.05)
+    assert not workshop.service.stages()
+    pipeline = await workshop.load(2)
+    assert len((await answer(pipeline, ask(max_tokens=4)))[0]) == 4
+
+
 async def test_a_stage_is_linked_to_members_only_and_once(workshop):
     pipeline = await workshop.load(2)
     me = workshop.identity.id
