@@ -165,7 +165,7 @@ class Node:
             identity=self.identity,
             links=self.links,
             allocator=self.allocator,
-            make_room=self.stages.unpark,
+            make_room=self.stages.parking.clear,
             data_dir=self._data_dir,
             log=log,
         )
@@ -309,7 +309,7 @@ class Node:
         if lan:
             await self.open_lan()
         await self.executor.unload()
-        await self.stages.unpark()  # what is kept is linked with the certificate of the swarm before
+        await self.stages.parking.clear()  # what is kept is linked with the certificate of the swarm before
         joined = await self.pairing.join(ticket, name)
         return {"swarm": joined.swarm, "name": self.name, "warning": joined.warning, "members": await self.members()}
 

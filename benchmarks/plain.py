@@ -1,6 +1,6 @@
-"""One llama.cpp process without ainet, driven by lines of JSON: the limit that `decode.py` compares with.
+"""One llama.cpp process without ainet, driven by lines of JSON: the limit that `pipeline.py` compares with.
 
-Run by `decode.py`, also with the Python of an environment whose llama.cpp has the RPC backend:
+Run by `rpc.py`, also with the Python of an environment whose llama.cpp has the RPC backend:
 
     python plain.py MODEL [HOST:PORT …]      # with addresses, the layers go to these RPC servers
     python plain.py --serve HOST:PORT        # be such a server

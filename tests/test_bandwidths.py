@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 
-import pytest
 from swarms import devices, until
 
 from ainet.errors import PeerUnreachable
@@ -47,11 +46,11 @@ async def test_slow_links_are_known_to_be_slow_and_hold_nobody_up():
     bandwidths = Bandwidths(LOG)
     slow, fast, lost = [Cable(60.0) for _ in range(3)], Cable(0.001), Cable(-1.0)
     links = [*slow, lost, fast]
-    for _ in range(4):
+    for _ in range(8):
         await bandwidths.measure_all(links, 60.0, 0.4)
     assert all(1 <= cable.asked <= 2 for cable in slow)  # one may be cut short, but not every time
-    assert all(bandwidths.known(cable) == pytest.approx(PROBE_BYTES / 0.13, rel=0.5) for cable in slow)
-    assert bandwidths.known(fast) > PROBE_BYTES / 0.1
+    assert all(0 < bandwidths.known(cable) < PROBE_BYTES / 0.1 for cable in slow)
+    assert bandwidths.known(fast) > max(bandwidths.known(cable) for cable in slow)
     assert bandwidths.known(lost) is None
     slow[0].closed.set()
     await bandwidths.measure(slow[1], 60.0)

@@ -58,7 +58,7 @@ class Workshop:
         )
 
     async def load(self, n_stages: int, progress=lambda _: None, **options) -> Pipeline:
-        memory = self.allocator.free.memory + self.service.parked_memory
+        memory = self.allocator.free.memory + self.service.parking.memory
         offer = NodeOffer(node=self.identity.id, name="node", memory=memory, threads=1, speed=5e9)
         n_ubatch = EXACT_UBATCH if options.get("exact") else CHUNK
         plan = Planner(self.manifest, [offer], n_ctx=N_CTX, n_ubatch=n_ubatch).plan(n_stages)
@@ -245,15 +245,15 @@ async def test_models_of_a_broken_pipeline_are_kept_for_the_one_in_its_place(wor
     first = await workshop.load(2)
     assert await answer(first, ask(max_tokens=12)) == expected
     await first.close(park=True)
-    assert service.parked_memory == allocator.reserved.memory > 97e6
+    assert service.parking.memory == allocator.reserved.memory > 97e6
     second = await workshop.load(2)
     assert pids(second) == pids(first)
-    assert service.parked_memory == 0
+    assert service.parking.memory == 0
     assert await answer(second, ask(max_tokens=12)) == expected
     await second.close(park=True)
     os.kill(pids(second)[0], signal.SIGKILL)  # what is kept may be lost, too
     async with asyncio.timeout(20):
-        while len(service._parked) > 1:
+        while len(service.parking.stages) > 1:
             await asyncio.sleep(0.05)
     third = await workshop.load(2)
     assert pids(third)[1] == pids(second)[1]
@@ -261,9 +261,9 @@ async def test_models_of_a_broken_pipeline_are_kept_for_the_one_in_its_place(wor
     await third.close(park=True)
     with allocator.reserve("something else", allocator.free.memory - 60_000_000):
         fourth = await workshop.load(3)  # it gives up what is kept
-        assert service.parked_memory == 0
+        assert service.parking.memory == 0
         await fourth.close()
-    monkeypatch.setattr("ainet.executor.stages.service.PARK_SECONDS", 0.1)
+    monkeypatch.setattr("ainet.executor.stages.parking.PARK_SECONDS", 0.1)
     await (await workshop.load(1)).close(park=True)
     async with asyncio.timeout(20):
         while allocator.reserved.memory:
@@ -280,7 +280,7 @@ async def test_whoever_stops_waiting_while_models_are_put_aside_leaves_nothing(w
     with contextlib.suppress(asyncio.CancelledError):
         await closing
     await pipeline.close(park=True)  # both at once
-    giving_up = asyncio.create_task(workshop.service.unpark())
+    giving_up = asyncio.create_task(workshop.service.parking.clear())
     await asyncio.sleep(0)
     giving_up.cancel()
     async with asyncio.timeout(20):

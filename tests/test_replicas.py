@@ -76,7 +76,7 @@ async def answering(node, n):
 
 async def replicated(node, *where):
     """Wait until the node has the model loaded on these devices, too."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while list(where) not in await pipelines(node):
             await asyncio.sleep(0.05)
 

@@ -136,7 +136,7 @@ class Planning:
         return NodeOffer(
             node=self._identity.id,
             name=self._identity.name,
-            memory=free.memory + self._service.parked_memory,
+            memory=free.memory + self._service.parking.memory,
             threads=self._config.stage_threads or self._allocator.caps.threads,
             speed=measured or self._speed,
             measured=measured is not None,

@@ -34,13 +34,16 @@ class Overflow:
         threading.Thread(target=self._run, name="overflow", daemon=True).start()
 
     def send(self, frame: memoryview) -> None:
-        """Send a frame, now or later. Raises OSError when the connection was lost before."""
+        """Send a frame, now or later. Raises OSError when the connection was lost before.
+
+        One thread at a time may call it. So when no frame is left, the other thread has sent everything.
+        """
+        if not self._frames and self._error is None and len(frame) <= AT_ONCE and self._has_room.poll(0):
+            self._socket.sendall(frame)
+            return
         with self._changed:
             if self._error is not None:
                 raise ConnectionResetError(str(self._error))
-            if not self._frames and len(frame) <= AT_ONCE and self._has_room.poll(0):
-                self._socket.sendall(frame)
-                return
             self._frames.append(bytes(frame))
             self._changed.notify()
 

@@ -9,11 +9,12 @@ import msgspec
 
 from ainet.errors import AinetError, NotEnough, NotFound, Refused, StageLost, UsageError
 from ainet.executor.messages import LoadProgress, StageFigures, StageLoaded, WorkerState
-from ainet.executor.models.architectures import check_range
 from ainet.executor.models.shards import ShardStore
 from ainet.executor.placement import OVERHEAD, STAGE_SECONDS, Footprint
+from ainet.executor.stages.admission import admitted
 from ainet.executor.stages.host import StageHost
-from ainet.executor.stages.spec import EPOCH_BYTES, EXACT_UBATCH
+from ainet.executor.stages.hosted_stage import HostedStage
+from ainet.executor.stages.parking import Parking
 from ainet.network.interfaces import machine
 from ainet.network.tasks import Tasks
 from ainet.resources import monitor
@@ -31,70 +32,19 @@ if TYPE_CHECKING:
     from ainet.executor.stages.spec import StageSpec
     from ainet.identity import Identity
     from ainet.network import Links
-    from ainet.resources.allocator import Allocator, Reservation
+    from ainet.resources.allocator import Allocator
 
 #: Seconds within which a worker must answer to be closed in an orderly way.
 CLOSE_SECONDS = 4.0
 #: Workers that held a stage are kept for this long (s): the next pipeline then need not wait for them to start.
 TRIM_SECONDS = 30.0
-#: The models of stages whose pipeline broke are kept for so long (s), for those that take their place.
-PARK_SECONDS = 20.0
 #: A spare worker starts so long (s) after a stage was loaded: the other stages of its pipeline come first.
 SPARE_SECONDS = 2.0
 LOOPBACK = "127.0.0.1"
-MAX_UBATCH = 2048
-MAX_SESSIONS = 32
-MAX_QUEUE = 1000
-MAX_KEPT = 1 << 24
 #: Copies of earlier prompts take at most this share of the memory that is free when a stage was loaded.
 KEPT_SHARE = 0.25
 #: What llama.cpp writes for a position beside its keys and values (bytes).
 CELL_BYTES = 12
-
-
-class HostedStage:
-    """A stage on a worker of this node."""
-
-    def __init__(self, spec: StageSpec, manifest: Manifest, reservation: Reservation) -> None:
-        self.spec = spec
-        self.manifest = manifest
-        self.reservation = reservation
-        self.worker: Worker | None = None
-        self.actor: Any = None
-        self.address: StageAddress | None = None
-        #: Set when the worker is gone: nothing will be answered any more.
-        self.lost = asyncio.Event()
-        #: Node ids of the stages before and after, once linked.
-        self.neighbours: set[str] = set()
-        #: Where the next stage is.
-        self.following: StageAddress | None = None
-        self.is_local = True
-
-    def is_like(self, spec: StageSpec, *, local: bool) -> bool:
-        """Whether a stage of this kind can use the model that was loaded for this one."""
-        return (
-            self.is_local == local
-            and msgspec.structs.replace(
-                self.spec, pipeline=spec.pipeline, epoch=spec.epoch, owner=spec.owner, n_stages=spec.n_stages
-            )
-            == spec
-        )
-
-    @property
-    def ports(self) -> list[int]:
-        """The ports on which it waits for its neighbour and for requesters."""
-        address = self.address
-        return [port for port in (address.data_port, address.session_port) if port] if address else []
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.manifest.name
-
-    @property
-    def layers(self) -> str:
-        """The range of layers in words."""
-        return f"{self.spec.first_layer}–{self.spec.last_layer}"
 
 
 class StageService:
@@ -135,10 +85,8 @@ class StageService:
         self._fetcher = fetcher
         self._log = log
         self._stages: dict[tuple[str, int], HostedStage] = {}
-        #: Stages that have ended, but whose models are still loaded.
-        self._parked: list[HostedStage] = []
-        #: Those of them that are being unloaded.
-        self._ending: dict[HostedStage, asyncio.Task[None]] = {}
+        #: Models that are still loaded, though their stages have ended.
+        self.parking = Parking(self._close)
         self._lock = asyncio.Lock()
         self._tasks = Tasks("The background work for stages failed", log)
         engine.on_worker_lost(self._lose_worker)
@@ -151,18 +99,6 @@ class StageService:
     def worker_limit(self) -> int | None:
         """Most stages that can run here; None when the engine grows on demand."""
         return None if self._engine.own else len(self._engine.workers())
-
-    @property
-    def parked_memory(self) -> int:
-        """Bytes that are reserved for models without a stage: they are given up when anything else needs them."""
-        return sum(stage.reservation.memory for stage in self._parked if not stage.reservation.released)
-
-    async def unpark(self) -> None:
-        """Unload the models that are kept for stages to come."""
-        for stage in list(self._parked):
-            self._give_up(stage)
-        if self._ending:
-            await asyncio.wait(list(self._ending.values()))  # they end, whoever waits
 
     async def workers(self) -> list[WorkerState]:
         """Return the engine's workers and what they hold."""
@@ -306,7 +242,7 @@ class StageService:
     async def stop(self) -> None:
         """Unload every stage."""
         await self.close_all()
-        await self.unpark()
+        await self.parking.clear()
         await self._tasks.stop()
 
     async def close_all(self, node_id: str | None = None) -> None:
@@ -324,18 +260,17 @@ class StageService:
         self, spec: StageSpec, manifest: Manifest, what: str, memory: int, threads: int, *, local: bool
     ) -> HostedStage:
         """Return a stage with the memory that it needs, and maybe a model that was loaded before."""
-        for parked in self._parked:
-            if parked.is_like(spec, local=local) and not parked.reservation.released:
-                self._parked.remove(parked)
-                stage = HostedStage(spec, manifest, parked.reservation)
-                stage.worker, stage.actor, stage.is_local = parked.worker, parked.actor, local
-                return stage
+        parked = self.parking.take(spec, local=local)
+        if parked is not None:
+            stage = HostedStage(spec, manifest, parked.reservation)
+            stage.worker, stage.actor, stage.is_local = parked.worker, parked.actor, local
+            return stage
         try:
             reservation = self._allocator.reserve(what, memory, threads=threads)
         except NotEnough:
-            if not (self._parked or self._ending):
+            if not self.parking:
                 raise
-            await self.unpark()
+            await self.parking.clear()
             self._check_new(spec)
             reservation = self._allocator.reserve(what, memory, threads=threads)
         stage = HostedStage(spec, manifest, reservation)
@@ -348,9 +283,9 @@ class StageService:
             try:
                 stage.worker = await self._free_worker()
             except NotEnough:
-                if not (self._parked or self._ending):
+                if not self.parking:
                     raise
-                await self.unpark()
+                await self.parking.clear()
                 stage.worker = await self._free_worker()
         if self._engine.own:
             self._allocator.bind(stage.reservation, stage.worker.pid)
@@ -374,29 +309,10 @@ class StageService:
         UsageError
             If context, chunk or epoch make no sense, or the pipeline belongs to another node.
         """
-        check_range(manifest, spec.first_layer, spec.last_layer)
         if any(stage.spec.owner != spec.owner for stage in self.stages(spec.pipeline)):
             msg = "A pipeline of this name belongs to another node."
             raise UsageError(msg)
-        if len(spec.epoch) != EPOCH_BYTES or not 1 <= spec.n_stages <= manifest.n_layers:
-            msg = f"A pipeline of {spec.n_stages} stages is not possible."
-            raise UsageError(msg)
-        if not (1 <= spec.n_ctx <= manifest.n_ctx_train and 1 <= spec.n_ubatch <= MAX_UBATCH):
-            msg = f"A context of {spec.n_ctx} tokens in chunks of {spec.n_ubatch} is not possible."
-            raise UsageError(msg)
-        if spec.exact and spec.n_ubatch > EXACT_UBATCH:
-            msg = f"Answers are exact in chunks of at most {EXACT_UBATCH} tokens, not of {spec.n_ubatch}."
-            raise UsageError(msg)
-        caps = self._allocator.caps
-        threads = max(1, min(spec.threads, caps.threads))
-        return msgspec.structs.replace(
-            spec,
-            threads=threads,
-            gpu=spec.gpu and caps.gpu and not spec.exact,
-            sessions=max(1, min(spec.sessions, MAX_SESSIONS)),
-            queue=max(0, min(spec.queue, MAX_QUEUE)),
-            kept_tokens=max(0, min(spec.kept_tokens, MAX_KEPT)),
-        )
+        return admitted(spec, manifest, self._allocator.caps)
 
     def _note_speed(self, stage: HostedStage, seconds: float) -> None:
         """Note what a token took, for the next plan."""
@@ -439,7 +355,7 @@ class StageService:
 
     def _holding(self) -> list[HostedStage]:
         """Return the stages, also those that have ended but still hold a model."""
-        return [*self.stages(), *self._parked, *self._ending]
+        return [*self.stages(), *self.parking.stages]
 
     def _used(self) -> set[str]:
         """Return the addresses of workers that hold a model."""
@@ -488,24 +404,7 @@ class StageService:
             return
         self._leave(stage)
         stage.address = None
-        self._parked.append(stage)
-        self._tasks.spawn(self._expire(stage))
-
-    async def _expire(self, stage: HostedStage) -> None:
-        await asyncio.sleep(PARK_SECONDS)
-        if stage in self._parked:
-            self._give_up(stage)
-
-    def _give_up(self, stage: HostedStage) -> None:
-        """Begin to unload a model that was kept."""
-        self._parked.remove(stage)
-        self._ending[stage] = asyncio.create_task(self._end_parked(stage))
-
-    async def _end_parked(self, stage: HostedStage) -> None:
-        try:
-            await self._close(stage)
-        finally:
-            del self._ending[stage]
+        self.parking.keep(stage)
 
     async def _close(self, stage: HostedStage) -> None:
         actor, stage.actor = stage.actor, None
@@ -523,8 +422,7 @@ class StageService:
     def _lose_worker(self, address: str) -> None:
         for stage in self._holding():
             if stage.worker is not None and stage.worker.address == address:
-                if stage in self._parked:
-                    self._parked.remove(stage)
+                self.parking.lose(stage)
                 self._log.warning("The worker that held layers %s of %s was lost.", stage.layers, stage.name)
                 stage.lost.set()
                 self._forget(stage)
