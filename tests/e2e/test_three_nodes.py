@@ -223,7 +223,11 @@ def test_a_removed_member_is_cut_off_and_works_alone(swarm):
         wait_for(lambda name=name: {member["name"] for member in swarm.nodes[name].members()} == {"desk", "laptop"})
     assert "was removed from the swarm" in tablet.status()["node"]["certificate"]["problem"]
     assert "tablet" not in nodes_of(desk.ask("Hi", stages=3, max_tokens=2))
-    # It still has its tensors, but not those of every layer: alone it says so, and goes on.
-    with pytest.raises(NotFound, match="No member that can be reached has smollm2"):
-        tablet.ask("Hi", max_tokens=2)
+    # It still has its tensors. Which ones depends on how fast each device was found to be: those of every layer answer
+    # alone; with fewer it says so, and goes on.
+    if "all layers" in next(model["where"] for model in tablet.models() if model["name"] == "smollm2"):
+        assert nodes_of(tablet.ask("Hi", max_tokens=2)) == ["tablet"]
+    else:
+        with pytest.raises(NotFound, match="No member that can be reached has smollm2"):
+            tablet.ask("Hi", max_tokens=2)
     assert tablet.status()["node"]["name"] == "tablet"
