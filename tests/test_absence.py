@@ -8,12 +8,18 @@ from ainet.errors import PeerUnreachable
 from ainet.executor.absence import AbsenceWatch
 
 
-async def test_a_member_that_stays_away_is_told_of_once(tmp_path):
+def listener():
+    """Return a list of members, and what adds those that are told of."""
     told: list[str] = []
 
     async def gone(member: str) -> None:
         told.append(member)
 
+    return told, gone
+
+
+async def test_a_member_that_stays_away_is_told_of_once(tmp_path):
+    told, gone = listener()
     async with devices(tmp_path, "desk", "laptop") as (desk, laptop):
         await until(lambda: desk.links.linked(laptop.id))
         link = desk.links.linked(laptop.id)
@@ -29,11 +35,7 @@ async def test_a_member_that_stays_away_is_told_of_once(tmp_path):
 
 
 async def test_a_member_that_comes_back_is_watched_on(tmp_path):
-    told: list[str] = []
-
-    async def gone(member: str) -> None:
-        told.append(member)
-
+    told, gone = listener()
     async with devices(tmp_path, "desk", "laptop") as (desk, laptop):
         await until(lambda: desk.links.linked(laptop.id))
         watch = AbsenceWatch(desk.links, 4.0, gone)
@@ -61,11 +63,7 @@ async def test_watching_stops_at_once(tmp_path):
 
 
 async def test_a_member_that_was_started_anew_knows_nothing_of_what_was_held_for_it(tmp_path):
-    told: list[str] = []
-
-    async def gone(member: str) -> None:
-        told.append(member)
-
+    told, gone = listener()
     async with devices(tmp_path, "desk", "laptop") as (desk, laptop):
         await until(lambda: desk.links.linked(laptop.id))
         watch = AbsenceWatch(desk.links, 60.0, gone)

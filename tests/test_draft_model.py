@@ -10,6 +10,7 @@ import signal
 import msgspec
 import pytest
 from smollm2 import N_CTX, one_process
+from swarms import until
 from test_node import ask as ask_node
 from test_node import nodes
 from test_pipeline import GREEDY, ask
@@ -178,9 +179,7 @@ async def test_a_node_loads_a_model_that_guesses_and_goes_on_without_it(tmp_path
         assert await desk.executor._finder.draft_of(large, "smollm2") is None  # it would guess what it says itself
         await ask_node(desk, stages=2)
         pipeline = desk.executor.pipelines.usable()[0]
-        async with asyncio.timeout(20):
-            while pipeline.draft is None:
-                await asyncio.sleep(0.05)
+        await until(lambda: pipeline.draft is not None, 20)
         small, asked = pipeline.draft, []
         guess = small.pipeline.guess
 
@@ -195,9 +194,7 @@ async def test_a_node_loads_a_model_that_guesses_and_goes_on_without_it(tmp_path
         assert max(asked) > 0  # what it knows already is not sent again
         os.kill(small.pipeline.placement[0]["pid"], signal.SIGKILL)
         assert (await ask_node(desk, text=QUESTION, stages=2, max_tokens=40))["text"] == expected
-        async with asyncio.timeout(20):
-            while not small.closed:
-                await asyncio.sleep(0.05)
+        await until(lambda: small.closed, 20)
         assert small.memory == {}
         assert (await ask_node(desk, text=QUESTION, stages=2, max_tokens=40))["text"] == expected
         await desk.unload()

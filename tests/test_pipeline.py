@@ -12,6 +12,7 @@ import time
 import psutil
 import pytest
 from smollm2 import CHUNK, N_CTX, one_process
+from swarms import until
 
 from ainet.config import AinetConfig
 from ainet.errors import AinetError, NotEnough, Refused, StageLost
@@ -229,10 +230,7 @@ async def test_workers_that_nobody_needs_end_and_one_stays_warm(workshop, monkey
     engine = workshop.service._engine
     pids = [worker.pid for worker in engine.workers()]
     await pipeline.close()
-    async with asyncio.timeout(20):
-        while len(engine.workers()) > 1 or sum(psutil.pid_exists(pid) for pid in pids) > 1:
-            await asyncio.sleep(0.05)
-    assert len(engine.workers()) == 1
+    await until(lambda: len(engine.workers()) == 1 and sum(map(psutil.pid_exists, pids)) == 1, 20)
 
 
 async def test_models_of_a_broken_pipeline_are_kept_for_the_one_in_its_place(workshop, monkeypatch, smollm2_path):
@@ -252,9 +250,7 @@ async def test_models_of_a_broken_pipeline_are_kept_for_the_one_in_its_place(wor
     assert await answer(second, ask(max_tokens=12)) == expected
     await second.close(park=True)
     os.kill(pids(second)[0], signal.SIGKILL)  # what is kept may be lost, too
-    async with asyncio.timeout(20):
-        while len(service.parking.stages) > 1:
-            await asyncio.sleep(0.05)
+    await until(lambda: len(service.parking.stages) == 1, 20)
     third = await workshop.load(2)
     assert pids(third)[1] == pids(second)[1]
     assert await answer(third, ask(max_tokens=12)) == expected
@@ -265,9 +261,7 @@ async def test_models_of_a_broken_pipeline_are_kept_for_the_one_in_its_place(wor
         await fourth.close()
     monkeypatch.setattr("ainet.executor.stages.parking.PARK_SECONDS", 0.1)
     await (await workshop.load(1)).close(park=True)
-    async with asyncio.timeout(20):
-        while allocator.reserved.memory:
-            await asyncio.sleep(0.05)
+    await until(lambda: not allocator.reserved.memory, 20)
     assert not any(worker.model for worker in await service.workers())
 
 
@@ -283,9 +277,7 @@ async def test_whoever_stops_waiting_while_models_are_put_aside_leaves_nothing(w
     giving_up = asyncio.create_task(workshop.service.parking.clear())
     await asyncio.sleep(0)
     giving_up.cancel()
-    async with asyncio.timeout(20):
-        while workshop.allocator.reserved.memory:
-            await asyncio.sleep(0.05)
+    await until(lambda: not workshop.allocator.reserved.memory, 20)
     assert not workshop.service.stages()
     pipeline = await workshop.load(2)
     assert len((await answer(pipeline, ask(max_tokens=4)))[0]) == 4

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
 
 import pytest
 from smollm2 import one_process
+from swarms import until
 from test_node import ENDLESS, nodes, question
 
 from ainet.executor.affinity import BLOCK, MAX_BLOCKS, Affinity
@@ -76,29 +76,31 @@ async def answering(node, n):
 
 async def replicated(node, *where):
     """Wait until the node has the model loaded on these devices, too."""
-    async with asyncio.timeout(90):
-        while list(where) not in await pipelines(node):
-            await asyncio.sleep(0.05)
+    await until(lambda: list(where) in pipelines(node), 90)
 
 
-async def pipelines(node):
-    return [[part["node"] for part in one["placement"]] for one in (await node.status())["pipelines"]]
+def usable(node):
+    return node.executor.pipelines.usable()
+
+
+def pipelines(node):
+    return [[part["node"] for part in one.placement] for one in usable(node)]
 
 
 async def test_sessions_spread_over_the_devices_that_can_hold_the_model(tmp_path):
     async with equals(tmp_path, desk=ROOMY, attic=ROOMY | {"discover_models": False}) as found:
         desk, attic = found["desk"], found["attic"]
         async with answering(desk, 1):
-            assert await pipelines(desk) == [["desk"]]  # one session does not need another device
+            assert pipelines(desk) == [["desk"]]  # one session does not need another device
             async with answering(desk, 1) as shared:
                 assert shared[0].where == ["desk"]  # nobody waits for another device
                 await replicated(desk, "attic")
                 async with answering(desk, 2) as more:
                     assert more[0].where == ["attic"]
-                    assert await pipelines(desk) == [["desk"], ["attic"]]
+                    assert pipelines(desk) == [["desk"], ["attic"]]
         assert (await Answer(desk).begin()) == ["desk"]  # nobody is busy: the own device is near
         assert await desk.unload() == ["smollm2"]
-        assert await pipelines(desk) == []
+        assert pipelines(desk) == []
         assert not any(worker.model for worker in await attic.stages.workers())
 
 
@@ -136,14 +138,12 @@ async def test_what_a_member_has_loaded_is_used_and_not_loaded_twice(tmp_path):
         desk, attic = found["desk"], found["attic"]
         await Answer(attic).rest()
         async with answering(desk, 1):
-            async with asyncio.timeout(10):
-                while not desk._peers._placements.of(attic.identity.id):
-                    await asyncio.sleep(0.05)
+            await until(lambda: desk._peers._placements.of(attic.identity.id))
             async with answering(desk, 1) as other:
                 assert other[0].where == ["attic"]
-                assert await pipelines(desk) == [["desk"]]
+                assert pipelines(desk) == [["desk"]]
                 # Its owner counts this session among those of its own.
-                assert next(iter(attic.executor.pipelines.usable())).sessions == 1
+                assert usable(attic)[0].sessions == 1
 
 
 async def test_no_replica_is_loaded_where_none_is_wanted_and_none_where_it_would_be_slower(tmp_path):
@@ -154,13 +154,11 @@ async def test_no_replica_is_loaded_where_none_is_wanted_and_none_where_it_would
             assert {answer.where[0] for answer in running} == {"desk"}
             assert not desk.executor._replicas._growing
             desk.executor._config.replicas = 1
-            model = next(iter(desk.executor.pipelines.usable())).digest
+            model = usable(desk)[0].digest
             attic.stages._speeds.note(model, 1e6)  # bytes a second
             async with answering(desk, 1):
-                async with asyncio.timeout(10):
-                    while desk.executor._replicas._growing:
-                        await asyncio.sleep(0.05)
-                assert await pipelines(desk) == [["desk"]]
+                await until(lambda: not desk.executor._replicas._growing)
+                assert pipelines(desk) == [["desk"]]
 
 
 def test_a_busy_pipeline_is_expected_to_take_longer_once_its_stages_have_enough_to_do():

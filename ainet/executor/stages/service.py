@@ -295,19 +295,12 @@ class StageService:
         stage.actor = await self._alive(stage, actor)
 
     def admit(self, spec: StageSpec, manifest: Manifest) -> StageSpec:
-        """Hold the planning node's wishes against the model and the owner's caps.
-
-        Returns
-        -------
-        StageSpec
-            What may be loaded: not more threads than the owner gives, and a GPU only if it is given.
+        """Return what may be loaded of another node's wishes; see `admitted`.
 
         Raises
         ------
-        CannotSplit
-            If the model has no such stage.
         UsageError
-            If context, chunk or epoch make no sense, or the pipeline belongs to another node.
+            Also if the pipeline belongs to another node.
         """
         if any(stage.spec.owner != spec.owner for stage in self.stages(spec.pipeline)):
             msg = "A pipeline of this name belongs to another node."
