@@ -273,7 +273,9 @@ async def test_whoever_stops_waiting_while_models_are_put_aside_leaves_nothing(w
     closing.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await closing
-    await pipeline.close(park=True)  # both at once
+    await until(lambda: not workshop.allocator.reserved.memory, 20)
+    pipeline = await workshop.load(2)
+    await pipeline.close(park=True)
     giving_up = asyncio.create_task(workshop.service.parking.clear())
     await asyncio.sleep(0)
     giving_up.cancel()
