@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 
@@ -53,6 +54,10 @@ class Desk:
     @property
     def notebooks(self):
         return self.node.notebooks
+
+    @property
+    def contents(self):
+        return self.served.app.contents_manager
 
     def opened(self, name):
         """Return what keeps the shared notebook up to date here."""
@@ -198,19 +203,65 @@ async def test_what_a_user_trusts_is_not_trusted_elsewhere(tmp_path):
     script = nbformat.v4.new_output("display_data", data={"text/html": "<script>alert(1)</script>"})
     async with desks(tmp_path) as (ada, bob):
         # What the two trust is kept in one place for all servers of a user: here they are of two.
-        bob.notebooks._contents.notary = NotebookNotary(data_dir=str(tmp_path / "bob"), secret=b"another user's")
+        bob.contents.notary = NotebookNotary(data_dir=str(tmp_path / "bob"), secret=b"another user's")
         await shared(ada, bob)
         found = nbformat.v4.new_notebook(cells=[code("a", "1", outputs=[script], metadata={"trusted": True})])
-        await ada.notebooks._contents.save({"type": "notebook", "content": found}, "plan.ipynb")  # as JupyterLab does
+        await ada.contents.save({"type": "notebook", "content": found}, "plan.ipynb")  # as JupyterLab does
         await until(lambda: "alert" in str(bob.read("plan.ipynb")), 15)
         for desk, trusted in ((ada, True), (bob, False)):
-            model = await desk.notebooks._contents.get("plan.ipynb", type="notebook", content=True)
+            model = await desk.contents.get("plan.ipynb", type="notebook", content=True)
             assert model["content"]["cells"][0]["metadata"].get("trusted", False) is trusted
         assert "trusted" not in str(ada.document("plan").view(YNotebook).get())
         ada.write("plan.ipynb", code("a", "1", outputs=[script]), code("b", "more"))
         await until(lambda: bob.sources("plan.ipynb") == ["1", "more"], 15)
-        model = await bob.notebooks._contents.get("plan.ipynb", type="notebook", content=True)
+        model = await bob.contents.get("plan.ipynb", type="notebook", content=True)
         assert not model["content"]["cells"][0]["metadata"].get("trusted")
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_what_another_program_saves_at_the_moment_of_writing_is_not_lost(tmp_path, monkeypatch, moment):
+    async with desks(tmp_path) as (ada, bob):
+        await shared(ada, bob)
+        files, saved = ada.notebooks._files, []
+        read, write = files.read, files.write
+
+        def save():
+            if not saved and "bob" in str(ada.document("plan").view(YNotebook).get()):
+                saved.append(ada.write("plan.ipynb", code("a", "ada"), code("b", "2")))
+
+        async def before(path):
+            found = await read(path)
+            save()
+            return found
+
+        async def after(path, notebook):
+            await write(path, notebook)
+            save()
+
+        monkeypatch.setattr(files, *{"before": ("read", before), "after": ("write", after)}[moment])
+        bob.write("plan.ipynb", code("a", "1"), code("b", "bob"))
+        for desk in (ada, bob):
+            await until(lambda desk=desk: desk.sources("plan.ipynb") == ["ada", "bob"], 15)
+        assert saved
+
+
+async def test_a_notebook_that_is_saved_while_others_change_it_stays_one(tmp_path):
+    async with desks(tmp_path) as (ada, bob):
+        await shared(ada, bob)
+        files = ada.notebooks._files
+        for number in range(30):
+            mine = nbformat.v4.new_notebook(cells=[code("a", f"{number} " * (20_000 - 600 * number))])
+            theirs = {"cells": [code("b", "2 " * 600 * number)], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+
+            async def settle(theirs=theirs):
+                async with files.turn("plan.ipynb"):
+                    await files.write("plan.ipynb", theirs)
+
+            async with asyncio.TaskGroup() as both:
+                both.create_task(settle())
+                both.create_task(ada.contents.save({"type": "notebook", "content": mine}, "plan.ipynb"))
+            assert ada.read("plan.ipynb")
+    assert "save" not in vars(ada.contents)
 
 
 async def test_a_notebook_that_is_shared_no_more_stays_as_a_copy(tmp_path):
@@ -269,18 +320,18 @@ async def test_notebooks_of_one_name_are_never_mixed(tmp_path):
 async def test_a_file_that_cannot_be_written_reverts_nothing(tmp_path, monkeypatch):
     async with desks(tmp_path) as (ada, bob):
         await shared(ada, bob)
-        notebook = bob.opened("plan")
-        honest = notebook._write_file
+        files = bob.notebooks._files
+        honest = files.write
 
-        async def full(_content):
+        async def full(_path, _content):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(notebook, "_write_file", full)
+        monkeypatch.setattr(files, "write", full)
         ada.write("plan.ipynb", code("a", "ada"), code("b", "2"))
         await until(lambda: "ada" in str(bob.document("plan").doc.get_update()))
         bob.write("plan.ipynb", code("a", "1"), code("b", "bob"))
         await until(lambda: "bob" in ada.sources("plan.ipynb"), 15)
-        monkeypatch.setattr(notebook, "_write_file", honest)
+        monkeypatch.setattr(files, "write", honest)
         for desk in (ada, bob):
             await until(lambda desk=desk: desk.sources("plan.ipynb") == ["ada", "bob"], 15)
 
@@ -293,7 +344,7 @@ async def test_a_restart_goes_on_with_what_was_changed_meanwhile(tmp_path):
         ada.write("plan.ipynb", code("a", "ada"), code("b", "2"))
         await until(lambda: "ada" in str(document.doc.get_update()))
         bob.write("plan.ipynb", code("a", "1"), code("b", "2"), code("c", "bob"))
-        bob.node.notebooks = again = Notebooks(bob.node, bob.notebooks._contents, bob.notebooks._live, bob.node.log)
+        bob.node.notebooks = again = Notebooks(bob.node, bob.contents, bob.notebooks._live, bob.node.log)
         await again.start()
         for desk in (ada, bob):
             await until(lambda desk=desk: desk.sources("plan.ipynb") == ["ada", "2", "bob"], 15)

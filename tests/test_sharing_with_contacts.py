@@ -57,7 +57,7 @@ async def test_contacts_that_were_apart_merge_also_after_a_restart(tmp_path):
         await until(lambda: "ada" in str(ada.opened("plan")._base))
         await bob.notebooks.stop()
         bob.write("plan.ipynb", code("b", "2"), code("c", "bob"))
-        bob.node.notebooks = again = Notebooks(bob.node, bob.notebooks._contents, bob.notebooks._live, bob.node.log)
+        bob.node.notebooks = again = Notebooks(bob.node, bob.contents, bob.notebooks._live, bob.node.log)
         await again.start()  # the sharer is away, what it shares is not forgotten
         assert [one.path for one in again._open.values()] == ["plan.ipynb"]
         await until(lambda: "bob" in str(bob.opened("plan")._base))

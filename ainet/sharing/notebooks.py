@@ -23,6 +23,7 @@ from ainet.errors import AinetError, NotFound, PeerUnreachable, UsageError
 from ainet.identity.files import make_private_dir
 from ainet.network.documents import check_name
 from ainet.network.tasks import Tasks
+from ainet.sharing.notebook_files import NotebookFiles
 from ainet.sharing.shared_notebook import Remembered, SharedNotebook
 from ainet.sharing.shares import SWARM, Listed, Share
 
@@ -56,7 +57,7 @@ class Notebooks:
     def __init__(self, node: Node, contents: Any, live: Callable[[str], Any], log: logging.Logger) -> None:
         self._node = node
         self._folder = make_private_dir(node.data_dir / "shared_notebooks")
-        self._contents = contents
+        self._files = NotebookFiles(contents)
         self._live = live
         self._log = log
         self._open: dict[str, SharedNotebook] = {}
@@ -71,7 +72,7 @@ class Notebooks:
             try:
                 noted = msgspec.json.decode(memory.read_bytes(), type=Remembered)
                 there = noted.document in shared and noted.document in self._node.documents.names()
-                if not there or not await self._exists(noted.path):
+                if not there or not await self._files.exists(noted.path):
                     self._log.info("The notebook %s is not shared any more.", noted.name)
                     memory.unlink()
                     self._node.documents.delete(noted.document)
@@ -85,6 +86,7 @@ class Notebooks:
         for document in list(self._open):
             await self._close(document)
         await self._tasks.finish()
+        self._files.close()
 
     def list(self) -> list[dict[str, Any]]:
         """Return every shared notebook: its name, by and with whom, whether it may be changed, the file here."""
@@ -135,7 +137,7 @@ class Notebooks:
         if any((one.sharer, one.name) == (listed.sharer, name) for one in self._node.shares.all()):
             msg = f"A notebook called {name!r} is shared by this device already. Choose another name (--name)."
             raise UsageError(msg)
-        if not await self._exists(path):
+        if not await self._files.exists(path):
             msg = f"There is no notebook {path!r} in this Jupyter server's folder."
             raise NotFound(msg)
         await self._begin(listed, path, may_write=True)
@@ -177,7 +179,7 @@ class Notebooks:
         if here is not None:
             return {"name": listed.name, "path": here.path, "read_only": not may_write}
         path = (path or f"{listed.name}.ipynb").strip("/")
-        if await self._exists(path):
+        if await self._files.exists(path):
             msg = f"{path} exists already in this Jupyter server's folder. Name another file (--as)."
             raise UsageError(msg)
         try:
@@ -200,7 +202,7 @@ class Notebooks:
             path=path,
             document=document,
             may_write=may_write,
-            contents=self._contents,
+            files=self._files,
             live=self._live,
             ran=lambda: self._ran(listed.share),
             is_apart=lambda: self._is_apart(listed.document),
@@ -238,6 +240,3 @@ class Notebooks:
         for document in [document for document in self._open if document not in shared]:
             self._log.info("The notebook %s is not shared any more.", self._open[document].path)
             self._tasks.spawn(self._close(document, for_ever=True))
-
-    async def _exists(self, path: str) -> bool:
-        return bool(await self._contents.file_exists(path))

@@ -7,12 +7,12 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import nbformat
 from jupyter_ydoc import YNotebook
 from tornado.web import HTTPError
 
 from ainet.errors import AinetError
 from ainet.identity.files import write_private
+from ainet.sharing.notebook_files import as_saved
 from ainet.storage.notebook import EMPTY, Notebook, mark_runs, merge, with_trust, without_trust
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from ainet.sharing.notebook_files import NotebookFiles
     from ainet.storage import Document
 
 #: The file and the live document are looked at this often (s).
@@ -63,7 +64,7 @@ class SharedNotebook:
         path: str,
         document: Document,
         may_write: bool,
-        contents: Any,
+        files: NotebookFiles,
         live: Callable[[str], Any],
         ran: Callable[[], dict[str, Any]],
         is_apart: Callable[[], bool],
@@ -74,7 +75,7 @@ class SharedNotebook:
         self.name, self.path = name, path
         self.may_write = may_write
         self._document = document
-        self._contents = contents
+        self._files = files
         self._live = live
         self._ran = ran
         self._is_apart = is_apart
@@ -83,7 +84,9 @@ class SharedNotebook:
         self._base: Notebook = EMPTY
         self._room: Any = None
         self._observed: Any = None
-        self._saved = ""  # when the file was last changed
+        self._left = False  # whether the live document was closed, and the file not read since
+        self._saved = ""  # when the file was last changed before it was read
+        self._kept: Notebook = EMPTY  # what was read after the last writing
         self._wake = asyncio.Event()
         self._busy = self._due = False
         self._behind = True  # whether the shared document changed since it was last looked at
@@ -102,7 +105,7 @@ class SharedNotebook:
             self._base = base
         elif self._document.size:
             self._base = without_trust(self._shared().get())
-            await self._write_file(self._base)
+            await self._files.write(self.path, self._base)
         else:
             self._shared().set(without_trust(await self._read_file()))
             self._base = self._shared().get()
@@ -116,7 +119,8 @@ class SharedNotebook:
             await asyncio.gather(self._task, return_exceptions=True)
         if self._room is not None:  # what it has is perhaps not saved
             with contextlib.suppress(HTTPError, OSError):
-                await self._write_file(self._base)
+                async with self._files.turn(self.path):
+                    await self._files.write(self.path, self._base)
         self._leave()
         self._remember()
 
@@ -146,34 +150,50 @@ class SharedNotebook:
 
     async def _settle(self) -> None:
         room = await self._live(self.path)
-        left = room is None and self._room is not None
         if room is not self._room:
+            self._left = room is None
             self._leave()
             self._room = room
             self._behind = True
             if room is not None:
                 self._observed = room.ydoc.observe(lambda _: self._edited(room))
         behind, self._behind = self._behind, False
-        if room is not None:
-            if behind:
+        try:
+            if room is None:
+                await self._settle_file(behind=behind)
+            elif behind:
                 self._exchange(room)
+        except BaseException:
+            self._behind = True
+            raise
+
+    async def _settle_file(self, *, behind: bool) -> None:
+        if await self._files.changed(self.path) == self._saved and not behind:
             return
-        model = await self._contents.get(self.path, content=False)
-        if str(model["last_modified"]) == self._saved and not behind:
-            return
+        async with self._files.turn(self.path):
+            await self._exchange_with_file()
+
+    async def _exchange_with_file(self) -> None:
+        """Carry changes over between the file and the shared document."""
         found = await self._read_file()
         mine = without_trust(found)
-        if left:
+        if self._left:
             self._base = mine  # whatever was changed in the live document is shared already; its file may be older
-        merged = self._merged(mine)
-        self._base = mine  # until the file is written
-        if merged != mine:
-            try:
-                await self._write_file(with_trust(merged, found))
-            except BaseException:
-                self._behind = True
-                raise
-        self._base = merged
+            self._left = False
+        merged = as_saved(self._merged(mine))
+        self._base = mine
+        if merged == mine:
+            return
+        if await self._files.changed(self.path) != self._saved:
+            self._behind = True  # another program has just changed it: that comes first
+            return
+        await self._files.write(self.path, with_trust(merged, found))
+        kept = without_trust(await self._read_file())
+        if kept == merged:
+            self._base = merged
+        elif kept != self._kept:
+            self._behind = True  # another program changed it at the same moment, and knew no more than `mine`
+        self._kept = kept
 
     def _edited(self, room: Any) -> None:
         """Note that the live document changed: it cannot be read before that change is complete."""
@@ -250,18 +270,8 @@ class SharedNotebook:
         self._room = self._observed = None
 
     async def _read_file(self) -> Notebook:
-        model = await self._contents.get(self.path, type="notebook", content=True)
-        self._saved = str(model["last_modified"])
-        content = nbformat.from_dict(model["content"])
-        if (content["nbformat"], content["nbformat_minor"]) < (4, 5):
-            content = nbformat.convert(content, 4)
-            content["nbformat_minor"] = 5
-            _, content = nbformat.validator.normalize(content)
-        return msgspec.json.decode(msgspec.json.encode(content))
-
-    async def _write_file(self, content: Notebook) -> None:
-        model = await self._contents.save({"type": "notebook", "content": nbformat.from_dict(content)}, self.path)
-        self._saved = str(model["last_modified"])
+        found, self._saved = await self._files.read(self.path)
+        return found
 
 
 def _name_apart(shared: YNotebook) -> None:
