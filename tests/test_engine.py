@@ -250,6 +250,16 @@ async def test_stop_leaves_no_process_and_no_file(tmp_path: Path) -> None:
         engine.client  # noqa: B018
 
 
+async def test_a_connection_that_ends_without_a_goodbye_is_nothing_to_cry_about(tmp_path: Path) -> None:
+    async with make(tmp_path) as engine:
+        log = tmp_path / "logs" / "engine.log"
+        # With what the client has received and not read, its end is a reset: what it sent may be lost.
+        engine.client.scheduler_comm.comm.abort()
+        await until(lambda: "Remove client" in log.read_text(), 10)
+        await until(lambda: "Close client connection" in log.read_text(), 10)
+    assert "CRITICAL" not in log.read_text()
+
+
 async def test_a_killed_server_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     with python("-c", SERVER, str(tmp_path), log=tmp_path / "stderr") as server:
         assert len(await line(server)) == 2

@@ -71,6 +71,11 @@ class ActorScheduler(LeanScheduler):
             answer["heartbeat-interval"] = HEARTBEAT_SECONDS
         return answer
 
+    def remove_client(self, client: str, stimulus_id: str | None = None) -> None:
+        """Forget a client, before it is told of that itself: its connection may have ended before its goodbye came."""
+        self.unsubscribe_topic("all", client)
+        super().remove_client(client, stimulus_id)
+
 
 class LeanWorker(TLSOnly, Worker):  # type: ignore[misc]
     """A worker without an HTTP server."""
