@@ -8,6 +8,7 @@ from ainet.executor.models.catalog import ModelEntry
 from ainet.executor.placement import NodeOffer
 from ainet.executor.stages.generation import Event, Open
 from ainet.executor.stages.host import StageAddress
+from ainet.executor.stages.recovery import Held, Recovery
 from ainet.executor.stages.spec import StageSpec
 from ainet.identity.roster import Count
 from ainet.network import Request
@@ -64,12 +65,16 @@ class DescribeNode(Request, frozen=True):
 
 
 class StageLoaded(msgspec.Struct, frozen=True):
-    """The stage listens at `address`; it fetched `received` bytes, takes `memory` bytes, can keep `kept_tokens`."""
+    """The stage listens at `address`; it fetched `received` bytes, takes `memory` bytes, can keep `kept_tokens`.
+
+    `held` is what it knows of sessions of an earlier pipeline; None: it is new.
+    """
 
     address: StageAddress
     received: int
     memory: int
     kept_tokens: Count = 0
+    held: list[Held] | None = None
 
 
 class LoadStage(Request, frozen=True):
@@ -117,7 +122,7 @@ class AskPipeline(Request, frozen=True):
 class LinkStage(Request, frozen=True):
     """Ask for a connection to the stage at `following` (none: it is alone); the one on `previous` connects, too.
 
-    All stages of the pipeline can keep `kept_tokens` of earlier prompts.
+    All stages of the pipeline can keep `kept_tokens` of earlier prompts, and go on with the sessions of `recovery`.
     """
 
     pipeline: str
@@ -125,6 +130,7 @@ class LinkStage(Request, frozen=True):
     previous: str
     following: StageAddress | None
     kept_tokens: Count = 0
+    recovery: Recovery | None = None
 
 
 class CloseStages(Request, frozen=True):

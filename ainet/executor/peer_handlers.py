@@ -159,7 +159,12 @@ class PeerHandlers:
         """Connect a stage to its neighbours."""
         self._check_owner(link, request.pipeline)
         await self._service.link(
-            request.pipeline, request.first_layer, request.previous, request.following, request.kept_tokens
+            request.pipeline,
+            request.first_layer,
+            request.previous,
+            request.following,
+            kept_tokens=request.kept_tokens,
+            recovery=request.recovery,
         )
 
     async def close_stages(self, link: PeerLink, request: CloseStages) -> None:

@@ -23,6 +23,7 @@ from ainet.executor.messages import (
     StageLoaded,
 )
 from ainet.executor.speculator import Speculator
+from ainet.executor.stages.recovery import plan_recovery
 from ainet.executor.stages.session_client import SessionClient
 from ainet.executor.stages.sockets import FORWARDED_SILENCE_SECONDS, SILENCE_SECONDS
 from ainet.executor.stages.spec import EPOCH_BYTES, StageSpec
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from ainet.executor.stages.generation import Event, Open
     from ainet.executor.stages.hidden_states import Form
     from ainet.executor.stages.host import StageAddress
+    from ainet.executor.stages.recovery import Recovery
     from ainet.executor.stages.service import StageService
     from ainet.identity import Identity
     from ainet.network import Links
@@ -236,8 +238,12 @@ class Pipeline:
             addresses = [loaded.address for loaded in self._loaded]
             followers = [*addresses[1:], addresses[0]]
             kept = min(loaded.kept_tokens for loaded in self._loaded)
+            recovery = plan_recovery(
+                [stage.first_layer for stage in self.plan.stages], [loaded.held for loaded in self._loaded]
+            )
             await _all(
-                self._link(stage, addresses[i - 1], followers[i], kept) for i, stage in enumerate(self.plan.stages)
+                self._link(stage, addresses[i - 1], followers[i], kept, recovery)
+                for i, stage in enumerate(self.plan.stages)
             )
             last, address = self.plan.stages[-1], addresses[-1]
             there = (address.host, address.session_port)
@@ -354,13 +360,22 @@ class Pipeline:
         msg = f"{stage.name} did not say whether it loaded its layers."
         raise StageLost(msg)
 
-    async def _link(self, stage: PlannedStage, previous: StageAddress, following: StageAddress, kept: int) -> None:
+    async def _link(
+        self,
+        stage: PlannedStage,
+        previous: StageAddress,
+        following: StageAddress,
+        kept: int,
+        recovery: Recovery | None,
+    ) -> None:
         neighbour = following if len(self.plan.stages) > 1 else None
         if stage.node == self._identity.id:
-            await self._service.link(self.name, stage.first_layer, previous.node, neighbour, kept)
+            await self._service.link(
+                self.name, stage.first_layer, previous.node, neighbour, kept_tokens=kept, recovery=recovery
+            )
             return
         link = await self._links.connect(stage.node)
-        request = LinkStage(self.name, stage.first_layer, previous.node, neighbour, kept)
+        request = LinkStage(self.name, stage.first_layer, previous.node, neighbour, kept, recovery)
         await link.request(request, timeout=LINK_SECONDS)
 
     def _watch(self, node: str) -> None:

@@ -38,7 +38,7 @@ class Transcript:
         self._at_first = 0  # tokens that came with the first text
         self._laps: list[Lap] = []
         self._prompt: list[int] = []
-        self._reused = 0
+        self._reused = self._key = 0
 
     @property
     def said(self) -> int:
@@ -60,14 +60,14 @@ class Transcript:
         """The request for what is still to come: the whole at first, later with what was said before."""
         if not self.accepted:
             return self._request
-        resume = Resume(self._prompt, self._tokens, self._laps)
+        resume = Resume(self._prompt, self._tokens, self._laps, self._key)
         return msgspec.structs.replace(self._request, messages=[], resume=resume)
 
     def take(self, pipeline: Pipeline | BorrowedPipeline, event: Event) -> Iterator[dict[str, Any]]:
         """Yield what the pipeline said in the form in which it travels to the notebook."""
         match event:
             case Started():
-                self._prompt, self._reused = event.prompt, event.reused
+                self._prompt, self._reused, self._key = event.prompt, event.reused, event.key
                 yield {
                     "event": "start",
                     "model": pipeline.model,

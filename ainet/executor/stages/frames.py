@@ -60,6 +60,9 @@ class Kind(enum.IntEnum):
     RESTORE = 11  # begin a session with the first `rows` tokens of the copy with the number in `position`
     FORGET = 12  # drop the copies with the numbers in `position`
     CLEAR = 13  # forget every session: none runs
+    BEGIN = 14  # a session begins; `position` and `rows` are its key
+    AGAIN = 15  # bring stages that are new up to the first `position` positions of a session
+    KNOWN = 16  # a part of a session that only stages that are new do not know yet, as the stage before sent it once
 
 
 class Frame(NamedTuple):

@@ -13,6 +13,11 @@ MAX_GUESS = 32  # tokens that are guessed at once
 MAX_PROMPT = 4_000_000  # bytes of all turns together; the rest of a message is for grammar and stop strings
 
 
+KEY_BITS = 63
+#: Random, and known to the requester and the stages only: whoever has it goes on with a session. 0: none.
+Key = Annotated[int, msgspec.Meta(ge=0, le=(1 << KEY_BITS) - 1)]
+
+
 class Message(msgspec.Struct, frozen=True):
     """One turn of a conversation."""
 
@@ -37,11 +42,14 @@ class Resume(msgspec.Struct, frozen=True):
         The tokens.
     laps
         Where tokens were not computed one by one: they are computed again in the same shapes.
+    key
+        The session's, by which stages that are left know it.
     """
 
     prompt: list[int]
     generated: list[int]
     laps: list[Lap] = []
+    key: Key = 0
 
 
 class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
@@ -111,11 +119,12 @@ class Guessed(msgspec.Struct, tag=True, frozen=True):
 
 
 class Started(msgspec.Struct, tag=True, frozen=True):
-    """The prompt was accepted: its tokens, and how many of them need not be computed again."""
+    """The prompt was accepted: its tokens, how many of them need not be computed again, and the session's key."""
 
     session: int
     prompt: list[int]
     reused: int = 0
+    key: Key = 0
 
 
 class Text(msgspec.Struct, tag=True, frozen=True):

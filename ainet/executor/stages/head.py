@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ainet.errors import AinetError, Busy, ModelError, UsageError
 from ainet.executor.stages.drafts import MAX_DRAFT, Drafter, LapTime
 from ainet.executor.stages.generation import (
+    KEY_BITS,
     MAX_GUESS,
     Done,
     Event,
@@ -25,54 +25,20 @@ from ainet.executor.stages.generation import (
 )
 from ainet.executor.stages.guesses import Guesses
 from ainet.executor.stages.prefixes import Prefix, Prefixes
+from ainet.executor.stages.ring import Next
 from ainet.executor.stages.session import Drawn, Session
 from ainet.executor.stages.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Protocol
-
-    from numpy.typing import NDArray
 
     from ainet.executor.stages.llama import Llama
+    from ainet.executor.stages.recovery import Continued, Recovery
+    from ainet.executor.stages.ring import Ring
     from ainet.executor.stages.segments import Segment
 
-    class Ring(Protocol):
-        """What the head asks of the stages: the first one obeys, wherever it is, and everything happens in order."""
-
-        def prompt(self, slot: int, position: int, tokens: NDArray[np.int32], *, logits: bool) -> None:
-            """Process the tokens from `position` on; `logits` for the next token."""
-
-        def replay(self, slot: int, steps: Sequence[tuple[int, list[int], int]]) -> None:
-            """Process tokens that were generated before: from which position on, which ones, how many at once."""
-
-        def tokens(self, following: Sequence[Next]) -> None:
-            """Process what comes next in the sessions of a micro-batch, which has gone all the way round."""
-
-        def release(self, slot: int) -> None:
-            """Give a session up; answered by `Head.released` when every stage has."""
-
-        def clear(self) -> None:
-            """Forget every session: none runs."""
-
-        def keep(self, slot: int, number: int) -> None:
-            """Copy what is known of a session."""
-
-        def restore(self, slot: int, number: int, n: int) -> None:
-            """Begin a session with the first `n` tokens of a copy."""
-
-        def forget(self, numbers: Sequence[int]) -> None:
-            """Drop copies."""
-
-
-class Next(NamedTuple):
-    """Tokens that a session processes next, from `position` on."""
-
-    slot: int
-    position: int
-    tokens: list[int]
-
-
+#: Whoever asked for a session of a lost pipeline comes back in this time (s), or its cells are freed.
+CLAIM_SECONDS = 20.0
 FIRST_GUESS = 10.0  # seconds that a generation takes, before one was measured
 
 
@@ -132,6 +98,11 @@ class Head:
         self._usual_seconds = 0.0
         self._prefixes = self._empty(0)
         self._guesses = Guesses(llama, self._vocabulary)
+        #: Sessions of a lost pipeline that can go on, by their keys, and until when; cells of those that do not.
+        self._continued: dict[int, Continued] = {}
+        self._claimed_by = 0.0
+        self._unclaimed: dict[int, int] = {}
+        self._first_is_new = False
 
     def answers(self, segment: Segment) -> bool:
         """Whether anybody still waits for what follows these rows."""
@@ -143,9 +114,24 @@ class Head:
         """Sessions that wait or run."""
         return len(self._waiting) + len(self._active)
 
-    def start(self, kept_tokens: int) -> None:
-        """Note how many tokens of prompts every stage can keep."""
+    def start(self, kept_tokens: int, recovery: Recovery | None = None) -> None:
+        """Note how many tokens of prompts every stage can keep, and which sessions of a lost pipeline can go on."""
         self._prefixes = self._empty(kept_tokens if self._llama.can_keep else 0)
+        if recovery is not None:
+            self._continued = {one.key: one for one in recovery.sessions}
+            self._claimed_by = time.monotonic() + CLAIM_SECONDS
+            self._first_is_new = 0 in recovery.new
+            taken = {one.slot for one in recovery.sessions}
+            if self._exact:
+                self._spent = recovery.spent_cells
+                taken.update(recovery.spent_slots)
+            self._slots = [slot for slot in self._slots if slot not in taken]
+
+    def tick(self) -> None:
+        """Give up the sessions of a lost pipeline for which nobody has come; called now and then."""
+        if self._continued and time.monotonic() > self._claimed_by:
+            for key in list(self._continued):
+                self._give_up(key)
 
     def open(self, request: Open, reply: Callable[[Event], None]) -> None:
         """Answer `request`, now or when its turn comes; `reply` hears of it."""
@@ -183,7 +169,7 @@ class Head:
             error = UsageError("Only a model that is whole on one stage can guess.")
             reply(Failed(asked.session, error.to_dict()))
             return
-        if self._active or self._waiting:
+        if self._active or self._waiting or self._continued:
             busy = Busy("This pipeline answers somebody: it cannot guess at the same time.", retry_after=1)
             reply(Failed(asked.session, busy.to_dict()))
             return
@@ -229,12 +215,12 @@ class Head:
 
     def released(self, slot: int) -> None:
         """Every stage has given the session up: the next one may begin."""
-        session = self._active.pop(slot)
+        cells = self._unclaimed.pop(slot) if slot in self._unclaimed else self._active.pop(slot).cells
         if self._exact:
-            self._spent += session.cells
+            self._spent += cells
         else:
             self._slots.append(slot)
-        if not self._active and self._spent:
+        if not self._cells_in_use and self._spent:
             self._ring.clear()
             self._spent, self._slots = 0, list(range(self._llama.n_slots))
         self._next()
@@ -250,10 +236,12 @@ class Head:
 
     def _next(self) -> None:
         """Begin what can be begun: fairly between users, and nobody is overtaken for needing more room."""
-        while self._waiting and self._slots and len(self._active) < self._most:
+        while self._waiting and len(self._active) < self._most:
             if any(session.draft or session.has_leftovers for session in self._active.values()):
                 return  # what comes into a gap among the cells is summed up in another order
             session = self._whose_turn()
+            if not self._slots and session.key not in self._continued:
+                return
             try:
                 session.prepare(self._llama, self._vocabulary)
             except AinetError as exc:
@@ -264,45 +252,109 @@ class Head:
                 msg = f"The request cannot be answered ({type(exc).__name__}: {exc}); the engine's log has the details."
                 self._refuse(session, ModelError(msg))
                 continue
-            prefix, kept = self._prefixes.find(session.prompt)
+            known = self._known(session)
+            if known:
+                prefix, kept, here = None, 0, self._continued[session.key].most
+            elif session.key in self._continued:
+                self._give_up(session.key)
+                continue
+            else:
+                (prefix, kept), here = self._prefixes.find(session.prompt), 0
             cells = self._needs(session, prefix)
-            if cells > self._llama.n_ctx - self._spent - sum(one.cells for one in self._active.values()):
+            if cells > self._llama.n_ctx - self._spent - self._cells_in_use + here:
                 return
             self._waiting.remove(session)
-            self._begin(session, cells, prefix, kept)
+            session.cells = cells
+            self._begin(session, known, prefix, kept)
 
     def _whose_turn(self) -> Session:
         """Return who waits and has the fewest sessions running, then: whose last one began the longest ago."""
         running = Counter(session.request.user for session in self._active.values())
         here = {session.request.user for session in self._waiting} | set(running)
         self._turns = {user: turn for user, turn in self._turns.items() if user in here}
-        return min(self._waiting, key=lambda one: (running[one.request.user], self._turns.get(one.request.user, 0)))
+        return min(
+            self._waiting,
+            key=lambda one: (
+                one.key not in self._continued,
+                running[one.request.user],
+                self._turns.get(one.request.user, 0),
+            ),
+        )
 
-    def _begin(self, session: Session, cells: int, prefix: Prefix | None, kept: int) -> None:
+    @property
+    def _cells_in_use(self) -> int:
+        """Cells that sessions have reserved, also those that are about to end or to go on."""
+        mine = sum(session.cells for session in self._active.values()) + sum(self._unclaimed.values())
+        return mine + sum(one.most for one in self._continued.values())
+
+    def _known(self, session: Session) -> int:
+        """Return how many positions of a session of a lost pipeline need not be computed again by stages that are left.
+
+        The text must not change by that: what follows must meet the cells in the order in which it would have.
+        """
+        there = self._continued.get(session.key)
+        if there is None:
+            return 0
+        if session.generated:
+            known = len(session.prompt) + len(session.generated) - 1
+        else:  # whole chunks of its prompt, as they would be computed again
+            known = min(there.least, len(session.prompt) - 1)
+            known -= known % self._llama.n_ubatch
+        is_alone = not self._active and not self._unclaimed and len(self._continued) == 1 and not self._spent
+        fits = known <= there.least and (not self._exact or is_alone or there.most - known <= 1)
+        return known if fits else 0
+
+    def _give_up(self, key: int) -> None:
+        """Have the stages forget a session of a lost pipeline."""
+        there = self._continued.pop(key)
+        self._unclaimed[there.slot] = there.most
+        self._ring.release(there.slot)
+
+    def _begin(self, session: Session, known: int, prefix: Prefix | None, kept: int) -> None:
         # A neighbour that is lost here is the pipeline's failure, not the request's.
         session.begun = time.monotonic()
         self._begun += 1
         self._turns[session.request.user] = self._begun
-        session.reply(Started(session.request.session, session.prompt.tolist(), kept))
+        session.key = session.key if known else secrets.randbits(KEY_BITS)
+        session.reply(Started(session.request.session, session.prompt.tolist(), kept, session.key))
         if (finish := session.finish) is not None:
+            if known:
+                self._give_up(session.key)
             session.close()
             session.reply(Done(session.request.session, finish, ""))
             return
         if not self._active:
             self._guesses.forget()
-        session.slot, session.cells = self._slots.pop(0), cells
+        session.slot = self._continued.pop(session.key).slot if known else self._slots.pop(0)
         self._active[session.slot] = session
-        if prefix is not None:
-            self._ring.restore(session.slot, prefix.number, kept)
         if self._speculates:
             session.drafter = Drafter(self._lap)
             session.drafter.extend(session.tokens.tolist())
-        self._ring.prompt(session.slot, kept, session.prompt[kept:], logits=not session.generated)
-        if session.generated:
-            # Where the shapes do not matter, what was tried for nothing would only leave gaps among the cells.
-            self._ring.replay(session.slot, session.steps if not self._exact else session.plain_steps)
-            last = np.array(session.generated[-1:], np.int32)
-            self._ring.prompt(session.slot, len(session.prompt) + len(session.generated) - 1, last, logits=True)
+        if known:
+            self._ring.again(session.slot, known)
+        else:
+            self._ring.begin(session.slot, session.key)
+            if prefix is not None:
+                self._ring.restore(session.slot, prefix.number, kept)
+        self._compute(session, known, kept)
+
+    def _compute(self, session: Session, known: int, kept: int) -> None:
+        """Have the stages compute a prompt and what was generated before.
+
+        Parameters
+        ----------
+        known
+            Positions that all stages know which are not new.
+        kept
+            Tokens of the prompt that all stages know.
+        """
+        last = known or (len(session.tokens) - 1 if session.generated else kept)
+        if last > kept and (not known or self._first_is_new):
+            self._ring.prompt(session.slot, kept, session.prompt[kept:last], logits=False)
+            if session.generated:
+                # Where the shapes do not matter, what was tried for nothing would only leave gaps among the cells.
+                self._ring.replay(session.slot, session.steps if not self._exact else session.plain_steps)
+        self._ring.prompt(session.slot, last, session.tokens[last:], logits=True)
 
     def _draft(self, session: Session, drawn: Drawn, tried: int) -> list[int]:
         """Return the tokens that are tried after the one that was drawn last."""

@@ -14,10 +14,10 @@ from ainet.errors import UsageError
 if TYPE_CHECKING:
     from ainet.executor.models.shards import Shard
     from ainet.executor.stages.frames import DataLink, Listener
-    from ainet.executor.stages.llama import Llama
+    from ainet.executor.stages.recovery import Recovery
     from ainet.executor.stages.session_server import SessionServer
     from ainet.executor.stages.spec import StageSpec
-    from ainet.executor.stages.stage import Stage
+    from ainet.executor.stages.stage import Remains, Stage
     from ainet.identity import Credentials
 
 
@@ -56,8 +56,8 @@ class StageHost:
         #: Held while loading, so that `close` finds either nothing or everything.
         self._loading = asyncio.Lock()
         self._closed = False
-        #: The model of the stage before, for one of the same kind.
-        self._parked: Llama | None = None
+        #: What is left of the stage before, for one of the same kind.
+        self._parked: Remains | None = None
 
     async def load(self, spec: StageSpec, shard: Shard) -> StageAddress:
         """Load the shard and listen; returns where.
@@ -76,7 +76,9 @@ class StageHost:
                 msg = "This worker holds a stage already, or was told to unload it."
                 raise UsageError(msg)
             parked, self._parked = self._parked, None
-            self._stage = await asyncio.to_thread(Stage, spec, shard, self._log, lambda: self._closed, parked)
+            self._stage = await asyncio.to_thread(
+                Stage, spec, shard, self._log, lambda: self._closed, remains=parked, folder=_folder()
+            )
             data_port = session_port = 0
             try:
                 if spec.n_stages > 1:
@@ -90,7 +92,15 @@ class StageHost:
                 raise UsageError(msg) from exc
             return StageAddress(self._node_id, self._host, data_port, session_port, os.getpid())
 
-    async def link(self, previous_id: str, following: StageAddress | None, kept_tokens: int, *, is_near: bool) -> None:
+    async def link(
+        self,
+        previous_id: str,
+        following: StageAddress | None,
+        kept_tokens: int,
+        recovery: Recovery | None,
+        *,
+        is_near: bool,
+    ) -> None:
         """Connect to the stage after this one while the stage before connects, and begin to work.
 
         Parameters
@@ -99,6 +109,8 @@ class StageHost:
             Node of the stage before; the stage after, None when there is no other one.
         kept_tokens
             Tokens of earlier prompts that every stage can keep.
+        recovery
+            Sessions of a lost pipeline that go on.
         is_near
             Whether the stage before is on this machine.
 
@@ -118,7 +130,7 @@ class StageHost:
 
         stage.on_end = end_sessions
         if following is None or self._listener is None:
-            stage.start(None, None, kept_tokens)
+            stage.start(None, None, kept_tokens, recovery=recovery)
             return
         accepting = asyncio.to_thread(self._listener.accept, previous_id, stage.spec.epoch, stage.max_payload)
         found = await asyncio.gather(accepting, self._connect(following), return_exceptions=True)
@@ -131,7 +143,7 @@ class StageHost:
         previous, after = self._links
         is_forwarded = not is_near and is_loopback(previous.socket.getpeername()[0])
         patience = FORWARDED_SILENCE_SECONDS if is_forwarded else SILENCE_SECONDS
-        stage.start(previous, after, kept_tokens, patience)
+        stage.start(previous, after, kept_tokens, recovery=recovery, patience=patience)
 
     async def _connect(self, following: StageAddress) -> DataLink:
         from ainet.executor.stages.frames import connect
@@ -160,10 +172,10 @@ class StageHost:
                 stage, self._stage = self._stage, None
                 await asyncio.to_thread(stage.stop)
             if self._parked is not None:
-                self._parked.close()
+                self._parked.cache.llama.close()
 
     async def park(self) -> bool:
-        """End the stage, but keep its model for the next one, of the same kind; whether that is possible."""
+        """End the stage, but keep its model and what it knows for the next one; whether that is possible."""
         async with self._loading:
             await self._stop_listening()
             if self._stage is not None:
@@ -187,3 +199,11 @@ class StageHost:
             msg = "This worker holds no stage; the pipeline was unloaded."
             raise UsageError(msg)
         return self._stage
+
+
+def _folder() -> str | None:
+    """Return the worker's folder for temporary files, if it has one of its own."""
+    import dask
+
+    folder: str | None = dask.config.get("temporary-directory", None)
+    return folder

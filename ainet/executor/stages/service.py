@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ainet.executor.models.tensors import TensorStore
     from ainet.executor.speeds import Speeds
     from ainet.executor.stages.host import StageAddress
+    from ainet.executor.stages.recovery import Recovery
     from ainet.executor.stages.spec import StageSpec
     from ainet.identity import Identity
     from ainet.network import Links
@@ -174,10 +175,17 @@ class StageService:
             await asyncio.shield(self._close(stage))
             raise
         self._tasks.spawn(self._keep_spare())
-        return StageLoaded(stage.address, received, stage.reservation.memory, kept_tokens)
+        return StageLoaded(stage.address, received, stage.reservation.memory, kept_tokens, figures["held"])
 
     async def link(
-        self, pipeline: str, first_layer: int, previous: str, following: StageAddress | None, kept_tokens: int = 0
+        self,
+        pipeline: str,
+        first_layer: int,
+        previous: str,
+        following: StageAddress | None,
+        *,
+        kept_tokens: int = 0,
+        recovery: Recovery | None = None,
     ) -> None:
         """Connect a loaded stage to its neighbours and let it work.
 
@@ -189,6 +197,8 @@ class StageService:
             Node of the stage before; the stage after, None when there is no other one.
         kept_tokens
             Tokens of earlier prompts that every stage of the pipeline can keep.
+        recovery
+            Sessions of a lost pipeline that go on.
 
         Raises
         ------
@@ -212,7 +222,7 @@ class StageService:
             following = msgspec.structs.replace(following, host=host, data_port=port)
         link = self._links.linked(previous)
         is_near = link is None or link.machine == machine()
-        await self._alive(stage, stage.actor.link(previous, following, kept_tokens, is_near=is_near))
+        await self._alive(stage, stage.actor.link(previous, following, kept_tokens, recovery, is_near=is_near))
 
     async def figures(self, pipeline: str) -> list[StageFigures]:
         """Return what the stages of a pipeline measured."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,28 +22,36 @@ from ainet.executor.stages.frames import DataLink, Frame, Kind
 from ainet.executor.stages.head import Head
 from ainet.executor.stages.hidden_states import HiddenStates
 from ainet.executor.stages.inbox import Inbox
+from ainet.executor.stages.kept_states import KeptStates
+from ainet.executor.stages.kv_cache import KVCache
 from ainet.executor.stages.llama import Llama
+from ainet.executor.stages.ring import Ring
 from ainet.executor.stages.segments import SEGMENT_BYTES, Segment
 from ainet.executor.stages.sockets import ALIVE_SECONDS, FIRST_SILENCE_SECONDS, SILENCE_SECONDS
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
     from ainet.executor.models.shards import Shard
-    from ainet.executor.stages.head import Next
+    from ainet.executor.stages.recovery import Recovery
     from ainet.executor.stages.spec import StageSpec
 
 #: What the first stage computes when its turn comes, and what every stage does at once.
 PLANS = frozenset((Kind.PROMPT, Kind.REPLAY, Kind.TOKENS))
-ORDERS = frozenset((Kind.RELEASE, Kind.CLEAR, Kind.KEEP, Kind.RESTORE, Kind.FORGET))
+ORDERS = frozenset((Kind.RELEASE, Kind.CLEAR, Kind.KEEP, Kind.RESTORE, Kind.FORGET, Kind.BEGIN, Kind.AGAIN))
 #: So many tokens are computed to measure the time of one: the first ones are slower.
 PROBES = 4
-#: Steps of a replay in one frame.
-MAX_STEPS = 500
-NO_TOKENS = np.empty(0, np.int32)
+
+
+class Remains(NamedTuple):
+    """What is left of a stage whose pipeline has ended: its model, what it knows of the owner's sessions, its speed."""
+
+    cache: KVCache
+    owner: str
+    token_seconds: float
 
 
 class Stage:
@@ -59,8 +67,10 @@ class Stage:
         For what nobody is there to hear.
     aborted
         Loading ends when it answers True.
-    llama
-        The shard as an earlier stage of the same kind loaded it, if one did: see `detach`.
+    remains
+        What an earlier stage of the same kind has left, if one did: see `detach`.
+    folder
+        For temporary files; None for the system's.
     """
 
     def __init__(
@@ -69,25 +79,17 @@ class Stage:
         shard: Shard,
         log: logging.Logger,
         aborted: Callable[[], bool] = lambda: False,
-        llama: Llama | None = None,
+        *,
+        remains: Remains | None = None,
+        folder: str | None = None,
     ) -> None:
         self.spec = spec
         self._log = log
-        self._is_first, self._is_last = shard.is_first, shard.is_last
-        self.llama = llama or Llama(
-            shard.path,
-            hidden_out=not shard.is_last,
-            n_ctx=spec.n_ctx,
-            n_ubatch=spec.n_ubatch,
-            n_slots=spec.n_slots,
-            n_outputs=max(spec.sessions, MAX_DRAFT + 1),
-            threads=spec.threads,
-            gpu=spec.gpu,
-            exact=spec.exact,
-            aborted=aborted,
-        )
+        self._is_first = shard.is_first
+        self.llama = remains.cache.llama if remains is not None else _load(spec, shard, aborted)
         try:
             self._embedding = Embedding(shard) if shard.embedding is not None else None
+            self._ring = Ring(self._tell)
             self._head = self._new_head() if shard.is_last else None
         except BaseException:
             self.llama.close()
@@ -98,8 +100,9 @@ class Stage:
         self._next: DataLink | None = None
         self._composer = Composer(spec.n_ubatch, spec.n_stages)
         self._in_flight = 0
-        self._filled: dict[int, int] = {}  # positions of each session in the KV cache
-        self._copies: dict[int, NDArray[np.uint8]] = {}
+        #: Positions of sessions that a new first stage computes for other new ones only.
+        self._again: dict[int, int] = {}
+        self._is_followed_by_new = False
         # One chunk on every stage and one on the way keeps all of them busy; more would only delay a cancellation.
         self._window = spec.n_stages + 1
         self._stopping = False
@@ -107,7 +110,15 @@ class Stage:
         #: Seconds of waiting in which the stage before said nothing, and how many are too many.
         self._silent, self._limit = 0.0, FIRST_SILENCE_SECONDS
         self._patience = SILENCE_SECONDS
-        self._token_seconds = self._probe()
+        self._is_new = remains is None
+        if remains is not None:
+            self._cache, self._token_seconds = remains.cache, remains.token_seconds
+            if remains.owner != spec.owner:
+                self._cache.clear()
+        else:
+            kept = None if shard.is_last else KeptStates(self._hidden_states.row_bytes, folder, log)
+            self._cache = KVCache(self.llama, self._hidden_states, kept, exact=spec.exact)
+            self._token_seconds = self._probe()
         #: How often llama.cpp was called.
         self.decodes = 0
         self._thread: threading.Thread | None = None
@@ -133,6 +144,8 @@ class Stage:
         previous: DataLink | None,
         following: DataLink | None,
         kept_tokens: int = 0,
+        *,
+        recovery: Recovery | None = None,
         patience: float = SILENCE_SECONDS,
     ) -> None:
         """Begin to work between two neighbours (none, when the stage is the whole pipeline).
@@ -141,6 +154,8 @@ class Stage:
         ----------
         kept_tokens
             Tokens of earlier prompts that every stage can keep.
+        recovery
+            Sessions of a lost pipeline that go on.
         patience
             Seconds of silence after which the stage before counts as lost.
         """
@@ -148,8 +163,10 @@ class Stage:
             msg = "The stage is linked already."
             raise ProtocolError(msg)
         self._previous, self._next, self._patience = previous, following, patience
+        self._cache.go_on(recovery)
+        self._is_followed_by_new = recovery is not None and self.spec.last_layer + 1 in recovery.new
         if self._head is not None:
-            self._head.start(kept_tokens)
+            self._head.start(kept_tokens, recovery)
             if following is not None:
                 following.unblock()  # prompts that are longer than what the sockets hold must not stop the ring
         self._thread = threading.Thread(target=self._run, name=f"decode {self.spec.pipeline}", daemon=True)
@@ -161,15 +178,14 @@ class Stage:
         if self._end():
             self.llama.close()
 
-    def detach(self) -> Llama | None:
-        """End the decode thread; returns the model for another stage of the same kind, unless it is what failed."""
+    def detach(self) -> Remains | None:
+        """End the decode thread; returns what is left for another stage of the same kind, unless the model failed."""
         if not self._end():
             return None
         if self.error is not None and not isinstance(self.error, StageLost):
             self.llama.close()
             return None
-        self.llama.clear()
-        return self.llama
+        return Remains(self._cache, self.spec.owner, self._token_seconds)
 
     def _end(self) -> bool:
         """End the decode thread, if it runs; whether it has ended."""
@@ -189,50 +205,12 @@ class Stage:
             "decodes": self.decodes,
             "token_seconds": self._token_seconds,
             "buffers": self.llama.buffers,
+            "held": None if self._is_new else self._cache.held(),
             "error": self.error.to_dict() if self.error else None,
         }
 
-    # The ring, as the head sees it. A pipeline of one stage obeys at once; else the first stage does, and passes on
-    # what concerns all of them, in order with the micro-batches.
-
-    def prompt(self, slot: int, position: int, tokens: NDArray[np.int32], *, logits: bool) -> None:
-        """Have the first stage process `tokens` from `position` on; what is before it is in every KV cache."""
-        segment = Segment(slot, position, len(tokens), int(logits))
-        self._tell(Kind.PROMPT, [segment], tokens)
-
-    def replay(self, slot: int, steps: Sequence[tuple[int, list[int], int]]) -> None:
-        """Have the first stage process tokens that were generated before, in the shapes in which they were then."""
-        for i in range(0, len(steps), MAX_STEPS):
-            some = steps[i : i + MAX_STEPS]
-            segments = [Segment(slot, position, len(tokens), at_once) for position, tokens, at_once in some]
-            self._tell(Kind.REPLAY, segments, np.array([token for _, tokens, _ in some for token in tokens], np.int32))
-
-    def tokens(self, following: Sequence[Next]) -> None:
-        """Have the first stage process what comes next in the sessions of a micro-batch."""
-        segments = [Segment(slot, position, len(tokens), len(tokens)) for slot, position, tokens in following]
-        self._tell(Kind.TOKENS, segments, np.array([token for one in following for token in one.tokens], np.int32))
-
-    def release(self, slot: int) -> None:
-        """Have every stage forget the session."""
-        self._tell(Kind.RELEASE, [Segment(slot, 0, 0)])
-
-    def clear(self) -> None:
-        """Have every stage forget every session."""
-        self._tell(Kind.CLEAR, [])
-
-    def keep(self, slot: int, number: int) -> None:
-        """Have every stage copy what it knows of a session."""
-        self._tell(Kind.KEEP, [Segment(slot, number, 0)])
-
-    def restore(self, slot: int, number: int, n: int) -> None:
-        """Have every stage begin a session with the first `n` tokens of a copy."""
-        self._tell(Kind.RESTORE, [Segment(slot, number, n)])
-
-    def forget(self, numbers: Sequence[int]) -> None:
-        """Have every stage drop copies."""
-        self._tell(Kind.FORGET, [Segment(0, number, 0) for number in numbers])
-
-    def _tell(self, kind: Kind, segments: list[Segment], tokens: NDArray[np.int32] = NO_TOKENS) -> None:
+    def _tell(self, kind: Kind, segments: list[Segment], tokens: NDArray[np.int32]) -> None:
+        """Tell the first stage what to do, or do it, when the stage is the whole pipeline."""
         if self._next is not None:
             self._next.send_tokens(kind, segments, tokens)
         elif kind in ORDERS:
@@ -269,6 +247,8 @@ class Stage:
     def _listen(self) -> None:
         """Wait for what comes next, and notice when the stage before gives no sign of life any more."""
         came = self.inbox.wait(self._previous, ALIVE_SECONDS)
+        if self._head is not None:
+            self._head.tick()
         if came:
             assert self._previous is not None  # noqa: S101 - what `wait` has just seen readable
             self._take(self._previous.receive())
@@ -304,6 +284,8 @@ class Stage:
             self._process(*self._wanted(segments, self._hidden_states.read(frame)))
         elif kind == Kind.ALIVE:
             pass
+        elif kind == Kind.KNOWN and not self._is_first:
+            self._catch_up(segments, self._hidden_states.read(frame))
         elif kind in PLANS and self._is_first:
             self._in_flight -= kind == Kind.TOKENS  # a micro-batch has gone all the way round
             self._plan(kind, segments, frame.tokens().copy())
@@ -337,67 +319,76 @@ class Stage:
             is_replay = kind == Kind.REPLAY
             # Where nothing depends on the rows beside a row, the shapes of the first time do not matter.
             step = outputs if is_replay and not self.spec.exact else self.spec.n_ubatch
-            logits = bool(outputs) and not is_replay
-            self._composer.prompt(slot, position, tokens[begin : begin + rows], step=step, logits=logits)
+            some = tokens[begin : begin + rows]
             begin += rows
+            if position < self._again.get(slot, 0):
+                self._compute_again(slot, position, some, step)
+            else:
+                self._composer.prompt(slot, position, some, step=step, logits=bool(outputs) and not is_replay)
+
+    def _compute_again(self, slot: int, position: int, tokens: NDArray[np.int32], step: int) -> None:
+        """Compute what a lost first stage had computed, for stages that are new as well."""
+        for i in range(0, len(tokens), step):
+            for command in self.inbox.take():
+                command()
+            if self._stopping:
+                return
+            some = tokens[i : i + step]
+            self._catch_up([Segment(slot, position + i, len(some))], self._rows(some))
 
     def _order(self, kind: Kind, segments: list[Segment]) -> None:
         """Do what every stage does, between the same two micro-batches as the others."""
-        if kind == Kind.CLEAR:
-            self._filled.clear()
-            self.llama.clear()
-        for slot, number, rows, _ in segments:
-            if kind == Kind.RELEASE:
-                self._release(slot)
-            elif kind == Kind.KEEP:
-                self._copies[number] = self.llama.save(slot)
-            elif kind == Kind.FORGET:
-                self._copies.pop(number, None)
-            else:
-                self.llama.restore(slot, self._copies[number])
-                self.llama.keep(slot, rows)
-                self._filled[slot] = rows
-
-    def _release(self, slot: int) -> None:
-        self._composer.release(slot)
-        if not self.spec.exact:  # else its cells stay taken until no session runs
-            self._filled.pop(slot, None)
-            if self._filled:
-                self.llama.keep(slot, 0)
-            else:
-                self.llama.clear()
-        if self._head is not None:
-            self._head.released(slot)
+        self._cache.order(kind, segments)
+        for slot, position, *_ in segments:
+            if kind == Kind.AGAIN:
+                self._bring_up(slot, position)
+            elif kind == Kind.RELEASE:
+                self._composer.release(slot)
+                self._again.pop(slot, None)
+                if self._head is not None:
+                    self._head.released(slot)
 
     def _step(self) -> None:
         """Process the next micro-batch of what the first stage was asked."""
         segments, tokens = self._composer.compose()
         if self._next is not None:
             self._in_flight += 1
-        self._process(segments, tokens if self._embedding is None else self._embedding.look_up(tokens))
+        self._process(segments, self._rows(tokens))
+
+    def _rows(self, tokens: NDArray[np.int32]) -> NDArray[Any]:
+        return tokens if self._embedding is None else self._embedding.look_up(tokens)
 
     def _process(self, segments: list[Segment], rows: NDArray[Any]) -> None:
         if not segments:  # whoever asked has left
-            self.tokens([])
+            self._ring.tokens([])
             return
         begun = time.perf_counter()
-        for slot, position, n, _ in segments:
-            filled = self._filled.get(slot, 0)
-            if position < filled:  # the rest was tried only
-                self.llama.keep(slot, position)
-            elif position > filled:
-                msg = f"The stage with layers {self._layers} was given position {position}, but knows {filled} only."
-                raise ProtocolError(msg)
-            self._filled[slot] = position + n
-        hidden = self.llama.decode(rows, segments)
-        self.decodes += 1
+        hidden = self._decode(segments, rows)
         if len(rows) == 1:
             seconds = time.perf_counter() - begun
             self._token_seconds += 0.1 * (seconds - self._token_seconds)
         if hidden is not None:
-            self._link.send(Kind.HIDDEN, segments, self._hidden_states.write(hidden))
+            self._link.send(Kind.HIDDEN, segments, hidden)
         else:
             self.head.decoded(segments)
+
+    def _decode(self, segments: list[Segment], rows: NDArray[Any]) -> memoryview | None:
+        self.decodes += 1
+        return self._cache.decode(segments, rows)
+
+    def _bring_up(self, slot: int, n: int) -> None:
+        """Have new stages know the first `n` positions of a session that others know."""
+        if self._is_first and self._is_new:
+            self._again[slot] = n
+        elif self._is_followed_by_new:
+            for segment, data in self._cache.sent(slot, n):
+                self._link.send(Kind.KNOWN, [segment], data)
+
+    def _catch_up(self, segments: list[Segment], rows: NDArray[Any]) -> None:
+        """Compute what the stage that was here before had computed; the next stage knows it, unless it is new, too."""
+        hidden = self._decode(segments, rows)
+        if hidden is not None and self._is_followed_by_new:
+            self._link.send(Kind.KNOWN, segments, hidden)
 
     def _probe(self) -> float:
         """Return the time of one token here (s), measured before anybody asks."""
@@ -417,7 +408,7 @@ class Stage:
         spec = self.spec
         return Head(
             self.llama,
-            self,
+            self._ring,
             sessions=spec.sessions,
             queue=spec.queue,
             exact=spec.exact,
@@ -454,3 +445,18 @@ class Stage:
         self.inbox.close()
         if self._embedding is not None:
             self._embedding.close()
+
+
+def _load(spec: StageSpec, shard: Shard, aborted: Callable[[], bool]) -> Llama:
+    return Llama(
+        shard.path,
+        hidden_out=not shard.is_last,
+        n_ctx=spec.n_ctx,
+        n_ubatch=spec.n_ubatch,
+        n_slots=spec.n_slots,
+        n_outputs=max(spec.sessions, MAX_DRAFT + 1),
+        threads=spec.threads,
+        gpu=spec.gpu,
+        exact=spec.exact,
+        aborted=aborted,
+    )
