@@ -2,7 +2,8 @@
 
 One node with three stages on this machine, greedy. The pause is from the signal to the next piece of text; it holds the
 notice, the loading of a new pipeline and the replay of what was said. Every text is compared with that of an answer
-that nothing happened to.
+that nothing happened to. The same with a long prompt, beside the time that all stages need for it: the new stage alone
+computes it again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from desk import desk
+from prompts import document
 
 if TYPE_CHECKING:
     from ainet.client import NodeClient
@@ -23,13 +25,21 @@ if TYPE_CHECKING:
 QUESTION = "Tell me a long story about a fox, a dog and a river."
 TOKENS = 200
 STAGES = 3
+LONG_TOKENS = 60
 
 
-def ask(node: NodeClient, hurt: int | None = None, how: signal.Signals = signal.SIGKILL) -> dict[str, Any]:
-    """Ask; when there are `hurt` tokens, send a random stage the signal. Returns tokens and the pause (s)."""
+def ask(
+    node: NodeClient,
+    hurt: int | None = None,
+    how: signal.Signals = signal.SIGKILL,
+    *,
+    question: str = QUESTION,
+    max_tokens: int = TOKENS,
+) -> dict[str, Any]:
+    """Ask; when there are `hurt` tokens, send a random stage the signal. Returns tokens, the pause (s) and figures."""
     placement: list[dict[str, Any]] = []
     n, sent, pause = 0, 0.0, None
-    for event in node.generate(QUESTION, stages=STAGES, temperature=0.0, max_tokens=TOKENS):
+    for event in node.generate(question, stages=STAGES, temperature=0.0, max_tokens=max_tokens):
         if event["event"] == "start":
             placement = event["placement"]
         elif event["event"] == "text":
@@ -41,7 +51,7 @@ def ask(node: NodeClient, hurt: int | None = None, how: signal.Signals = signal.
                 os.kill(random.choice(placement)["pid"], how)
                 sent = time.perf_counter()
         elif event["event"] == "done":
-            return {"tokens": event["tokens"], "pause_s": pause, "at": hurt}
+            return {"tokens": event["tokens"], "pause_s": pause, "at": hurt, "timings": event["timings"]}
     raise AssertionError
 
 
@@ -62,7 +72,24 @@ def measure(kills: int, hangs: int) -> dict[str, Any]:
                 pauses.append((answer["at"], answer["pause_s"]))
                 print(f"{name} {i + 1}: {pauses[-1]}", file=sys.stderr, flush=True)
             found[name] = {"times": times, "same_text": same, "pauses": pauses}
-        return found
+    return found | {"long": measure_long(hangs)}
+
+
+def measure_long(times: int) -> dict[str, Any]:
+    """Return the pauses of answers to long questions, each on another document."""
+    pauses, prompts, same, n_prompt = [], [], 0, 0
+    with desk(context_window=4096, memory="4GB", threads=1, kept_tokens=0) as node:
+        ask(node, max_tokens=1)  # loads the pipeline
+        for i in range(times):
+            question = f"{document(i)} Tell me about the fox and its cubs."
+            whole = ask(node, question=question, max_tokens=LONG_TOKENS)
+            prompts.append(whole["timings"]["first_token_s"])
+            n_prompt = whole["timings"]["prompt_tokens"]
+            again = ask(node, random.randint(1, LONG_TOKENS // 2), question=question, max_tokens=LONG_TOKENS)
+            same += whole["tokens"] == again["tokens"]
+            pauses.append((again["at"], again["pause_s"]))
+            print(f"long prompt {i + 1}: {pauses[-1]}, the prompt {prompts[-1]}", file=sys.stderr, flush=True)
+    return {"times": times, "same_text": same, "pauses": pauses, "prompt_tokens": n_prompt, "prompt_s": prompts}
 
 
 def show(found: dict[str, Any]) -> None:
@@ -76,3 +103,10 @@ def show(found: dict[str, Any]) -> None:
                 f"a stage is {name}, {one['times']} times: pause of {statistics.median(pauses):.1f} s (median), "
                 f"{max(pauses):.1f} s (longest); the same text {one['same_text']} times"
             )
+    one = found["long"]
+    pauses = [pause for _, pause in one["pauses"] if pause is not None]
+    print(
+        f"a stage is killed after a prompt of {one['prompt_tokens']} tokens, {one['times']} times: "
+        f"pause of {statistics.median(pauses):.1f} s (median), {max(pauses):.1f} s (longest), "
+        f"while the prompt takes {statistics.median(one['prompt_s']):.1f} s; the same text {one['same_text']} times"
+    )

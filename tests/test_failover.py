@@ -61,11 +61,17 @@ async def test_every_stage_may_die_at_any_token(tmp_path, smollm2_path):
     expected = one_process(smollm2_path, TEXT, SamplingParams(temperature=0), TOKENS)
     async with nodes(tmp_path, **SETTINGS) as found:
         for victim, loads in ((0, 4), (1, 1), (2, 1)):
-            events = await answer(found["desk"], stages=3, hurt=once(victim, chance.randint(1, 60), signal.SIGKILL))
+            at = chance.randint(1, 60)
+            events = await answer(found["desk"], stages=3, hurt=once(victim, at, signal.SIGKILL))
             assert said(events) == (events[-1]["tokens"], events[-1]["text"]) == expected
             assert any("goes on where it stopped" in event.get("text", "") for event in events)
             # The stages that are left keep their models: only that of the lost one is loaded again.
             assert sum(": loading smollm2" in event.get("text", "") for event in events) == loads
+            # And they compute nothing again of what they know.
+            decodes = [stage["decodes"] for stage in (await found["desk"].status())["pipelines"][0]["stages"]]
+            again = decodes.pop(victim)
+            assert max(decodes) <= TOKENS - at + 2
+            assert again > max(decodes)
         assert len((await found["desk"].status())["pipelines"]) == 1
 
 

@@ -165,7 +165,7 @@ class DescribeWorkers(Request, frozen=True):
 
 
 class StageFigures(msgspec.Struct, frozen=True):
-    """What one stage measured: bytes and frames sent to the next, seconds that one token took, buffers."""
+    """What one stage measured: bytes and frames sent to the next, seconds that one token took, buffers, calls."""
 
     pid: int
     first_layer: int
@@ -174,6 +174,8 @@ class StageFigures(msgspec.Struct, frozen=True):
     frames_sent: int
     token_seconds: float
     buffers: dict[str, int]
+    #: How often it called llama.cpp.
+    decodes: int = 0
 
 
 class StageStates(msgspec.Struct, frozen=True):

@@ -254,14 +254,16 @@ class Head:
                 continue
             known = self._known(session)
             if known:
-                prefix, kept, here = None, 0, self._continued[session.key].most
+                prefix, kept, taken = None, 0, self._continued[session.key].most
             elif session.key in self._continued:
                 self._give_up(session.key)
                 continue
             else:
-                (prefix, kept), here = self._prefixes.find(session.prompt), 0
+                (prefix, kept), taken = self._prefixes.find(session.prompt), 0
             cells = self._needs(session, prefix)
-            if cells > self._llama.n_ctx - self._spent - self._cells_in_use + here:
+            if self._exact:
+                cells += max(0, taken - known)  # what was on its way keeps its cells
+            if cells > self._llama.n_ctx - self._spent - self._cells_in_use + taken:
                 return
             self._waiting.remove(session)
             session.cells = cells
@@ -288,10 +290,7 @@ class Head:
         return mine + sum(one.most for one in self._continued.values())
 
     def _known(self, session: Session) -> int:
-        """Return how many positions of a session of a lost pipeline need not be computed again by stages that are left.
-
-        The text must not change by that: what follows must meet the cells in the order in which it would have.
-        """
+        """Return how many positions of a session of a lost pipeline need not be computed by stages that are left."""
         there = self._continued.get(session.key)
         if there is None:
             return 0
@@ -300,9 +299,7 @@ class Head:
         else:  # whole chunks of its prompt, as they would be computed again
             known = min(there.least, len(session.prompt) - 1)
             known -= known % self._llama.n_ubatch
-        is_alone = not self._active and not self._unclaimed and len(self._continued) == 1 and not self._spent
-        fits = known <= there.least and (not self._exact or is_alone or there.most - known <= 1)
-        return known if fits else 0
+        return known if known <= there.least else 0
 
     def _give_up(self, key: int) -> None:
         """Have the stages forget a session of a lost pipeline."""

@@ -77,6 +77,8 @@ class KVCache:
             slot, number, n, _ = segment
             if kind == Kind.BEGIN:
                 self._keys[slot] = key_of(segment)
+            elif kind == Kind.AGAIN:
+                self._go_back(slot, number)
             elif kind == Kind.RELEASE:
                 self._release(slot)
             elif kind == Kind.KEEP:
@@ -126,6 +128,12 @@ class KVCache:
         except OSError as exc:
             self._kept.lose(slot, str(exc))
             raise
+
+    def _go_back(self, slot: int, n: int) -> None:
+        """Forget what was on its way of a session when its pipeline was lost."""
+        if self._filled.get(slot, 0) > n:
+            (self.llama.abandon if self._exact else self.llama.keep)(slot, n)
+            self._filled[slot] = n
 
     def _restore(self, slot: int, number: int, n: int) -> None:
         self.llama.restore(slot, self._copies[number])

@@ -191,7 +191,7 @@ class Llama:
 
         params = C.llama_context_default_params()
         params.n_ctx = n_ctx + self._pads
-        params.n_seq_max = self.n_slots + self._pads
+        params.n_seq_max = self.n_slots + self._pads + exact
         params.n_batch = params.n_ubatch = n_ubatch + self._pads
         params.n_outputs_max = max(n_ubatch if hidden_out else n_outputs, self.n_slots) + self._pads
         params.n_threads = params.n_threads_batch = threads
@@ -301,6 +301,14 @@ class Llama:
         if not C.llama_memory_seq_rm(self._memory, slot, n or -1, -1):
             msg = f"llama.cpp cannot keep {n} tokens of a sequence of this model."
             raise ModelError(msg)
+
+    def abandon(self, slot: int, n: int) -> None:
+        """Forget the sequence from position `n` on, but leave its cells taken until `clear`. Only if loaded `exact`.
+
+        What comes later into the cells of others would be summed up in another order.
+        """
+        C.llama_memory_seq_cp(self._memory, slot, self.n_slots + self._pads, n, -1)
+        self.keep(slot, n)
 
     def clear(self) -> None:
         """Forget every sequence: the next one begins where the first one ever did."""

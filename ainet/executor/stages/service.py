@@ -241,6 +241,7 @@ class StageService:
                     state["frames_sent"],
                     state["token_seconds"],
                     state["buffers"],
+                    state["decodes"],
                 )
             )
         return found
