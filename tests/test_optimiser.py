@@ -27,9 +27,9 @@ def instance(random, n, n_cuts, *, holes=0.2):
 
 def price(shares, seconds, ways, objective):
     times = [seconds[share.device, share.begin, share.end] for share in shares]
-    if objective == "throughput":
-        return max(times)
     ring = [share.device for share in shares]
+    if objective == "throughput":
+        return max(times + [max(0.0, ways.hidden[a, b] - ways.token[a, b]) for a, b in itertools.pairwise(ring)])
     between = sum(ways.hidden[a, b] for a, b in itertools.pairwise(ring))
     return sum(times) + between + (ways.token[ring[-1], ring[0]] if len(ring) > 1 else 0.0)
 
@@ -97,6 +97,18 @@ def test_the_order_is_that_of_the_shortest_way():
     assert cost == pytest.approx(4 + 2 * 0.05 + 2 * 0.001)
     houses = [house[share.device] for share in shares]
     assert sum(a != b for a, b in itertools.pairwise(houses)) == 1
+
+
+def test_of_many_sessions_a_narrow_way_keeps_all_waiting():
+    seconds = np.full((3, 3, 3), np.inf)
+    for device, speed in enumerate((1.0, 1.1, 0.9)):
+        seconds[device, 0, 1] = seconds[device, 1, 2] = 1 / speed
+    far, hidden = np.full((3, 3), 5.0), np.full((3, 3), 5.01)
+    assert {share.device for share in optimise(seconds, Ways(hidden, far), "throughput")[0]} == {0, 1}
+    hidden[0, 1] = hidden[1, 0] = 8.0  # as many seconds pass before the next hidden state can follow
+    shares, cost = optimise(seconds, Ways(hidden, far), "throughput")
+    assert 2 in {share.device for share in shares}
+    assert cost == pytest.approx(1 / 0.9)
 
 
 def test_twelve_devices_are_not_too_many():

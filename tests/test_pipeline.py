@@ -224,6 +224,23 @@ async def test_a_worker_that_is_lost_before_it_holds_anything_is_said(workshop, 
     assert len((await answer(pipeline, ask(max_tokens=4)))[0]) == 4
 
 
+async def test_a_stage_ends_also_when_dask_knew_first_that_its_worker_is_lost(workshop):
+    pipeline = await workshop.load(2)
+    service = workshop.service
+    service._engine._callbacks.clear()  # nobody tells the service
+    for park in (True, False):
+        stage = service.stages()[0]
+        os.kill(stage.worker.pid, signal.SIGKILL)
+        await until(lambda stage=stage: stage.actor._future.status not in ("finished", "pending"), 20)
+        with pytest.raises(StageLost, match="was lost"):
+            await service.figures(pipeline.name)
+        await service.close(pipeline.name, park=park)
+        assert service.stages() == []
+        await service.parking.clear()
+        assert workshop.allocator.reserved.memory == 0
+        pipeline = await workshop.load(2)
+
+
 async def test_workers_that_nobody_needs_end_and_one_stays_warm(workshop, monkeypatch):
     monkeypatch.setattr("ainet.executor.stages.service.TRIM_SECONDS", 0.1)
     pipeline = await workshop.load(3)

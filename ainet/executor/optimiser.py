@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-#: What shall be small: the time of one token, or that of the slowest stage, which bounds the tokens of many sessions.
+#: What shall be small: the time of one token, or that of the slowest stage or way, which bounds the tokens of many
+#: sessions.
 Objective = Literal["latency", "throughput"]
 #: More devices than these are not considered at once: 12 take some seconds.
 MAX_DEVICES = 12
@@ -38,6 +39,11 @@ class Ways(NamedTuple):
 
     hidden: NDArray[np.float64]
     token: NDArray[np.float64]
+
+    @property
+    def busy(self) -> NDArray[np.float64]:
+        """The time (s) for which hidden states take up each way, so that others must wait."""
+        return np.maximum(self.hidden - self.token, 0.0)
 
 
 class _Reached(NamedTuple):
@@ -86,7 +92,7 @@ def optimise(
                 if counts and cost < (best[1] * (1 - EQUAL) if best is not None else np.inf):
                     best = _trace(reached, mask, device, last), cost
             bound = best[1] if best is not None else np.inf
-            level = _next_level(level, seconds, ways.hidden if objective == "latency" else None, left, bound)
+            level = _next_level(level, seconds, ways, objective, left=left, bound=bound)
             reached |= level
     return best
 
@@ -104,11 +110,14 @@ def _least(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
 def _next_level(
     level: dict[tuple[int, int], _Reached],
     seconds: NDArray[np.float64],
-    hops: NDArray[np.float64] | None,
+    ways: Ways,
+    objective: Objective,
+    *,
     left: NDArray[np.float64],
     bound: float,
 ) -> dict[tuple[int, int], _Reached]:
-    """Add one device to each set of devices; without `hops`, the slowest stage counts."""
+    """Add one device to each set of devices."""
+    hops, join = (ways.hidden, np.add) if objective == "latency" else (ways.busy, np.maximum)
     by_mask: dict[int, list[int]] = {}
     for mask, device in level:
         by_mask.setdefault(mask, []).append(device)
@@ -119,13 +128,9 @@ def _next_level(
         for device in range(len(seconds)):
             if mask >> device & 1:
                 continue
-            if hops is not None:
-                coming = costs + hops[devices, device][:, None]
-                which = coming.argmin(axis=0)
-                total = coming[which, np.arange(len(which))][:, None] + seconds[device]
-            else:
-                which = costs.argmin(axis=0)
-                total = np.maximum(costs[which, np.arange(len(which))][:, None], seconds[device])
+            coming = join(costs, hops[devices, device][:, None])
+            which = coming.argmin(axis=0)
+            total = join(coming[which, np.arange(len(which))][:, None], seconds[device])
             begins = total.argmin(axis=0)
             reached = total[begins, np.arange(len(begins))]
             reached[reached + left >= bound] = np.inf

@@ -271,7 +271,8 @@ class Planner:
         left_out = [
             LeftOut(offers[i].name, self._why_not(i, seconds, ways, cost)) for i in range(len(offers)) if i not in used
         ]
-        what = "a token takes the least time" if self._objective == "latency" else "the slowest stage is the fastest"
+        is_latency = self._objective == "latency"
+        what = "a token takes the least time" if is_latency else "the slowest stage or way is the fastest"
         devices = "device" if len(placed) == 1 else "devices"
         why = f"This device cannot hold the whole model; with these {len(placed)} {devices} {what}."
         return self._as_plan(placed, why, left_out)

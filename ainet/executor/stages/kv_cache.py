@@ -32,7 +32,7 @@ class KVCache:
     hidden_states
         The form in which its output travels.
     kept
-        Keeps what was sent; None where no stage follows.
+        Keeps what was sent; None where no stage follows, or none could use it.
     exact
         Whether cells of sessions that have ended stay taken until no session runs.
     """
@@ -63,10 +63,11 @@ class KVCache:
                 raise ProtocolError(msg)
             self._filled[slot] = position + n
         hidden = self.llama.decode(rows, segments)
-        if hidden is None or self._kept is None:
+        if hidden is None:
             return None
         data = self._hidden_states.write(hidden)
-        self._kept.add(segments, data)
+        if self._kept is not None:
+            self._kept.add(segments, data)
         return data
 
     def order(self, kind: Kind, segments: list[Segment]) -> None:
@@ -124,7 +125,10 @@ class KVCache:
         if self._kept is None:
             return
         try:
-            yield from self._kept.read(slot, n)
+            for segment, data in self._kept.read(slot, n):
+                # What was tried beyond is a part of the shape; where that does not matter, it would only leave a gap.
+                rows = min(segment.rows, n - segment.position) if self._exact else segment.rows
+                yield segment._replace(rows=rows), data[: rows * self._hidden_states.row_bytes]
         except OSError as exc:
             self._kept.lose(slot, str(exc))
             raise

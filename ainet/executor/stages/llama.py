@@ -191,9 +191,9 @@ class Llama:
 
         params = C.llama_context_default_params()
         params.n_ctx = n_ctx + self._pads
-        params.n_seq_max = self.n_slots + self._pads + exact
+        params.n_seq_max = n_sequences = self.n_slots + self._pads + exact
         params.n_batch = params.n_ubatch = n_ubatch + self._pads
-        params.n_outputs_max = max(n_ubatch if hidden_out else n_outputs, self.n_slots) + self._pads
+        params.n_outputs_max = max((n_ubatch if hidden_out else n_outputs) + self._pads, n_sequences)
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.kv_unified = True

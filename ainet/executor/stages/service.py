@@ -162,11 +162,11 @@ class StageService:
             shard = await asyncio.to_thread(self._shards.assemble, manifest, *layers)
             if stage.actor is None:
                 await self._host(stage)
-            stage.address = await self._alive(stage, stage.actor.load(spec, shard))
+            stage.address = await self._alive(stage, lambda actor: actor.load(spec, shard))
             if not local:
                 for port in stage.ports:
                     self._links.channels.expose(stage.address.host, port)
-            figures = await self._alive(stage, stage.actor.state())
+            figures = await self._alive(stage, lambda actor: actor.state())
             buffers = sum(figures["buffers"].values())
             stage.reservation.resize(memory=max(memory, buffers + OVERHEAD))
             self._note_speed(stage, figures["token_seconds"])
@@ -222,7 +222,7 @@ class StageService:
             following = msgspec.structs.replace(following, host=host, data_port=port)
         link = self._links.linked(previous)
         is_near = link is None or link.machine == machine()
-        await self._alive(stage, stage.actor.link(previous, following, kept_tokens, recovery, is_near=is_near))
+        await self._alive(stage, lambda actor: actor.link(previous, following, kept_tokens, recovery, is_near=is_near))
 
     async def figures(self, pipeline: str) -> list[StageFigures]:
         """Return what the stages of a pipeline measured."""
@@ -230,7 +230,7 @@ class StageService:
         for stage in self.stages(pipeline):
             if stage.actor is None or stage.address is None:
                 continue
-            state = await self._alive(stage, stage.actor.state())
+            state = await self._alive(stage, lambda actor: actor.state())
             self._note_speed(stage, state["token_seconds"])
             found.append(
                 StageFigures(
@@ -302,8 +302,9 @@ class StageService:
             self._allocator.bind(stage.reservation, stage.worker.pid)
         host = self._stage_host(stage.worker, local=stage.is_local)
         credentials = self._identity.local_credentials() if stage.is_local else self._identity.credentials()
-        actor = self._engine.actor(StageHost, credentials, self._identity.id, host, address=stage.worker.address)
-        stage.actor = await self._alive(stage, actor)
+        arguments = (StageHost, credentials, self._identity.id, host)
+        worker = stage.worker.address
+        stage.actor = await self._alive(stage, lambda _: self._engine.actor(*arguments, address=worker))
 
     def admit(self, spec: StageSpec, manifest: Manifest) -> StageSpec:
         """Return what may be loaded of another node's wishes; see `admitted`.
@@ -365,15 +366,15 @@ class StageService:
         """Return the addresses of workers that hold a model."""
         return {stage.worker.address for stage in self._holding() if stage.worker is not None}
 
-    async def _alive(self, stage: HostedStage, call: Any) -> Any:
-        """Await an actor's answer, but not longer than its worker lives.
+    async def _alive(self, stage: HostedStage, call: Callable[[Any], Any]) -> Any:
+        """Await the answer to a call of a stage's actor, but not longer than its worker lives.
 
         Raises
         ------
         StageLost
             If the worker is lost first.
         """
-        answer = asyncio.ensure_future(_awaited(call))
+        answer = asyncio.ensure_future(_answer(stage.actor, call))
         lost = asyncio.ensure_future(stage.lost.wait())
         try:
             await asyncio.wait((answer, lost), return_when=asyncio.FIRST_COMPLETED)
@@ -397,7 +398,7 @@ class StageService:
         if stage.actor is not None and stage.address is not None:
             try:
                 async with asyncio.timeout(CLOSE_SECONDS):
-                    is_kept = await self._alive(stage, stage.actor.park())
+                    is_kept = await self._alive(stage, lambda actor: actor.park())
             except (AinetError, TimeoutError) as exc:
                 self._log.info("Layers %s of %s are not kept: %s", stage.layers, stage.name, exc or "no answer")
             except BaseException:  # nobody may ask a second time
@@ -411,11 +412,11 @@ class StageService:
         self.parking.keep(stage)
 
     async def _close(self, stage: HostedStage) -> None:
-        actor, stage.actor = stage.actor, None
+        ended, stage.actor = stage.actor, None
         try:
-            if actor is not None:
+            if ended is not None:
                 async with asyncio.timeout(CLOSE_SECONDS):
-                    await self._alive(stage, actor.close())
+                    await self._alive(stage, lambda _: ended.close())
         except (AinetError, TimeoutError) as exc:
             self._log.info("Layers %s of %s end with their worker: %s", stage.layers, stage.name, exc or "no answer")
             if stage.worker is not None and not stage.lost.is_set():  # what it holds must not outlive the reservation
@@ -463,5 +464,5 @@ class StageService:
                 await self._engine.retire(worker.address)
 
 
-async def _awaited(call: Any) -> Any:
-    return await call
+async def _answer(actor: Any, call: Callable[[Any], Any]) -> Any:
+    return await call(actor)  # an actor whose worker is lost raises as soon as it is called

@@ -113,10 +113,11 @@ class Stage:
         self._is_new = remains is None
         if remains is not None:
             self._cache, self._token_seconds = remains.cache, remains.token_seconds
-            if remains.owner != spec.owner:
+            if remains.owner != spec.owner or not self.llama.can_keep:
                 self._cache.clear()
         else:
-            kept = None if shard.is_last else KeptStates(self._hidden_states.row_bytes, folder, log)
+            is_kept = self.llama.can_keep and not shard.is_last
+            kept = KeptStates(self._hidden_states.row_bytes, folder, log) if is_kept else None
             self._cache = KVCache(self.llama, self._hidden_states, kept, exact=spec.exact)
             self._token_seconds = self._probe()
         #: How often llama.cpp was called.
