@@ -9,6 +9,7 @@ import os
 import signal
 import time
 
+import msgspec
 import psutil
 import pytest
 from smollm2 import CHUNK, N_CTX, one_process
@@ -21,7 +22,7 @@ from ainet.executor.fetch import Fetcher
 from ainet.executor.pipeline import Pipeline, PipelineOptions
 from ainet.executor.placement import NodeOffer, Planner
 from ainet.executor.speeds import Speeds
-from ainet.executor.stages.generation import Done, Message, Open, Text
+from ainet.executor.stages.generation import Done, Message, Open, Resume, Started, Text
 from ainet.executor.stages.host import StageAddress
 from ainet.executor.stages.sampling_params import SamplingParams
 from ainet.executor.stages.service import StageService
@@ -280,6 +281,34 @@ async def test_models_of_a_broken_pipeline_are_kept_for_the_one_in_its_place(wor
     await (await workshop.load(1)).close(park=True)
     await until(lambda: not allocator.reserved.memory, 20)
     assert not any(worker.model for worker in await service.workers())
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+async def test_a_session_goes_on_when_only_its_connection_was_lost(workshop, smollm2_path, stages):
+    expected = one_process(smollm2_path, QUESTION, GREEDY, 60)
+    first = await workshop.load(stages, speculate=False)
+    request, tokens, prompt, key = ask(max_tokens=60), [], [], 0
+    try:
+        async for event in first.ask(request):
+            if isinstance(event, Started):
+                prompt, key = event.prompt, event.key
+            elif isinstance(event, Text):
+                tokens += event.tokens
+                if len(tokens) >= 10:
+                    first.cut()
+        pytest.fail("the answer came to its end")
+    except StageLost:
+        said = len(tokens)
+    await first.close(park=True)
+    second = await workshop.load(stages, speculate=False)
+    resume = Resume(prompt, list(tokens), [], key)
+    async for event in second.ask(msgspec.structs.replace(request, messages=[], resume=resume)):
+        if isinstance(event, Started):
+            assert event.key == key
+        elif isinstance(event, Text):
+            tokens += event.tokens
+    assert tokens == expected[0]
+    assert max(figures.decodes for figures in await second.figures()) <= 60 - said + 2
 
 
 async def test_whoever_stops_waiting_while_models_are_put_aside_leaves_nothing(workshop):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -17,6 +18,7 @@ from ainet.executor.models.shards import ShardStore
 from ainet.executor.models.tensors import TensorStore
 from ainet.executor.stages.frames import Listener, connect
 from ainet.executor.stages.generation import Done, Failed, Resume, Started, Text
+from ainet.executor.stages.head import CLAIM_SECONDS
 from ainet.executor.stages.recovery import Continued, Held, Recovery, plan_recovery
 from ainet.executor.stages.spec import StageSpec
 from ainet.executor.stages.stage import Stage
@@ -34,7 +36,7 @@ class Answer:
 
     def __init__(self, request) -> None:
         self.request, self.events = request, queue.Queue()
-        self.prompt, self.tokens, self.laps, self.key = [], [], [], 0
+        self.prompt, self.tokens, self.laps, self.key, self.reused = [], [], [], 0, 0
         self.done = False
 
     def hear(self, *, until: int = N_CTX) -> None:
@@ -54,7 +56,7 @@ class Answer:
     def _take(self, event) -> None:
         match event:
             case Started() as started:
-                self.prompt, self.key = started.prompt, started.key
+                self.prompt, self.key, self.reused = started.prompt, started.key, started.reused
             case Text() as text:
                 self.tokens += text.tokens
                 self.laps += text.laps
@@ -178,6 +180,20 @@ def question(session=1, n_prompt=N_PROMPT, max_tokens=TOKENS):
     return msgspec.structs.replace(request, session=session, user=str(session), messages=[], resume=resume)
 
 
+@pytest.fixture
+def slowly(monkeypatch):
+    """Has every stage take its time: so an answer is lost in the middle, and not after its end."""
+
+    @contextlib.contextmanager
+    def slowly(seconds=0.005):
+        with monkeypatch.context() as patched:
+            decode = Stage._decode
+            patched.setattr(Stage, "_decode", lambda *arguments: (time.sleep(seconds), decode(*arguments))[1])
+            yield
+
+    return slowly
+
+
 def wait(condition):
     """Wait for what another thread does."""
     deadline = time.monotonic() + 30
@@ -197,13 +213,14 @@ def undisturbed(pipeline, *requests):
 
 @pytest.mark.parametrize("lost", [(1,), (3,), (0,), (1, 2), (2, 3), (0, 1), (0, 3), (0, 2), ()], ids=str)
 @pytest.mark.parametrize("at", [1, 17])
-def test_only_new_stages_compute_again(make, lost, at):
+def test_only_new_stages_compute_again(make, slowly, lost, at):
     pipeline = make(speculate=True)
     request = question()
     [expected] = undisturbed(pipeline, request)
-    answer = pipeline.open(request)
-    answer.hear(until=at)
-    pipeline.lose(*lost)
+    with slowly():
+        answer = pipeline.open(request)
+        answer.hear(until=at)
+        pipeline.lose(*lost)
     answer.hear_the_rest()
     said = len(answer.tokens)
     assert pipeline.recovery is not None
@@ -235,21 +252,26 @@ def test_a_pipeline_may_be_lost_again_and_again(make):
 
 
 @pytest.mark.parametrize("lost", [(1,), (3,), (0,)], ids=str)
-def test_a_prompt_that_was_half_way_goes_on(make, lost):
+def test_a_prompt_that_was_half_way_goes_on(make, slowly, lost):
     pipeline = make()
     request = question(n_prompt=400)
     [expected] = undisturbed(pipeline, request)
-    answer = pipeline.open(request)
-    wait(lambda: sum(one.known for one in pipeline.known(2)) >= 64)
-    pipeline.lose(*lost)
+    with slowly(0.02):
+        answer = pipeline.open(request)
+        wait(lambda: sum(one.known for one in pipeline.known(2)) >= 64)
+        pipeline.lose(*lost)
     answer.hear_the_rest()
+    assert answer.tokens == []
+    [session] = pipeline.recovery.sessions
+    assert session.known >= 32
     pipeline.go_on(answer)
     answer.hear()
+    assert answer.key == session.key
     assert answer.tokens == expected
 
 
 @pytest.mark.parametrize("lost", [(1,), (3,), (0,)], ids=str)
-def test_in_exact_mode_sessions_that_share_the_stages_say_the_same(make, monkeypatch, lost):
+def test_in_exact_mode_sessions_that_share_the_stages_say_the_same(make, slowly, lost):
     pipeline = make(exact=True, n_ubatch=32)
     requests, expected = [], []
     for request in (question(session, max_tokens=200) for session in range(1, 13)):
@@ -260,33 +282,68 @@ def test_in_exact_mode_sessions_that_share_the_stages_say_the_same(make, monkeyp
         if len(requests) == 3:
             break
     assert len(requests) == 3
-    with monkeypatch.context() as slow:
-        decode = Stage._decode
-        slow.setattr(Stage, "_decode", lambda *arguments: (time.sleep(0.005), decode(*arguments))[1])
+    with slowly():
         answers = [pipeline.open(request) for request in requests]
-        for answer in answers:
-            answer.hear(until=10)
-        pipeline.lose(*lost)
-    for answer in answers:
-        answer.hear_the_rest()
-    assert len(pipeline.recovery.sessions) == 3
-    keys = [answer.key for answer in answers]
-    for answer in answers:
-        pipeline.go_on(answer)
+        for until in (10, 40):  # twice
+            for answer in answers:
+                answer.hear(until=until)
+            pipeline.lose(*lost)
+            for answer in answers:
+                answer.hear_the_rest()
+            assert len(pipeline.recovery.sessions) == 3
+            keys = [answer.key for answer in answers]
+            for answer in answers:
+                pipeline.go_on(answer)
     for answer, tokens in zip(answers, expected, strict=True):
         answer.hear()
         assert answer.tokens == tokens
     assert [answer.key for answer in answers] == keys  # what was known was used
 
 
-def test_what_began_with_a_copy_of_a_prompt_goes_on(make):
+def test_in_exact_mode_an_answer_without_an_end_goes_on_at_once(make, slowly):
+    """It has reserved all cells, and what was on its way keeps some: then it is computed again instead."""
+    pipeline = make(exact=True, n_ctx=256)
+    request = question(max_tokens=1000)
+    [expected] = undisturbed(pipeline, request)
+    with slowly():
+        answer = pipeline.open(request)
+        answer.hear(until=5)
+        pipeline.lose(1)
+    answer.hear_the_rest()
+    begun = time.monotonic()
+    pipeline.go_on(answer)
+    answer.hear()
+    assert answer.tokens == expected
+    assert time.monotonic() - begun < CLAIM_SECONDS
+
+
+def test_what_is_known_of_a_session_is_never_kept_for_others(make, slowly):
+    """Whoever goes on with a session may lie about its tokens: that is nobody's prompt."""
+    pipeline = make(kept_tokens=400)
+    [expected] = undisturbed(pipeline, theirs := question(2))
+    pipeline.lose()  # no copies are left
+    with slowly(0.02):
+        answer = pipeline.open(question(1))
+        answer.hear(until=1)
+        pipeline.lose(1)
+    answer.hear_the_rest()
+    answer.prompt, answer.tokens, answer.laps = theirs.resume.prompt, [], []
+    pipeline.go_on(answer)
+    answer.hear()
+    assert answer.key == pipeline.recovery.sessions[0].key
+    wait(lambda: not any(map(pipeline.known, range(N_STAGES))))
+    assert undisturbed(pipeline, theirs) == [expected]
+
+
+def test_what_began_with_a_copy_of_a_prompt_goes_on(make, slowly):
     pipeline = make(kept_tokens=400)
     request = question()
     [expected] = undisturbed(pipeline, request)
-    answer = pipeline.open(request)  # its prompt is known
-    answer.hear(until=8)
-    assert max(pipeline.decodes) < 2 * TOKENS + 2 * N_PROMPT // CHUNK
-    pipeline.lose(2)
+    with slowly():
+        answer = pipeline.open(request)  # its prompt is known
+        answer.hear(until=8)
+        pipeline.lose(2)
+    assert answer.reused == N_PROMPT - N_PROMPT % CHUNK
     answer.hear_the_rest()
     assert [one.key for one in pipeline.recovery.sessions] == [answer.key]
     pipeline.go_on(answer)
@@ -295,40 +352,45 @@ def test_what_began_with_a_copy_of_a_prompt_goes_on(make):
     assert undisturbed(pipeline, request) == [expected]  # the copies are gone everywhere
 
 
-def test_another_owner_finds_nothing(make):
+def test_another_owner_finds_nothing(make, slowly):
     pipeline = make()
-    answer = pipeline.open(question())
-    answer.hear(until=5)
-    pipeline.lose(2, owner="another")
+    with slowly():
+        answer = pipeline.open(question())
+        answer.hear(until=5)
+        pipeline.lose(2, owner="another")
     assert pipeline.recovery is None
     [expected] = undisturbed(pipeline, question())
     answer.hear_the_rest()
+    before = max(pipeline.decodes)
     pipeline.go_on(answer)  # with a key that nobody knows: all stages compute again
     answer.hear()
     assert answer.tokens == expected
-    assert min(pipeline.decodes) > 2 * N_PROMPT // CHUNK
+    assert min(pipeline.decodes) >= before + N_PROMPT // CHUNK
 
 
-def test_a_session_that_nobody_claims_is_given_up(make, monkeypatch):
+def test_a_session_that_nobody_claims_is_given_up(make, slowly, monkeypatch):
     pipeline = make(sessions=1)
     request = question()
     [expected] = undisturbed(pipeline, request)
-    answer = pipeline.open(request)
-    answer.hear(until=5)
     monkeypatch.setattr("ainet.executor.stages.head.CLAIM_SECONDS", 1.0)
-    pipeline.lose(1)
+    with slowly():
+        answer = pipeline.open(request)
+        answer.hear(until=5)
+        pipeline.lose(1)
     assert undisturbed(pipeline, question()) == [expected]  # it waits for the only slot
     wait(lambda: not any(map(pipeline.known, range(N_STAGES))))
 
 
-def test_where_nothing_was_kept_all_stages_compute_again(make, monkeypatch):
+def test_where_nothing_was_kept_all_stages_compute_again(make, slowly, monkeypatch):
     monkeypatch.setattr("ainet.executor.stages.kept_states.KEPT_BYTES", 10_000)
     pipeline = make()
     request = question()
     [expected] = undisturbed(pipeline, request)
-    answer = pipeline.open(request)
-    answer.hear(until=5)
-    pipeline.lose(2)
+    with slowly():
+        answer = pipeline.open(request)
+        answer.hear(until=5)
+        pipeline.lose(2)
+    assert pipeline.recovery is None
     answer.hear_the_rest()
     pipeline.go_on(answer)
     answer.hear()
@@ -357,11 +419,12 @@ def test_what_cannot_be_read_again_is_computed_again_the_next_time(make, monkeyp
     assert answer.tokens == expected
 
 
-def test_cancelling_ends_a_session_that_went_on(make):
+def test_cancelling_ends_a_session_that_went_on(make, slowly):
     pipeline = make()
-    answer = pipeline.open(question())
-    answer.hear(until=5)
-    pipeline.lose(2)
+    with slowly():
+        answer = pipeline.open(question())
+        answer.hear(until=5)
+        pipeline.lose(2)
     answer.hear_the_rest()
     pipeline.go_on(answer)
     answer.hear(until=8)
@@ -373,17 +436,19 @@ def test_cancelling_ends_a_session_that_went_on(make):
 
 
 def test_plans_of_recovery():
-    same = [Held(7, 0, 50, 50)]
+    same = [Held(7, 0, 50, 50, 50)]
     assert plan_recovery([0, 1], [None, None]) is None
     assert plan_recovery([0, 1], [same, None]) == Recovery([Continued(7, 0, 50, 50)], [1], [], 0)
     assert plan_recovery([0, 1], [None, same]) == Recovery([Continued(7, 0, 50, 50)], [0], [], 0)
-    assert plan_recovery([0, 4], [same, [Held(8, 0, 50, 50)]]) is None  # another session
+    assert plan_recovery([0, 4], [same, [Held(8, 0, 50, 50, 50)]]) is None  # another session
     assert plan_recovery([0, 4], [same, []]) is None
     # What the stage before a new one can send again counts, and only there.
-    short = [Held(7, 0, 50, 20)]
-    assert plan_recovery([0, 4, 6], [short, None, same]).sessions == [Continued(7, 0, 20, 50)]
-    assert plan_recovery([0, 4, 6], [short, same, None]).sessions == [Continued(7, 0, 50, 50)]
-    assert plan_recovery([0, 4], [[Held(7, 0, 50, 0)], None]) is None
-    ended = [Held(7, 0, 50, 50), Held(0, 1, 30, 0)]
-    found = plan_recovery([0, 4, 6], [ended, None, [Held(7, 0, 48, 48), Held(0, 1, 31, 0), Held(9, 2, 5, 5)]])
+    short = [Held(7, 0, 50, 20, 51)]
+    assert plan_recovery([0, 4, 6], [short, None, same]).sessions == [Continued(7, 0, 20, 51)]
+    assert plan_recovery([0, 4, 6], [short, same, None]).sessions == [Continued(7, 0, 50, 51)]
+    assert plan_recovery([0, 4], [[Held(7, 0, 50, 0, 50)], None]) is None
+    ended = [Held(7, 0, 50, 50, 50), Held(0, 1, 30, 0, 30)]
+    found = plan_recovery(
+        [0, 4, 6], [ended, None, [Held(7, 0, 48, 48, 48), Held(0, 1, 31, 0, 31), Held(9, 2, 5, 5, 5)]]
+    )
     assert found == Recovery([Continued(7, 0, 48, 50)], [4], [1, 2], 36)

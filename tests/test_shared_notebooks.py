@@ -245,6 +245,26 @@ async def test_what_another_program_saves_at_the_moment_of_writing_is_not_lost(t
         assert saved
 
 
+async def test_who_saves_while_others_changes_are_written_undoes_none_of_them(tmp_path, monkeypatch):
+    async with desks(tmp_path) as (ada, bob):
+        await shared(ada, bob)
+        files, saving = ada.notebooks._files, []
+        write = files.write
+        mine = nbformat.v4.new_notebook(cells=[code("a", "ada"), code("b", "2")])
+
+        async def write_and_save(path, notebook):
+            if not saving and "bob" in str(notebook):
+                saving.append(asyncio.create_task(ada.contents.save({"type": "notebook", "content": mine}, path)))
+                await asyncio.sleep(0)  # now it waits for its turn
+            await write(path, notebook)
+
+        monkeypatch.setattr(files, "write", write_and_save)
+        bob.write("plan.ipynb", code("a", "1"), code("b", "bob"))
+        for desk in (ada, bob):
+            await until(lambda desk=desk: desk.sources("plan.ipynb") == ["ada", "bob"], 15)
+        await saving[0]
+
+
 async def test_a_notebook_that_is_saved_while_others_change_it_stays_one(tmp_path):
     async with desks(tmp_path) as (ada, bob):
         await shared(ada, bob)

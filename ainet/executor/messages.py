@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from ainet.executor.models.catalog import ModelEntry
 from ainet.executor.placement import NodeOffer
 from ainet.executor.stages.generation import Event, Open
 from ainet.executor.stages.host import StageAddress
-from ainet.executor.stages.recovery import Held, Recovery
+from ainet.executor.stages.recovery import MAX_SLOTS, Held, Recovery
 from ainet.executor.stages.spec import StageSpec
 from ainet.identity.roster import Count
 from ainet.network import Request
@@ -74,7 +76,7 @@ class StageLoaded(msgspec.Struct, frozen=True):
     received: int
     memory: int
     kept_tokens: Count = 0
-    held: list[Held] | None = None
+    held: Annotated[list[Held], msgspec.Meta(max_length=MAX_SLOTS)] | None = None
 
 
 class LoadStage(Request, frozen=True):

@@ -33,6 +33,7 @@ class NotebookFiles:
     def __init__(self, contents: Any) -> None:
         self._contents = contents
         self._turns: dict[str, asyncio.Lock] = {}
+        self._late: set[str] = set()  # files that were saved by somebody who had waited for a turn
         self._save = contents.save
         if inspect.iscoroutinefunction(contents.save):  # another one is never interrupted
             contents.save = self._save_in_turn
@@ -70,11 +71,20 @@ class NotebookFiles:
         async with self._turns.setdefault(path.strip("/"), asyncio.Lock()):
             yield
 
+    def saved_late(self, path: str) -> bool:
+        """Whether somebody has saved the file who did not know what was written in the turn before; only once."""
+        found = path.strip("/") in self._late
+        self._late.discard(path.strip("/"))
+        return found
+
     async def _save_in_turn(self, model: dict[str, Any], path: str = "") -> Any:
         lock = self._turns.get(path.strip("/"))
         if lock is None:
             return await self._save(model, path)
+        waits = lock.locked()
         async with lock:
+            if waits:
+                self._late.add(path.strip("/"))
             return await self._save(model, path)
 
 

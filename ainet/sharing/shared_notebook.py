@@ -86,6 +86,7 @@ class SharedNotebook:
         self._observed: Any = None
         self._left = False  # whether the live document was closed, and the file not read since
         self._saved = ""  # when the file was last changed before it was read
+        self._before: Notebook = EMPTY  # what was there before the last writing
         self._kept: Notebook = EMPTY  # what was read after the last writing
         self._wake = asyncio.Event()
         self._busy = self._due = False
@@ -180,6 +181,8 @@ class SharedNotebook:
         if self._left:
             self._base = mine  # whatever was changed in the live document is shared already; its file may be older
             self._left = False
+        if self._files.saved_late(self.path):
+            self._base = self._before  # whoever saved it knew no more
         merged = as_saved(self._merged(mine))
         self._base = mine
         if merged == mine:
@@ -187,6 +190,7 @@ class SharedNotebook:
         if await self._files.changed(self.path) != self._saved:
             self._behind = True  # another program has just changed it: that comes first
             return
+        self._before = mine
         await self._files.write(self.path, with_trust(merged, found))
         kept = without_trust(await self._read_file())
         if kept == merged:

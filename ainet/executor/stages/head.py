@@ -254,7 +254,7 @@ class Head:
                 continue
             known = self._known(session)
             if known:
-                prefix, kept, taken = None, 0, self._continued[session.key].most
+                prefix, kept, taken = None, 0, self._continued[session.key].cells
             elif session.key in self._continued:
                 self._give_up(session.key)
                 continue
@@ -264,6 +264,9 @@ class Head:
             if self._exact:
                 cells += max(0, taken - known)  # what was on its way keeps its cells
             if cells > self._llama.n_ctx - self._spent - self._cells_in_use + taken:
+                if known and not self._active:  # there will never be more room for it than now
+                    self._give_up(session.key)
+                    continue
                 return
             self._waiting.remove(session)
             session.cells = cells
@@ -287,7 +290,7 @@ class Head:
     def _cells_in_use(self) -> int:
         """Cells that sessions have reserved, also those that are about to end or to go on."""
         mine = sum(session.cells for session in self._active.values()) + sum(self._unclaimed.values())
-        return mine + sum(one.most for one in self._continued.values())
+        return mine + sum(one.cells for one in self._continued.values())
 
     def _known(self, session: Session) -> int:
         """Return how many positions of a session of a lost pipeline need not be computed by stages that are left."""
@@ -297,14 +300,14 @@ class Head:
         if session.generated:
             known = len(session.prompt) + len(session.generated) - 1
         else:  # whole chunks of its prompt, as they would be computed again
-            known = min(there.least, len(session.prompt) - 1)
+            known = min(there.known, len(session.prompt) - 1)
             known -= known % self._llama.n_ubatch
-        return known if known <= there.least else 0
+        return known if known <= there.known else 0
 
     def _give_up(self, key: int) -> None:
         """Have the stages forget a session of a lost pipeline."""
         there = self._continued.pop(key)
-        self._unclaimed[there.slot] = there.most
+        self._unclaimed[there.slot] = there.cells
         self._ring.release(there.slot)
 
     def _begin(self, session: Session, known: int, prefix: Prefix | None, kept: int) -> None:
@@ -327,6 +330,7 @@ class Head:
         if self._speculates:
             session.drafter = Drafter(self._lap)
             session.drafter.extend(session.tokens.tolist())
+        session.is_continued = known > 0
         if known:
             self._ring.again(session.slot, known)
         else:
@@ -376,6 +380,8 @@ class Head:
 
     def _keep(self, session: Session, known: int, cells: int) -> None:
         """Have the stages keep the tokens that are known of a session, in so many cells: for the next question."""
+        if session.is_continued:
+            return  # that its tokens are those that the stages know is what its asker says
         tokens = session.tokens if self._exact else session.prompt
         number, forgotten = self._prefixes.add(tokens[:known], cells)
         if forgotten:

@@ -177,10 +177,10 @@ class StageHost:
     async def park(self) -> bool:
         """End the stage, but keep its model and what it knows for the next one; whether that is possible."""
         async with self._loading:
-            await self._stop_listening()
             if self._stage is not None:
                 stage, self._stage = self._stage, None
                 self._parked = await asyncio.to_thread(stage.detach)
+            await self._stop_listening()  # only now: whoever is cut off would end its sessions
             return self._parked is not None
 
     async def _stop_listening(self) -> None:

@@ -75,12 +75,12 @@ class KeptStates:
     log
         Told when nothing can be kept.
     most
-        Bytes that all files may have.
+        Bytes that all files may have; by default `KEPT_BYTES`.
     """
 
-    def __init__(self, row_bytes: int, folder: str | None, log: logging.Logger, most: int = KEPT_BYTES) -> None:
+    def __init__(self, row_bytes: int, folder: str | None, log: logging.Logger, most: int | None = None) -> None:
         self._row_bytes, self._folder, self._log = row_bytes, folder, log
-        self._usage = _Usage(most)
+        self._usage = _Usage(KEPT_BYTES if most is None else most)
         self._chunks: dict[int, list[_Chunk]] = {}
         self._copies: dict[int, list[_Chunk]] = {}
         self._writing: dict[int, _Spool] = {}
@@ -138,6 +138,7 @@ class KeptStates:
     def copy(self, slot: int, number: int) -> None:
         """Keep what there is of a session also for those that begin with a copy of it."""
         self._copies[number] = list(self._chunks.get(slot, ()))
+        self._writing.pop(slot, None)  # what follows must not take room for as long as the copy is kept
 
     def restore(self, slot: int, number: int, n: int) -> None:
         """Begin a session with the first `n` positions of a copy."""

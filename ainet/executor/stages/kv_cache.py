@@ -43,6 +43,7 @@ class KVCache:
         self._kept = kept
         self._exact = exact
         self._filled: dict[int, int] = {}  # positions of each slot
+        self._left: dict[int, int] = {}  # cells of each slot that stay taken, beyond its positions
         self._keys: dict[int, int] = {}
         self._copies: dict[int, NDArray[np.uint8]] = {}
 
@@ -96,6 +97,7 @@ class KVCache:
     def clear(self) -> None:
         """Forget every session, but not the copies."""
         self._filled.clear()
+        self._left.clear()
         self._keys.clear()
         if self._kept is not None:
             self._kept.clear()
@@ -103,9 +105,16 @@ class KVCache:
 
     def held(self) -> list[Held]:
         """Return what there is of each session, for a pipeline that takes the place of a lost one."""
+        kept = self._kept
         return [
-            Held(self._keys.get(slot, 0), slot, n, self._kept.known(slot) if self._kept is not None else n)
-            for slot, n in self._filled.items()
+            Held(
+                self._keys.get(slot, 0),
+                slot,
+                n,
+                kept.known(slot) if kept is not None else n,
+                n + self._left.get(slot, 0),
+            )
+            for slot, n in list(self._filled.items())
         ]
 
     def go_on(self, recovery: Recovery | None) -> None:
@@ -113,7 +122,7 @@ class KVCache:
         for number in list(self._copies):
             self.order(Kind.FORGET, [Segment(0, number, 0)])
         going = {one.slot: one.key for one in recovery.sessions} if recovery is not None else {}
-        if not going or not all(0 <= slot < self.llama.n_slots for slot in going):
+        if not going:
             self.clear()
             return
         self._keys = going
@@ -135,9 +144,15 @@ class KVCache:
 
     def _go_back(self, slot: int, n: int) -> None:
         """Forget what was on its way of a session when its pipeline was lost."""
-        if self._filled.get(slot, 0) > n:
-            (self.llama.abandon if self._exact else self.llama.keep)(slot, n)
-            self._filled[slot] = n
+        beyond = self._filled.get(slot, 0) - n
+        if beyond <= 0:
+            return
+        if self._exact:
+            self.llama.abandon(slot, n)
+            self._left[slot] = self._left.get(slot, 0) + beyond
+        else:
+            self.llama.keep(slot, n)
+        self._filled[slot] = n
 
     def _restore(self, slot: int, number: int, n: int) -> None:
         self.llama.restore(slot, self._copies[number])

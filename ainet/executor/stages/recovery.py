@@ -8,12 +8,21 @@ computes, it computes from the tokens, which the requester has.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
+from ainet.errors import ProtocolError
+from ainet.executor.stages.generation import Key
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+MAX_SLOTS = 1024
+Slot = Annotated[int, msgspec.Meta(ge=0, lt=MAX_SLOTS)]
+Cells = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+FirstLayer = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):
@@ -29,21 +38,24 @@ class Held(msgspec.Struct, frozen=True, array_like=True):
         Positions in the cache.
     sent
         Positions of which it can send the hidden states once more.
+    cells
+        Cells that are taken: more than there are positions, if it went back.
     """
 
-    key: int
-    slot: int
-    known: int
-    sent: int
+    key: Key
+    slot: Slot
+    known: Cells
+    sent: Cells
+    cells: Cells
 
 
 class Continued(msgspec.Struct, frozen=True, array_like=True):
-    """A session that can go on: every stage that is left knows `least` to `most` positions of it."""
+    """A session that can go on: every stage that is left knows `known` positions of it, in at most `cells` cells."""
 
-    key: int
-    slot: int
-    least: int
-    most: int
+    key: Key
+    slot: Slot
+    known: Cells
+    cells: Cells
 
 
 class Recovery(msgspec.Struct, frozen=True):
@@ -59,10 +71,17 @@ class Recovery(msgspec.Struct, frozen=True):
         Slots of sessions that do not go on, and cells that they take as long as any session runs (in exact mode).
     """
 
-    sessions: list[Continued]
-    new: list[int]
-    spent_slots: list[int]
-    spent_cells: int
+    sessions: Annotated[list[Continued], msgspec.Meta(max_length=MAX_SLOTS)]
+    new: Annotated[list[FirstLayer], msgspec.Meta(max_length=MAX_SLOTS)]
+    spent_slots: Annotated[list[Slot], msgspec.Meta(max_length=MAX_SLOTS)]
+    spent_cells: Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
+
+    def check(self, n_slots: int) -> None:
+        """Raise `ProtocolError` unless it is possible with so many slots."""
+        slots = [one.slot for one in self.sessions] + self.spent_slots
+        if len(set(slots)) < len(slots) or any(slot >= n_slots for slot in slots):
+            msg = "The sessions that shall go on cannot be those of this pipeline."
+            raise ProtocolError(msg)
 
 
 def plan_recovery(first_layers: Sequence[int], held: Sequence[Sequence[Held] | None]) -> Recovery | None:
@@ -89,11 +108,11 @@ def plan_recovery(first_layers: Sequence[int], held: Sequence[Sequence[Held] | N
         if one.key and len(same) == len(left):
             least = min([other.known for other in same] + [stage[slot].sent for stage in sources])
             if least > 0:
-                sessions.append(Continued(one.key, slot, least, max(other.known for other in same)))
+                sessions.append(Continued(one.key, slot, least, max(other.cells for other in same)))
     if not sessions:
         return None
     going = {session.slot for session in sessions}
     spent = {slot for stage in left for slot in stage} - going
-    cells = sum(max(stage[slot].known for stage in left if slot in stage) for slot in spent)
+    cells = sum(max(stage[slot].cells for stage in left if slot in stage) for slot in spent)
     new = [layer for layer, stage in zip(first_layers, held, strict=True) if stage is None]
     return Recovery(sessions, new, sorted(spent), cells)

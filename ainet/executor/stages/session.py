@@ -55,6 +55,8 @@ class Session:
         self.begun = time.monotonic()
         #: Place in the KV caches and cells that are reserved there, once it is answered.
         self.slot, self.cells = -1, 0
+        #: Whether stages know a part of it from a lost pipeline.
+        self.is_continued = False
         #: Whether it has ended, and the stages are about to forget it.
         self.is_over = False
         self.prompt: NDArray[np.int32] = np.empty(0, np.int32)

@@ -30,6 +30,8 @@ LENGTH_BYTES = 4
 MAX_CONNECTIONS = 16
 MAX_BACKLOG = 8 << 20  # bytes that a requester may leave unread before it is cut off
 GREETING_SECONDS = 10.0
+#: Sessions of a requester that has left go on for so long (s).
+LEFT_SECONDS = 1.0
 PLAIN_WORD = b"This port speaks TLS 1.3 and is for the owner of a pipeline only.\n"
 
 
@@ -101,6 +103,7 @@ class SessionServer:
         except PeerUnreachable:
             self._log.info("The requester has left.")
             await stream.abort()
+            await asyncio.sleep(LEFT_SECONDS)  # its pipeline may be about to be placed again, and to keep its sessions
         except (AinetError, msgspec.MsgspecError) as exc:
             self._log.warning("A requester was cut off: %s", exc)
             await self._refuse(

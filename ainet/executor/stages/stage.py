@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 #: What the first stage computes when its turn comes, and what every stage does at once.
 PLANS = frozenset((Kind.PROMPT, Kind.REPLAY, Kind.TOKENS))
 ORDERS = frozenset((Kind.RELEASE, Kind.CLEAR, Kind.KEEP, Kind.RESTORE, Kind.FORGET, Kind.BEGIN, Kind.AGAIN))
+#: A decode thread that is told to stop does so within this time (s), unless it waits for a neighbour.
+STOP_SECONDS = 1.0
 #: So many tokens are computed to measure the time of one: the first ones are slower.
 PROBES = 4
 
@@ -163,6 +165,8 @@ class Stage:
         if self._thread is not None:
             msg = "The stage is linked already."
             raise ProtocolError(msg)
+        if recovery is not None:
+            recovery.check(self.llama.n_slots)
         self._previous, self._next, self._patience = previous, following, patience
         self._cache.go_on(recovery)
         self._is_followed_by_new = recovery is not None and self.spec.last_layer + 1 in recovery.new
@@ -194,6 +198,11 @@ class Stage:
             self._close()
         elif self._thread.is_alive():
             self.inbox.put(self._stop)
+            self._thread.join(timeout=STOP_SECONDS)
+            if self._thread.is_alive():
+                for link in (self._previous, self._next):
+                    if link is not None:
+                        link.close()  # it may be waiting for a neighbour that takes nothing any more
             self._thread.join(timeout=60)
             return not self._thread.is_alive()
         return True
@@ -206,7 +215,7 @@ class Stage:
             "decodes": self.decodes,
             "token_seconds": self._token_seconds,
             "buffers": self.llama.buffers,
-            "held": None if self._is_new else self._cache.held(),
+            "held": None if self._is_new or self._thread is not None else self._cache.held(),
             "error": self.error.to_dict() if self.error else None,
         }
 
