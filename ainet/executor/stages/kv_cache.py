@@ -48,7 +48,7 @@ class KVCache:
         self._copies: dict[int, NDArray[np.uint8]] = {}
 
     def decode(self, segments: list[Segment], rows: NDArray[Any]) -> memoryview | None:
-        """Process rows; returns the hidden states as they travel, None at the end of the model.
+        """Process rows; returns the hidden states as they travel, for `note_sent`; None at the end of the model.
 
         Raises
         ------
@@ -64,12 +64,12 @@ class KVCache:
                 raise ProtocolError(msg)
             self._filled[slot] = position + n
         hidden = self.llama.decode(rows, segments)
-        if hidden is None:
-            return None
-        data = self._hidden_states.write(hidden)
+        return self._hidden_states.write(hidden) if hidden is not None else None
+
+    def note_sent(self, segments: list[Segment], hidden: memoryview) -> None:
+        """Keep what was sent, or could not be sent."""
         if self._kept is not None:
-            self._kept.add(segments, data)
-        return data
+            self._kept.add(segments, hidden)
 
     def order(self, kind: Kind, segments: list[Segment]) -> None:
         """Do what every stage does between the same two micro-batches."""

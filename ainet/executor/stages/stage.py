@@ -377,10 +377,13 @@ class Stage:
         if len(rows) == 1:
             seconds = time.perf_counter() - begun
             self._token_seconds += 0.1 * (seconds - self._token_seconds)
-        if hidden is not None:
-            self._link.send(Kind.HIDDEN, segments, hidden)
-        else:
+        if hidden is None:
             self.head.decoded(segments)
+            return
+        try:
+            self._link.send(Kind.HIDDEN, segments, hidden)
+        finally:
+            self._cache.note_sent(segments, hidden)  # while the next stage computes
 
     def _decode(self, segments: list[Segment], rows: NDArray[Any]) -> memoryview | None:
         self.decodes += 1
@@ -397,7 +400,10 @@ class Stage:
     def _catch_up(self, segments: list[Segment], rows: NDArray[Any]) -> None:
         """Compute what the stage that was here before had computed; the next stage knows it, unless it is new, too."""
         hidden = self._decode(segments, rows)
-        if hidden is not None and self._is_followed_by_new:
+        if hidden is None:
+            return
+        self._cache.note_sent(segments, hidden)
+        if self._is_followed_by_new:
             self._link.send(Kind.KNOWN, segments, hidden)
 
     def _probe(self) -> float:
