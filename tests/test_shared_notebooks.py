@@ -8,6 +8,7 @@ import json
 
 import nbformat
 import pytest
+from jupyter_server.services.contents.largefilemanager import LargeFileManager
 from jupyter_ydoc import YNotebook
 from nbformat.sign import NotebookNotary
 from servers import serve, until
@@ -16,6 +17,7 @@ from test_sync_route import SharingNode
 from ainet.errors import NotFound, PeerUnreachable, Refused, UsageError
 from ainet.network import Logs
 from ainet.sharing import Notebooks, Shares
+from ainet.sharing.notebook_files import NotebookFiles
 
 pytestmark = pytest.mark.usefixtures("own_jupyter")
 
@@ -392,3 +394,16 @@ async def test_live_documents_of_two_servers_are_one(tmp_path, caplog):
         for desk in (ada, bob):
             await until(lambda desk=desk: desk.sources("plan.ipynb") == ["1hello world", "2!", "new"], 15)
         assert "not up to date" not in caplog.text
+
+
+async def test_a_synchronous_contents_manager_is_as_good(tmp_path):
+    contents = LargeFileManager(root_dir=str(tmp_path))
+    files = NotebookFiles(contents)
+    assert not await files.exists("plan.ipynb")
+    async with files.turn("plan.ipynb"):
+        await files.write("plan.ipynb", nbformat.v4.new_notebook(cells=[code("a", "1")]))
+    found, changed = await files.read("plan.ipynb")
+    assert [cell["source"] for cell in found["cells"]] == ["1"]
+    assert changed == await files.changed("plan.ipynb")
+    files.close()
+    assert contents.save.__self__ is contents
