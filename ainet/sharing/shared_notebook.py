@@ -178,10 +178,11 @@ class SharedNotebook:
         """Carry changes over between the file and the shared document."""
         found = await self._read_file()
         mine = without_trust(found)
+        is_late = self._files.saved_late(self.path)
         if self._left:
             self._base = mine  # whatever was changed in the live document is shared already; its file may be older
             self._left = False
-        if self._files.saved_late(self.path):
+        elif is_late:
             self._base = self._before  # whoever saved it knew no more
         merged = as_saved(self._merged(mine))
         self._base = mine
