@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_stage import whole
 
 from ainet.errors import CannotSplit, NotEnough
-from ainet.executor.placement import NodeOffer, Planner
+from ainet.executor.placement import OVERHEAD, Footprint, NodeOffer, Planner
 
 MB = 1_000_000
 
@@ -91,3 +92,14 @@ def test_every_plan_covers_each_layer_once_within_every_cap(smollm2_manifest, me
     assert stages in (None, len(plan.stages))
     for one in offers:
         assert sum(stage.memory for stage in plan.stages if stage.node == one.node) <= one.memory
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("sizes", [(1, 1024, 63), (8, 1000, 63), (8, 4096, 32), (32, 512, 63)])
+def test_no_model_takes_more_memory_than_was_planned(smollm2_store, smollm2_manifest, sizes, exact):
+    options = dict(zip(("sessions", "n_ctx", "n_ubatch"), sizes, strict=True)) | {"exact": exact}
+    planned = Footprint(smollm2_manifest, **options).memory(0, 29)
+    stage = whole(smollm2_store, smollm2_manifest, threads=2, **options)
+    stage.start(None, None)
+    stage.stop()
+    assert 0 <= planned - OVERHEAD - sum(stage.llama.buffers.values()) < 20 * MB

@@ -11,6 +11,7 @@ import numpy as np
 from ainet.config import show_bytes
 from ainet.errors import CannotSplit, NotEnough
 from ainet.executor.optimiser import Objective, Ways, nearest, optimise
+from ainet.executor.stages.spec import SLOTS_OF_EXACT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,8 @@ EXPLAINED = 6
 SESSIONS = 8
 #: Rows of logits at least: one for each token of a draft, and one.
 LOGITS = 16
+#: llama.cpp allocates cells of the KV cache by so many.
+CELLS = 256
 
 
 class Footprint:
@@ -42,11 +45,16 @@ class Footprint:
         The model.
     n_ctx, n_ubatch
         Context window and chunk, in tokens.
-    sessions
-        Most sessions at the same time.
+    sessions, exact
+        Most sessions at the same time, and whether their answers shall not depend on each other (see `StageSpec`).
     """
 
-    def __init__(self, manifest: Manifest, *, n_ctx: int, n_ubatch: int, sessions: int = SESSIONS) -> None:
+    def __init__(
+        self, manifest: Manifest, *, n_ctx: int, n_ubatch: int, sessions: int = SESSIONS, exact: bool = False
+    ) -> None:
+        # As llama.cpp rounds it, with a cell that fills up batches.
+        cells = -(-(n_ctx + exact) // CELLS) * CELLS
+        sequences = sessions * SLOTS_OF_EXACT + 2 if exact else sessions
         self._last = manifest.n_layers - 1
         layers = [0] * manifest.n_layers
         widest = manifest.n_embd
@@ -56,7 +64,7 @@ class Footprint:
                 widest = max(widest, *tensor.shape[:2])
         self._weights = list(accumulate(layers, initial=0))
         self._kv_cache = list(
-            accumulate((n_ctx * manifest.kv_bytes_per_token(i, i) for i in range(manifest.n_layers)), initial=0)
+            accumulate((cells * manifest.kv_bytes_per_token(i, i) for i in range(manifest.n_layers)), initial=0)
         )
         shared = {tensor.name: tensor.nbytes for tensor in manifest.tensors if tensor.layer is None}
         table = shared.get("token_embd.weight", 0)
@@ -64,12 +72,12 @@ class Footprint:
         #: file; the last one needs it where the model shares it with the output.
         self._whole = sum(shared.values())
         self._ends = self._whole - (table if "output.weight" in shared else 0)
-        # Logits of each session or draft, and the candidates among which the sampler draws, twice.
         #: The matrix that makes logits of a hidden state: the last stage reads it for every token.
         self._logits = shared.get("output.weight", table)
-        self._outputs = (max(sessions, LOGITS) + 6) * 4 * manifest.n_vocab
+        # Logits where they are computed and where they are kept, and the candidates among which the sampler draws.
+        self._outputs = (max(sequences, LOGITS) + sequences + 6) * 4 * manifest.n_vocab
         # Activations of one micro-batch (half a dozen rows of each width are alive at once) and the attention mask.
-        self._buffers = 4 * n_ubatch * (6 * manifest.n_embd + 3 * widest + 2 * n_ctx)
+        self._buffers = 4 * n_ubatch * (6 * manifest.n_embd + 3 * widest + 2 * cells)
 
     def weights(self, first_layer: int, last_layer: int) -> int:
         """Return the bytes of the layers' tensors."""
@@ -200,6 +208,8 @@ class Planner:
         Whether one session shall be fast (``latency``), or many together (``throughput``).
     row_bytes
         Bytes of one hidden state on its way; None: in float32.
+    sessions, exact
+        As for `Footprint`.
     """
 
     def __init__(
@@ -211,6 +221,8 @@ class Planner:
         n_ubatch: int,
         objective: Objective = "latency",
         row_bytes: int | None = None,
+        sessions: int = SESSIONS,
+        exact: bool = False,
     ) -> None:
         self._manifest = manifest
         self._row_bytes = 4 * manifest.n_embd if row_bytes is None else row_bytes
@@ -218,7 +230,7 @@ class Planner:
         self._n_ctx = n_ctx
         self._n_ubatch = n_ubatch
         self._objective = objective
-        self._footprint = Footprint(manifest, n_ctx=n_ctx, n_ubatch=n_ubatch)
+        self._footprint = Footprint(manifest, n_ctx=n_ctx, n_ubatch=n_ubatch, sessions=sessions, exact=exact)
         self._cuts = manifest.cuts
         self._last = manifest.n_layers - 1
 

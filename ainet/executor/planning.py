@@ -222,6 +222,8 @@ class Planning:
             **self.sizes(manifest)._asdict(),
             objective=self._objective,
             row_bytes=HiddenStates(cast("Form", self._config.hidden_states), manifest.n_embd).row_bytes,
+            sessions=self._config.sessions,
+            exact=self._config.exact,
         )
 
     async def _offers(self, manifest: Manifest) -> list[NodeOffer]:

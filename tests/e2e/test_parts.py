@@ -12,9 +12,10 @@ import pytest
 from lan import POSSIBLE, lan_nodes, wait_for
 from nodes import alive
 from processes import running
-from smollm2 import CHUNK, N_CTX, one_process
+from smollm2 import N_CTX, one_process
 
 from ainet.executor.stages.sampling_params import SamplingParams
+from ainet.executor.stages.spec import EXACT_UBATCH
 
 pytestmark = [
     pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root and iproute2"),
@@ -22,8 +23,15 @@ pytestmark = [
 ]
 NEAR, FAR = ("tower", "laptop"), ("tablet", "phone", "desk")
 NAMES = (*NEAR, *FAR)
-#: The model, which takes 203 MB, fits on no device alone.
-SETTINGS = {"stage_threads": 1, "context_window": N_CTX, "chunk": CHUNK, "threads": 1, "memory": "185MB"}
+#: The model, which takes 203 MB, fits on no device alone. Who asks at the same time as others shares batches with them.
+SETTINGS = {
+    "stage_threads": 1,
+    "context_window": N_CTX,
+    "chunk": EXACT_UBATCH,
+    "exact": True,
+    "threads": 1,
+    "memory": "185MB",
+}
 #: 40 ms there and back, and one frame of a hundred lost.
 CABLE = {"far": FAR, "delay": 0.02, "loss": 0.01}
 QUESTION = "Tell me about rain."
@@ -78,7 +86,7 @@ def said(nodes, name):
 
 
 def test_two_parts_go_on_and_become_one(nodes, smollm2_path):
-    expected = one_process(smollm2_path, QUESTION, GREEDY, 24)[1]
+    expected = one_process(smollm2_path, QUESTION, GREEDY, 24, chunk=EXACT_UBATCH)[1]
     assert 0.03 < nodes.peer("tower", "tablet")["latency_s"] < 1  # the cable is slow
 
     nodes.lan.part()
@@ -121,13 +129,15 @@ def test_who_asks_at_the_same_time_waits_for_one_placement(nodes, smollm2_path):
     errors = [error for _, error in outputs]
     assert not any(process.returncode for process in asking), [*errors, nodes.logs()]
     answers = [json.loads(out) for out, _ in outputs]
-    assert {answer["text"] for answer in answers} == {one_process(smollm2_path, QUESTION, GREEDY, 24)[1]}
+    assert {answer["text"] for answer in answers} == {
+        one_process(smollm2_path, QUESTION, GREEDY, 24, chunk=EXACT_UBATCH)[1]
+    }
     assert len({tuple(pids(answer)) for answer in answers}) == 1
     assert sum(loaded(nodes).values()) == 1
 
 
 def test_an_answer_outlives_the_device_whose_pipeline_it_asked(nodes, smollm2_path):
-    expected = one_process(smollm2_path, QUESTION, GREEDY, 200)[1]
+    expected = one_process(smollm2_path, QUESTION, GREEDY, 200, chunk=EXACT_UBATCH)[1]
     unload(nodes)
     ask(nodes, "phone")
     assert [name for name, n in loaded(nodes).items() if n] == ["phone"]

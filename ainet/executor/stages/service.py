@@ -145,8 +145,7 @@ class StageService:
         self._check_new(spec)
         spec = self.admit(spec, manifest)
         what = f"{manifest.name} layers {spec.first_layer}–{spec.last_layer}"
-        footprint = Footprint(manifest, n_ctx=spec.n_ctx, n_ubatch=spec.n_ubatch, sessions=spec.sessions)
-        memory = footprint.memory(spec.first_layer, spec.last_layer)
+        memory = _footprint(manifest, spec).memory(spec.first_layer, spec.last_layer)
         # Stages take turns, so threads are shared in time: a stage that comes when all are taken runs nevertheless.
         threads = min(spec.threads, self._allocator.free.threads)
         stage = await self._begin(spec, manifest, what, memory, threads, local=local)
@@ -322,9 +321,7 @@ class StageService:
     def _note_speed(self, stage: HostedStage, seconds: float) -> None:
         """Note what a token took, for the next plan."""
         spec = stage.spec
-        read = Footprint(stage.manifest, n_ctx=spec.n_ctx, n_ubatch=spec.n_ubatch).read(
-            spec.first_layer, spec.last_layer
-        )
+        read = _footprint(stage.manifest, spec).read(spec.first_layer, spec.last_layer)
         if seconds > 0:
             reading = max(seconds - STAGE_SECONDS, seconds / 4)
             try:
@@ -466,3 +463,7 @@ class StageService:
 
 async def _answer(actor: Any, call: Callable[[Any], Any]) -> Any:
     return await call(actor)  # an actor whose worker is lost raises as soon as it is called
+
+
+def _footprint(manifest: Manifest, spec: StageSpec) -> Footprint:
+    return Footprint(manifest, n_ctx=spec.n_ctx, n_ubatch=spec.n_ubatch, sessions=spec.sessions, exact=spec.exact)
