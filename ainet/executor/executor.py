@@ -146,7 +146,7 @@ class Executor:
             Whatever prevents an answer.
         """
         transcript = Transcript(request.to_open(), time.monotonic())
-        failures, missing_since = 0, None
+        failures, is_lost, missing_since = 0, False, None
         while True:
             said = transcript.said
             try:
@@ -158,6 +158,7 @@ class Executor:
             except StageLost as exc:
                 if transcript.said > said:
                     failures = 0
+                is_lost = True
                 failures += not isinstance(exc, _LostInQueue)
                 if failures >= (LOST_ATTEMPTS if transcript.accepted else LOAD_ATTEMPTS):
                     raise
@@ -167,7 +168,7 @@ class Executor:
             except (NotEnough, NotFound, PeerUnreachable) as exc:
                 # What is left does not suffice: a device that went may come back.
                 missing_since = missing_since or time.monotonic()
-                if not failures or time.monotonic() - missing_since > WAIT_SECONDS:
+                if not is_lost or time.monotonic() - missing_since > WAIT_SECONDS:
                     raise
                 yield _words(f"waiting for devices to come back: {exc.message}") | {"notice": True}
                 await asyncio.sleep(AGAIN_SECONDS)
@@ -375,8 +376,7 @@ class Executor:
     ) -> Pipeline:
         await self.pipelines.make_room(planned.plan, planned.free)
         pipeline = self._pipeline(planned, manifest, unforced=unforced, lease=lease)
-        await pipeline.load(progress)
-        self.pipelines.add(pipeline)
+        await self.pipelines.load(pipeline, progress)
         self._drafts.spawn(self._load_draft(pipeline))
         return pipeline
 
@@ -399,8 +399,7 @@ class Executor:
 
     async def _load_replica(self, planned: Planned, manifest: Manifest) -> None:
         pipeline = self._pipeline(planned, manifest, unforced=True, is_replica=True)
-        await pipeline.load(lambda _: None)
-        self.pipelines.add(pipeline)
+        await self.pipelines.load(pipeline, lambda _: None)
 
     def _pipeline(
         self,

@@ -128,6 +128,8 @@ class Pipeline:
         self._options = options
         self._log = log
         self._loaded: list[StageLoaded] = []
+        #: Nodes (by id) that could not be told to unload their stages: they do not know that it has ended.
+        self.untold: set[str] = set()
         self._client: SessionClient | None = None
         #: Guesses what this one will say, once it is loaded.
         self.draft: DraftModel | None = None
@@ -305,7 +307,7 @@ class Pipeline:
         return sorted(found, key=lambda figure: figure.first_layer)
 
     async def close(self, *, park: bool = False) -> None:
-        """Unload every stage that can be reached; the others end when this node does.
+        """Unload every stage that can be reached; the others are `untold`.
 
         With `park`, their models stay for a while, for a pipeline that takes this one's place.
         """
@@ -386,6 +388,13 @@ class Pipeline:
         else:
             self.cut()
 
+    async def tell(self) -> None:
+        """Tell the nodes that could not be told, and are linked again, to unload their stages."""
+        self.untold = {node for node in self.untold if self._identity.roster.member(node) is not None}
+        await asyncio.gather(
+            *(self._close(node, park=False) for node in list(self.untold) if self._links.linked(node) is not None)
+        )
+
     async def _close(self, node: str, *, park: bool) -> None:
         try:
             if node == self._identity.id:
@@ -393,7 +402,9 @@ class Pipeline:
             else:
                 link = await self._links.connect(node)
                 await link.request(CloseStages(self.name, park), timeout=CLOSE_SECONDS)
+            self.untold.discard(node)
         except AinetError as exc:
+            self.untold.add(node)
             self._log.info("A stage of %s could not be told to end: %s", self.manifest.name, exc)
 
 

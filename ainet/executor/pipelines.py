@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
     from ainet.config import AinetConfig
+    from ainet.executor.messages import LoadProgress
     from ainet.executor.pipeline import Pipeline
     from ainet.executor.placement import Plan
 
 #: Idle pipelines are looked for this often (s).
 SWEEP_SECONDS = 5.0
+#: Devices that were away are told this often (s) what has ended meanwhile, until they know.
+TELL_SECONDS = 1.0
 #: A pipeline is placed anew when it was outdated so often in a row, each time after it was used.
 OUTDATED_TIMES = 3
 
@@ -61,6 +64,8 @@ class Pipelines:
         self._loaded: list[Pipeline] = []
         self._locks: weakref.WeakValueDictionary[tuple[str, int | None], asyncio.Lock] = weakref.WeakValueDictionary()
         self._closing = Tasks("A pipeline was not unloaded cleanly", log)
+        self._untold: set[Pipeline] = set()  # closed, but not on devices that are away
+        self._telling = Tasks("Stages were not told to end", log)
         self._sweeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -75,6 +80,7 @@ class Pipelines:
             await asyncio.gather(self._sweeper, return_exceptions=True)
         await asyncio.gather(*(self.drop(pipeline) for pipeline in list(self._loaded)))
         await self.settle()
+        await self._telling.stop()
 
     def usable(self) -> list[Pipeline]:
         """Return the pipelines that can be asked."""
@@ -96,8 +102,13 @@ class Pipelines:
         async with lock:
             yield
 
-    def add(self, pipeline: Pipeline) -> None:
-        """Keep a pipeline that was loaded."""
+    async def load(self, pipeline: Pipeline, progress: Callable[[LoadProgress], None]) -> None:
+        """Load a pipeline and keep it; raises what `Pipeline.load` raises."""
+        try:
+            await pipeline.load(progress)
+        except BaseException:
+            self._closed(pipeline)
+            raise
         self._loaded.append(pipeline)
         self._tell()
 
@@ -128,19 +139,21 @@ class Pipelines:
         if pipeline in self._loaded:
             self._loaded.remove(pipeline)
             self._tell()
-            await pipeline.close()
+            await self._close(pipeline)
 
     def abandon(self, pipeline: Pipeline, *, park: bool = True) -> None:
         """Unload a broken pipeline without keeping anybody waiting for it; its models stay for one in its place."""
         if pipeline in self._loaded:
             self._loaded.remove(pipeline)
             self._tell()
-            self._closing.spawn(pipeline.close(park=park))
+            self._closing.spawn(self._close(pipeline, park=park))
 
     async def settle(self, seconds: float | None = None) -> bool:
         """Wait until abandoned pipelines have given their memory back, but at most so long; tell whether they have."""
         await self._closing.finish(seconds)
-        return not self._closing.busy
+        if seconds is None:
+            await asyncio.gather(*(pipeline.tell() for pipeline in self._untold))
+        return not (self._closing.busy or self._untold)
 
     def called(self, name: str) -> set[str]:
         """Return the digests of the loaded models that were asked for by this name, or have this digest."""
@@ -160,6 +173,24 @@ class Pipelines:
             if any(stage.node == node_id for stage in pipeline.plan.stages):
                 pipeline.cut()
                 self.abandon(pipeline, park=False)
+
+    def _closed(self, pipeline: Pipeline) -> None:
+        """See to it that devices which are away now unload a closed pipeline's stages as soon as they are back."""
+        if pipeline.untold and pipeline not in self._untold:
+            self._untold.add(pipeline)
+            self._telling.spawn(self._keep_telling(pipeline))
+
+    async def _keep_telling(self, pipeline: Pipeline) -> None:
+        while pipeline.untold:
+            await asyncio.sleep(TELL_SECONDS)
+            await pipeline.tell()
+        self._untold.remove(pipeline)
+
+    async def _close(self, pipeline: Pipeline, *, park: bool = False) -> None:
+        try:
+            await pipeline.close(park=park)
+        finally:
+            self._closed(pipeline)
 
     def _tell(self) -> None:
         try:

@@ -60,6 +60,12 @@ def ask(nodes, name):
     return nodes.json(name, "ask", QUESTION, "--temperature", "0", "--max-tokens", "24")
 
 
+def ask_all(nodes, expected):
+    answers = {name: ask(nodes, name) for name in NAMES}
+    assert {answer["text"] for answer in answers.values()} == {expected}
+    return answers
+
+
 def where(answer):
     return {part["node"] for part in answer["placement"]}
 
@@ -93,8 +99,7 @@ def test_two_parts_go_on_and_become_one(nodes, smollm2_path):
     for part in (NEAR, FAR):
         wait_for(lambda part=part: all_reach(nodes, part), 60)
     # Each part answers with what it has, loads the model once, and all of a part share that.
-    answers = {name: ask(nodes, name) for name in NAMES}
-    assert {answer["text"] for answer in answers.values()} == {expected}
+    answers = ask_all(nodes, expected)
     for part in (NEAR, FAR):
         assert len({tuple(pids(answers[name])) for name in part}) == 1
         assert where(answers[part[0]]) <= set(part)
@@ -110,9 +115,8 @@ def test_two_parts_go_on_and_become_one(nodes, smollm2_path):
         wait_for(lambda name=name: said(nodes, name) == whole, 60)
     # One of the two placements is the better one for everybody; the other one ends.
     wait_for(lambda: sum(loaded(nodes).values()) == 1, 60)
-    answers = {name: ask(nodes, name) for name in NAMES}
-    assert {answer["text"] for answer in answers.values()} == {expected}
-    assert len({tuple(pids(answer)) for answer in answers.values()}) == 1
+    # (It may move once more: where others keep the processors busy, another split becomes the better one.)
+    wait_for(lambda: len({tuple(pids(answer)) for answer in ask_all(nodes, expected).values()}) == 1, 120)
 
 
 def test_who_asks_at_the_same_time_waits_for_one_placement(nodes, smollm2_path):

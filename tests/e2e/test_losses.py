@@ -1,0 +1,164 @@
+"""An answer of several devices while they are killed, stopped, cut off and come back: at random, the same text."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+
+import pytest
+from lan import POSSIBLE, lan_nodes, wait_for
+from nodes import alive
+from smollm2 import CHUNK, N_CTX, one_process
+
+from ainet.executor.stages.sampling_params import SamplingParams
+
+pytestmark = [
+    pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root and iproute2"),
+    pytest.mark.timeout(600),
+]
+NAMES = ("desk", "attic", "cellar")
+#: The model, which takes 207 MB, fits on no device alone, but on any two of them.
+SETTINGS = {"stage_threads": 1, "context_window": N_CTX, "chunk": CHUNK, "threads": 1, "memory": "185MB"}
+QUESTION = "Tell me a long story about a fox, a dog and a river."
+TOKENS = 120
+SEED = 20
+
+
+@pytest.fixture(scope="module")
+def nodes(jupyter_dirs, tmp_path_factory):
+    with lan_nodes(tmp_path_factory.mktemp("losses"), *NAMES, **SETTINGS) as nodes:
+        wait_for(lambda: all_reached(nodes), 60)
+        yield nodes
+        families = [nodes.family(name) for name in NAMES]
+    assert not [process for family in families for process in alive(family)]
+
+
+@pytest.fixture(scope="module")
+def expected(smollm2_path):
+    return one_process(smollm2_path, QUESTION, SamplingParams(temperature=0), TOKENS)
+
+
+def all_reached(nodes):
+    return all(nodes.reached(one, other) == "direct" for one in NAMES for other in NAMES if one != other)
+
+
+def answer(nodes, happens):
+    """Ask the desk; `happens` is called with each event, the devices of the last placement, and the tokens so far."""
+
+    def work(node):
+        events, placement, n = [], [], 0
+        with contextlib.closing(node.generate(QUESTION, temperature=0.0, max_tokens=TOKENS)) as running:
+            for event in running:
+                events.append(event)
+                placement = event.get("placement", placement)
+                n += len(event.get("tokens", ())) if event["event"] == "text" else 0
+                happens(event, placement, n)
+        return events
+
+    return nodes.client("desk", work)
+
+
+def said(events):
+    """Return the tokens and the text as they were told piece by piece."""
+    told = [event for event in events if event["event"] == "text"]
+    return [token for event in told for token in event["tokens"]], "".join(event["text"] for event in told)
+
+
+def notices(events):
+    return [event["text"] for event in events if event.get("notice")]
+
+
+class Loss:
+    """Something that happens to a device that takes part in an answer, at some token."""
+
+    def __init__(self, nodes, at, chance):
+        self.nodes, self.at, self.chance = nodes, at, chance
+        self.victim = ""
+        self._undo = lambda: None
+
+    def __call__(self, event, placement, n):
+        if not self.victim and event["event"] == "text" and n >= self.at:
+            part = self.chance.choice([part for part in placement if part["node"] != "desk"])
+            self.victim = part["node"]
+            self._undo = self.hurt(part) or self._undo
+
+    def undo(self):
+        self._undo()
+        wait_for(lambda: all_reached(self.nodes), 90)
+
+
+class WorkerKilled(Loss):
+    def hurt(self, part):
+        os.kill(part["pid"], signal.SIGKILL)
+
+
+class DeviceKilled(Loss):
+    def hurt(self, part):
+        family = self.nodes.family(part["node"])
+        for process in family:
+            process.kill()
+
+        def undo():
+            wait_for(lambda: not alive(family))
+            self.nodes.run(part["node"], "up")
+
+        return undo
+
+
+class DeviceStopped(Loss):
+    def hurt(self, part):
+        family = self.nodes.family(part["node"])
+        for process in family:
+            process.suspend()
+        return lambda: [process.resume() for process in family]
+
+
+class CableCut(Loss):
+    def hurt(self, part):
+        self.nodes.lan.cut(part["node"])
+        return lambda: self.nodes.lan.heal(part["node"])
+
+
+def test_an_answer_outlives_whatever_happens_to_a_device_at_any_token(nodes, expected):
+    chance = random.Random(SEED)
+    losses = [WorkerKilled, DeviceKilled, DeviceStopped, CableCut]
+    chance.shuffle(losses)
+    for kind in losses:
+        loss = kind(nodes, chance.randrange(2, TOKENS - 20), chance)
+        what = kind.__name__, loss.at
+        try:
+            events = answer(nodes, loss)
+        finally:
+            loss.undo()
+        assert loss.victim, what
+        assert said(events) == (events[-1]["tokens"], events[-1]["text"]) == expected, what
+        assert any("goes on where it stopped" in notice for notice in notices(events)), what
+        # Who was lost is used again.
+        nodes.client("desk", lambda node: node.unload())
+        parts = nodes.json("desk", "ask", "Hi", "--stages", "3", "--max-tokens", "2")["placement"]
+        assert {part["node"] for part in parts} == set(NAMES), what
+        nodes.client("desk", lambda node: node.unload())
+
+
+def test_an_answer_waits_for_a_device_without_which_the_model_does_not_fit(nodes, expected):
+    nodes.lan.cut("cellar")
+    waited = []
+    try:
+        wait_for(lambda: nodes.reached("desk", "cellar") == "no")
+        loss = CableCut(nodes, random.Random(SEED).randrange(2, TOKENS - 20), random.Random(SEED))
+
+        def happens(event, placement, n):
+            loss(event, placement, n)
+            if not waited and "waiting for devices to come back" in event.get("text", ""):
+                waited.append(event["text"])
+                nodes.lan.heal(loss.victim)
+
+        events = answer(nodes, happens)
+    finally:
+        nodes.lan.heal("cellar")
+    assert loss.victim == "attic"
+    assert "needs" in waited[0]  # how much, and how much is free
+    assert said(events) == (events[-1]["tokens"], events[-1]["text"]) == expected
+    wait_for(lambda: all_reached(nodes), 90)
