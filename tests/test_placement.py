@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,6 +34,15 @@ def test_a_model_that_fits_stays_on_the_asking_device(smollm2_manifest):
 def test_a_model_that_fits_only_elsewhere_goes_there(smollm2_manifest):
     plan = planner(smollm2_manifest, offer("mine", 50 * MB), offer("other", 500 * MB)).plan()
     assert ranges(plan) == [("other", 0, 29)]
+
+
+def test_of_several_others_the_one_with_the_quickest_token_gets_the_whole_model(smollm2_manifest):
+    far = msgspec.structs.replace(offer("far", 500 * MB, speed=9e9), latencies={"mine": 0.5})
+    others = [offer("a", 500 * MB), offer("b", 500 * MB, speed=8e9), far, offer("small", 90 * MB, speed=9e9)]
+    plan = planner(smollm2_manifest, offer("mine", 50 * MB), *others).plan()
+    assert ranges(plan) == [("b", 0, 29)]
+    assert [one.name for one in plan.left_out] == ["a", "far"]
+    assert "would take" in plan.left_out[1].why
 
 
 def test_a_model_too_large_for_each_is_split_over_the_fewest(smollm2_manifest):

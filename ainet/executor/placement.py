@@ -263,11 +263,26 @@ class Planner:
         return self._too_large(stages)
 
     def _whole(self) -> Plan | None:
-        for i, offer in enumerate(self._offers):
-            if self.fits(offer):
-                where = "on this device" if i == 0 else f"on {offer.name}, but not on this device"
-                return self._as_plan([Placed(offer, 0, self._last)], f"The whole model fits {where}.")
-        return None
+        """Place the whole model on this device, else where a token takes the least time; None where it fits nowhere."""
+        own = self._offers[0]
+        able = [offer for offer in self._offers if self.fits(offer)]
+        if not able:
+            return None
+        best = own if own in able else min(able, key=self._whole_seconds)
+        if best is own:
+            return self._as_plan([Placed(own, 0, self._last)], "The whole model fits on this device.")
+        left_out = [
+            LeftOut(offer.name, f"a token would take {_milliseconds(self._whole_seconds(offer))} there")
+            for offer in able
+            if offer is not best
+        ]
+        fastest = ", where a token takes the least time" if left_out else ""
+        why = f"The whole model fits on {best.name}{fastest}, but not on this device."
+        return self._as_plan([Placed(best, 0, self._last)], why, left_out)
+
+    def _whole_seconds(self, offer: NodeOffer) -> float:
+        """Return the time of a token of the whole model on the node, and on its way to this one."""
+        return self._seconds(offer, 0, self._last) + self._hop(offer, self._offers[0], 0)
 
     def _best(self) -> Plan:
         """Split the model in the best of all ways."""
