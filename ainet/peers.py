@@ -98,7 +98,7 @@ class Peers:
             "load": self._logs.get(state.id, LOG, "load", Load) if link else None,
             "offers": {
                 kind: offer
-                for kind in self._logs.keys(state.id, offers.LOG)
+                for kind in (self._logs.keys(state.id, offers.LOG) if link else ())
                 if (offer := self._logs.get(state.id, offers.LOG, kind, Offer)) is not None
             },
             "pipelines": dict(self._placements.of(state.id)) if link else None,

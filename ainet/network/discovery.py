@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import socket
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 SERVICE = "_ainet._tcp.local."
 ASK_TIMEOUT = 3000  # milliseconds for a node to tell its addresses
 MAX_SIGHTINGS = 256
+#: What a node tells of itself is known for so long (s); after that it must be there to tell it again.
+KNOWN_SECONDS = 60
+#: It is looked this often (s) whether those who have no link are still there, and every so many times whether those
+#: are back who were not.
+LOOK_SECONDS = 15.0
+LOOKS = 4
 
 
 def swarm_hash(swarm: str) -> str:
@@ -72,21 +79,30 @@ class Discovery:
         Returns what is announced at the moment.
     changed
         Called with each node that appears or changes, in the event loop.
+    is_linked
+        Whether there is a link to the node with this id, which then is there without asking.
     log
         For what cannot be announced.
     """
 
     def __init__(
-        self, announcement: Callable[[], Announcement], changed: Callable[[Sighting], None], log: logging.Logger
+        self,
+        announcement: Callable[[], Announcement],
+        changed: Callable[[Sighting], None],
+        is_linked: Callable[[str], bool],
+        log: logging.Logger,
     ) -> None:
         self._announcement = announcement
         self._changed = changed
+        self._is_linked = is_linked
         self._log = log
         self._zeroconf: AsyncZeroconf | None = None
         self._browser: AsyncServiceBrowser | None = None
         self._info: AsyncServiceInfo | None = None
         self._sightings: dict[str, Sighting] = {}  # by the service's name
+        self._gone: set[str] = set()  # services whose nodes went without a word
         self._tasks: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[None] | None = None
 
     @property
     def active(self) -> bool:
@@ -110,12 +126,14 @@ class Discovery:
             return
         await self._announce()
         self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, SERVICE, handlers=[self._on_change])
+        self._looking = asyncio.create_task(self._look_again(self._zeroconf.zeroconf))
 
     async def stop(self) -> None:
         """Say goodbye."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *([self._looking] if self._looking else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._browser is not None:
             await self._browser.async_cancel()
         if self._zeroconf is not None:
@@ -124,6 +142,7 @@ class Discovery:
             await self._zeroconf.async_close()
             self._zeroconf = None
         self._sightings.clear()
+        self._gone.clear()
 
     async def update(self) -> None:
         """Announce this node anew: its addresses, its port or its swarm have changed."""
@@ -146,6 +165,7 @@ class Discovery:
             port=told.port,
             properties={"id": told.id, "swarm": told.swarm, "v": str(PROTOCOL)},
             server=f"ainet-{told.id[:16]}.local.",
+            host_ttl=KNOWN_SECONDS,
         )
         try:
             # Without asking first whether the name is taken: it is made of this node's key.
@@ -160,6 +180,7 @@ class Discovery:
     def _on_change(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
         if state_change is ServiceStateChange.Removed:
             self._sightings.pop(name, None)
+            self._gone.discard(name)
         elif self._info is None or name != self._info.name:
             task = asyncio.create_task(self._look(zeroconf, service_type, name))
             self._tasks.add(task)
@@ -168,13 +189,25 @@ class Discovery:
     async def _look(self, zeroconf: Zeroconf, service_type: str, name: str) -> None:
         info = AsyncServiceInfo(service_type, name)
         if not await info.async_request(zeroconf, ASK_TIMEOUT):
+            if self._sightings.pop(name, None) is not None and len(self._gone) < MAX_SIGHTINGS:
+                self._gone.add(name)
             return
+        self._gone.discard(name)
         sighting = read_sighting(info)
         if sighting is None or (len(self._sightings) >= MAX_SIGHTINGS and name not in self._sightings):
             return
         if self._sightings.get(name) != sighting:
             self._sightings[name] = sighting
             self._changed(sighting)
+
+    async def _look_again(self, zeroconf: Zeroconf) -> None:
+        """Forget who has gone without a word, and see whether it is back: for an hour no other event tells."""
+        for n in itertools.count():
+            await asyncio.sleep(LOOK_SECONDS)
+            names = [name for name, one in self._sightings.items() if not self._is_linked(one.id)]
+            if n % LOOKS == 0:
+                names += self._gone
+            await asyncio.gather(*(self._look(zeroconf, SERVICE, name) for name in names))
 
 
 def read_sighting(info: AsyncServiceInfo) -> Sighting | None:

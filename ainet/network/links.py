@@ -81,7 +81,9 @@ class Links:
         #: Ports of this device that lead to those of members.
         self.forwarders = Forwarders(self, log)
         #: Who is on the local network; nobody is looked for before the owner wants it.
-        self.discovery = Discovery(self._announcement, self._sighted, log)
+        self.discovery = Discovery(
+            self._announcement, self._sighted, lambda node_id: self.link_to(node_id) is not None, log
+        )
         self.handle(RenewCertificate, self._renew)
         self.handle(Probe, self._answer_probe, contacts=True)
 
@@ -514,7 +516,10 @@ class Links:
         self.channels.link_added(link)
         for callback in self._linked_callbacks:
             callback(link)
-        self._upkeep.wake()
+        if others or relay is not None:
+            self._upkeep.wake()
+        else:  # whoever was away with this one may be there again, too
+            self._upkeep.reset()
         return link
 
     def _forget(self, link: PeerLink) -> None:

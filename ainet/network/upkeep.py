@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TICK = 1.0  # seconds
 LOOK_SECONDS = 2.0  # between two looks at this device's addresses
 FIRST_RETRY = 1.0  # seconds
-LAST_RETRY = 60.0  # seconds
+LAST_RETRY = 15.0  # seconds
 RENEWAL_RETRY = 600.0  # seconds
 
 
