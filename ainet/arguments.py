@@ -192,7 +192,7 @@ def share(parser: argparse.ArgumentParser, kernel: bool) -> None:
     """Add the notebook."""
     parser.description = "Share a notebook, live. Without one, list what is shared."
     default = "this one" if kernel else "none: list what is shared"
-    parser.add_argument("notebook", metavar="NOTEBOOK", nargs="?", help=f"its path in the server's folder ({default})")
+    parser.add_argument("notebook", metavar="NOTEBOOK", nargs="?", help=f"its path ({default})")
     parser.add_argument("--name", help="what the others call it (default: the file's name)")
     parser.add_argument(
         "--with",

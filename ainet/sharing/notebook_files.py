@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import nbformat
 from jupyter_core.utils import ensure_async
+
+from ainet.errors import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,6 +37,7 @@ class NotebookFiles:
     def __init__(self, contents: Any) -> None:
         self._contents = contents
         self._turns: dict[str, asyncio.Lock] = {}
+        self._ended: Counter[str] = Counter()  # how many turns each file has had
         self._late: set[str] = set()  # files that were saved by somebody who had waited for a turn
         self._save = contents.save
         if inspect.iscoroutinefunction(contents.save):  # another one is never interrupted
@@ -42,6 +47,26 @@ class NotebookFiles:
         """Leave the contents manager as it was."""
         if self._contents.__dict__.get("save") == self._save_in_turn:
             del self._contents.save
+
+    def path(self, path: str) -> str:
+        """Return a file's path in the server's folder; `path` may also be one of the operating system.
+
+        Raises
+        ------
+        NotFound
+            The file is somewhere else.
+        """
+        root, file = Path(getattr(self._contents, "root_dir", "")), Path(path)
+        if not (root.is_absolute() and file.is_absolute()):
+            return path.strip("/")
+        if file.is_relative_to(root) and ".." not in file.parts:
+            return file.relative_to(root).as_posix()
+        if file.resolve().is_relative_to(root.resolve()):
+            return file.resolve().relative_to(root.resolve()).as_posix()
+        if not file.exists():
+            return path.strip("/")
+        msg = f"{path} is not in this Jupyter server's folder, {root}: copy it there to share it."
+        raise NotFound(msg)
 
     async def exists(self, path: str) -> bool:
         """Tell whether there is such a file."""
@@ -68,8 +93,12 @@ class NotebookFiles:
     @contextlib.asynccontextmanager
     async def turn(self, path: str) -> AsyncIterator[None]:
         """Let nobody else save the file through the contents manager meanwhile."""
-        async with self._turns.setdefault(path.strip("/"), asyncio.Lock()):
-            yield
+        path = path.strip("/")
+        async with self._turns.setdefault(path, asyncio.Lock()):
+            try:
+                yield
+            finally:
+                self._ended[path] += 1
 
     def saved_late(self, path: str) -> bool:
         """Whether somebody has saved the file who did not know what was written in the turn before; only once."""
@@ -78,13 +107,14 @@ class NotebookFiles:
         return found
 
     async def _save_in_turn(self, model: dict[str, Any], path: str = "") -> Any:
-        lock = self._turns.get(path.strip("/"))
+        name = path.strip("/")
+        lock = self._turns.get(name)
         if lock is None:
             return await self._save(model, path)
-        waits = lock.locked()
+        known = self._ended[name]
         async with lock:
-            if waits:
-                self._late.add(path.strip("/"))
+            if self._ended[name] != known:
+                self._late.add(name)
             return await self._save(model, path)
 
 

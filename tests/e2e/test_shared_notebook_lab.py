@@ -12,6 +12,13 @@ from playwright.sync_api import expect, sync_playwright
 from ainet.client import NodeClient
 
 pytestmark = pytest.mark.timeout(400)
+#: Cells of a notebook in the folder `sub`.
+SHARING = (
+    "%load_ext ainet\n%ainet share",
+    "%ainet share beside.ipynb --name other",
+    "%ainet share /etc/hostname",
+    "%ainet share nowhere.ipynb",
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +31,11 @@ def labs(jupyter_dirs, tmp_path_factory):
         (folder / "node" / "ainet_config.json").write_text(json.dumps(settings))
     cells = [nbformat.v4.new_code_cell("1 + 1", id="first"), nbformat.v4.new_markdown_cell("Hello", id="second")]
     spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": spec}), folders[0] / "plan.ipynb")
+    written = {"plan.ipynb": cells, "sub/beside.ipynb": cells[1:]}
+    written["sub/own.ipynb"] = [nbformat.v4.new_code_cell(source) for source in SHARING]
+    (folders[0] / "sub").mkdir()
+    for path, content in written.items():
+        nbformat.write(nbformat.v4.new_notebook(cells=content, metadata={"kernelspec": spec}), folders[0] / path)
     with running_lab(folders[0]) as ada, running_lab(folders[1]) as bob:
         with NodeClient.find(folders[0] / "node") as here, NodeClient.find(folders[1] / "node") as there:
             there.join(here.invite()["ticket"])
@@ -76,3 +87,17 @@ def test_outputs_travel_with_who_ran_the_cell(pages, labs, tmp_path_factory):
     # Both notebooks still have the two cells they began with.
     for page in pages:
         expect(page.locator(".jp-Notebook .jp-Cell")).to_have_count(2)
+
+
+def test_a_notebook_is_shared_from_one_of_its_cells(pages, labs):
+    page = pages[0].context.new_page()
+    page.goto(f"{labs[0]}/lab/tree/sub/own.ipynb?token={TOKEN}")
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=90_000)
+    editor(page).click()
+    for _ in SHARING:
+        page.keyboard.press("Shift+Enter")
+    said = page.locator(".jp-Notebook .jp-CodeCell .jp-OutputArea")
+    expect(said.nth(0)).to_contain_text("sub/own.ipynb is shared with every member", timeout=60_000)
+    expect(said.nth(1)).to_contain_text("sub/beside.ipynb is shared with every member", timeout=60_000)
+    expect(said.nth(2)).to_contain_text("is not in this Jupyter server's folder", timeout=60_000)
+    expect(said.nth(3)).to_contain_text("There is no notebook 'nowhere.ipynb'", timeout=60_000)
