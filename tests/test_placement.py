@@ -42,7 +42,7 @@ def test_of_several_others_the_one_with_the_quickest_token_gets_the_whole_model(
     plan = planner(smollm2_manifest, offer("mine", 50 * MB), *others).plan()
     assert ranges(plan) == [("b", 0, 29)]
     assert [one.name for one in plan.left_out] == ["a", "far"]
-    assert "would take" in plan.left_out[1].why
+    assert "would take" in plan.left_out[1].reason
 
 
 def test_a_model_too_large_for_each_is_split_over_the_fewest(smollm2_manifest):
