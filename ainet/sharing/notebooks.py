@@ -111,6 +111,8 @@ class Notebooks:
 
         Parameters
         ----------
+        path
+            In the server's folder, or as the operating system calls it.
         name
             What the others call it; by default the file's name.
         read_only
@@ -125,7 +127,7 @@ class Notebooks:
         UsageError
             This device shares one under this name already, or the name cannot be one.
         """
-        path = path.strip("/")
+        path = self._files.path(path)
         name = name or PurePosixPath(path).stem
         if not 1 <= len(name) <= MAX_NAME:
             msg = f"The name of a shared notebook has 1 to {MAX_NAME} characters."
@@ -204,7 +206,7 @@ class Notebooks:
             may_write=may_write,
             files=self._files,
             live=self._live,
-            ran=lambda: self._ran(listed.share),
+            ran=lambda: self._ran(listed),
             is_apart=lambda: self._is_apart(listed.document),
             log=self._log,
         )
@@ -216,15 +218,15 @@ class Notebooks:
         notebook = self._open.pop(document, None)
         if notebook is not None:
             self._unwatch.pop(document)()
-            await notebook.stop()
+            await notebook.stop(for_ever=for_ever)
             if for_ever:
-                notebook.forget()
                 self._node.documents.delete(document)
 
-    def _ran(self, share: Share) -> dict[str, Any]:
+    def _ran(self, listed: Listed) -> dict[str, Any]:
         ran = {"device": self._node.name, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         # What the user is called on this device is nothing for other owners.
-        stays = all(self._node.identity.roster.member(node) is not None for node in share.nodes)
+        member = self._node.identity.roster.member
+        stays = all(member(node) is not None for node in (listed.sharer, *listed.share.nodes))
         return ran | ({"user": getpass.getuser()} if stays else {})
 
     def _is_apart(self, document: str) -> bool:

@@ -12,6 +12,7 @@ from tornado.web import HTTPError
 
 from ainet.errors import AinetError
 from ainet.identity.files import write_private
+from ainet.sharing.cell_texts import put, with_their_texts
 from ainet.sharing.notebook_files import as_saved
 from ainet.storage.notebook import EMPTY, Notebook, mark_runs, merge, with_trust, without_trust
 
@@ -86,7 +87,7 @@ class SharedNotebook:
         self._observed: Any = None
         self._left = False  # whether the live document was closed, and the file not read since
         self._saved = ""  # when the file was last changed before it was read
-        self._before: Notebook = EMPTY  # what was there before the last writing
+        self._before: Notebook = EMPTY  # what was there when the last turn began
         self._kept: Notebook = EMPTY  # what was read after the last writing
         self._wake = asyncio.Event()
         self._busy = self._due = False
@@ -113,21 +114,28 @@ class SharedNotebook:
         self._remember()
         self._task = asyncio.create_task(self._run(), name=f"notebook {self.name}")
 
-    async def stop(self) -> None:
-        """Stop; the file stays as it is."""
+    async def stop(self, *, for_ever: bool = False) -> None:
+        """Stop; the file stays as it is.
+
+        Parameters
+        ----------
+        for_ever
+            Whether the notebook is not shared any more: nothing is noted for the next start.
+        """
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._room is not None:  # what it has is perhaps not saved
+        # A live document is perhaps not saved when the server stops. One that stays open saves itself, and would be
+        # put back to what somebody else writes to the file.
+        if self._room is not None and not for_ever:
             with contextlib.suppress(HTTPError, OSError):
                 async with self._files.turn(self.path):
                     await self._files.write(self.path, self._base)
         self._leave()
-        self._remember()
-
-    def forget(self) -> None:
-        """Remove what was noted for the next start."""
-        self._memory.unlink(missing_ok=True)
+        if for_ever:
+            self._memory.unlink(missing_ok=True)
+        else:
+            self._remember()
 
     def changed(self, _update: bytes, origin: object) -> None:
         """Note that the shared document changed elsewhere."""
@@ -152,12 +160,15 @@ class SharedNotebook:
     async def _settle(self) -> None:
         room = await self._live(self.path)
         if room is not self._room:
-            self._left = room is None
+            if room is not None and not room.get().get("nbformat"):
+                return  # it is still being loaded, perhaps from what it was long ago
+            self._left = self._left or self._room is not None
             self._leave()
             self._room = room
             self._behind = True
             if room is not None:
                 self._observed = room.ydoc.observe(lambda _: self._edited(room))
+                self._recall(without_trust(room.get()), opened=True)
         behind, self._behind = self._behind, False
         try:
             if room is None:
@@ -178,20 +189,14 @@ class SharedNotebook:
         """Carry changes over between the file and the shared document."""
         found = await self._read_file()
         mine = without_trust(found)
-        is_late = self._files.saved_late(self.path)
-        if self._left:
-            self._base = mine  # whatever was changed in the live document is shared already; its file may be older
-            self._left = False
-        elif is_late:
-            self._base = self._before  # whoever saved it knew no more
+        self._recall(mine, opened=False)
         merged = as_saved(self._merged(mine))
-        self._base = mine
+        self._base = self._before = mine
         if merged == mine:
             return
         if await self._files.changed(self.path) != self._saved:
             self._behind = True  # another program has just changed it: that comes first
             return
-        self._before = mine
         await self._files.write(self.path, with_trust(merged, found))
         kept = without_trust(await self._read_file())
         if kept == merged:
@@ -199,6 +204,15 @@ class SharedNotebook:
         elif kept != self._kept:
             self._behind = True  # another program changed it at the same moment, and knew no more than `mine`
         self._kept = kept
+
+    def _recall(self, mine: Notebook, *, opened: bool) -> None:
+        """Find out what both were when they were last equal, from what the file has, or a live document just opened."""
+        is_late = self._files.saved_late(self.path)
+        if self._left:
+            self._base = mine  # whatever was changed in the live document is shared already; its file may be older
+            self._left = False
+        elif is_late or (opened and mine["cells"] == self._before["cells"]):
+            self._base = self._before  # whoever saved it knew no more, or it was read before the file was written
 
     def _edited(self, room: Any) -> None:
         """Note that the live document changed: it cannot be read before that change is complete."""
@@ -214,13 +228,10 @@ class SharedNotebook:
         self._busy = True  # what follows changes the live document, too
         try:
             found = room.get()
-            if not found.get("nbformat"):  # it is still being loaded
-                self._behind = True
-                return
             mine = without_trust(found)
             merged = self._merged(mine)
             if merged != mine:
-                room.set(with_trust(merged, found))
+                put(with_trust(merged, found), room)
             self._base = merged
         except Exception:
             self._log.exception("The shared notebook %s is not up to date.", self.path)
@@ -233,11 +244,12 @@ class SharedNotebook:
             _name_apart(shared)
         theirs = merged = without_trust(shared.get())
         if self.may_write and mine != self._base:
-            merged = merge(self._base, mark_runs(self._base, mine, self._ran()), theirs)
+            mine = with_their_texts(self._base, mark_runs(self._base, mine, self._ran()), theirs)
+            merged = merge(self._base, mine, theirs)
             if merged != theirs:
                 with shared.ydoc.transaction():
                     self._renew_changed(shared, theirs, merged)
-                    shared.set(merged)
+                    put(merged, shared)
                 merged = without_trust(shared.get())
                 self._document.compact_if_due()
         return merged
