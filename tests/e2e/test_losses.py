@@ -6,12 +6,16 @@ import contextlib
 import os
 import random
 import signal
+import threading
+import time
 
+import psutil
 import pytest
 from lan import POSSIBLE, lan_nodes, wait_for
 from nodes import alive
 from smollm2 import CHUNK, N_CTX, one_process
 
+from ainet.errors import AinetError
 from ainet.executor.stages.sampling_params import SamplingParams
 
 pytestmark = [
@@ -44,12 +48,14 @@ def all_reached(nodes):
     return all(nodes.reached(one, other) == "direct" for one in NAMES for other in NAMES if one != other)
 
 
-def answer(nodes, happens):
+def answer(nodes, happens, **options):
     """Ask the desk; `happens` is called with each event, the devices of the last placement, and the tokens so far."""
+
+    asked = {"temperature": 0.0, "max_tokens": TOKENS} | options
 
     def work(node):
         events, placement, n = [], [], 0
-        with contextlib.closing(node.generate(QUESTION, temperature=0.0, max_tokens=TOKENS)) as running:
+        with contextlib.closing(node.generate(QUESTION, **asked)) as running:
             for event in running:
                 events.append(event)
                 placement = event.get("placement", placement)
@@ -162,3 +168,49 @@ def test_an_answer_waits_for_a_device_without_which_the_model_does_not_fit(nodes
     assert "needs" in waited[0]  # how much, and how much is free
     assert said(events) == (events[-1]["tokens"], events[-1]["text"]) == expected
     wait_for(lambda: all_reached(nodes), 90)
+
+
+@pytest.mark.parametrize("loss", [DeviceKilled, CableCut])
+def test_when_the_asking_device_is_lost_its_answer_ends_everywhere(nodes, loss):
+    """It has no memory for a stage of its own, so that no stage misses another one."""
+    nodes.stop("desk")
+    nodes.run("desk", "up", "--memory", "60MB")
+    wait_for(lambda: all_reached(nodes), 60)
+    undo = []
+
+    def happens(event, placement, n):
+        if n >= 10 and not undo:
+            undo.append([psutil.Process(part["pid"]) for part in placement])
+            undo.append(loss(nodes, 0, random.Random(SEED)).hurt({"node": "desk"}))
+
+    def ask():
+        with contextlib.suppress(AinetError):
+            answer(nodes, happens, max_tokens=100_000, grammar="root ::= [a-z ] root")
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        wait_for(lambda: len(undo) == 2, 60)
+        stages, _ = undo
+        assert len(stages) == 2
+        wait_for(lambda: rest(stages), 10)
+        others = [name for name in NAMES if name != "desk"]
+        for name in others:
+            wait_for(lambda name=name: not nodes.client(name, reserved), 60)
+    finally:
+        undo[1]()
+        asking.join(60)
+        nodes.stop("desk")
+        nodes.run("desk", "up", "--memory", SETTINGS["memory"])
+        wait_for(lambda: all_reached(nodes), 90)
+
+
+def rest(processes):
+    """Whether the processes do nothing for a second."""
+    before = [sum(process.cpu_times()[:2]) for process in processes]
+    time.sleep(1)
+    return all(sum(process.cpu_times()[:2]) - used < 0.2 for process, used in zip(processes, before, strict=True))
+
+
+def reserved(node):
+    return node.status()["node"]["reserved"]["memory"]

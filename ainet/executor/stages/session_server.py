@@ -12,7 +12,7 @@ import msgspec
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
 from ainet.executor.stages.generation import MAX_MESSAGE, Alive, Command, Done, Event, Failed, Guess, Open, Suggest
 from ainet.executor.stages.outbox import Outbox
-from ainet.executor.stages.sockets import ALIVE_SECONDS, tune
+from ainet.executor.stages.sockets import ALIVE_SECONDS, notice_vanished, tune
 from ainet.identity import server_context
 from ainet.identity.certificates import certificate_id
 from ainet.network.carrier import TcpCarrier
@@ -83,7 +83,9 @@ class SessionServer:
         await self._listener.stop()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
-        tune(writer.get_extra_info("socket"))
+        sock = writer.get_extra_info("socket")
+        tune(sock)
+        notice_vanished(sock)
         stream = SecureStream(TcpCarrier(reader, writer), self._context, server_side=True, peer="the requester")
         try:
             async with asyncio.timeout(GREETING_SECONDS):

@@ -14,6 +14,8 @@ SILENCE_SECONDS = 3.0
 FIRST_SILENCE_SECONDS = 15.0
 #: Where a forwarder lies in between, a short outage is only a pause.
 FORWARDED_SILENCE_SECONDS = 12.0
+#: What a requester's device has not confirmed for so long (s) does not arrive any more.
+VANISHED_SECONDS = 6.0
 
 
 def tune(sock: Any) -> None:
@@ -27,3 +29,12 @@ def tune(sock: Any) -> None:
     for option, value in (("TCP_KEEPIDLE", 1), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3)):
         if hasattr(socket, option):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def notice_vanished(sock: Any) -> None:
+    """Give a connection up whose other end has vanished although something was sent to it: keep-alive rests then.
+
+    Not for what is read slowly: where the other end makes no room for so long, that counts as vanished, too.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * VANISHED_SECONDS))
