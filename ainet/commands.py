@@ -337,7 +337,8 @@ def _unshare(options: Options) -> int:
 def _open(options: Options) -> int:
     with find_node(options) as node:
         opened = node.open_notebook(options.name, options.path)
-    may = "Your changes are undone: it is shared for reading. Copy it to change it." if opened["read_only"] else "Changes go both ways."
+    undone = "Your changes are undone: it is shared for reading. Copy it to change it."
+    may = undone if opened["read_only"] else "Changes go both ways."
     _show(options, opened, lambda opened: f"{opened['name']} is {opened['path']} here. {may}")
     return 0
 

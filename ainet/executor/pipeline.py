@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 LINK_SECONDS = 30.0
 CLOSE_SECONDS = 15.0
+#: A device whose link was lost may be away for so long (s) before its pipelines are given up.
+AWAY_SECONDS = 5.0
 
 
 class PipelineOptions(NamedTuple):
@@ -380,13 +382,17 @@ class Pipeline:
         request = LinkStage(self.name, stage.first_layer, previous.node, neighbour, kept, recovery)
         await link.request(request, timeout=LINK_SECONDS)
 
-    def _watch(self, node: str) -> None:
-        """Give the pipeline up when one of its devices cannot be reached any more."""
+    def _watch(self, node: str, instance: str | None = None) -> None:
+        """Give the pipeline up when one of its devices stays away, or was started anew (`instance`: which run it was).
+
+        An outage of some seconds ends a link, but not what goes over channels. Who asks meanwhile notices by silence.
+        """
         link = self._links.linked(node)
-        if link is not None:
-            link.on_close(lambda _: self._watch(node))
-        else:
+        if link is None or instance not in {None, link.instance}:
             self.cut()
+        else:
+            wait = asyncio.get_running_loop().call_later
+            link.on_close(lambda closed: wait(AWAY_SECONDS, self._watch, node, closed.instance))
 
     async def tell(self) -> None:
         """Tell the nodes that could not be told, and are linked again, to unload their stages."""

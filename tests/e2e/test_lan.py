@@ -172,7 +172,7 @@ def test_a_cable_that_is_out_for_a_while_pauses_what_goes_over_channels(hidden, 
         assert asking.stderr is not None
         begun = asking.stdout.read(40)
         hidden.lan.cut("tablet")
-        pause = time.monotonic() + 8
+        pause = time.monotonic() + 10
         wait_for(lambda: time.monotonic() > pause)
         hidden.lan.heal("tablet")
         text = begun + asking.stdout.read()

@@ -140,6 +140,17 @@ def test_who_asks_at_the_same_time_waits_for_one_placement(nodes, smollm2_path):
     assert sum(loaded(nodes).values()) == 1
 
 
+def test_a_cable_that_is_slow_and_loses_frames_is_no_loss_of_a_device(nodes, smollm2_path):
+    unload(nodes)
+    asked = {"temperature": 0.0, "max_tokens": 150, "stages": 5}
+    events = nodes.client("tower", lambda node: list(node.generate(QUESTION, **asked)))
+    assert where(events[-1]) == set(NAMES)  # the ring goes over the cable
+    assert not [event for event in events if event.get("notice")]
+    assert [event["event"] for event in events].count("start") == 1
+    assert events[-1]["text"] == one_process(smollm2_path, QUESTION, GREEDY, 150, chunk=EXACT_UBATCH)[1]
+    unload(nodes)
+
+
 def test_an_answer_outlives_the_device_whose_pipeline_it_asked(nodes, smollm2_path):
     expected = one_process(smollm2_path, QUESTION, GREEDY, 200, chunk=EXACT_UBATCH)[1]
     unload(nodes)

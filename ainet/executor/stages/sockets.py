@@ -13,7 +13,7 @@ SILENCE_SECONDS = 3.0
 #: Before the first sign of life: the stages of a pipeline do not begin at the same moment.
 FIRST_SILENCE_SECONDS = 15.0
 #: Where a forwarder lies in between, a short outage is only a pause.
-FORWARDED_SILENCE_SECONDS = 12.0
+FORWARDED_SILENCE_SECONDS = 16.0
 #: What a requester's device has not confirmed for so long (s) does not arrive any more.
 VANISHED_SECONDS = 6.0
 
