@@ -64,23 +64,39 @@ def slowed(pid):
             process.wait()
 
 
-def layers(placement):
-    return {part["node"]: part["last_layer"] - part["first_layer"] + 1 for part in placement}
+def held(placement, node):
+    """Return the range of layers of the part that is on the node."""
+    part = next(part for part in placement if part["node"] == node)
+    return part["first_layer"], part["last_layer"]
+
+
+def size(manifest, layers):
+    """Return the hashes of the tensors that a stage with these layers needs, and their bytes."""
+    return {tensor.hash: tensor.nbytes for tensor in manifest.shard_tensors(*layers)}
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two processors")
 async def test_layers_leave_a_device_that_has_become_slow(tmp_path, monkeypatch):
+    """Only their tensors travel: the other device has those that it held before, and no file of the model."""
     monkeypatch.setattr("ainet.executor.pipelines.SWEEP_SECONDS", 0.5)
     memory = {"memory": "190MB"}
-    async with nodes(tmp_path, desk=memory, attic=memory) as found:
+    async with nodes(tmp_path, desk=memory, attic=memory | {"discover_models": False}) as found:
         desk = found["desk"]
-        first = (await ask(desk, max_tokens=8))["placement"]
-        most = max(first, key=lambda part: part["last_layer"] - part["first_layer"])
-        other = next(part for part in first if part is not most)
-        pin(other["pid"], max(os.sched_getaffinity(0)))
-        with slowed(most["pid"]):
-            async with asyncio.timeout(90):
-                again = first
-                while layers(again)[most["node"]] >= layers(first)[most["node"]]:
-                    again = (await ask(desk, max_tokens=60))["placement"]
+        begun = await ask(desk, max_tokens=8)
+        manifest = await desk.executor.manifest("smollm2")
+        first, last = held(begun["placement"], "attic")
+        before = size(manifest, (first, last))
+        assert begun["received"]["attic"] == sum(before.values())
+        pids = {part["node"]: part["pid"] for part in begun["placement"]}
+        pin(pids["attic"], max(os.sched_getaffinity(0)))
+        with slowed(pids["desk"]):
+            async with asyncio.timeout(150):
+                now = last - first
+                while now <= last - first:
+                    again = await ask(desk, max_tokens=60)
+                    begin, end = held(again["placement"], "attic")
+                    now = end - begin
                     await asyncio.sleep(1)  # it is not taken away from somebody who uses it
+        after = size(manifest, (begin, end))
+        assert again["received"]["attic"] == sum(nbytes for key, nbytes in after.items() if key not in before)
+        assert again["received"]["attic"] < sum(after.values())
