@@ -1,0 +1,32 @@
+"""Hidden states that travel rounded: fewer bytes, and the same text again when a stage was lost."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from test_failover import SETTINGS, TEXT, TOKENS, answer, once, said
+from test_node import nodes
+
+N_EMBD = 576  # of SmolLM2
+
+
+async def bytes_sent(node):
+    """Return how many bytes the first stage of the only pipeline has sent to the next."""
+    return (await node.executor.pipelines.usable()[0].figures())[0].bytes_sent
+
+
+@pytest.mark.parametrize(("form", "value_bytes"), [("float16", 2), ("int8", 1)])
+async def test_an_answer_over_rounded_states_outlives_a_stage(tmp_path, form, value_bytes):
+    settings = {"desk": SETTINGS["desk"] | {"hidden_states": form, "speculate": False}}
+    async with nodes(tmp_path, **settings) as found:
+        desk = found["desk"]
+        whole = await answer(desk, stages=3)
+        before = await bytes_sent(desk)
+        assert said(await answer(desk, stages=3)) == said(whole)
+        row, sent = N_EMBD * value_bytes, await bytes_sent(desk) - before
+        assert TOKENS * row <= sent < (TOKENS + 80) * (row + 120)
+        for victim in (0, 1, 2):
+            events = await answer(desk, stages=3, hurt=once(victim, 30, signal.SIGKILL))
+            assert any("goes on where it stopped" in event.get("text", "") for event in events)
+            assert said(events) == said(whole)
