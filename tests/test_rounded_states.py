@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
-from test_failover import SETTINGS, TEXT, TOKENS, answer, once, said
+from test_failover import SETTINGS, TOKENS, answer, once, said
 from test_node import nodes
 
 N_EMBD = 576  # of SmolLM2
