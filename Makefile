@@ -12,7 +12,7 @@ help:
 	@echo "make setup      private $(VENV) with all dependencies (llama.cpp compiles once, about 8 minutes on 2 cores)"
 	@echo "make demo       three nodes on this machine answer a question together"
 	@echo "make test       style, types and all tests"
-	@echo "make soak       200 answers while stages are killed all the time (about half an hour)"
+	@echo "make soak       200 answers while stages are killed all the time (about 6 minutes)"
 	@echo "make lint       style and types only"
 	@echo "make benchmark  measured figures, as a table and as JSON"
 	@echo "make clean      remove $(VENV) and everything that was built"
@@ -42,7 +42,7 @@ test: lint $(YJS)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 soak: setup
-	AINET_SOAK=200 $(BIN)/python -m pytest tests/e2e/test_soak.py
+	AINET_SOAK=200 $(BIN)/python -m pytest --log-cli-level=INFO tests/e2e/test_soak.py
 
 lint: setup
 	$(BIN)/ruff check .
