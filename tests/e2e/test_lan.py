@@ -18,6 +18,7 @@ from processes import running
 from smollm2 import CHUNK, N_CTX, one_process
 
 from ainet.executor.stages.sampling_params import SamplingParams
+from ainet.network.channel import RESUME_SECONDS
 
 pytestmark = [
     pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root and iproute2"),
@@ -109,14 +110,23 @@ def test_a_device_that_moves_is_followed(nodes):
 
 def test_a_sleeping_device_is_unreachable_and_comes_back(nodes):
     family = nodes.family("tablet")
+    nodes.shared("tower", "diary")["before"] = True
+    wait_for(lambda: nodes.shared("tablet", "diary").get("before"))
     for process in family:
         os.kill(process.pid, signal.SIGSTOP)
+    wakes = time.monotonic() + RESUME_SECONDS + 5  # longer than anything of a link lives
     try:
         wait_for(lambda: nodes.reached("tower", "tablet") == "no")
+        nodes.shared("tower", "diary")["meanwhile"] = True
+        wait_for(lambda: time.monotonic() > wakes, 60)
     finally:
         for process in family:
             os.kill(process.pid, signal.SIGCONT)
     wait_for(lambda: nodes.reached("tower", "tablet") == "direct")
+    nodes.shared("tablet", "diary")["after"] = True
+    whole = {"before": True, "meanwhile": True, "after": True}
+    for name in NAMES:
+        wait_for(lambda name=name: dict(nodes.shared(name, "diary")) == whole)
     assert len(ask(nodes, "tower", "--stages", "3")["placement"]) == 3
 
 
