@@ -2,9 +2,9 @@
 
     python benchmarks/pipeline.py [PART …] [--rounds N] [--rpc-python PYTHON] [--output FILE]
 
-Parts: decode (a), distance (b, f), sessions (c), prompts (d), recovery (e); all of them if none is named. What was
-measured before of the other parts stays in the file. llama.cpp's RPC backend needs an environment of its own, whose
-llama-cpp-python was built with ``CMAKE_ARGS=-DGGML_RPC=ON`` (`make benchmark` builds it).
+Parts: decode (a), distance (b, f), draft-model (b), sessions (c), prompts (d), recovery (e); all of them if none is
+named. What was measured before of the other parts stays in the file. llama.cpp's RPC backend needs an environment of
+its own, whose llama-cpp-python was built with ``CMAKE_ARGS=-DGGML_RPC=ON`` (`make benchmark` builds it).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import decode
 import distance
+import draft_model
 import prompts
 import recovery
 import rpc
@@ -25,12 +26,13 @@ import sessions
 PARTS = {
     "decode": (lambda options: decode.measure(options.rounds, options.rpc_python), decode.show),
     "distance": (lambda options: distance.measure(options.rounds, options.rpc_python), distance.show),
+    "draft-model": (lambda options: draft_model.measure(min(options.rounds, 3)), draft_model.show),
     "sessions": (lambda options: sessions.measure(options.rounds), sessions.show),
     "prompts": (lambda options: prompts.measure(min(options.rounds, 3)), prompts.show),
     "recovery": (lambda options: recovery.measure(kills=4 * options.rounds, hangs=options.rounds), recovery.show),
 }
 #: What is measured between network namespaces, over cables that delay.
-OVER_CABLES = {"distance"}
+OVER_CABLES = {"distance", "draft-model"}
 TAP = Path("/dev/net/tun")
 
 

@@ -300,23 +300,34 @@ def endless(tmp_path):
     return ["ask", "Tell me everything.", "--max-tokens", "3000", "--grammar", str(grammar)]
 
 
+def computed():
+    """Return how many tokens the stages have computed, and whether nobody asks them any more."""
+    loaded = answer_of(ainet("status", "--json"))["pipelines"]
+    return sum(stage["decodes"] for one in loaded for stage in one["stages"]), all(one["idle"] for one in loaded)
+
+
+def wait_for(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_ctrl_c_stops_the_generation_and_keeps_the_text(here, endless, as_json):
+    ainet("ask", "hi", "--max-tokens", "1")  # so that nothing need be loaded
+    before, _ = computed()
     # A terminal, so that the output comes piece by piece.
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "ainet", *endless, *["--json"] * as_json]
     with running(command, stdout=subprocess.PIPE, stderr=follower, text=True) as asking:
         if as_json:
-            deadline = time.monotonic() + 30
-            while not answer_of(ainet("status", "--json"))["pipelines"]:
-                assert time.monotonic() < deadline
-            time.sleep(1)  # words, which --json does not show, come meanwhile
+            wait_for(lambda: computed()[0] > before + 50)  # words have come, which --json does not show
             text = ""
         else:
             text = asking.stdout.read(5)
         asking.send_signal(signal.SIGINT)
         text += asking.stdout.read()
-        assert asking.wait(10) == 130
+        assert asking.wait(60) == 130
     os.close(follower)
     shown = b""
     try:
@@ -334,9 +345,9 @@ def test_ctrl_c_stops_the_generation_and_keeps_the_text(here, endless, as_json):
     else:
         assert len(text) > 5
         assert "· stopped" in shown.decode()
-    begun = time.monotonic()
+    wait_for(lambda: computed()[1])
+    assert computed()[0] - before < 1500  # the answer did not come to its end
     assert ainet("ask", "hi", "--max-tokens", "1").returncode == 0
-    assert time.monotonic() - begun < 10
 
 
 def test_a_reader_that_goes_away_ends_the_command(here, endless):
@@ -346,7 +357,7 @@ def test_a_reader_that_goes_away_ends_the_command(here, endless):
         assert asking.stdout.read(5)
         asking.stdout.close()
         assert asking.stderr.read() == ""
-        assert asking.wait(10) == 1
+        assert asking.wait(60) == 1
 
 
 def test_the_swarms_key_is_exported_without_the_passphrase_on_the_command_line(here, tmp_path):

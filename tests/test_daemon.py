@@ -284,7 +284,7 @@ def test_told_to_stop_at_any_moment_of_the_start_nothing_is_left(tmp_path):
                     with contextlib.suppress(psutil.NoSuchProcess):
                         family |= set(process.children())
             while server.poll() is None:  # asked again and again, it still ends after all that it started
-                assert time.monotonic() < started + moment + 10, moment
+                assert time.monotonic() < started + moment + 60, moment
                 server.terminate()
                 time.sleep(0.05)
             assert not alive(family), moment

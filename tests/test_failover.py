@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
 import random
 import signal
 
 import pytest
 from smollm2 import CHUNK, N_CTX, one_process
-from test_node import nodes, question
+from test_node import ask, nodes, question
+from test_pipeline import pause
 
 from ainet.executor.stages.sampling_params import SamplingParams
 
@@ -56,17 +56,32 @@ def once(victim, at, how):
     return act
 
 
+async def loaded_to_pause(node, *at, stages=None):
+    """Load the model, so that each time an answer has so many tokens there is time to do something to it."""
+    await ask(node, stages=stages)
+    [pipeline] = node.executor.pipelines.usable()
+    await pause(node.stages, pipeline, *at)
+
+
+async def outlived(node, victim, at, how, **options):
+    """Ask, and hurt the stage with the number `victim` at `at` tokens, while more are to come. Returns all events."""
+    await loaded_to_pause(node, at, stages=options.get("stages"))
+    events = await answer(node, hurt=once(victim, at, how), **options)
+    notices = [event["text"] for event in events if event.get("notice")]
+    assert any("goes on where it stopped" in text or not at for text in notices)
+    return events
+
+
 async def test_every_stage_may_die_at_any_token(tmp_path, smollm2_path):
     chance = random.Random(5)
     expected = one_process(smollm2_path, TEXT, SamplingParams(temperature=0), TOKENS)
     async with nodes(tmp_path, **SETTINGS) as found:
-        for victim, loads in ((0, 4), (1, 1), (2, 1)):
+        for victim in (0, 1, 2):
             at = chance.randint(1, 60)
-            events = await answer(found["desk"], stages=3, hurt=once(victim, at, signal.SIGKILL))
+            events = await outlived(found["desk"], victim, at, signal.SIGKILL, stages=3)
             assert said(events) == (events[-1]["tokens"], events[-1]["text"]) == expected
-            assert any("goes on where it stopped" in event.get("text", "") for event in events)
             # The stages that are left keep their models: only that of the lost one is loaded again.
-            assert sum(": loading smollm2" in event.get("text", "") for event in events) == loads
+            assert sum(": loading smollm2" in event.get("text", "") for event in events) == 1
             # And they compute nothing again of what they know.
             decodes = [stage["decodes"] for stage in (await found["desk"].status())["pipelines"][0]["stages"]]
             again = decodes.pop(victim)
@@ -79,9 +94,8 @@ async def test_a_stage_that_hangs_is_replaced(tmp_path, smollm2_path):
     expected = one_process(smollm2_path, TEXT, SamplingParams(temperature=0), TOKENS)
     async with nodes(tmp_path, **SETTINGS) as found:
         for victim, at in ((0, 20), (1, 20), (0, 0)):
-            events = await answer(found["desk"], stages=2, hurt=once(victim, at, signal.SIGSTOP))
+            events = await outlived(found["desk"], victim, at, signal.SIGSTOP, stages=2)
             assert said(events) == expected
-            assert any(event.get("notice") for event in events)
 
 
 @pytest.mark.parametrize(
@@ -90,19 +104,18 @@ async def test_a_stage_that_hangs_is_replaced(tmp_path, smollm2_path):
 async def test_draws_penalties_and_grammar_go_on(tmp_path, options):
     async with nodes(tmp_path, **SETTINGS) as found:
         whole = await answer(found["desk"], stages=2, **options)
-        events = await answer(found["desk"], stages=2, hurt=once(1, 30, signal.SIGKILL), **options)
+        events = await outlived(found["desk"], 1, 30, signal.SIGKILL, stages=2, **options)
         assert said(events) == said(whole)
         assert len(said(whole)[0]) == TOKENS
 
 
 async def test_what_was_held_back_is_said_once(tmp_path):
-    async with nodes(tmp_path, **SETTINGS) as found:
-        whole = said(await answer(found["desk"], stages=2, temperature=0.0))[1]
-        middle = whole[len(whole) // 2 :][:12]
-        cut = await answer(found["desk"], stages=2, temperature=0.0, stop=[middle])
-        events = await answer(
-            found["desk"], stages=2, temperature=0.0, stop=[middle], hurt=once(0, len(said(cut)[0]) - 2, signal.SIGKILL)
-        )
+    async with nodes(tmp_path, desk=SETTINGS["desk"] | {"speculate": False}) as found:
+        options = {"stages": 2, "temperature": 0.0}
+        whole = said(await answer(found["desk"], **options))[1]
+        options["stop"] = [whole[len(whole) // 2 :][:12]]
+        cut = await answer(found["desk"], **options)
+        events = await outlived(found["desk"], 0, len(said(cut)[0]) - 2, signal.SIGKILL, **options)
         assert said(events) == said(cut)
         assert events[-1]["finish"] == cut[-1]["finish"] == "stop"
 
@@ -111,21 +124,21 @@ async def test_a_whole_model_on_one_stage_is_replaced_too(tmp_path, smollm2_path
     expected = one_process(smollm2_path, TEXT, SamplingParams(temperature=0), TOKENS)
     async with nodes(tmp_path, **SETTINGS) as found:
         for how in (signal.SIGKILL, signal.SIGSTOP):
-            assert said(await answer(found["desk"], hurt=once(0, 10, how))) == expected
+            assert said(await outlived(found["desk"], 0, 10, how)) == expected
 
 
 async def test_who_waits_for_a_pipeline_that_is_lost_again_and_again_gets_its_answer(tmp_path, smollm2_path):
     expected = one_process(smollm2_path, TEXT, SamplingParams(temperature=0), TOKENS)
     async with nodes(tmp_path, desk=SETTINGS["desk"] | {"exact": True, "sessions": 1}) as found:
         waiting: list[asyncio.Task] = []
-        kills = iter(range(10, 80, 14))
-        due = [next(kills)]
+        due = [*range(10, 80, 14)]
+        await loaded_to_pause(found["desk"], *due, stages=2)
 
         def hurt(placement, n):
             if not waiting and n:
                 waiting.append(asyncio.create_task(answer(found["desk"], stages=2)))
             elif due and n >= due[0]:
-                due[:] = [*itertools.islice(kills, 1)]
+                del due[0]
                 os.kill(placement[0]["pid"], signal.SIGKILL)
 
         assert said(await answer(found["desk"], stages=2, hurt=hurt)) == expected
@@ -138,8 +151,12 @@ async def test_answers_that_share_their_stages_go_on_together(tmp_path, smollm2_
     async with nodes(tmp_path, desk=SETTINGS["desk"] | {"exact": True}) as found:
         for victim, how in ((0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP)):
             hurt = once(victim, 30, how)
+            await loaded_to_pause(found["desk"], 30, 35, stages=2)
             running = [answer(found["desk"], stages=2, hurt=hurt), *(answer(found["desk"], stages=2) for _ in range(3))]
-            assert [said(events) for events in await asyncio.gather(*running)] == [expected] * 4
+            answered = await asyncio.gather(*running)
+            assert [said(events) for events in answered] == [expected] * 4
+            for events in answered:
+                assert any("goes on where it stopped" in event.get("text", "") for event in events)
 
 
 async def test_a_loaded_processor_is_no_reason_to_replace_anything(tmp_path, smollm2_path):

@@ -134,7 +134,15 @@ async def test_after_many_interrupts_at_any_moment_the_next_fetch_works(
     tmp_path, smollm2_store, smollm2_manifest, empty_store
 ):
     async with devices(tmp_path, "holder", "asker") as (holder, asker):
-        serve(holder, smollm2_store)
+        last = max(smollm2_manifest.shard_tensors(29, 29), key=lambda tensor: tensor.nbytes)
+        interrupted = asyncio.Event()
+
+        async def read(_link, request: ReadTensor) -> Piece:
+            if request.hash == last.hash:  # it comes at the end only: however quick the others are, this one is missing
+                await interrupted.wait()
+            return Piece(await asyncio.to_thread(smollm2_store.read, request.hash, request.offset, request.length))
+
+        holder.links.handle(ReadTensor, read)
         fetcher = Fetcher(empty_store, asker.links)
         chance = random.Random(1)
         for _ in range(60):
@@ -145,6 +153,7 @@ async def test_after_many_interrupts_at_any_moment_the_next_fetch_works(
                 await fetching
             assert parts_open() == []
         assert empty_store.missing(smollm2_manifest, 0, 29)  # so it was interrupted
+        interrupted.set()
         await fetcher.fetch(smollm2_manifest, (0, 29), [holder.id], ignore)
         assert empty_store.missing(smollm2_manifest, 0, 29) == []
         assert empty_store.bytes_received == size_of(smollm2_manifest, 0, 29)  # nothing twice
@@ -224,7 +233,7 @@ async def test_whatever_a_source_says_the_next_one_is_asked(
 async def test_a_source_that_trickles_is_left_for_one_that_does_not(
     tmp_path, smollm2_store, smollm2_manifest, empty_store, monkeypatch
 ):
-    monkeypatch.setattr("ainet.executor.pieces.RATE_SECONDS", 0.3)
+    monkeypatch.setattr("ainet.executor.pieces.RATE_SECONDS", 2.0)
     async with devices(tmp_path, "holder", "slow", "asker") as (holder, slow, asker):
 
         async def read(_link, request: ReadTensor) -> Piece:
@@ -245,13 +254,13 @@ async def test_a_source_that_trickles_is_left_for_one_that_does_not(
 async def test_a_slow_source_is_kept_while_it_sends_enough(
     tmp_path, smollm2_store, smollm2_manifest, empty_store, monkeypatch
 ):
-    monkeypatch.setattr("ainet.executor.pieces.RATE_SECONDS", 0.3)
+    monkeypatch.setattr("ainet.executor.pieces.RATE_SECONDS", 1.5)
     monkeypatch.setattr("ainet.executor.pieces.QUICK_SECONDS", 0.0)  # pieces stay small
     monkeypatch.setattr("ainet.executor.fetch.ROUNDS", 1)
     async with devices(tmp_path, "slow", "asker") as (slow, asker):
 
         async def read(_link, request: ReadTensor) -> Piece:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.4)
             return Piece(smollm2_store.read(request.hash, request.offset, request.length))
 
         slow.links.handle(ReadTensor, read)
@@ -259,8 +268,8 @@ async def test_a_slow_source_is_kept_while_it_sends_enough(
         begun = asyncio.get_running_loop().time()
         await Fetcher(empty_store, asker.links).fetch(smollm2_manifest, (5, 5), [slow.id], ignore)
         # Otherwise this shows nothing.
-        assert asyncio.get_running_loop().time() - begun > 0.6
-        assert largest.nbytes / FIRST_PIECE / WINDOW * 0.1 > 0.3
+        assert asyncio.get_running_loop().time() - begun > 3.0
+        assert largest.nbytes / FIRST_PIECE / WINDOW * 0.4 > 1.5
 
 
 async def test_bytes_of_failed_tries_are_counted(tmp_path, smollm2_store, smollm2_manifest, empty_store):

@@ -202,11 +202,10 @@ async def test_two_on_one_device_take_turns(tmp_path):
 
 
 async def test_a_grant_that_nobody_used_is_void_after_a_while(tmp_path, monkeypatch):
-    monkeypatch.setattr("ainet.network.leases.GRANT_SECONDS", 0.3)
+    monkeypatch.setattr("ainet.network.leases.GRANT_SECONDS", 2.0)
     async with leasing(tmp_path, "ada", "bob", "carl") as (ada, bob, carl):
-        link = await bob.links.connect(ada.id)
+        link, other = await bob.links.connect(ada.id), await carl.links.connect(ada.id)
         await link.request(TakeLease("load"))  # and then bob says nothing more
-        other = await carl.links.connect(ada.id)
         assert (await other.request(TakeLease("load"))).holder == bob.id
         work = Work()
         work.go.set()

@@ -186,11 +186,12 @@ async def test_a_borrower_that_came_back_and_then_stays_away_loses_its_workers(t
         before = laptop.device.links.linked(desk.id)
         desk.device.links.close_all(PeerUnreachable("the cable was pulled"))
         grace = time.monotonic() + 3.5
+        await desk.device.links.connect(laptop.id)  # at once, and not when it is tried anyway
         await until(lambda: laptop.device.links.linked(desk.id) not in (None, before))
         await until(lambda: time.monotonic() > grace)
         assert laptop.lends == 1
         await desk.device.stop()  # its scheduler lives on
-        await until(lambda: laptop.lends == 0)
+        await until(lambda: laptop.lends == 0, 30)
         assert desk.processes
 
 

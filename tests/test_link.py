@@ -70,7 +70,7 @@ async def test_leaving_the_loop_cancels_the_request(tmp_path):
         (back,) = desk.links.links()
         await until(lambda: not back._serving)
         assert peer.ended == 1
-        assert peer.counted < 100
+        assert peer.counted < 1000  # of 10,000; some are on their way
         assert not link._calls
 
 

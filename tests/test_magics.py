@@ -10,6 +10,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from jupyter_client.manager import start_new_kernel
 from traitlets.config import Config
 
+from ainet.client import NodeClient
 from ainet.magics import split
 
 GREEDY = "--temperature 0 --max-tokens 8"
@@ -202,13 +203,28 @@ def test_a_conversation_that_outgrows_the_window_says_how_to_begin_anew(run, fai
     run(f"%%ainet ask {GREEDY}\nHi")
 
 
-def test_an_interrupt_stops_the_answer_and_keeps_the_text(run, fail, shell, tmp_path):
+def test_an_interrupt_stops_the_answer_and_keeps_the_text(run, fail, shell, tmp_path, monkeypatch):
     grammar = tmp_path / "endless.gbnf"
     grammar.write_text("root ::= [a-z ] root")
-    timer = threading.Timer(3.0, signal.raise_signal, [signal.SIGINT])
-    timer.start()
+    generate, said = NodeClient.generate, threading.Event()
+
+    def heard(*arguments, **options):
+        text = ""
+        for event in generate(*arguments, **options):
+            yield event
+            text += event["text"] if event["event"] == "text" else ""
+            if len(text) > 20:
+                said.set()
+
+    def interrupt():
+        if said.wait(60):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(NodeClient, "generate", heard)
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
     printed = fail(f"%%ainet ask --max-tokens 3000 --grammar {grammar} --to kept\nTell me everything.")
-    timer.join()
+    interrupting.join()
     assert len(shell.user_ns["kept"]) > 10
     assert shell.user_ns["kept"] in printed
     assert "· stopped" in printed

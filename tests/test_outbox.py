@@ -26,7 +26,8 @@ class Requester:
             self.last.set()
 
 
-async def test_the_start_and_the_first_words_come_at_once_and_the_rest_gathered():
+async def test_the_start_and_the_first_words_come_at_once_and_the_rest_gathered(monkeypatch):
+    monkeypatch.setattr("ainet.executor.stages.outbox.GATHER_SECONDS", 1.0)  # the test may be interrupted for long
     requester = Requester()
     requester.outbox.put(Started(1, 3))
     await asyncio.sleep(0)
@@ -39,11 +40,12 @@ async def test_the_start_and_the_first_words_come_at_once_and_the_rest_gathered(
     assert len(requester.heard) == 2
     async with asyncio.timeout(5):
         while len(requester.heard) == 2:
-            await asyncio.sleep(GATHER_SECONDS / 10)
+            await asyncio.sleep(0.01)
     assert requester.heard[2:] == [Text(1, "bbbb", [2, 3, 4, 5])]
 
 
-async def test_the_end_takes_the_last_words_along():
+async def test_the_end_takes_the_last_words_along(monkeypatch):
+    monkeypatch.setattr("ainet.executor.stages.outbox.GATHER_SECONDS", 60.0)
     requester = Requester()
     for token in range(3):
         requester.outbox.put(Text(1, "x", [token]))
@@ -62,7 +64,7 @@ async def test_slow_text_is_not_held_back():
     assert requester.heard == [Text(1, "a", [1]), Text(1, "b", [2])]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.sampled_from([0.0, 0.0, 0.001, 0.02, 0.04]), max_size=12))
 def test_whatever_the_pauses_nothing_is_lost_or_reordered(pauses):
     async def run() -> list[Event]:

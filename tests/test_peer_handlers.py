@@ -287,10 +287,10 @@ async def test_stages_of_an_owner_that_stays_away_are_unloaded(tmp_path, smollm2
 
         asker.links.close_all(PeerUnreachable("the cable was pulled"))
         await until(lambda: host.links.linked(asker.id) is None)
-        await until(lambda: host.links.linked(asker.id))  # within the grace time
-        link = await asker.links.connect(host.device.id)
+        link = await asker.links.connect(host.device.id)  # within the grace time
+        await until(lambda: host.links.linked(asker.id))
         assert len((await link.request(DescribeStages(spec.pipeline))).stages) == 1
 
         await asker.stop()
-        await until(lambda: host.service.stages() == [])
+        await until(lambda: host.service.stages() == [], 30)
         assert host.allocator.reserved.memory == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import queue
 import threading
@@ -18,7 +17,6 @@ from ainet.executor.models.shards import ShardStore
 from ainet.executor.models.tensors import TensorStore
 from ainet.executor.stages.frames import Listener, connect
 from ainet.executor.stages.generation import Done, Failed, Resume, Started, Text
-from ainet.executor.stages.head import CLAIM_SECONDS
 from ainet.executor.stages.recovery import Continued, Held, Recovery, plan_recovery
 from ainet.executor.stages.spec import StageSpec
 from ainet.executor.stages.stage import Stage
@@ -38,6 +36,13 @@ class Answer:
         self.request, self.events = request, queue.Queue()
         self.prompt, self.tokens, self.laps, self.key, self.reused = [], [], [], 0, 0
         self.done = False
+        #: How many tokens the stages have told, whether anybody has listened to them yet or not.
+        self.told = 0
+
+    def reply(self, event) -> None:
+        """Hear of an event, in the decode thread."""
+        self.told += len(event.tokens) if isinstance(event, Text) else 0
+        self.events.put(event)
 
     def hear(self, *, until: int = N_CTX) -> None:
         """Listen until so many tokens came, or the end."""
@@ -60,8 +65,8 @@ class Answer:
             case Text() as text:
                 self.tokens += text.tokens
                 self.laps += text.laps
-            case Done():
-                self.done = True
+            case Done(finish=finish):
+                self.done, self.finish = True, finish
             case Failed() as failed:
                 raise AssertionError(failed)
 
@@ -83,6 +88,9 @@ class Pipeline:
         self._options = options
         self.stages: list[Stage] = []
         self.recovery: Recovery | None = None
+        #: The last stage waits where this is true, until it is told to do something: so what happens to an answer
+        #: happens while it runs.
+        self.holds = lambda: False
 
     def load(self, remains=(None,) * N_STAGES, owner="o"):
         """Load the stages, those that are left as they are, and link them to a ring."""
@@ -128,24 +136,36 @@ class Pipeline:
         """Lose stages; the others end, and their models and what they know stay for the pipeline in their place."""
         for number in lost:
             self.stages[number].stop()
-        self.load([None if i in lost else stage.detach() for i, stage in enumerate(self.stages)], owner)
+        remains = [None if i in lost else stage.detach() for i, stage in enumerate(self.stages)]
+        self.holds = lambda: False
+        self.load(remains, owner)
 
     def close(self):
         for stage in self.stages:
             stage.stop()
         self._store.close()
 
-    def open(self, request) -> Answer:
-        answer = Answer(request)
-        last = self.stages[-1]
-        last.inbox.put(lambda: last.head.open(request, answer.events.put))
-        return answer
+    def open(self, *requests, until: int = N_CTX, holds=None):
+        """Ask at once; the last stage holds what there is when every answer has so many tokens, or as `holds` says."""
+        answers = [Answer(request) for request in requests]
+        self._ask(answers, until, holds)
+        return answers[0] if len(answers) == 1 else answers
 
-    def go_on(self, answer) -> None:
-        """Ask for the rest of an answer."""
-        answer.request, before = answer.rest, answer
+    def go_on(self, *answers, until: int = N_CTX) -> None:
+        """Ask for the rest of answers."""
+        for answer in answers:
+            answer.request = answer.rest
+        self._ask(answers, until)
+
+    def _ask(self, answers, until, holds=None) -> None:
+        self.holds = holds or (lambda: all(answer.told >= until for answer in answers))
         last = self.stages[-1]
-        last.inbox.put(lambda: last.head.open(before.request, before.events.put))
+
+        def begin():
+            for answer in answers:
+                last.head.open(answer.request, answer.reply)
+
+        last.inbox.put(begin)
 
     def known(self, number):
         """What a stage knows of its sessions."""
@@ -157,8 +177,16 @@ class Pipeline:
 
 
 @pytest.fixture
-def make(tmp_path):
-    made = []
+def make(tmp_path, monkeypatch):
+    made: list[Pipeline] = []
+    process = Stage._process
+
+    def held(stage, *arguments):
+        while any(one.stages[-1:] == [stage] and one.holds() for one in made) and not stage.inbox._commands:
+            time.sleep(0.001)
+        process(stage, *arguments)
+
+    monkeypatch.setattr(Stage, "_process", held)
 
     def make(**options) -> Pipeline:
         folder = tmp_path / str(len(made))
@@ -173,25 +201,12 @@ def make(tmp_path):
         pipeline.close()
 
 
-def question(session=1, n_prompt=N_PROMPT, max_tokens=TOKENS):
+def question(session=7, n_prompt=N_PROMPT, max_tokens=TOKENS):
+    """Return a request; with the prompt of session 7, the answer does not end before `max_tokens`."""
     prompt = [1, *[3 + (session * i * i) % 200 for i in range(n_prompt - 1)]]
     request = ask(GREEDY, max_tokens)
     resume = Resume(prompt, [], [])
     return msgspec.structs.replace(request, session=session, user=str(session), messages=[], resume=resume)
-
-
-@pytest.fixture
-def slowly(monkeypatch):
-    """Has every stage take its time: so an answer is lost in the middle, and not after its end."""
-
-    @contextlib.contextmanager
-    def slowly(seconds=0.005):
-        with monkeypatch.context() as patched:
-            decode = Stage._decode
-            patched.setattr(Stage, "_decode", lambda *arguments: (time.sleep(seconds), decode(*arguments))[1])
-            yield
-
-    return slowly
 
 
 def wait(condition):
@@ -213,14 +228,13 @@ def undisturbed(pipeline, *requests):
 
 @pytest.mark.parametrize("lost", [(1,), (3,), (0,), (1, 2), (2, 3), (0, 1), (0, 3), (0, 2), ()], ids=str)
 @pytest.mark.parametrize("at", [1, 17])
-def test_only_new_stages_compute_again(make, slowly, lost, at):
+def test_only_new_stages_compute_again(make, lost, at):
     pipeline = make(speculate=True)
     request = question()
     [expected] = undisturbed(pipeline, request)
-    with slowly():
-        answer = pipeline.open(request)
-        answer.hear(until=at)
-        pipeline.lose(*lost)
+    answer = pipeline.open(request, until=at)
+    answer.hear(until=at)
+    pipeline.lose(*lost)
     answer.hear_the_rest()
     said = len(answer.tokens)
     assert pipeline.recovery is not None
@@ -239,27 +253,31 @@ def test_only_new_stages_compute_again(make, slowly, lost, at):
 
 def test_a_pipeline_may_be_lost_again_and_again(make):
     pipeline = make(speculate=True)
-    request = question()
+    request = question(max_tokens=200)
     [expected] = undisturbed(pipeline, request)
-    answer = pipeline.open(request)
-    for i, lost in enumerate([(2,), (1,), (3,), (2,), (0,), (1, 2)]):
-        answer.hear(until=5 * (i + 1))
+    assert len(expected) == 200
+    answer, until = pipeline.open(request, until=5), 5
+    for lost in [(2,), (1,), (3,), (2,), (0,), (1, 2)]:
+        answer.hear(until=until)
         pipeline.lose(*lost)
         answer.hear_the_rest()
-        pipeline.go_on(answer)
+        assert not answer.done
+        until = len(answer.tokens) + 5
+        pipeline.go_on(answer, until=until)
+    pipeline.holds = lambda: False
     answer.hear()
     assert answer.tokens == expected
 
 
 @pytest.mark.parametrize("lost", [(1,), (3,), (0,)], ids=str)
-def test_a_prompt_that_was_half_way_goes_on(make, slowly, lost):
+def test_a_prompt_that_was_half_way_goes_on(make, lost):
     pipeline = make()
     request = question(n_prompt=400)
     [expected] = undisturbed(pipeline, request)
-    with slowly(0.02):
-        answer = pipeline.open(request)
-        wait(lambda: sum(one.known for one in pipeline.known(2)) >= 64)
-        pipeline.lose(*lost)
+    before = pipeline.decodes[-1]
+    answer = pipeline.open(request, holds=lambda: pipeline.decodes[-1] >= before + 2)
+    wait(lambda: sum(one.known for one in pipeline.known(2)) >= 64)
+    pipeline.lose(*lost)
     answer.hear_the_rest()
     assert answer.tokens == []
     [session] = pipeline.recovery.sessions
@@ -271,7 +289,7 @@ def test_a_prompt_that_was_half_way_goes_on(make, slowly, lost):
 
 
 @pytest.mark.parametrize("lost", [(1,), (3,), (0,)], ids=str)
-def test_in_exact_mode_sessions_that_share_the_stages_say_the_same(make, slowly, lost):
+def test_in_exact_mode_sessions_that_share_the_stages_say_the_same(make, lost):
     pipeline = make(exact=True, n_ubatch=32)
     requests, expected = [], []
     for request in (question(session, max_tokens=200) for session in range(1, 13)):
@@ -282,50 +300,45 @@ def test_in_exact_mode_sessions_that_share_the_stages_say_the_same(make, slowly,
         if len(requests) == 3:
             break
     assert len(requests) == 3
-    with slowly():
-        answers = [pipeline.open(request) for request in requests]
-        for until in (10, 40):  # twice
-            for answer in answers:
-                answer.hear(until=until)
-            pipeline.lose(*lost)
-            for answer in answers:
-                answer.hear_the_rest()
-            assert len(pipeline.recovery.sessions) == 3
-            keys = [answer.key for answer in answers]
-            for answer in answers:
-                pipeline.go_on(answer)
+    answers = pipeline.open(*requests, until=10)
+    for until, following in ((10, 40), (40, N_CTX)):  # twice
+        for answer in answers:
+            answer.hear(until=until)
+        pipeline.lose(*lost)
+        for answer in answers:
+            answer.hear_the_rest()
+        assert len(pipeline.recovery.sessions) == 3
+        keys = [answer.key for answer in answers]
+        pipeline.go_on(*answers, until=following)
     for answer, tokens in zip(answers, expected, strict=True):
         answer.hear()
         assert answer.tokens == tokens
     assert [answer.key for answer in answers] == keys  # what was known was used
 
 
-def test_in_exact_mode_an_answer_without_an_end_goes_on_at_once(make, slowly):
+def test_in_exact_mode_an_answer_without_an_end_goes_on_at_once(make, monkeypatch):
     """It has reserved all cells, and what was on its way keeps some: then it is computed again instead."""
+    monkeypatch.setattr("ainet.executor.stages.head.CLAIM_SECONDS", 1000.0)  # nothing is waited for
     pipeline = make(exact=True, n_ctx=256)
     request = question(max_tokens=1000)
     [expected] = undisturbed(pipeline, request)
-    with slowly():
-        answer = pipeline.open(request)
-        answer.hear(until=5)
-        pipeline.lose(1)
+    answer = pipeline.open(request, until=5)
+    answer.hear(until=5)
+    pipeline.lose(1)
     answer.hear_the_rest()
-    begun = time.monotonic()
     pipeline.go_on(answer)
     answer.hear()
     assert answer.tokens == expected
-    assert time.monotonic() - begun < CLAIM_SECONDS
 
 
-def test_what_is_known_of_a_session_is_never_kept_for_others(make, slowly):
+def test_what_is_known_of_a_session_is_never_kept_for_others(make):
     """Whoever goes on with a session may lie about its tokens: that is nobody's prompt."""
     pipeline = make(kept_tokens=400)
     [expected] = undisturbed(pipeline, theirs := question(2))
     pipeline.lose()  # no copies are left
-    with slowly(0.02):
-        answer = pipeline.open(question(1))
-        answer.hear(until=1)
-        pipeline.lose(1)
+    answer = pipeline.open(question(), until=1)
+    answer.hear(until=1)
+    pipeline.lose(1)
     answer.hear_the_rest()
     answer.prompt, answer.tokens, answer.laps = theirs.resume.prompt, [], []
     pipeline.go_on(answer)
@@ -335,14 +348,13 @@ def test_what_is_known_of_a_session_is_never_kept_for_others(make, slowly):
     assert undisturbed(pipeline, theirs) == [expected]
 
 
-def test_what_began_with_a_copy_of_a_prompt_goes_on(make, slowly):
+def test_what_began_with_a_copy_of_a_prompt_goes_on(make):
     pipeline = make(kept_tokens=400)
     request = question()
     [expected] = undisturbed(pipeline, request)
-    with slowly():
-        answer = pipeline.open(request)  # its prompt is known
-        answer.hear(until=8)
-        pipeline.lose(2)
+    answer = pipeline.open(request, until=8)  # its prompt is known
+    answer.hear(until=8)
+    pipeline.lose(2)
     assert answer.reused == N_PROMPT - N_PROMPT % CHUNK
     answer.hear_the_rest()
     assert [one.key for one in pipeline.recovery.sessions] == [answer.key]
@@ -352,12 +364,11 @@ def test_what_began_with_a_copy_of_a_prompt_goes_on(make, slowly):
     assert undisturbed(pipeline, request) == [expected]  # the copies are gone everywhere
 
 
-def test_another_owner_finds_nothing(make, slowly):
+def test_another_owner_finds_nothing(make):
     pipeline = make()
-    with slowly():
-        answer = pipeline.open(question())
-        answer.hear(until=5)
-        pipeline.lose(2, owner="another")
+    answer = pipeline.open(question(), until=5)
+    answer.hear(until=5)
+    pipeline.lose(2, owner="another")
     assert pipeline.recovery is None
     [expected] = undisturbed(pipeline, question())
     answer.hear_the_rest()
@@ -368,28 +379,26 @@ def test_another_owner_finds_nothing(make, slowly):
     assert min(pipeline.decodes) >= before + N_PROMPT // CHUNK
 
 
-def test_a_session_that_nobody_claims_is_given_up(make, slowly, monkeypatch):
+def test_a_session_that_nobody_claims_is_given_up(make, monkeypatch):
     pipeline = make(sessions=1)
     request = question()
     [expected] = undisturbed(pipeline, request)
     monkeypatch.setattr("ainet.executor.stages.head.CLAIM_SECONDS", 1.0)
-    with slowly():
-        answer = pipeline.open(request)
-        answer.hear(until=5)
-        pipeline.lose(1)
+    answer = pipeline.open(request, until=5)
+    answer.hear(until=5)
+    pipeline.lose(1)
     assert undisturbed(pipeline, question()) == [expected]  # it waits for the only slot
     wait(lambda: not any(map(pipeline.known, range(N_STAGES))))
 
 
-def test_where_nothing_was_kept_all_stages_compute_again(make, slowly, monkeypatch):
+def test_where_nothing_was_kept_all_stages_compute_again(make, monkeypatch):
     monkeypatch.setattr("ainet.executor.stages.kept_states.KEPT_BYTES", 10_000)
     pipeline = make()
     request = question()
     [expected] = undisturbed(pipeline, request)
-    with slowly():
-        answer = pipeline.open(request)
-        answer.hear(until=5)
-        pipeline.lose(2)
+    answer = pipeline.open(request, until=5)
+    answer.hear(until=5)
+    pipeline.lose(2)
     assert pipeline.recovery is None
     answer.hear_the_rest()
     pipeline.go_on(answer)
@@ -401,7 +410,7 @@ def test_what_cannot_be_read_again_is_computed_again_the_next_time(make, monkeyp
     pipeline = make()
     request = question()
     [expected] = undisturbed(pipeline, request)
-    answer = pipeline.open(request)
+    answer = pipeline.open(request, until=5)
     answer.hear(until=5)
 
     def broken(*_):
@@ -419,19 +428,19 @@ def test_what_cannot_be_read_again_is_computed_again_the_next_time(make, monkeyp
     assert answer.tokens == expected
 
 
-def test_cancelling_ends_a_session_that_went_on(make, slowly):
+def test_cancelling_ends_a_session_that_went_on(make):
     pipeline = make()
-    with slowly():
-        answer = pipeline.open(question())
-        answer.hear(until=5)
-        pipeline.lose(2)
+    answer = pipeline.open(question(), until=5)
+    answer.hear(until=5)
+    pipeline.lose(2)
     answer.hear_the_rest()
-    pipeline.go_on(answer)
+    pipeline.go_on(answer, until=8)
     answer.hear(until=8)
     last = pipeline.stages[-1]
     last.inbox.put(lambda: last.head.cancel(answer.request))
+    pipeline.holds = lambda: False
     answer.hear()
-    assert answer.done
+    assert answer.finish == "cancelled"
     wait(lambda: not any(map(pipeline.known, range(N_STAGES))))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
+import operator
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -50,14 +52,26 @@ def elsewhere(code):
     return done.stdout
 
 
+def elsewhere_until(condition, code):
+    """Run code in another kernel's place, which stays until the condition holds."""
+    command = [sys.executable, "-c", f"import ainet\n{code}\ninput()"]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        try:
+            wait_for(condition, 60)
+        finally:
+            out, problem = process.communicate("\n", timeout=60)
+    assert process.returncode == 0, problem
+    return out
+
+
 def test_what_other_kernels_write_is_there(own_node):
     plan = ainet.shared("plan")
     changes = []
     stop = plan.on_change(changes.append)
     plan["here"] = {"list": [1, 2.5, "text", None, True]}
-    code = "s = ainet.shared('plan'); print(s['here']); s['there'] = s['here']['list'][2]; time.sleep(1)"
-    assert "'list': [1" in elsewhere(code)
-    wait_for(lambda: plan.get("there") == "text")
+    code = "s = ainet.shared('plan'); print(s['here']); s['there'] = s['here']['list'][2]"
+    assert "'list': [1" in elsewhere_until(lambda: plan.get("there") == "text", code)
     assert changes[0] is False
     assert changes[-1] is True
     stop()
@@ -89,6 +103,46 @@ def test_a_text_is_one(own_node):
     wait_for(lambda: elsewhere("print(ainet.shared('notes', 'text'))").strip() == "Jello, world")
 
 
+@pytest.mark.parametrize(
+    ("kind", "edits"),
+    [
+        (
+            "list",
+            [
+                lambda s: s.append("b"),
+                lambda s: s.insert(0, "a"),
+                lambda s: operator.setitem(s, 1, "B"),
+                lambda s: operator.delitem(s, 0),
+            ],
+        ),
+        ("text", [lambda s: s.append("b"), lambda s: s.insert(0, "a"), lambda s: s.delete(1, 2)]),
+    ],
+    ids=["list", "text"],
+)
+def test_changes_of_lists_and_texts_are_told_as_well(own_node, kind, edits):
+    variable = ainet.shared(f"told {kind}", kind)
+    told = []
+    stop = variable.on_change(lambda is_elsewhere: told.append((is_elsewhere, variable.to_py())))
+    here = []
+    for edit in edits:
+        edit(variable)
+        here.append((False, variable.to_py()))
+        assert told == here  # each once, when it has happened
+    # The other kernel ends when it has seen what is written after its change.
+    code = (
+        f"s = ainet.shared('told {kind}', {kind!r}); s.append('there'); end = time.monotonic() + 20\n"
+        "while 'seen' not in str(s.to_py()) and time.monotonic() < end: time.sleep(0.01)"
+    )
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(elsewhere, code)
+        wait_for(lambda: "there" in str(variable.to_py()))
+        assert told == [*here, (True, variable.to_py())]
+        stop()
+        variable.append("seen")
+        other.result()
+    assert len(told) == len(edits) + 1
+
+
 def test_what_is_changed_while_the_node_is_down_is_not_lost(own_node):
     plan = ainet.shared("apart")
     plan["before"] = 1
@@ -112,8 +166,7 @@ def test_names_are_taken_as_they_are(own_node):
 def test_a_mistake_in_a_callback_is_shown_and_ends_nothing(own_node, capfd):
     plan = ainet.shared("callback")
     plan.on_change(lambda _: 1 / 0)
-    elsewhere("s = ainet.shared('callback'); s['a'] = 1; time.sleep(0.5)")
-    wait_for(lambda: plan.get("a") == 1)
+    elsewhere_until(lambda: plan.get("a") == 1, "ainet.shared('callback')['a'] = 1")
     assert "ZeroDivisionError" in capfd.readouterr().err
     plan["b"] = 2
     wait_for(lambda: "'b'" in elsewhere("print(dict(ainet.shared('callback')))"))

@@ -93,7 +93,8 @@ async def test_the_answer_is_that_of_one_process(pipeline, smollm2_path):
     async with connect() as client:
         for sampling in (GREEDY, SamplingParams(temperature=1.0, seed=11)):
             tokens, text, finish = await answer(client, ask(sampling=sampling, max_tokens=40))
-            assert (tokens, text) == one_process(smollm2_path, QUESTION, sampling, 40)
+            expected = await asyncio.to_thread(one_process, smollm2_path, QUESTION, sampling, 40)
+            assert (tokens, text) == expected
             assert finish == ("length" if len(tokens) == 40 else "stop")
 
 
@@ -107,8 +108,10 @@ async def test_a_stop_string_ends_the_answer(pipeline):
         assert text == whole[: whole.index(word)]
 
 
-async def test_leaving_the_answer_stops_the_stage_within_a_token(pipeline):
+async def test_leaving_the_answer_stops_the_stage_within_a_token(pipeline, monkeypatch):
     stage, connect = pipeline
+    cancel, heard = stage.head.cancel, []
+    monkeypatch.setattr(stage.head, "cancel", lambda request: (heard.append(stage.decodes), cancel(request)))
     async with connect() as client:
         events = client.ask(ask(max_tokens=900, sampling=ENDLESS))
         seen = 0
@@ -116,10 +119,10 @@ async def test_leaving_the_answer_stops_the_stage_within_a_token(pipeline):
             seen += isinstance(event, Text)
             if seen == 3:
                 break
-        before = stage.decodes
         await events.aclose()
         await free(stage)
-        assert stage.decodes - before <= 2  # the token under way, and the one that the command overtook
+        [at] = heard  # it had not come to its end
+        assert stage.decodes - at <= 1  # the token under way
         assert await answer(client, ask(2)) == await answer(client, ask(3))  # nothing is left of the first
 
 

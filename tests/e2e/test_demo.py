@@ -112,7 +112,7 @@ def test_cut_short_nothing_is_left(demo, moment, signals):
     for number in signals:
         demo.process.send_signal(number)
         time.sleep(0.1)  # two that come at once are one
-    assert demo.process.wait(15) == 130
+    assert demo.process.wait(60) == 130
     assert demo.err == STOPPED
     assert "Traceback" not in demo.out
     assert demo.left() == []

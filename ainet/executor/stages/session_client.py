@@ -201,6 +201,6 @@ class SessionClient:
             await asyncio.sleep(ALIVE_SECONDS)
             now = loop.time()
             # While this process itself did not run, silence means nothing.
-            silent = silent + min(now - before, 2 * ALIVE_SECONDS) if self._stream.received == heard else 0.0
+            silent = silent + min(now - before, ALIVE_SECONDS) if self._stream.received == heard else 0.0
             heard, before = self._stream.received, now
         self._task.cancel()
