@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import json
 import os
@@ -313,8 +314,9 @@ def _settings(options: Options) -> int:
 def _share(options: Options) -> int:
     # Jupyter's servers tell their kernels which notebook they belong to.
     path = options.notebook or (os.environ.get("JPY_SESSION_NAME") if options.in_kernel else None)
-    if path is not None and Path(path).exists():
-        path = str(Path(path).absolute())
+    with contextlib.suppress(OSError, ValueError):  # a path that cannot be looked at: the node says so
+        if path is not None and Path(path).exists():
+            path = str(Path(path).absolute())
     with find_node(options) as node:
         if options.list or path is None:
             _show(options, node.notebooks(), tables.notebooks)

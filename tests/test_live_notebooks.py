@@ -7,13 +7,16 @@ from collections import Counter
 
 import nbformat
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
 from jupyter_server_ydoc.rooms import DocumentRoom
 from jupyter_ydoc import YNotebook
+from pycrdt import Map, Text
 from servers import until
 from test_shared_notebooks import code, desks, part, shared
 
-from ainet.sharing.cell_texts import merge_texts
+from ainet.sharing.cell_changes import merge_texts, with_their_changes
 from ainet.sharing.notebook_files import NotebookFiles
 from ainet.storage.notebook import without_trust
 
@@ -140,10 +143,66 @@ async def test_what_two_type_in_one_cell_at_the_same_time_is_there_once(tmp_path
         ("ab", "abc", "abc", "abc"),
         ("ab", "ax", "ay", "ax"),  # both replaced it
         ("ab", "", "abc", "c"),
+        ("a\nb\nc\n", "a\nB\nc\n", "A\nb\nC\n", "A\nB\nC\n"),
+        ("a\nb\nc", "x\na\nb", "a\nb\nc\ny", "x\na\nb\ny"),
+        ("", "mine\n", "theirs\n", "theirs\nmine\n"),
     ],
 )
 def test_texts_that_both_changed(base, mine, theirs, merged):
     assert merge_texts(base, mine, theirs) == merged
+
+
+@given(st.lists(st.sampled_from(["base", "mine", "theirs", "mine, longer"]), max_size=12), st.data())
+def test_of_different_lines_every_change_stays(kinds, data):
+    base = [f"line {i}\n" for i in range(len(kinds))]
+    mine, theirs, merged = list(base), list(base), list(base)
+    for i, kind in enumerate(kinds):
+        if kind != "base":
+            side = theirs if kind == "theirs" else mine
+            side[i] = merged[i] = data.draw(st.sampled_from([f"{kind} {i}\n", f"{kind} {i}\n{kind}\n"]))
+    assert merge_texts(*map("".join, (base, mine, theirs))) == "".join(merged)
+
+
+def test_what_others_did_to_a_cell_that_was_run_here_stays():
+    ran = {"outputs": [nbformat.v4.new_output("stream", text="hello")], "execution_count": 3}
+
+    def notebook(source, **options):
+        return nbformat.v4.new_notebook(cells=[code("a", source, **options)])
+
+    for mine, theirs in ((notebook("x", **ran), notebook("xy")), (notebook("xy"), notebook("x", **ran))):
+        [cell] = with_their_changes(notebook("x"), mine, theirs)["cells"]
+        assert cell == notebook("xy", **ran)["cells"][0]
+
+
+async def test_what_is_typed_in_a_cell_that_prints_stays(tmp_path):
+    async with desks(tmp_path, collaboration=True) as (ada, bob):
+        await shared(ada, bob)
+        here, there = await live_at(ada, bob)
+        for number in range(30):
+            output(here, f"{number}\n")
+            source = there.ycells[0]["source"]
+            source += "b"
+            for _ in range(number % 4):
+                await asyncio.sleep(0)
+        for live in (here, there):
+            await until(lambda live=live: sources(live)[0] == "1" + "b" * 30, 15)
+            await until(lambda live=live: text_of(live) == "".join(f"{n}\n" for n in range(20, 30)), 15)
+
+
+def output(live, text):
+    """Print in the first cell, as JupyterLab does for a kernel; every tenth time the cell is run anew."""
+    cell = live.ycells[0]
+    if text.endswith("0\n"):
+        cell["outputs"].clear()
+        cell["execution_count"] = int(text) + 1
+        cell["outputs"].append(Map({"output_type": "stream", "name": "stdout", "text": Text(text)}))
+    else:
+        printed = cell["outputs"][0]["text"]
+        printed += text
+
+
+def text_of(live):
+    return "".join(output["text"] for output in live.get_cell(0)["outputs"])
 
 
 async def test_what_is_typed_apart_merges_when_the_devices_meet(tmp_path, caplog):

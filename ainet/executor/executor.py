@@ -42,7 +42,7 @@ ATTEMPTS = 5
 LOST_ATTEMPTS = 10
 #: The same for a model that is lost while it is loaded.
 LOAD_ATTEMPTS = 3
-#: An answer that was begun waits so long (s) for devices to come back, and looks again this often (s).
+#: An answer that has lost devices waits so long (s) for them to come back, and looks again this often (s).
 WAIT_SECONDS = 120.0
 AGAIN_SECONDS = 2.0
 #: A broken pipeline usually ends within this time (s), and its workers can be used again.

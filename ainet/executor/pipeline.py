@@ -8,6 +8,7 @@ import functools
 import itertools
 import secrets
 import time
+import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
@@ -387,12 +388,20 @@ class Pipeline:
 
         An outage of some seconds ends a link, but not what goes over channels. Who asks meanwhile notices by silence.
         """
+        if not self.usable:
+            return
         link = self._links.linked(node)
         if link is None or instance not in {None, link.instance}:
             self.cut()
-        else:
-            wait = asyncio.get_running_loop().call_later
-            link.on_close(lambda closed: wait(AWAY_SECONDS, self._watch, node, closed.instance))
+            return
+        known = weakref.ref(self)  # a link may outlive many pipelines
+
+        def away(instance: str) -> None:
+            if (pipeline := known()) is not None:
+                pipeline._watch(node, instance)
+
+        wait = asyncio.get_running_loop().call_later
+        link.on_close(lambda closed: wait(AWAY_SECONDS, away, closed.instance))
 
     async def tell(self) -> None:
         """Tell the nodes that could not be told, and are linked again, to unload their stages."""
@@ -406,11 +415,11 @@ class Pipeline:
             if node == self._identity.id:
                 await self._service.close(self.name, park=park)
             else:
+                self.untold.add(node)
                 link = await self._links.connect(node)
                 await link.request(CloseStages(self.name, park), timeout=CLOSE_SECONDS)
-            self.untold.discard(node)
+                self.untold.remove(node)
         except AinetError as exc:
-            self.untold.add(node)
             self._log.info("A stage of %s could not be told to end: %s", self.manifest.name, exc)
 
 

@@ -152,7 +152,7 @@ class Pipelines:
         """Wait until abandoned pipelines have given their memory back, but at most so long; tell whether they have."""
         await self._closing.finish(seconds)
         if seconds is None:
-            await asyncio.gather(*(pipeline.tell() for pipeline in self._untold))
+            await asyncio.gather(*(pipeline.tell() for pipeline in list(self._untold)))
         return not (self._closing.busy or self._untold)
 
     def called(self, name: str) -> set[str]:
@@ -181,10 +181,12 @@ class Pipelines:
             self._telling.spawn(self._keep_telling(pipeline))
 
     async def _keep_telling(self, pipeline: Pipeline) -> None:
-        while pipeline.untold:
-            await asyncio.sleep(TELL_SECONDS)
-            await pipeline.tell()
-        self._untold.remove(pipeline)
+        try:
+            while pipeline.untold:
+                await asyncio.sleep(TELL_SECONDS)
+                await pipeline.tell()
+        finally:
+            self._untold.remove(pipeline)
 
     async def _close(self, pipeline: Pipeline, *, park: bool = False) -> None:
         try:

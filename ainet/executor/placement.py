@@ -54,6 +54,7 @@ class Footprint:
     ) -> None:
         # As llama.cpp rounds it, with a cell that fills up batches.
         cells = -(-(n_ctx + exact) // CELLS) * CELLS
+        # Besides, in exact mode: one for rows that fill up batches, and one for cells that are left taken.
         sequences = sessions * SLOTS_OF_EXACT + 2 if exact else sessions
         self._last = manifest.n_layers - 1
         layers = [0] * manifest.n_layers
@@ -272,7 +273,7 @@ class Planner:
         if best is own:
             return self._as_plan([Placed(own, 0, self._last)], "The whole model fits on this device.")
         left_out = [
-            LeftOut(offer.name, f"a token would take {_milliseconds(self._whole_seconds(offer))} there")
+            LeftOut(offer.name, f"a token would take {_milliseconds(self._whole_seconds(offer))} from there")
             for offer in able
             if offer is not best
         ]

@@ -247,8 +247,9 @@ class Planning:
         except (AinetError, TimeoutError) as exc:
             self._log.info("%s is left out of the plan: %s", state.name, exc or "no answer")
             return None
-        if not (0 < offer.speed < MOST_SPEED):
-            self._log.warning("%s is left out of the plan: it says that it reads %s B/s.", state.name, offer.speed)
+        if not (0 < offer.speed < MOST_SPEED and offer.threads > 0):
+            told = "%s is left out of the plan: it says that each of %d threads reads %s B/s."
+            self._log.warning(told, state.name, offer.threads, offer.speed)
             return None
         latencies = {node: seconds for node, seconds in offer.latencies.items() if 0 <= seconds < math.inf}
         bandwidths = {node: speed for node, speed in offer.bandwidths.items() if 0 < speed < math.inf}

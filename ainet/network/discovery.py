@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import itertools
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from zeroconf import IPVersion, NonUniqueNameException, ServiceStateChange
@@ -20,7 +20,7 @@ from ainet.network.interfaces import MOST
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from zeroconf import Zeroconf
 
@@ -154,6 +154,8 @@ class Discovery:
         except OSError as exc:
             self._log.warning("The local network cannot be used: %s", exc)
         await self._announce()
+        for name in self._gone:
+            self._spawn(self._look(self._zeroconf.zeroconf, SERVICE, name))
 
     async def _announce(self) -> None:
         assert self._zeroconf is not None  # noqa: S101 - both callers have just seen it
@@ -182,9 +184,12 @@ class Discovery:
             self._sightings.pop(name, None)
             self._gone.discard(name)
         elif self._info is None or name != self._info.name:
-            task = asyncio.create_task(self._look(zeroconf, service_type, name))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(self._look(zeroconf, service_type, name))
+
+    def _spawn(self, look: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(look)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _look(self, zeroconf: Zeroconf, service_type: str, name: str) -> None:
         info = AsyncServiceInfo(service_type, name)

@@ -61,10 +61,11 @@ class NotebookFiles:
             return path.strip("/")
         if file.is_relative_to(root) and ".." not in file.parts:
             return file.relative_to(root).as_posix()
-        if file.resolve().is_relative_to(root.resolve()):
-            return file.resolve().relative_to(root.resolve()).as_posix()
-        if not file.exists():
-            return path.strip("/")
+        with contextlib.suppress(OSError, ValueError):  # it cannot even be looked at
+            if file.resolve().is_relative_to(root.resolve()):
+                return file.resolve().relative_to(root.resolve()).as_posix()
+            if not file.exists():
+                return path.strip("/")
         msg = f"{path} is not in this Jupyter server's folder, {root}: copy it there to share it."
         raise NotFound(msg)
 

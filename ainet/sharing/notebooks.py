@@ -180,7 +180,7 @@ class Notebooks:
         here = self._open.get(listed.document)
         if here is not None:
             return {"name": listed.name, "path": here.path, "read_only": not may_write}
-        path = (path or f"{listed.name}.ipynb").strip("/")
+        path = self._files.path(path or f"{listed.name}.ipynb")
         if await self._files.exists(path):
             msg = f"{path} exists already in this Jupyter server's folder. Name another file (--as)."
             raise UsageError(msg)

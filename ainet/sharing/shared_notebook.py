@@ -12,7 +12,7 @@ from tornado.web import HTTPError
 
 from ainet.errors import AinetError
 from ainet.identity.files import write_private
-from ainet.sharing.cell_texts import put, with_their_texts
+from ainet.sharing.cell_changes import put, with_their_changes
 from ainet.sharing.notebook_files import as_saved
 from ainet.storage.notebook import EMPTY, Notebook, mark_runs, merge, with_trust, without_trust
 
@@ -111,6 +111,7 @@ class SharedNotebook:
         else:
             self._shared().set(without_trust(await self._read_file()))
             self._base = self._shared().get()
+        self._before = self._base
         self._remember()
         self._task = asyncio.create_task(self._run(), name=f"notebook {self.name}")
 
@@ -244,7 +245,7 @@ class SharedNotebook:
             _name_apart(shared)
         theirs = merged = without_trust(shared.get())
         if self.may_write and mine != self._base:
-            mine = with_their_texts(self._base, mark_runs(self._base, mine, self._ran()), theirs)
+            mine = with_their_changes(self._base, mark_runs(self._base, mine, self._ran()), theirs)
             merged = merge(self._base, mine, theirs)
             if merged != theirs:
                 with shared.ydoc.transaction():

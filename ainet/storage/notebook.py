@@ -53,7 +53,7 @@ def mark_runs(before: Notebook, after: Notebook, mark: dict[str, Any]) -> Notebo
     for cell in marked["cells"]:
         if cell.get("cell_type") == "code" and cell.get("execution_count") is not None:
             earlier = known.get(cell.get("id"), {})
-            if cell["execution_count"] != earlier.get("execution_count") or cell["outputs"] != earlier.get("outputs"):
+            if any(cell.get(key) != earlier.get(key) for key in ("execution_count", "outputs")):
                 cell.setdefault("metadata", {})["ainet"] = dict(mark)
     return marked
 

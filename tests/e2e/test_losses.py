@@ -153,7 +153,7 @@ def test_an_answer_waits_for_a_device_without_which_the_model_does_not_fit(nodes
     waited = []
     try:
         wait_for(lambda: nodes.reached("desk", "cellar") == "no")
-        loss = CableCut(nodes, random.Random(SEED).randrange(2, TOKENS - 20), random.Random(SEED))
+        loss = CableCut(nodes, random.Random(SEED).randrange(2, TOKENS // 2), random.Random(SEED))
 
         def happens(event, placement, n):
             loss(event, placement, n)
@@ -193,7 +193,7 @@ def test_when_the_asking_device_is_lost_its_answer_ends_everywhere(nodes, loss):
         wait_for(lambda: len(undo) == 2, 60)
         stages, _ = undo
         assert len(stages) == 2
-        wait_for(lambda: rest(stages), 10)
+        wait_for(lambda: rest(stages), 20)  # 10 s at most, on a machine that has nothing else to do
         others = [name for name in NAMES if name != "desk"]
         for name in others:
             wait_for(lambda name=name: not nodes.client(name, reserved), 60)

@@ -15,7 +15,7 @@ FIRST_SILENCE_SECONDS = 15.0
 #: Where a forwarder lies in between, a short outage is only a pause.
 FORWARDED_SILENCE_SECONDS = 16.0
 #: What a requester's device has not confirmed for so long (s) does not arrive any more.
-VANISHED_SECONDS = 6.0
+VANISHED_SECONDS = 5.0
 
 
 def tune(sock: Any) -> None:
