@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import subprocess
-import sys
+import threading
 
 import psutil
 import pytest
@@ -42,26 +40,25 @@ async def test_a_plan_says_what_was_measured_and_what_a_token_will_take(tmp_path
         assert after["seconds"] == pytest.approx(1 / answer["timings"]["tokens_per_s"], rel=2)
 
 
-def pin(pid, core):
-    """Have every thread of a process run on this processor."""
-    for thread in psutil.Process(pid).threads():
-        with contextlib.suppress(ProcessLookupError):
-            os.sched_setaffinity(thread.id, [core])
-
-
 @contextlib.contextmanager
 def slowed(pid):
-    """Let other work have most of the processor on which this process runs."""
-    core = min(os.sched_getaffinity(0))
-    pin(pid, core)
-    code = f"import os; os.sched_setaffinity(0, [{core}])\nwhile True: pass"
-    burning = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(4)]
+    """Let a process run for a fifth of the time only, whatever else the machine does."""
+    process, ended = psutil.Process(pid), threading.Event()
+
+    def hold():
+        while not ended.is_set():
+            process.suspend()
+            ended.wait(0.008)
+            process.resume()
+            ended.wait(0.002)
+
+    holding = threading.Thread(target=hold)
+    holding.start()
     try:
         yield
     finally:
-        for process in burning:
-            process.kill()
-            process.wait()
+        ended.set()
+        holding.join()
 
 
 def held(placement, node):
@@ -75,22 +72,22 @@ def size(manifest, layers):
     return {tensor.hash: tensor.nbytes for tensor in manifest.shard_tensors(*layers)}
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two processors")
 async def test_layers_leave_a_device_that_has_become_slow(tmp_path, monkeypatch):
     """Only their tensors travel: the other device has those that it held before, and no file of the model."""
     monkeypatch.setattr("ainet.executor.pipelines.SWEEP_SECONDS", 0.5)
     memory = {"memory": "190MB"}
     async with nodes(tmp_path, desk=memory, attic=memory | {"discover_models": False}) as found:
         desk = found["desk"]
-        begun = await ask(desk, max_tokens=8)
         manifest = await desk.executor.manifest("smollm2")
+        for node, speed in ((desk, 50e9), (found["attic"], 5e9)):
+            node.stages._speeds.note(manifest.digest, speed)  # so the desk gets most layers at first
+        begun = await ask(desk, max_tokens=8)
         first, last = held(begun["placement"], "attic")
         before = size(manifest, (first, last))
         assert begun["received"]["attic"] == sum(before.values())
         pids = {part["node"]: part["pid"] for part in begun["placement"]}
-        pin(pids["attic"], max(os.sched_getaffinity(0)))
         with slowed(pids["desk"]):
-            async with asyncio.timeout(150):
+            async with asyncio.timeout(240):
                 now = last - first
                 while now <= last - first:
                     again = await ask(desk, max_tokens=60)

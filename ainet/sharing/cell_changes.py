@@ -151,7 +151,7 @@ def _change_outputs(outputs: Array[Any], wanted: list[dict[str, Any]]) -> None:
     before = outputs.to_py() or []
     same = _common(before, wanted)
     if same < min(len(before), len(wanted)) and before[same] | {"text": ""} == wanted[same] | {"text": ""}:
-        text, new = outputs[same].get("text"), wanted[same]["text"]
+        text, new = outputs[same].get("text"), wanted[same].get("text")
         if isinstance(text, Text) and isinstance(new, str):  # a stream that goes on
             _change_text(text, new)
             same += 1
