@@ -339,7 +339,7 @@ async def test_a_session_goes_on_when_only_its_connection_was_lost(workshop, smo
         ainet.executor.stages.session_server.LEFT_SECONDS = 600.0
 
     # The stages neither come to the end of the answer nor give it up before they are put aside.
-    await pause(workshop.service, first, 10, seconds=60.0)
+    await pause(workshop.service, first, 10, seconds=8.0)
     await in_workers(workshop.service, first, wait_for_who_has_left)
     request, tokens, prompt, key = ask(max_tokens=60), [], [], 0
     try:

@@ -26,5 +26,4 @@ async def test_an_answer_over_rounded_states_outlives_a_stage(tmp_path, form, va
         assert said(await answer(desk, stages=3)) == said(whole)
         row, sent = N_EMBD * value_bytes, await bytes_sent(desk) - before
         assert TOKENS * row <= sent < (TOKENS + 80) * (row + 120)
-        for victim in (0, 1, 2):
-            assert said(await outlived(desk, victim, 30, signal.SIGKILL, stages=3)) == said(whole)
+        assert said(await outlived(desk, 1, 30, signal.SIGKILL, stages=3)) == said(whole)
