@@ -79,6 +79,21 @@ async def test_what_is_planned_next_has_the_memory_of_what_was_not_told(tmp_path
         assert reserved(attic) < 185e6
 
 
+async def test_a_device_may_be_told_twice_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("ainet.executor.pipelines.TELL_SECONDS", 600)
+    async with nodes(tmp_path, desk=MEMORY, attic=MEMORY) as found:
+        desk, attic = found["desk"], found["attic"]
+        await ask(desk)
+        pipeline = desk.executor.pipelines.usable()[0]
+        deaf = Deaf(attic)
+        await desk.unload()
+        assert pipeline.untold == {attic.identity.id}
+        deaf.may_hear.set()
+        await asyncio.gather(pipeline.tell(), pipeline.tell())  # in the background, and by who needs the memory
+        assert not pipeline.untold
+        assert reserved(attic) == 0
+
+
 async def test_a_device_is_told_also_when_who_closes_was_interrupted(tmp_path, monkeypatch):
     monkeypatch.setattr("ainet.executor.pipelines.TELL_SECONDS", 0.05)
     async with nodes(tmp_path, desk=MEMORY, attic=MEMORY) as found:

@@ -418,7 +418,7 @@ class Pipeline:
                 self.untold.add(node)
                 link = await self._links.connect(node)
                 await link.request(CloseStages(self.name, park), timeout=CLOSE_SECONDS)
-                self.untold.remove(node)
+                self.untold.discard(node)
         except AinetError as exc:
             self._log.info("A stage of %s could not be told to end: %s", self.manifest.name, exc)
 
