@@ -212,7 +212,10 @@ class Discovery:
             names = [name for name, one in self._sightings.items() if not self._is_linked(one.id)]
             if n % LOOKS == 0:
                 names += self._gone
-            await asyncio.gather(*(self._look(zeroconf, SERVICE, name) for name in names))
+            looks = (self._look(zeroconf, SERVICE, name) for name in names)
+            for failed in await asyncio.gather(*looks, return_exceptions=True):
+                if failed is not None:
+                    self._log.warning("A device on the local network could not be looked for: %r", failed)
 
 
 def read_sighting(info: AsyncServiceInfo) -> Sighting | None:
