@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import weakref
 
 import pytest
 from swarms import until
@@ -46,11 +44,6 @@ def reserved(node):
     return node.allocator.reserved.memory
 
 
-def is_gone(known):
-    gc.collect()
-    return known() is None
-
-
 MEMORY = {"memory": "185MB"}
 
 
@@ -59,14 +52,12 @@ async def test_a_device_that_was_not_told_is_told_until_it_knows(tmp_path, monke
     async with nodes(tmp_path, desk=MEMORY, attic=MEMORY) as found:
         desk, attic = found["desk"], found["attic"]
         await ask(desk)
-        pipeline = weakref.ref(desk.executor.pipelines.usable()[0])
         deaf = Deaf(attic)
         await desk.unload()
         assert reserved(desk) == 0 < reserved(attic)
         await until(lambda: deaf.asked > 2)
         deaf.may_hear.set()
         await until(lambda: not reserved(attic))
-        await until(lambda: is_gone(pipeline))  # nothing holds it any more
         await ask(desk)
         await desk.unload()
         assert reserved(attic) == 0
