@@ -379,3 +379,10 @@ async def test_another_node_at_the_address_is_not_taken_for_the_one_that_was_mea
                 with pytest.raises(PeerUnreachable, match="phone does not answer") as raised:
                     await tablet.links.connect(phone.id)
                 words = raised.value.message
+
+
+async def test_a_second_handler_of_one_name_is_refused(tmp_path):
+    device = Device(tmp_path, "desk")
+    Peer(device)
+    with pytest.raises(ValueError, match="two handlers for Echo"):
+        Peer(device)

@@ -43,15 +43,15 @@ async def test_what_a_member_says_is_known_to_all(tmp_path):
 
 
 async def test_members_that_never_meet_hear_of_each_other(tmp_path):
-    async with devices(tmp_path, "desk", "phone", "tablet") as (desk, phone, tablet):
-        async with logging(desk, phone, tablet) as (_, phone_logs, tablet_logs):
+    async with devices(tmp_path, "desk", "phone", "tablet") as (desk, phone, tablet), logging(desk) as (desk_logs,):
+        async with logging(phone, tablet) as (phone_logs, tablet_logs):
             await tablet.stop()
             phone_logs.publish(LOG, {"memory": 1})
-            await until(lambda: says(_, phone, "memory") == 1)
+            await until(lambda: says(desk_logs, phone, "memory") == 1)
             await phone.stop()
             await tablet_logs.stop()
         tablet.open()
-        async with logging(tablet, desk) as (tablet_logs, _):
+        async with logging(tablet) as (tablet_logs,):
             await tablet.start()
             await tablet.links.connect(desk.id)
             await until(lambda: says(tablet_logs, phone, "memory") == 1)
@@ -67,6 +67,9 @@ async def test_a_long_log_is_compacted_and_read_again_after_a_restart(tmp_path):
             for logs in (desk_logs, phone_logs):
                 (count,) = logs._file.execute("SELECT count(*) FROM entries").fetchone()
                 assert count <= COMPACT_AFTER + 2
+        for device in (desk, phone):
+            await device.stop()
+            await device.open().start()
         async with logging(desk, phone) as (desk_logs, phone_logs):
             for logs in (desk_logs, phone_logs):
                 assert says(logs, desk, "load") == 5 * COMPACT_AFTER - 1
@@ -88,6 +91,8 @@ async def test_a_node_restored_from_a_backup_begins_anew(tmp_path):
             phone_logs.publish(LOG, {"memory": 1})
             await until(lambda: says(desk_logs, phone, "memory") == 1)
         shutil.copy(phone.folder / "logs.sqlite", tmp_path / "backup")
+        await phone.stop()
+        await phone.open().start()
         async with logging(phone) as (phone_logs,):
             phone_logs.publish(LOG, {"memory": 2, "later": 1})
             await until(lambda: says(desk_logs, phone, "memory") == 2)

@@ -93,7 +93,14 @@ class Links:
         The handler is called with the link and the request. It is a coroutine function that returns the reply, or an
         async generator of progress that ends with the reply. It is cancelled when the asker cancels or the link closes.
         An `AinetError` that it raises is raised at the asker; of any other the asker learns only that there was one.
+
+        Raises
+        ------
+        ValueError
+            Another class of this name is answered already: the name is what travels.
         """
+        if kind.__name__ in self._handlers:
+            raise ValueError(f"There are two handlers for {kind.__name__}.")
         self._handlers[kind.__name__] = (kind, handler)
         if contacts:
             self._open_handlers[kind.__name__] = (kind, handler)

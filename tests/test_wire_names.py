@@ -1,0 +1,126 @@
+"""What travels between devices of different versions, and what is kept, has the names that it had.
+
+Where a change is wanted, the protocol's version or a migration belongs to it; then `python tests/test_wire_names.py`
+writes the golden file anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from support.wire import import_everything, shape, struct_shape, subclasses
+
+from ainet.config import AinetConfig
+from ainet.errors import AinetError
+from ainet.executor.placements import LOG as PLACEMENTS
+from ainet.executor.placements import Placement
+from ainet.executor.request import GenerateRequest
+from ainet.executor.stages import frames, segments
+from ainet.executor.stages.generation import Command, Event
+from ainet.identity.contacts import Contact
+from ainet.identity.roster import SignedRoster
+from ainet.identity.swarm import Swarm
+from ainet.network import capabilities, documents, leases, offers
+from ainet.network import frames as link_frames
+from ainet.network.addresses import _Book
+from ainet.network.messages import Request
+from ainet.network.pairing import JoinBody
+from ainet.network.signed_log import Body, Entry
+from ainet.network.tickets import Ticket
+from ainet.resources.monitor import _Speed
+from ainet.runtime import Runtime
+from ainet.server.routes import ROUTES
+from ainet.sharing import shares
+from ainet.sharing.shared_notebook import Remembered
+
+GOLDEN = Path(__file__).parent / "golden" / "wire.json"
+
+
+def requests() -> dict[str, Any]:
+    """Return the requests between nodes by their names, with what answers them."""
+    kinds = {kind.__name__: kind for kind in subclasses(Request)}
+    assert len(kinds) == len(subclasses(Request)), "two requests have one name"
+    return {
+        name: {"asks": struct_shape(kind), "progress": shape(kind.progress), "reply": shape(kind.reply)}
+        for name, kind in kinds.items()
+    }
+
+
+def handler_verbs(handler: type) -> list[str]:
+    """Return the HTTP verbs that a handler answers."""
+    return [verb for verb in ("get", "post", "put", "patch", "delete") if verb in vars(handler)]
+
+
+def described() -> dict[str, Any]:
+    """Return all names that another version of ainet, or another program, reads."""
+    import_everything()
+    return {
+        "requests": requests(),
+        "frames of a link": {
+            kind.__name__: struct_shape(kind)
+            for kind in vars(link_frames).values()
+            if isinstance(kind, type) and getattr(kind, "__struct_config__", None) and kind.__struct_config__.tag
+        },
+        "protocol": link_frames.PROTOCOL,
+        "frames of a ring": {kind.name: kind.value for kind in frames.Kind},
+        "header and segment of a ring": [frames.HEADER.format, segments.SEGMENT_BYTES],
+        "what a requester says": shape(Command),
+        "what a requester hears": shape(Event),
+        "errors": {kind.code: kind.status for kind in sorted(subclasses(AinetError), key=lambda kind: kind.code)},
+        "routes": {pattern: handler_verbs(handler) for pattern, handler in ROUTES},
+        "body of generate": struct_shape(GenerateRequest),
+        "documents": [documents.SETTINGS, documents.SHARED, documents.NOTEBOOK],
+        "signed logs": {
+            capabilities.LOG: {
+                "device": shape(capabilities.DeviceFacts),
+                "models": shape(list[capabilities.HeldModel]),
+                "stages": shape(list[capabilities.HeldStage]),
+                "load": shape(capabilities.Load),
+            },
+            leases.LOG: shape(leases.Lease),
+            offers.LOG: {offers.STAGES: shape(offers.Offer), offers.WORKERS: shape(offers.Offer)},
+            PLACEMENTS: shape(Placement),
+            shares.LOG: shape(shares.Share),
+        },
+        "entry of a log": {"entry": shape(Entry), "body": shape(Body)},
+        "ticket": {"ticket": shape(Ticket), "join": shape(JoinBody)},
+        "configuration": sorted(AinetConfig.class_own_traits(config=True)),
+        "files": {
+            "identity: swarm": shape(Swarm),
+            "identity: contacts": shape(list[Contact]),
+            "roster": shape(SignedRoster),
+            "network.json": shape(_Book),
+            "memory_speed.json": shape(_Speed),
+            "node.json": [field.name for field in dataclasses.fields(Runtime)],
+            "shared_notebooks": shape(Remembered),
+        },
+    }
+
+
+@pytest.mark.parametrize("part", described())
+def test_what_travels_and_what_is_kept_has_the_names_that_it_had(part):
+    assert json.loads(json.dumps(described()[part])) == json.loads(GOLDEN.read_text())[part]
+
+
+def write(names: dict[str, Any]) -> None:
+    """Write the golden file: one line a name, so that a difference shows which one has changed."""
+    parts = []
+    for part, value in names.items():
+        if isinstance(value, dict):
+            lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value[key])}" for key in sorted(value))
+            parts.append(f" {json.dumps(part)}: {{\n{lines}\n }}")
+        else:
+            parts.append(f" {json.dumps(part)}: {json.dumps(value)}")
+    GOLDEN.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+
+
+if __name__ == "__main__":
+    write(described())
