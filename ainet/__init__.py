@@ -37,20 +37,20 @@ def shared(name: str, kind: Literal["dict", "list", "text"] = "dict") -> Any:
     NodeNotRunning
         No node runs on this device.
     """
+    from ainet.client.shared_variables import open_shared
     from ainet.config import default_data_dir
-    from ainet.shared_variables import open_shared
 
     return open_shared(default_data_dir(), name, kind)
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Register the magics (``%load_ext ainet``)."""
-    from ainet.magics import register
+    from ainet.notebook.magics import register
 
     register(shell)
 
 
 def _jupyter_server_extension_points() -> list[dict[str, Any]]:
-    from ainet.server import AinetExtension
+    from ainet.server.extension import AinetExtension
 
-    return [{"module": "ainet.server", "app": AinetExtension}]
+    return [{"module": "ainet.server.extension", "app": AinetExtension}]

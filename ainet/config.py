@@ -16,38 +16,14 @@ from traitlets import Bool, Dict, Enum, Float, Int, List, TraitError, Unicode, d
 from traitlets.config import Configurable
 
 from ainet.errors import UsageError
+from ainet.units import UNITS, parse_bytes, show_bytes
 
 #: Settings of one node inside its data directory, in the form of any Jupyter JSON configuration.
 CONFIG_FILE = "ainet_config.json"
 #: Least that `memory` and `disk` may be, in bytes: no stage and no shard fits into less.
 MIN_SIZE = 10_000_000
 
-UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
 UNITS |= {"KIB": 1024, "MIB": 1024**2, "GIB": 1024**3, "TIB": 1024**4}
-
-
-def parse_bytes(text: str) -> int:
-    """Return the number of bytes in a size like ``"1.5GB"``, ``"512MiB"`` or ``"1000000"``."""
-    cleaned = text.strip().upper().replace(" ", "")
-    digits = cleaned.rstrip("KMGTIB")
-    try:
-        value = float(digits) * UNITS[cleaned[len(digits) :]]
-    except (ValueError, KeyError) as exc:
-        msg = f"{text!r} is not a size. Write a number with a unit, such as 512MB or 4GB."
-        raise UsageError(msg) from exc
-    if not 0 <= value < 2**60:
-        msg = f"{text!r} is not a possible size."
-        raise UsageError(msg)
-    return int(value)
-
-
-def show_bytes(count: float) -> str:
-    """Return `count` bytes in words, with decimal units and three significant digits."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 100 else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def default_data_dir() -> Path:

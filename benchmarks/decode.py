@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from desk import desk
 from rpc import PlainProcess, RpcServer
 
-from ainet.config import show_bytes
 from ainet.resources import monitor
+from ainet.units import show_bytes
 
 if TYPE_CHECKING:
-    from ainet.client import NodeClient
+    from ainet.client.client import NodeClient
 
 STAGES = (1, 2, 3, 4)
 N_TOKENS = 128

@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ainet import daemon
-from ainet.client import NodeClient
+from ainet.client.client import NodeClient
 from ainet.config import CONFIG_FILE
+from ainet.daemon import daemon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 from swarm import swarm
 
-from ainet import daemon
-from ainet.client import NodeClient
+from ainet.client.client import NodeClient
+from ainet.daemon import daemon
 
 
 async def idle_traffic(seconds: float) -> float:

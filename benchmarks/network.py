@@ -31,12 +31,12 @@ from pycrdt import Text
 from simulation import simulated
 from swarm import PLAN, Device, numbers, seen, swarm, until
 
-from ainet.config import show_bytes
+from ainet.documents.exchange import Documents
 from ainet.errors import PeerUnreachable
-from ainet.identity import client_context, server_context
-from ainet.network import Documents
-from ainet.network.carrier import CHUNK
-from ainet.network.messages import Probe
+from ainet.identity.credentials import client_context, server_context
+from ainet.links.request import Probe
+from ainet.units import show_bytes
+from ainet.wire.carrier import CHUNK
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 MB = 1_000_000

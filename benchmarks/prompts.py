@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from desk import desk
 
 if TYPE_CHECKING:
-    from ainet.client import NodeClient
+    from ainet.client.client import NodeClient
 
 STAGES = (1, 2, 4)
 SENTENCE = "In the year {} the river rose by {} inches and the fox had {} cubs."

@@ -20,7 +20,7 @@ from desk import desk
 from prompts import document
 
 if TYPE_CHECKING:
-    from ainet.client import NodeClient
+    from ainet.client.client import NodeClient
 
 QUESTION = "Tell me a long story about a fox, a dog and a river."
 TOKENS = 200

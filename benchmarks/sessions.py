@@ -20,7 +20,7 @@ from desk import desk
 from rpc import PlainProcess
 
 if TYPE_CHECKING:
-    from ainet.client import NodeClient
+    from ainet.client.client import NodeClient
 
 STAGES = (1, 2, 4)
 SESSIONS = (1, 2, 4, 8)

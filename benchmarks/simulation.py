@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from swarm import LOG, PLAN, numbers, until
 
-from ainet.network import Documents
+from ainet.documents.exchange import Documents
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from pycrdt import Map
 
 from ainet.config import AinetConfig
-from ainet.identity import Identity
-from ainet.network import Documents, Links, Pairing
-from ainet.storage.document import clocks
+from ainet.documents.document import clocks
+from ainet.documents.exchange import Documents
+from ainet.identity.identity import Identity
+from ainet.links.links import Links
+from ainet.pairing.pairing import Pairing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from desk import desk
 from swarm import swarm, until
 
-from ainet.network.frames import Ping, ToPort
+from ainet.links.frames import Ping, ToPort
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ainet.network.frames import Frame
-    from ainet.network.link import PeerLink
+    from ainet.links.frames import Frame
+    from ainet.links.link import PeerLink
 
 #: After so many seconds without a question a pipeline is unloaded, in this measurement.
 IDLE_SECONDS = 15.0

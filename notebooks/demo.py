@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ainet.client import NodeClient
+    from ainet.client.client import NodeClient
 
 NAMES = ("desk", "laptop", "tablet")
 NOTEBOOK = "quickstart.ipynb"
@@ -65,9 +65,9 @@ def three_nodes(folder: Path) -> Iterator[dict[str, NodeClient]]:
     """Start the nodes; `tidy` stops them."""
     import json
 
-    from ainet import daemon
-    from ainet.client import NodeClient
+    from ainet.client.client import NodeClient
     from ainet.config import CONFIG_FILE
+    from ainet.daemon import daemon
 
     with contextlib.ExitStack() as stack:
         nodes = {}
@@ -129,7 +129,7 @@ def run_notebook() -> None:
 
 def report(nodes: dict[str, NodeClient]) -> None:
     """Print which device ran which layers and what it had to fetch."""
-    from ainet.config import show_bytes
+    from ainet.units import show_bytes
 
     status = nodes[NAMES[0]].status()
     (pipeline,) = status["pipelines"]
@@ -152,7 +152,7 @@ def tidy(folder: Path) -> None:
 
     import psutil
 
-    from ainet import daemon
+    from ainet.daemon import daemon
 
     daemon.end(*(child.pid for child in psutil.Process().children()))
     shutil.rmtree(folder, ignore_errors=True)
@@ -183,7 +183,7 @@ def main() -> int:
     import psutil  # noqa: F401
     from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-    from ainet import daemon  # noqa: F401
+    from ainet.daemon import daemon  # noqa: F401
     from ainet.errors import AinetError
 
     begun = time.monotonic()

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ainet.executor.models.gguf import GGUFFile, open_model
-from ainet.executor.models.gguf_writer import header, write
-from ainet.executor.models.manifest import Manifest
+from ainet.models.gguf import GGUFFile, open_model
+from ainet.models.gguf_writer import header, write
+from ainet.models.manifest import Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ainet.executor.models.gguf_values import Value
+    from ainet.models.gguf_values import Value
 
 
 def shipped_model() -> Path:

@@ -9,12 +9,12 @@ import time
 import numpy as np
 
 from ainet.errors import UsageError
-from ainet.executor.stages.grammar import check_grammar
-from ainet.executor.stages.llama import Llama
-from ainet.executor.stages.sampling import Sampler
-from ainet.executor.stages.sampling_params import SamplingParams
-from ainet.executor.stages.segments import Segment
-from ainet.executor.stages.vocabulary import Vocabulary
+from ainet.stages.llama.llama import Llama
+from ainet.stages.llama.sampling import Sampler
+from ainet.stages.llama.vocabulary import Vocabulary
+from ainet.stages.protocol.grammar import check_grammar
+from ainet.stages.protocol.sampling_params import SamplingParams
+from ainet.stages.protocol.segments import Segment
 
 PIECES = [
     *('"a"', '"ab"', '""', '"\\""', '"\\x41"', "[a-z]", "[^a]", "[]", "[z-a]", "[]]", "[^]", "[\\]]", ".", "a", "b"),

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nodes import family_of
 
-from ainet import runtime, shared_variables
-from ainet.client import NodeClient
+from ainet.client import shared_variables
+from ainet.client.client import NodeClient
 from ainet.config import CONFIG_FILE
+from ainet.daemon import runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

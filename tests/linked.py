@@ -8,21 +8,12 @@ import msgspec
 from swarms import Device, devices, until
 
 from ainet.errors import NotFound
-from ainet.identity import client_context
-from ainet.network import Request
-from ainet.network.addresses import split_address
-from ainet.network.carrier import CHUNK, TcpCarrier
-from ainet.network.frames import (
-    PROTOCOL,
-    Hello,
-    Ping,
-    Pong,
-    Welcome,
-    encode_frame,
-    expect,
-    read_frame,
-)
-from ainet.network.stream import SecureStream
+from ainet.identity.credentials import client_context
+from ainet.links.frames import PROTOCOL, Hello, Ping, Pong, Welcome, encode_frame, expect, read_frame
+from ainet.links.request import Request
+from ainet.wire.address import split_address
+from ainet.wire.carrier import CHUNK, TcpCarrier
+from ainet.wire.stream import SecureStream
 
 
 class Blob(msgspec.Struct):

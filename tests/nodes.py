@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from ainet import daemon, runtime
+from ainet.daemon import daemon, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ainet.runtime import Runtime
+    from ainet.daemon.runtime import Runtime
 
 #: Small and quick: one worker with one thread.
 OPTIONS = {"threads": 1, "memory": "2GB"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jupyter_server.serverapp import ServerApp
 from traitlets.config import Config
 
-from ainet import runtime
+from ainet.daemon import runtime
 
 if TYPE_CHECKING:
     import logging
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ainet.config import AinetConfig
+    from ainet.daemon.runtime import Runtime
     from ainet.errors import AinetError
     from ainet.executor.request import GenerateRequest
-    from ainet.runtime import Runtime
 
 JUPYTER_TOKEN = "the-jupyter-token"
 PLACEMENT = [{"node": "double", "pid": 1, "first_layer": 0, "last_layer": 29}]

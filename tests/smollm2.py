@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ainet.executor.models.tensors import TensorStore
+from ainet.models.tensors import TensorStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ainet.executor.models.manifest import Manifest
-    from ainet.executor.stages.sampling_params import SamplingParams
+    from ainet.models.manifest import Manifest
+    from ainet.stages.protocol.sampling_params import SamplingParams
 
 N_CTX = 1024
 CHUNK = 64
@@ -42,10 +42,10 @@ def one_process(
     path: Path, question: str, sampling: SamplingParams, n: int, *, chunk: int = CHUNK
 ) -> tuple[list[int], str]:
     """Return tokens and text of one llama.cpp process, prompt in the same chunks, one thread."""
-    from ainet.executor.stages.llama import Llama
-    from ainet.executor.stages.sampling import Sampler
-    from ainet.executor.stages.segments import Segment
-    from ainet.executor.stages.vocabulary import TextStream, Vocabulary
+    from ainet.stages.llama.llama import Llama
+    from ainet.stages.llama.sampling import Sampler
+    from ainet.stages.llama.vocabulary import TextStream, Vocabulary
+    from ainet.stages.protocol.segments import Segment
 
     with Llama(path, hidden_out=False, n_ctx=N_CTX, n_ubatch=chunk, threads=1) as llama:
         vocabulary = Vocabulary(llama)

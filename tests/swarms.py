@@ -9,8 +9,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ainet.config import AinetConfig
-from ainet.identity import Identity
-from ainet.network import Links, Pairing
+from ainet.identity.identity import Identity
+from ainet.links.links import Links
+from ainet.pairing.pairing import Pairing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

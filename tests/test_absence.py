@@ -5,7 +5,7 @@ from __future__ import annotations
 from swarms import devices, until
 
 from ainet.errors import PeerUnreachable
-from ainet.executor.absence import AbsenceWatch
+from ainet.hosting.absence import AbsenceWatch
 
 
 def listener():

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from ainet.errors import PeerUnreachable
-from ainet.network.addresses import TOLD_ADDRESSES, AddressBook, can_be_dialled
-from ainet.network.carrier import dial
-from ainet.network.dialler import Attempts, first
-from ainet.network.frames import MAX_HINTS, Hint
+from ainet.links.address_book import TOLD_ADDRESSES, AddressBook
+from ainet.links.dialler import Attempts, first
+from ainet.links.frames import MAX_HINTS, Hint
+from ainet.wire.address import can_be_dialled
+from ainet.wire.carrier import dial
 
 
 @pytest.mark.parametrize("address", ["http://[", "http://", "https://:80/", "http://h:99999/", "h:0", "nonsense", "::"])

@@ -7,11 +7,10 @@ import contextlib
 from swarms import devices, until
 from test_documents import PLAN, plan, says, sharing
 
-from ainet.network import Logs
-from ainet.settings import SwarmSettings
-from ainet.sharing import Shares
-from ainet.sharing.shares import Share
-from ainet.storage import DocumentStore
+from ainet.documents.store import DocumentStore
+from ainet.sharing.shares import Share, Shares
+from ainet.swarm.feeds import Logs
+from ainet.swarm.settings import SwarmSettings
 
 SHARE = Share("0" * 16, read_only=False, since=0.0)
 

@@ -8,14 +8,14 @@ import pytest
 from tiny_models import HEAD, N_VOCAB, WINDOW, write_model
 
 from ainet.errors import CannotSplit
-from ainet.executor.models.architectures import Architecture, Transformer, check_cuts, check_range
-from ainet.executor.models.gguf import GGUFFile, open_model
-from ainet.executor.models.manifest import Manifest
-from ainet.executor.models.shards import ShardStore
-from ainet.executor.models.tensors import TensorStore
-from ainet.executor.stages.embedding import Embedding
-from ainet.executor.stages.llama import Llama
-from ainet.executor.stages.segments import Segment
+from ainet.models.architectures import Architecture, Transformer, check_cuts, check_range
+from ainet.models.gguf import GGUFFile, open_model
+from ainet.models.manifest import Manifest
+from ainet.models.shards import ShardStore
+from ainet.models.tensors import TensorStore
+from ainet.stages.llama.embedding import Embedding
+from ainet.stages.llama.llama import Llama
+from ainet.stages.protocol.segments import Segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

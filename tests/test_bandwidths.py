@@ -8,8 +8,8 @@ import logging
 from swarms import devices, until
 
 from ainet.errors import PeerUnreachable
-from ainet.network.bandwidths import Bandwidths
-from ainet.network.messages import PROBE_BYTES
+from ainet.links.bandwidths import Bandwidths
+from ainet.links.request import PROBE_BYTES
 
 LOG = logging.getLogger("bandwidths")
 

@@ -10,10 +10,9 @@ import pytest
 from linked import Echo, Peer, raw
 from swarms import devices, until
 
-from ainet.network import channel as channels
-from ainet.network.addresses import split_address
-from ainet.network.channel import WINDOW, Channel
-from ainet.network.frames import (
+from ainet.links import channel as channels
+from ainet.links.channel import WINDOW, Channel
+from ainet.links.frames import (
     ChannelAck,
     ChannelData,
     ChannelEnd,
@@ -25,6 +24,7 @@ from ainet.network.frames import (
     encode_frame,
     read_frame,
 )
+from ainet.wire.address import split_address
 
 DATA = random.Random(1).randbytes(3 * WINDOW + 12345)
 
@@ -344,7 +344,7 @@ async def test_a_hostile_relay_can_end_a_link_but_change_nothing(tmp_path, monke
 
     done = asyncio.Event()
     async with triangle(tmp_path) as (desk, phone, tablet), service(echo) as port:
-        monkeypatch.setattr("ainet.network.channels._pass_on", pass_on_unless_local(pass_on, desk))
+        monkeypatch.setattr("ainet.links.channels._pass_on", pass_on_unless_local(pass_on, desk))
         tablet.links.channels.expose("127.0.0.1", port)
         link = await phone.links.connect(tablet.id)
         channel = phone.links.channels.open(tablet.id, ToPort(port))
@@ -355,7 +355,7 @@ async def test_a_hostile_relay_can_end_a_link_but_change_nothing(tmp_path, monke
 
 def pass_on_unless_local(enemy, relay):
     """Let only what `relay` passes on between two channels be the enemy's."""
-    from ainet.network import channels as real
+    from ainet.links import channels as real
 
     honest = real._pass_on
 

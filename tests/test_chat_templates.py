@@ -7,7 +7,7 @@ from datetime import datetime
 import pytest
 
 from ainet.errors import ModelError, UsageError
-from ainet.executor.stages.chat_template import ChatTemplate
+from ainet.stages.llama.chat_template import ChatTemplate
 
 ASK = [{"role": "user", "content": " Hi "}]
 TALK = [

@@ -14,9 +14,10 @@ import pytest
 from nodes import ainet, answer_of
 from processes import running
 
-from ainet import runtime, tables
-from ainet.cli import main
-from ainet.commands import COMMANDS
+from ainet.cli import tables
+from ainet.cli.commands import COMMANDS
+from ainet.cli.main import main
+from ainet.daemon import runtime
 
 GREEDY = ("--temperature", "0", "--max-tokens", "8")
 

@@ -8,9 +8,9 @@ import pytest
 from processes import running
 from servers import serve, until
 
-from ainet import runtime
-from ainet.answer import Answer
-from ainet.client import NodeClient
+from ainet.client.answer import Answer
+from ainet.client.client import NodeClient
+from ainet.daemon import runtime
 from ainet.errors import AinetError, Busy, NodeNotRunning, NotFound, PeerUnreachable, StageLost, UsageError
 
 

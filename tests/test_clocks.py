@@ -8,7 +8,7 @@ import pytest
 from swarms import Device, at, until
 from test_documents import plan, says, sharing
 
-from ainet.network import Logs
+from ainet.swarm.feeds import Logs
 
 HOUR = 3600.0
 #: The second is that of a device that takes its local time for the world's.

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ainet.executor.stages.composer import SHARED_ROWS, Composer
-from ainet.executor.stages.segments import SEGMENT_BYTES, Segment, pack, unpack
+from ainet.stages.protocol.segments import SEGMENT_BYTES, Segment, pack, unpack
+from ainet.stages.sessions.composer import SHARED_ROWS, Composer
 
 
 def tokens(n, first=0):

@@ -11,19 +11,11 @@ from linked import Echo, Peer, dial
 from swarms import DAY, Device, at, devices, until
 
 from ainet.errors import AinetError, NotFound, PeerUnreachable, ProtocolError, Refused, UsageError
-from ainet.identity import client_context
-from ainet.network.frames import (
-    Goodbye,
-    Introduce,
-    OpenChannel,
-    RosterUpdate,
-    ToPort,
-    encode_frame,
-    read_frame,
-)
-from ainet.network.introductions import Card
-from ainet.network.messages import Probe
-from ainet.network.tickets import Ticket
+from ainet.identity.credentials import client_context
+from ainet.links.frames import Goodbye, Introduce, OpenChannel, RosterUpdate, ToPort, encode_frame, read_frame
+from ainet.links.request import Probe
+from ainet.pairing.introductions import Card
+from ainet.pairing.tickets import Ticket
 
 DOMAIN = b"ainet introduction\0"
 
@@ -208,7 +200,7 @@ async def test_a_card_of_another_devices_certificate_is_refused(tmp_path):
         monkey = eve.pairing._introductions
 
         def request(given, leaf, addresses):
-            from ainet.network.tickets import proof
+            from ainet.pairing.tickets import proof
 
             body = msgspec.msgpack.encode(card)
             return Introduce(

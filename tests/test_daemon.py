@@ -18,9 +18,9 @@ import pytest
 from nodes import OPTIONS, ainet, alive, answer_of, family_of
 from processes import running
 
-from ainet import daemon, runtime
+from ainet.daemon import daemon, runtime
+from ainet.daemon.options import keep_options
 from ainet.errors import AinetError, NodeNotRunning, UsageError
-from ainet.options import keep_options
 
 pytestmark = pytest.mark.usefixtures("jupyter_dirs")
 
@@ -146,7 +146,7 @@ def test_a_damaged_configuration_is_named_and_left_alone(tmp_path):
 
 def test_down_does_not_stop_a_server_that_somebody_uses(tmp_path):
     program = (
-        "import os, sys, time; from pathlib import Path; from ainet.runtime import NodeLock, Runtime\n"
+        "import os, sys, time; from pathlib import Path; from ainet.daemon.runtime import NodeLock, Runtime\n"
         "lock = NodeLock(Path(sys.argv[1])); lock.acquire()\n"
         "lock.publish(Runtime(os.getpid(), 'http://127.0.0.1:8888/', 't', 1.0, False))\n"
         "print('ready', flush=True); time.sleep(600)"

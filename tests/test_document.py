@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycrdt import Array, Doc, Map, Text
 
+from ainet.documents.document import COMPACT_UPDATES, Document, Incomplete
+from ainet.documents.store import DocumentStore
 from ainet.errors import AinetError, Refused
-from ainet.storage import Document, DocumentStore, Incomplete
-from ainet.storage.document import COMPACT_UPDATES
 
 
 class Shelf:
@@ -180,7 +180,7 @@ def test_history_does_not_grow_without_bound(shelf):
 
 
 def test_a_document_that_would_be_too_large_is_refused(shelf, monkeypatch):
-    monkeypatch.setattr("ainet.storage.document.MAX_DOCUMENT", 10_000)
+    monkeypatch.setattr("ainet.documents.document.MAX_DOCUMENT", 10_000)
     shelf.document.apply(elsewhere(a="x" * 5000))
     with pytest.raises(Refused, match="would have more than"):
         shelf.document.apply(elsewhere(b="x" * 9000))

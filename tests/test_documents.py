@@ -14,11 +14,11 @@ from linked import raw
 from pycrdt import Array, Doc, Map, Text, merge_updates
 from swarms import devices, until
 
+from ainet.documents import exchange as module
+from ainet.documents.document import Document, Incomplete
+from ainet.documents.exchange import Documents, PushUpdate, check_name
+from ainet.documents.store import DocumentStore
 from ainet.errors import Refused, UsageError
-from ainet.network import Documents
-from ainet.network import documents as module
-from ainet.network.documents import PushUpdate, check_name
-from ainet.storage import Document, DocumentStore, Incomplete
 
 PLAN = "shared/plan"
 

@@ -18,16 +18,16 @@ from test_stage import EPOCH, whole
 from tiny_models import write_model
 
 from ainet.errors import UsageError
+from ainet.executor.session_client import SessionClient
 from ainet.executor.speculator import PAUSE, STEP, UNUSED, Speculator
-from ainet.executor.stages.drafts import MAX_DRAFT, Drafter, LapTime
-from ainet.executor.stages.generation import MAX_GUESS, Done, Lap, Message, Open, Resume, Started, Text
-from ainet.executor.stages.guesses import Guesses
-from ainet.executor.stages.llama import Llama
-from ainet.executor.stages.session_client import SessionClient
-from ainet.executor.stages.session_server import SessionServer
-from ainet.executor.stages.spec import EXACT_UBATCH
-from ainet.executor.stages.vocabulary import Vocabulary
-from ainet.identity import Identity
+from ainet.identity.identity import Identity
+from ainet.stages.llama.llama import Llama
+from ainet.stages.llama.vocabulary import Vocabulary
+from ainet.stages.protocol.generation import MAX_GUESS, Done, Lap, Message, Open, Resume, Started, Text
+from ainet.stages.protocol.spec import EXACT_UBATCH
+from ainet.stages.sessions.drafts import MAX_DRAFT, Drafter, LapTime
+from ainet.stages.sessions.guesses import Guesses
+from ainet.stages.sessions.session_server import SessionServer
 
 QUESTION = "Tell me about rain."
 

@@ -21,13 +21,13 @@ from test_pipeline import GREEDY, answer, ask, in_workers, workshop
 from test_stage import whole
 from tiny_models import write_model
 
-from ainet.executor.models.tensors import TensorStore
-from ainet.executor.stages.drafts import LOOKUPS, MAX_DRAFT, PROBE, PROBE_EVERY, Drafter, LapTime, PromptLookup
-from ainet.executor.stages.generation import Done, Event, Failed, Lap, Resume, Started, Text
-from ainet.executor.stages.llama import Llama
-from ainet.executor.stages.sampling_params import SamplingParams
-from ainet.executor.stages.segments import Segment
-from ainet.executor.stages.spec import EXACT_UBATCH
+from ainet.models.tensors import TensorStore
+from ainet.stages.llama.llama import Llama
+from ainet.stages.protocol.generation import Done, Event, Failed, Lap, Resume, Started, Text
+from ainet.stages.protocol.sampling_params import SamplingParams
+from ainet.stages.protocol.segments import Segment
+from ainet.stages.protocol.spec import EXACT_UBATCH
+from ainet.stages.sessions.drafts import LOOKUPS, MAX_DRAFT, PROBE, PROBE_EVERY, Drafter, LapTime, PromptLookup
 
 __all__ = ["workshop"]
 
@@ -106,7 +106,7 @@ async def test_the_text_is_that_without_drafts(workshop, smollm2_path, stages, e
 
     def always_try():
         """Have the head try tokens whatever a lap costs, which depends on what else the machine does."""
-        from ainet.executor.stages.drafts import Drafter
+        from ainet.stages.sessions.drafts import Drafter
 
         Drafter.length = lambda _: 4
 

@@ -22,9 +22,9 @@ from distributed import Client
 from processes import family, line, living, ports, python, until
 
 from ainet.config import AinetConfig
+from ainet.engine.certificates import ClusterCA
+from ainet.engine.engine import Engine
 from ainet.errors import AinetError, PeerUnreachable
-from ainet.executor.engine.certificates import ClusterCA
-from ainet.executor.engine.engine import Engine
 from ainet.resources.monitor import pss
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ LOG = logging.getLogger("ainet.tests")
 SERVER = """
 import asyncio, json, logging, pathlib, sys
 from ainet.config import AinetConfig
-from ainet.executor.engine.engine import Engine
+from ainet.engine.engine import Engine
 
 async def main():
     data_dir = pathlib.Path(sys.argv[1])
@@ -60,7 +60,7 @@ asyncio.run(main())
 #: A program with a process of its own, and a thread that the event loop waits for when it closes.
 STUCK = """
 import asyncio, subprocess, threading
-from ainet.executor.engine.program import Program, main
+from ainet.engine.program import Program, main
 
 class Stuck(Program):
     async def start(self):
@@ -275,7 +275,7 @@ async def test_an_engine_ends_with_its_parent_also_while_workers_start(tmp_path:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     credentials, _ = ClusterCA().issue("engine")
-    program = ("-P", "-m", "ainet.executor.engine.process", str(run_dir), str(tmp_path / "log"))
+    program = ("-P", "-m", "ainet.engine.process", str(run_dir), str(tmp_path / "log"))
     with python(*program, log=tmp_path / "log") as engine:
         send(engine, {"id": 1, "op": "start", **msgspec.to_builtins(credentials)})
         assert (await line(engine))["answer"]["address"].startswith("tls://127.0.0.1:")

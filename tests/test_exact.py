@@ -12,10 +12,10 @@ from smollm2 import N_CTX
 from test_node import ask, nodes
 
 from ainet.errors import UsageError
-from ainet.executor.planning import EXACT
-from ainet.executor.stages.llama import Llama
-from ainet.executor.stages.segments import Segment
-from ainet.executor.stages.spec import EXACT_UBATCH
+from ainet.placement.survey import EXACT
+from ainet.stages.llama.llama import Llama
+from ainet.stages.protocol.segments import Segment
+from ainet.stages.protocol.spec import EXACT_UBATCH
 
 FILE_TYPES = {
     "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,

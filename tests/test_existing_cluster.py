@@ -17,9 +17,9 @@ import pytest
 from processes import python, until
 
 from ainet.config import AinetConfig
+from ainet.engine.certificates import ClusterCA
+from ainet.engine.engine import Engine
 from ainet.errors import NotEnough, PeerUnreachable, UsageError
-from ainet.executor.engine.certificates import ClusterCA
-from ainet.executor.engine.engine import Engine
 
 if TYPE_CHECKING:
     import subprocess

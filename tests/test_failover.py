@@ -13,7 +13,7 @@ from smollm2 import CHUNK, N_CTX, one_process
 from test_node import ask, nodes, question
 from test_pipeline import pause
 
-from ainet.executor.stages.sampling_params import SamplingParams
+from ainet.stages.protocol.sampling_params import SamplingParams
 
 TEXT = "Tell me a long story about a fox, a dog and a river."
 SETTINGS = {"desk": {"context_window": N_CTX, "chunk": CHUNK, "threads": 1}}

@@ -11,10 +11,10 @@ import pytest
 from swarms import devices, until
 
 from ainet.errors import Busy, ModelError, NotEnough, NotFound, PeerUnreachable, ProtocolError, Refused
-from ainet.executor.fetch import Fetcher
-from ainet.executor.messages import Piece, ReadTensor
-from ainet.executor.models.tensors import TensorStore
-from ainet.executor.pieces import FIRST_PIECE, WINDOW
+from ainet.hosting.fetch import Fetcher
+from ainet.hosting.pieces import FIRST_PIECE, WINDOW
+from ainet.hosting.requests import Piece, ReadTensor
+from ainet.models.tensors import TensorStore
 
 
 def ignore(done: int, total: int) -> None:
@@ -113,7 +113,7 @@ async def test_nobody_who_has_it_is_said_with_the_size(tmp_path, smollm2_manifes
 
 
 async def test_a_source_that_is_gone_is_said(tmp_path, smollm2_store, smollm2_manifest, empty_store, monkeypatch):
-    monkeypatch.setattr("ainet.executor.fetch.PAUSE", 0.01)
+    monkeypatch.setattr("ainet.hosting.fetch.PAUSE", 0.01)
     async with devices(tmp_path, "holder", "asker") as (holder, asker):
         serve(holder, smollm2_store)
         await holder.stop()
@@ -233,7 +233,7 @@ async def test_whatever_a_source_says_the_next_one_is_asked(
 async def test_a_source_that_trickles_is_left_for_one_that_does_not(
     tmp_path, smollm2_store, smollm2_manifest, empty_store, monkeypatch
 ):
-    monkeypatch.setattr("ainet.executor.pieces.RATE_SECONDS", 2.0)
+    monkeypatch.setattr("ainet.hosting.pieces.RATE_SECONDS", 2.0)
     async with devices(tmp_path, "holder", "slow", "asker") as (holder, slow, asker):
 
         async def read(_link, request: ReadTensor) -> Piece:
@@ -243,7 +243,7 @@ async def test_a_source_that_trickles_is_left_for_one_that_does_not(
         slow.links.handle(ReadTensor, read)
         await until(lambda: asker.links.linked(slow.id))
         fetcher = Fetcher(empty_store, asker.links)
-        monkeypatch.setattr("ainet.executor.fetch.ROUNDS", 1)
+        monkeypatch.setattr("ainet.hosting.fetch.ROUNDS", 1)
         with pytest.raises(PeerUnreachable, match="slow sends less than 10 kB a second"):
             await fetcher.fetch(smollm2_manifest, (5, 5), [slow.id], ignore)
         serve(holder, smollm2_store)
@@ -254,9 +254,9 @@ async def test_a_source_that_trickles_is_left_for_one_that_does_not(
 async def test_a_slow_source_is_kept_while_it_sends_enough(
     tmp_path, smollm2_store, smollm2_manifest, empty_store, monkeypatch
 ):
-    monkeypatch.setattr("ainet.executor.pieces.RATE_SECONDS", 1.5)
-    monkeypatch.setattr("ainet.executor.pieces.QUICK_SECONDS", 0.0)  # pieces stay small
-    monkeypatch.setattr("ainet.executor.fetch.ROUNDS", 1)
+    monkeypatch.setattr("ainet.hosting.pieces.RATE_SECONDS", 1.5)
+    monkeypatch.setattr("ainet.hosting.pieces.QUICK_SECONDS", 0.0)  # pieces stay small
+    monkeypatch.setattr("ainet.hosting.fetch.ROUNDS", 1)
     async with devices(tmp_path, "slow", "asker") as (slow, asker):
 
         async def read(_link, request: ReadTensor) -> Piece:
@@ -286,7 +286,7 @@ async def test_bytes_of_failed_tries_are_counted(tmp_path, smollm2_store, smollm
 async def test_wrong_bytes_of_an_earlier_source_are_not_held_against_the_next(
     tmp_path, smollm2_store, smollm2_manifest, empty_store, monkeypatch
 ):
-    monkeypatch.setattr("ainet.executor.fetch.PAUSE", 0.01)
+    monkeypatch.setattr("ainet.hosting.fetch.PAUSE", 0.01)
     tensor = smollm2_manifest.shard_tensors(5, 5)[0]
     with empty_store.writer(tensor) as writer:
         writer.write(bytes(16))
@@ -300,7 +300,7 @@ async def test_wrong_bytes_of_an_earlier_source_are_not_held_against_the_next(
 async def test_a_piece_of_another_length_is_refused(
     tmp_path, smollm2_store, smollm2_manifest, empty_store, monkeypatch
 ):
-    monkeypatch.setattr("ainet.executor.fetch.PAUSE", 0.01)
+    monkeypatch.setattr("ainet.hosting.fetch.PAUSE", 0.01)
     async with devices(tmp_path, "liar", "asker") as (liar, asker):
         serve(liar, smollm2_store, change=lambda _n, data: data[:10])
         with pytest.raises(PeerUnreachable, match=r"liar sent 10 bytes of blk\.5\S+ where [0-9,]+ were asked for"):

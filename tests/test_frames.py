@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
-from ainet.executor.stages.frames import HEADER, PLAIN_WORD, DataLink, Kind, Listener, connect
-from ainet.executor.stages.hidden_states import HiddenStates
-from ainet.executor.stages.inbox import Inbox
-from ainet.executor.stages.segments import Segment
-from ainet.identity import Identity, client_context
+from ainet.identity.credentials import client_context
+from ainet.identity.identity import Identity
+from ainet.stages.protocol.segments import Segment
+from ainet.stages.ring.frames import HEADER, PLAIN_WORD, DataLink, Kind, Listener, connect
+from ainet.stages.ring.hidden_states import HiddenStates
+from ainet.stages.ring.inbox import Inbox
 
 EPOCH = b"e" * 16
 LIMIT = 1 << 16

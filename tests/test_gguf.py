@@ -13,11 +13,11 @@ from gguf_files import check, entry, rewrite, shipped_model, start, text, within
 from tiny_models import HEAD, N_VOCAB, TOKENS, add_value, write_model
 
 from ainet.errors import ModelError
-from ainet.executor.models.gguf import MAX_HEADER, GGUFFile, open_model
-from ainet.executor.models.gguf_values import TENSOR_TYPES, Kind, Value
-from ainet.executor.models.gguf_writer import encode_metadata, header, write
-from ainet.executor.models.manifest import Manifest
-from ainet.executor.models.tokenizer import pack_vocabulary, unpack_vocabulary, vocabulary
+from ainet.models.gguf import MAX_HEADER, GGUFFile, open_model
+from ainet.models.gguf_values import TENSOR_TYPES, Kind, Value
+from ainet.models.gguf_writer import encode_metadata, header, write
+from ainet.models.manifest import Manifest
+from ainet.models.tokenizer import pack_vocabulary, unpack_vocabulary, vocabulary
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from gguf_files import check, rewrite, shipped_model, start, within
 from tiny_models import HEAD, write_model
 
 from ainet.errors import ModelError
-from ainet.executor.models.gguf import GGUFFile
-from ainet.executor.models.gguf_values import Kind, Value
-from ainet.executor.models.manifest import Manifest
-from ainet.executor.models.tokenizer import pack_vocabulary, vocabulary
+from ainet.models.gguf import GGUFFile
+from ainet.models.gguf_values import Kind, Value
+from ainet.models.manifest import Manifest
+from ainet.models.tokenizer import pack_vocabulary, vocabulary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -141,8 +141,8 @@ SURVIVOR = """
 import sys
 import numpy as np
 from ainet.errors import AinetError
-from ainet.executor.stages.llama import Llama
-from ainet.executor.stages.segments import Segment
+from ainet.stages.llama.llama import Llama
+from ainet.stages.protocol.segments import Segment
 for line in sys.stdin:
     try:
         with Llama(line.strip(), hidden_out=False, n_ctx=64, n_ubatch=16) as llama:

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as some
 
 from ainet.errors import ProtocolError
-from ainet.executor.models.shards import ShardStore
-from ainet.executor.stages.embedding import Embedding
-from ainet.executor.stages.frames import Frame, Kind
-from ainet.executor.stages.hidden_states import HiddenStates
-from ainet.executor.stages.llama import Llama
-from ainet.executor.stages.segments import Segment
-from ainet.executor.stages.vocabulary import Vocabulary
+from ainet.models.shards import ShardStore
+from ainet.stages.llama.embedding import Embedding
+from ainet.stages.llama.llama import Llama
+from ainet.stages.llama.vocabulary import Vocabulary
+from ainet.stages.protocol.segments import Segment
+from ainet.stages.ring.frames import Frame, Kind
+from ainet.stages.ring.hidden_states import HiddenStates
 
 TEXT = (
     "The fox lives at the edge of the forest, where the river bends towards the mill. In spring it teaches its cubs to "

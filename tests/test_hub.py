@@ -12,10 +12,10 @@ from tiny_models import write_model
 
 from ainet.config import AinetConfig
 from ainet.errors import ModelError, NotEnough, NotFound, PeerUnreachable, UsageError
-from ainet.executor.models import hub as hub_module
-from ainet.executor.models.catalog import ModelCatalog
-from ainet.executor.models.hub import Hub, HubFile
-from ainet.executor.models.tensors import TensorStore
+from ainet.models import hub as hub_module
+from ainet.models.catalog import ModelCatalog
+from ainet.models.hub import Hub, HubFile
+from ainet.models.tensors import TensorStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

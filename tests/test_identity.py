@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from swarms import DAY, at
 
 from ainet.errors import AinetError, NotFound, Refused, UsageError
-from ainet.identity import Credentials, Identity, client_context, peer_id, server_context
+from ainet.files import write_private
 from ainet.identity.certificates import (
     certificate_id,
     check_issued,
@@ -24,8 +24,8 @@ from ainet.identity.certificates import (
     swarm_of,
     to_pem,
 )
-from ainet.identity.credentials import pairing_client_context
-from ainet.identity.files import write_private
+from ainet.identity.credentials import Credentials, client_context, pairing_client_context, peer_id, server_context
+from ainet.identity.identity import Identity
 from ainet.identity.keys import is_node_id, key_to_pem, node_id, open_key
 
 

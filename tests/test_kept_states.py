@@ -13,8 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from ainet.executor.stages.kept_states import KeptStates
-from ainet.executor.stages.segments import Segment
+from ainet.stages.protocol.segments import Segment
+from ainet.stages.ring.kept_states import KeptStates
 
 ROW = 8
 LOG = logging.getLogger("kept")

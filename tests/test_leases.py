@@ -9,8 +9,8 @@ import pytest
 from swarms import devices, until
 
 from ainet.errors import LeaseLost, PeerUnreachable
-from ainet.network import Logs
-from ainet.network.leases import MAX_REMEMBERED, Lease, Leases, ReturnLease, TakeLease
+from ainet.swarm.feeds import Logs
+from ainet.swarm.leases import MAX_REMEMBERED, Lease, Leases, ReturnLease, TakeLease
 
 
 @contextlib.asynccontextmanager
@@ -202,7 +202,7 @@ async def test_two_on_one_device_take_turns(tmp_path):
 
 
 async def test_a_grant_that_nobody_used_is_void_after_a_while(tmp_path, monkeypatch):
-    monkeypatch.setattr("ainet.network.leases.GRANT_SECONDS", 2.0)
+    monkeypatch.setattr("ainet.swarm.leases.GRANT_SECONDS", 2.0)
     async with leasing(tmp_path, "ada", "bob", "carl") as (ada, bob, carl):
         link, other = await bob.links.connect(ada.id), await carl.links.connect(ada.id)
         await link.request(TakeLease("load"))  # and then bob says nothing more

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 from swarms import devices, until
 
+from ainet.engine.certificates import ClusterCA
 from ainet.errors import AinetError, NotEnough, NotFound, PeerUnreachable, Refused
-from ainet.executor.engine.certificates import ClusterCA
-from ainet.executor.lending.lender import Lender, LendWorker, Place
-from ainet.network import own_loopback
+from ainet.lending.lender import Lender, LendWorker, Place
 from ainet.resources.allocator import Allocator, Caps
+from ainet.wire.interfaces import own_loopback
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -180,7 +180,7 @@ async def test_stopping_while_a_cluster_is_being_opened_leaves_nothing(tmp_path)
 
 
 async def test_a_borrower_that_came_back_and_then_stays_away_loses_its_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr("ainet.executor.lending.lender.RESUME_SECONDS", 3.0)
+    monkeypatch.setattr("ainet.lending.lender.RESUME_SECONDS", 3.0)
     async with parties(tmp_path, desk=False, laptop=True) as (desk, laptop):
         await desk.lender.open(1)
         before = laptop.device.links.linked(desk.id)

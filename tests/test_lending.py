@@ -16,10 +16,10 @@ from distributed import Client
 from distributed.core import rpc
 from processes import family, line, living, ports, python, until
 
+from ainet.engine.certificates import ClusterCA, DaskCredentials
 from ainet.errors import PeerUnreachable
-from ainet.executor.engine.certificates import ClusterCA, DaskCredentials
-from ainet.executor.lending.client_cluster import ClientCluster
-from ainet.executor.lending.lent_worker import LentWorker
+from ainet.lending.client_cluster import ClientCluster
+from ainet.lending.lent_worker import LentWorker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,8 +32,8 @@ LOG = logging.getLogger("ainet.tests")
 #: A lender's node: lends a worker as told on its command line, prints its pid, and then waits.
 LENDER = """
 import asyncio, json, logging, pathlib, sys
-from ainet.executor.engine.certificates import DaskCredentials
-from ainet.executor.lending.lent_worker import LentWorker
+from ainet.engine.certificates import DaskCredentials
+from ainet.lending.lent_worker import LentWorker
 
 async def main():
     parameters = json.loads(sys.stdin.readline())

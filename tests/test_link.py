@@ -10,14 +10,10 @@ from linked import Blob, Count, Echo, Peer, Progress, Raise, Wait, two
 from swarms import Device, devices, until
 
 from ainet.errors import AinetError, Busy, NotFound, PeerUnreachable, ProtocolError, UsageError
-from ainet.network import Request
-from ainet.network.addresses import split_address
-from ainet.network.frames import (
-    MAX_FRAME,
-    WINDOW,
-    Hint,
-)
-from ainet.network.link import MAX_CALLS
+from ainet.links.frames import MAX_FRAME, WINDOW, Hint
+from ainet.links.link import MAX_CALLS
+from ainet.links.request import Request
+from ainet.wire.address import split_address
 
 # Requests
 

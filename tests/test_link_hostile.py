@@ -12,10 +12,9 @@ from linked import Blob, Count, Echo, Peer, Progress, answer, dial, greeted_as, 
 from swarms import devices, until
 
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
-from ainet.identity import Identity, client_context
-from ainet.identity.credentials import pairing_client_context
-from ainet.network.addresses import split_address
-from ainet.network.frames import (
+from ainet.identity.credentials import client_context, pairing_client_context
+from ainet.identity.identity import Identity
+from ainet.links.frames import (
     MAX_FRAME,
     PROTOCOL,
     WINDOW,
@@ -36,6 +35,7 @@ from ainet.network.frames import (
     encode_frame,
     expect,
 )
+from ainet.wire.address import split_address
 
 # Who is not a member
 
@@ -81,7 +81,7 @@ async def test_a_plain_client_is_told_and_logged(tmp_path, caplog):
 
 
 async def test_a_silent_client_is_told_and_logged(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("ainet.network.links.GREETING_TIMEOUT", 0.1)
+    monkeypatch.setattr("ainet.links.links.GREETING_TIMEOUT", 0.1)
     async with devices(tmp_path, "desk") as (desk,):
         reader, writer = await asyncio.open_connection(*split_address(desk.links.address))
         assert b"speaks TLS 1.3" in await reader.read()

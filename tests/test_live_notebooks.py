@@ -18,7 +18,7 @@ from test_shared_notebooks import code, desks, part, shared
 
 from ainet.sharing.cell_changes import merge_texts, with_their_changes
 from ainet.sharing.notebook_files import NotebookFiles
-from ainet.storage.notebook import without_trust
+from ainet.sharing.notebook_merge import without_trust
 
 pytestmark = pytest.mark.usefixtures("own_jupyter")
 

@@ -10,10 +10,10 @@ import pytest
 from smollm2 import CHUNK, N_CTX
 
 from ainet.errors import ModelError, NotEnough
-from ainet.executor.models.shards import ShardStore
-from ainet.executor.stages.embedding import Embedding
-from ainet.executor.stages.llama import Llama
-from ainet.executor.stages.segments import Segment
+from ainet.models.shards import ShardStore
+from ainet.stages.llama.embedding import Embedding
+from ainet.stages.llama.llama import Llama
+from ainet.stages.protocol.segments import Segment
 
 
 @pytest.mark.parametrize("n_stages", [2, 3, 4])
@@ -71,8 +71,8 @@ def test_a_token_outside_the_vocabulary_is_refused(smollm2_store, smollm2_manife
 FORGOTTEN = """
 import gc, sys
 from llama_cpp import llama_cpp as C
-from ainet.executor.stages.llama import Llama
-from ainet.executor.stages.segments import Segment
+from ainet.stages.llama.llama import Llama
+from ainet.stages.protocol.segments import Segment
 for _ in range(5):
     first = Llama(sys.argv[1], hidden_out=False, n_ctx=64)
     second = Llama(sys.argv[1], hidden_out=False, n_ctx=64)

@@ -50,5 +50,5 @@ def test_loading_the_magics_imports_nothing_heavy(record_property):
 
 @pytest.mark.parametrize("arguments", [["--version"], ["ask", "--help"]])
 def test_the_command_starts_without_anything_heavy(arguments):
-    program = f"import sys; from ainet.cli import main; main({arguments!r}); print(*sys.modules)"
+    program = f"import sys; from ainet.cli.main import main; main({arguments!r}); print(*sys.modules)"
     assert not {name.split(".")[0] for name in run(program)[-1].split()} & set(HEAVY)

@@ -9,8 +9,8 @@ import pytest
 from swarms import devices, until
 
 from ainet.errors import Refused
-from ainet.network.logs import COMPACT_AFTER, KnownLog, Logs, PushEntries, SyncLogs
-from ainet.network.signed_log import Body, Place, make_entry
+from ainet.swarm.feed import Body, Place, make_entry
+from ainet.swarm.feeds import COMPACT_AFTER, KnownLog, Logs, PushEntries, SyncLogs
 
 LOG = "capabilities"
 

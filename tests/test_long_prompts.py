@@ -13,13 +13,13 @@ from test_frames import EPOCH
 from test_pipeline import GREEDY, ask
 from tiny_models import write_model
 
-from ainet.executor.models.shards import ShardStore
-from ainet.executor.models.tensors import TensorStore
-from ainet.executor.stages.frames import Listener, connect
-from ainet.executor.stages.generation import Done, Failed, Resume, Text
-from ainet.executor.stages.spec import StageSpec
-from ainet.executor.stages.stage import Stage
-from ainet.identity import Identity
+from ainet.identity.identity import Identity
+from ainet.models.shards import ShardStore
+from ainet.models.tensors import TensorStore
+from ainet.stages.protocol.generation import Done, Failed, Resume, Text
+from ainet.stages.protocol.spec import StageSpec
+from ainet.stages.ring.frames import Listener, connect
+from ainet.stages.stage import Stage
 
 N_CTX = 60_000
 N_PROMPT = 7_000
@@ -34,7 +34,7 @@ def ring(tmp_path, monkeypatch):
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, 32_768)
 
-    monkeypatch.setattr("ainet.executor.stages.frames.tune", narrow)
+    monkeypatch.setattr("ainet.stages.ring.frames.tune", narrow)
     path = write_model(tmp_path / "tiny.gguf", "llama", 2, metadata={"context_length": N_CTX})
     credentials = (identity := Identity.open(tmp_path / "node", "node")).local_credentials()
     with TensorStore(tmp_path / "store") as store:

@@ -10,8 +10,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from jupyter_client.manager import start_new_kernel
 from traitlets.config import Config
 
-from ainet.client import NodeClient
-from ainet.magics import split
+from ainet.client.client import NodeClient
+from ainet.notebook.magics import split
 
 GREEDY = "--temperature 0 --max-tokens 8"
 

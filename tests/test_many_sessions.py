@@ -13,9 +13,9 @@ from test_pipeline import GREEDY, answer, ask, workshop
 from test_stage import ENDLESS
 
 from ainet.errors import Busy
-from ainet.executor.stages.generation import Done, Started, Text
-from ainet.executor.stages.sampling_params import SamplingParams
-from ainet.executor.stages.spec import EXACT_UBATCH
+from ainet.stages.protocol.generation import Done, Started, Text
+from ainet.stages.protocol.sampling_params import SamplingParams
+from ainet.stages.protocol.spec import EXACT_UBATCH
 
 __all__ = ["workshop"]
 

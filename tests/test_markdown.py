@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
-from ainet.markdown import harmless
+from ainet.notebook.markdown import harmless
 
 ATTACKS = [
     "<script>alert(1)</script>",

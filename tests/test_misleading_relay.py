@@ -11,7 +11,7 @@ from swarms import devices, until
 from test_channels import unreachable
 
 from ainet.errors import PeerUnreachable
-from ainet.network.frames import ToNode
+from ainet.links.frames import ToNode
 
 
 @contextlib.asynccontextmanager

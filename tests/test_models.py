@@ -12,10 +12,10 @@ from tiny_models import write_model
 
 from ainet.config import AinetConfig
 from ainet.errors import ModelError, NotFound, UsageError
-from ainet.executor.models.catalog import ModelCatalog
-from ainet.executor.models.manifest import Manifest
-from ainet.executor.models.shards import ShardStore
-from ainet.executor.models.tensors import TensorStore
+from ainet.models.catalog import ModelCatalog
+from ainet.models.manifest import Manifest
+from ainet.models.shards import ShardStore
+from ainet.models.tensors import TensorStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,9 +11,10 @@ from linked import Echo, Peer, hello_of
 from pycrdt import Array, Doc, Map, Text
 from swarms import devices, until
 
+from ainet.documents.document import Document
+from ainet.documents.store import DocumentStore
 from ainet.errors import AinetError, ProtocolError, Refused
-from ainet.network.addresses import split_address
-from ainet.network.frames import (
+from ainet.links.frames import (
     Call,
     ChannelAck,
     ChannelData,
@@ -30,8 +31,8 @@ from ainet.network.frames import (
     decode_frame,
     encode_frame,
 )
-from ainet.network.signed_log import Entry
-from ainet.storage import Document, DocumentStore
+from ainet.swarm.feed import Entry
+from ainet.wire.address import split_address
 
 ID = "a" * 52
 

@@ -11,8 +11,8 @@ import pytest
 from ainet.config import AinetConfig
 from ainet.errors import AinetError, NotEnough, NotFound
 from ainet.executor.request import GenerateRequest
-from ainet.executor.stages.generation import Message
-from ainet.node import Node
+from ainet.node.node import Node
+from ainet.stages.protocol.generation import Message
 
 SMALL = {"stage_threads": 1, "context_window": 512, "threads": 1}
 ENDLESS = "root ::= [a-z ] root"

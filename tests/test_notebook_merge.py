@@ -7,7 +7,7 @@ import copy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ainet.storage.notebook import mark_runs, merge
+from ainet.sharing.notebook_merge import mark_runs, merge
 
 
 def notebook(*cells):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ainet.executor.optimiser import MAX_DEVICES, Share, Ways, nearest, optimise
+from ainet.placement.optimiser import MAX_DEVICES, Share, Ways, nearest, optimise
 
 
 def instance(random, n, n_cuts, *, holes=0.2):

@@ -13,13 +13,13 @@ import pytest
 from nodes import ainet, alive, answer_of, family_of
 from swarms import Device, devices, until
 
-from ainet import daemon, runtime
-from ainet.client import NodeClient
-from ainet.executor.placements import Placements
-from ainet.network import Logs
-from ainet.network.addresses import join_address
-from ainet.network.bandwidths import Bandwidths
-from ainet.peers import Peers
+from ainet.client.client import NodeClient
+from ainet.daemon import daemon, runtime
+from ainet.executor.directory import Placements
+from ainet.links.bandwidths import Bandwidths
+from ainet.node.peers import Peers
+from ainet.swarm.feeds import Logs
+from ainet.wire.address import join_address
 
 #: All that a row says of a contact: how it is reached, and nothing of what it has.
 OF_A_CONTACT = {"id", "name", "kind", "reached", "path", "latency_s", "bandwidth", "last_seen", "addresses"}

@@ -8,8 +8,8 @@ import time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ainet.executor.stages.generation import Done, Event, Started, Text
-from ainet.executor.stages.outbox import GATHER_SECONDS, Outbox
+from ainet.stages.protocol.generation import Done, Event, Started, Text
+from ainet.stages.sessions.outbox import GATHER_SECONDS, Outbox
 
 
 class Requester:
@@ -27,7 +27,7 @@ class Requester:
 
 
 async def test_the_start_and_the_first_words_come_at_once_and_the_rest_gathered(monkeypatch):
-    monkeypatch.setattr("ainet.executor.stages.outbox.GATHER_SECONDS", 1.0)  # the test may be interrupted for long
+    monkeypatch.setattr("ainet.stages.sessions.outbox.GATHER_SECONDS", 1.0)  # the test may be interrupted for long
     requester = Requester()
     requester.outbox.put(Started(1, 3))
     await asyncio.sleep(0)
@@ -45,7 +45,7 @@ async def test_the_start_and_the_first_words_come_at_once_and_the_rest_gathered(
 
 
 async def test_the_end_takes_the_last_words_along(monkeypatch):
-    monkeypatch.setattr("ainet.executor.stages.outbox.GATHER_SECONDS", 60.0)
+    monkeypatch.setattr("ainet.stages.sessions.outbox.GATHER_SECONDS", 60.0)
     requester = Requester()
     for token in range(3):
         requester.outbox.put(Text(1, "x", [token]))

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from swarms import DAY, Device, at, devices, until
 
 from ainet.errors import AinetError, PeerUnreachable, Refused, UsageError
-from ainet.identity import Identity
 from ainet.identity.certificates import to_der
 from ainet.identity.credentials import pairing_client_context
-from ainet.network.addresses import is_wildcard, join_address, outward_host, split_address
-from ainet.network.carrier import CHUNK, TcpCarrier
-from ainet.network.frames import Admitted, Goodbye, JoinRequest, PairingHello, encode_frame, expect
-from ainet.network.pairing import JoinBody
-from ainet.network.stream import SecureStream
-from ainet.network.tickets import MAX_TRIES, PREFIX, Ticket, TicketBook, proof
+from ainet.identity.identity import Identity
+from ainet.links.frames import Admitted, Goodbye, JoinRequest, PairingHello, encode_frame, expect
+from ainet.pairing.pairing import JoinBody
+from ainet.pairing.tickets import MAX_TRIES, PREFIX, Ticket, TicketBook, proof
+from ainet.wire.address import is_wildcard, join_address, outward_host, split_address
+from ainet.wire.carrier import CHUNK, TcpCarrier
+from ainet.wire.stream import SecureStream
 
 # The text
 

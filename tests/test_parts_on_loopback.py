@@ -8,7 +8,7 @@ from swarms import devices, until
 from test_documents import plan, says, sharing
 
 from ainet.errors import PeerUnreachable
-from ainet.network import Logs
+from ainet.swarm.feeds import Logs
 
 NAMES = ("ada", "bob", "carl", "dora", "emil")
 NEAR, FAR = NAMES[:2], NAMES[2:]

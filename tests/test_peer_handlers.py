@@ -12,15 +12,16 @@ import msgspec
 import pytest
 from swarms import devices, until
 
+from ainet.engine.engine import Engine
 from ainet.errors import CannotSplit, LeaseLost, NotEnough, NotFound, PeerUnreachable, ProtocolError, Refused
-from ainet.executor.engine.engine import Engine
-from ainet.executor.executor import Executor, load_lease
-from ainet.executor.fetch import Fetcher
+from ainet.executor.directory import Placements
+from ainet.executor.executor import Executor
 from ainet.executor.finder import ModelFinder
-from ainet.executor.messages import (
-    AskPipeline,
+from ainet.executor.requests import AskPipeline
+from ainet.hosting.fetch import Fetcher
+from ainet.hosting.handlers import PeerHandlers
+from ainet.hosting.requests import (
     CloseStages,
-    DescribeNode,
     DescribeStages,
     FindModel,
     LoadProgress,
@@ -28,21 +29,22 @@ from ainet.executor.messages import (
     ModelFound,
     ReadTensor,
     StageLoaded,
+    load_lease,
 )
-from ainet.executor.models.catalog import ModelCatalog
-from ainet.executor.models.manifest import Manifest
-from ainet.executor.models.tensors import TensorStore
-from ainet.executor.peer_handlers import PeerHandlers
-from ainet.executor.placements import Placements
-from ainet.executor.planning import Planning
-from ainet.executor.speeds import Speeds
-from ainet.executor.stages.generation import Open
-from ainet.executor.stages.sampling_params import SamplingParams
-from ainet.executor.stages.service import StageService
-from ainet.executor.stages.spec import EPOCH_BYTES, StageSpec
-from ainet.network import Leases, Logs
-from ainet.network.bandwidths import Bandwidths
+from ainet.hosting.stages import StageService
+from ainet.links.bandwidths import Bandwidths
+from ainet.models.catalog import ModelCatalog
+from ainet.models.manifest import Manifest
+from ainet.models.tensors import TensorStore
+from ainet.placement.requests import DescribeNode
+from ainet.placement.survey import Planning
 from ainet.resources.allocator import Allocator, Caps
+from ainet.resources.speeds import Speeds
+from ainet.stages.protocol.generation import Open
+from ainet.stages.protocol.sampling_params import SamplingParams
+from ainet.stages.protocol.spec import EPOCH_BYTES, StageSpec
+from ainet.swarm.feeds import Logs
+from ainet.swarm.leases import Leases
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -157,7 +159,7 @@ async def test_a_model_is_found_by_name_and_what_is_not_here_is_empty(tmp_path, 
 
 
 async def test_whoever_waits_for_a_file_to_be_read_is_told_so(tmp_path, smollm2_path, monkeypatch):
-    monkeypatch.setattr("ainet.executor.peer_handlers.TELL_SECONDS", 0.01)
+    monkeypatch.setattr("ainet.hosting.handlers.TELL_SECONDS", 0.01)
     async with host_and_asker(tmp_path, smollm2_path) as (host, asker):
         link = await asker.links.connect(host.device.id)
         items = [item async for item in link.stream(FindModel(smollm2_path.stem))]
@@ -275,7 +277,7 @@ async def test_what_was_unloaded_makes_room_on_a_small_disk(tmp_path, smollm2_pa
 
 
 async def test_stages_of_an_owner_that_stays_away_are_unloaded(tmp_path, smollm2_path, smollm2_manifest, monkeypatch):
-    monkeypatch.setattr("ainet.executor.peer_handlers.GRACE_SECONDS", 3.0)
+    monkeypatch.setattr("ainet.hosting.handlers.GRACE_SECONDS", 3.0)
     async with host_and_asker(tmp_path, smollm2_path) as (host, asker):
         await host.engine.start()
         link = await asker.links.connect(host.device.id)

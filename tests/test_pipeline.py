@@ -16,21 +16,22 @@ from smollm2 import CHUNK, N_CTX, one_process
 from swarms import until
 
 from ainet.config import AinetConfig
+from ainet.engine.engine import Engine
 from ainet.errors import AinetError, NotEnough, Refused, StageLost
-from ainet.executor.engine.engine import Engine
-from ainet.executor.fetch import Fetcher
 from ainet.executor.pipeline import Pipeline, PipelineOptions
-from ainet.executor.placement import NodeOffer, Planner
-from ainet.executor.speeds import Speeds
-from ainet.executor.stages.generation import Done, Message, Open, Resume, Started, Text
-from ainet.executor.stages.host import StageAddress
-from ainet.executor.stages.sampling_params import SamplingParams
-from ainet.executor.stages.service import StageService
-from ainet.executor.stages.spec import EXACT_UBATCH
-from ainet.identity import Identity
-from ainet.network import Links
+from ainet.hosting.fetch import Fetcher
+from ainet.hosting.stages import StageService
+from ainet.identity.identity import Identity
+from ainet.links.links import Links
+from ainet.placement.plan import NodeOffer
+from ainet.placement.planner import Planner
 from ainet.resources.allocator import Allocator, Caps
 from ainet.resources.monitor import pss
+from ainet.resources.speeds import Speeds
+from ainet.stages.protocol.address import StageAddress
+from ainet.stages.protocol.generation import Done, Message, Open, Resume, Started, Text
+from ainet.stages.protocol.sampling_params import SamplingParams
+from ainet.stages.protocol.spec import EXACT_UBATCH
 
 QUESTION = "Tell me a long story about a fox, a dog and a river."
 GREEDY = SamplingParams(temperature=0)
@@ -125,7 +126,7 @@ async def pause(service, pipeline, *at, seconds=2.0):
         import functools
         import time
 
-        from ainet.executor.stages.stage import Stage
+        from ainet.stages.stage import Stage
 
         process = getattr(Stage._process, "__wrapped__", Stage._process)
         end = getattr(Stage._end, "__wrapped__", Stage._end)
@@ -288,7 +289,7 @@ async def test_a_stage_ends_also_when_dask_knew_first_that_its_worker_is_lost(wo
 
 
 async def test_workers_that_nobody_needs_end_and_one_stays_warm(workshop, monkeypatch):
-    monkeypatch.setattr("ainet.executor.stages.service.TRIM_SECONDS", 0.1)
+    monkeypatch.setattr("ainet.hosting.stages.TRIM_SECONDS", 0.1)
     pipeline = await workshop.load(3)
     engine = workshop.service._engine
     pids = [worker.pid for worker in engine.workers()]
@@ -322,7 +323,7 @@ async def test_models_of_a_broken_pipeline_are_kept_for_the_one_in_its_place(wor
         fourth = await workshop.load(3)  # it gives up what is kept
         assert service.parking.memory == 0
         await fourth.close()
-    monkeypatch.setattr("ainet.executor.stages.parking.PARK_SECONDS", 0.1)
+    monkeypatch.setattr("ainet.hosting.parking.PARK_SECONDS", 0.1)
     await (await workshop.load(1)).close(park=True)
     await until(lambda: not allocator.reserved.memory, 20)
     assert not any(worker.model for worker in await service.workers())
@@ -334,9 +335,9 @@ async def test_a_session_goes_on_when_only_its_connection_was_lost(workshop, smo
     first = await workshop.load(stages, speculate=False)
 
     def wait_for_who_has_left():
-        import ainet.executor.stages.session_server
+        import ainet.stages.sessions.session_server
 
-        ainet.executor.stages.session_server.LEFT_SECONDS = 600.0
+        ainet.stages.sessions.session_server.LEFT_SECONDS = 600.0
 
     # The stages neither come to the end of the answer nor give it up before they are put aside.
     await pause(workshop.service, first, 10, seconds=8.0)
@@ -401,7 +402,7 @@ async def test_closing_an_answer_stops_every_stage_within_a_token(workshop):
 
     def note():
         """Have a last stage note how many tokens there were when it heard that it shall end an answer."""
-        from ainet.executor.stages import session_server
+        from ainet.stages.sessions import session_server
 
         session_server.noted = []
 
@@ -411,7 +412,7 @@ async def test_closing_an_answer_stops_every_stage_within_a_token(workshop):
         session_server._cancelling = cancelling
 
     def noted():
-        from ainet.executor.stages import session_server
+        from ainet.stages.sessions import session_server
 
         return session_server.noted
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from test_stage import whole
 
 from ainet.errors import CannotSplit, NotEnough
-from ainet.executor.placement import OVERHEAD, Footprint, NodeOffer, Planner
+from ainet.placement.footprint import OVERHEAD, Footprint
+from ainet.placement.plan import NodeOffer
+from ainet.placement.planner import Planner
 
 MB = 1_000_000
 

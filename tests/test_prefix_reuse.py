@@ -10,9 +10,9 @@ import pytest
 from smollm2 import CHUNK, one_process
 from test_pipeline import GREEDY, ask, workshop
 
-from ainet.executor.stages.generation import Done, Started, Text
-from ainet.executor.stages.sampling_params import SamplingParams
-from ainet.executor.stages.spec import EXACT_UBATCH
+from ainet.stages.protocol.generation import Done, Started, Text
+from ainet.stages.protocol.sampling_params import SamplingParams
+from ainet.stages.protocol.spec import EXACT_UBATCH
 
 __all__ = ["workshop"]
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ainet.executor.stages.prefixes import MAX_AGE, Prefixes
+from ainet.stages.sessions.prefixes import MAX_AGE, Prefixes
 
 
 def tokens(*values):

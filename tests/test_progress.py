@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ainet.progress import Progress
+from ainet.cli.progress import Progress
 
 LOADING = {"event": "progress", "text": "loading", "done": 0, "total": 0}
 WAITING = {"event": "progress", "text": "waiting for devices to come back", "notice": True}

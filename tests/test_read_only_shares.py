@@ -9,11 +9,10 @@ from pycrdt import Map
 from swarms import Device, devices, until
 from test_documents import says
 
+from ainet.documents.exchange import Documents, PushUpdate
 from ainet.errors import PeerUnreachable, Refused
-from ainet.network import Documents, Logs
-from ainet.network.documents import PushUpdate
-from ainet.sharing import Shares
-from ainet.sharing.shares import Listed, Share
+from ainet.sharing.shares import Listed, Share, Shares
+from ainet.swarm.feeds import Logs
 
 
 class Sharer:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from test_node import ask, nodes
 
-from ainet.executor.speeds import CHANGED, MAX_MODELS, Speeds
+from ainet.resources.speeds import CHANGED, MAX_MODELS, Speeds
 
 
 def test_speeds_are_kept_and_follow_what_is_measured(tmp_path):
@@ -74,7 +74,7 @@ def size(manifest, layers):
 
 async def test_layers_leave_a_device_that_has_become_slow(tmp_path, monkeypatch):
     """Only their tensors travel: the other device has those that it held before, and no file of the model."""
-    monkeypatch.setattr("ainet.executor.pipelines.SWEEP_SECONDS", 0.5)
+    monkeypatch.setattr("ainet.executor.pool.SWEEP_SECONDS", 0.5)
     memory = {"memory": "190MB"}
     async with nodes(tmp_path, desk=memory, attic=memory | {"discover_models": False}) as found:
         desk = found["desk"]

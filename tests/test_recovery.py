@@ -13,14 +13,14 @@ from test_frames import EPOCH
 from test_pipeline import GREEDY, ask
 from tiny_models import write_model
 
-from ainet.executor.models.shards import ShardStore
-from ainet.executor.models.tensors import TensorStore
-from ainet.executor.stages.frames import Listener, connect
-from ainet.executor.stages.generation import Done, Failed, Resume, Started, Text
-from ainet.executor.stages.recovery import Continued, Held, Recovery, plan_recovery
-from ainet.executor.stages.spec import StageSpec
-from ainet.executor.stages.stage import Stage
-from ainet.identity import Identity
+from ainet.identity.identity import Identity
+from ainet.models.shards import ShardStore
+from ainet.models.tensors import TensorStore
+from ainet.stages.protocol.generation import Done, Failed, Resume, Started, Text
+from ainet.stages.protocol.recovery import Continued, Held, Recovery, plan_recovery
+from ainet.stages.protocol.spec import StageSpec
+from ainet.stages.ring.frames import Listener, connect
+from ainet.stages.stage import Stage
 
 N_STAGES = 4
 N_CTX = 2048
@@ -318,7 +318,7 @@ def test_in_exact_mode_sessions_that_share_the_stages_say_the_same(make, lost):
 
 def test_in_exact_mode_an_answer_without_an_end_goes_on_at_once(make, monkeypatch):
     """It has reserved all cells, and what was on its way keeps some: then it is computed again instead."""
-    monkeypatch.setattr("ainet.executor.stages.head.CLAIM_SECONDS", 1000.0)  # nothing is waited for
+    monkeypatch.setattr("ainet.stages.sessions.head.CLAIM_SECONDS", 1000.0)  # nothing is waited for
     pipeline = make(exact=True, n_ctx=256)
     request = question(max_tokens=1000)
     [expected] = undisturbed(pipeline, request)
@@ -383,7 +383,7 @@ def test_a_session_that_nobody_claims_is_given_up(make, monkeypatch):
     pipeline = make(sessions=1)
     request = question()
     [expected] = undisturbed(pipeline, request)
-    monkeypatch.setattr("ainet.executor.stages.head.CLAIM_SECONDS", 1.0)
+    monkeypatch.setattr("ainet.stages.sessions.head.CLAIM_SECONDS", 1.0)
     answer = pipeline.open(request, until=5)
     answer.hear(until=5)
     pipeline.lose(1)
@@ -392,7 +392,7 @@ def test_a_session_that_nobody_claims_is_given_up(make, monkeypatch):
 
 
 def test_where_nothing_was_kept_all_stages_compute_again(make, monkeypatch):
-    monkeypatch.setattr("ainet.executor.stages.kept_states.KEPT_BYTES", 10_000)
+    monkeypatch.setattr("ainet.stages.ring.kept_states.KEPT_BYTES", 10_000)
     pipeline = make()
     request = question()
     [expected] = undisturbed(pipeline, request)
@@ -416,7 +416,7 @@ def test_what_cannot_be_read_again_is_computed_again_the_next_time(make, monkeyp
     def broken(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("ainet.executor.stages.kept_states._Spool.read", broken)
+    monkeypatch.setattr("ainet.stages.ring.kept_states._Spool.read", broken)
     pipeline.lose(2)
     answer.hear_the_rest()
     pipeline.go_on(answer)

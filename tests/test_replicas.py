@@ -13,11 +13,11 @@ from test_node import ENDLESS, nodes, question
 from test_pipeline import pause
 
 from ainet.executor.affinity import BLOCK, MAX_BLOCKS, Affinity
-from ainet.executor.replicas import Candidate
 from ainet.executor.request import GenerateRequest
-from ainet.executor.stages.generation import Message
-from ainet.executor.stages.sampling_params import SamplingParams
-from ainet.executor.stages.spec import EXACT_UBATCH
+from ainet.executor.routing import Candidate
+from ainet.stages.protocol.generation import Message
+from ainet.stages.protocol.sampling_params import SamplingParams
+from ainet.stages.protocol.spec import EXACT_UBATCH
 
 LONG = "Once upon a time there was a fox who lived at the edge of a wood. " * 12
 ROOMY = {"memory": "600MB", "context_window": 4096}
@@ -26,7 +26,7 @@ ROOMY = {"memory": "600MB", "context_window": 4096}
 @pytest.fixture(autouse=True)
 def patient(monkeypatch):
     """Members may take their time to say how busy they are: the machine may be, too."""
-    monkeypatch.setattr("ainet.executor.replicas.ASK_SECONDS", 60.0)
+    monkeypatch.setattr("ainet.executor.routing.ASK_SECONDS", 60.0)
 
 
 @contextlib.asynccontextmanager

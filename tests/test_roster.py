@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from swarms import DAY, Device, at, devices, until
 
 from ainet.errors import NotFound, PeerUnreachable, Refused, UsageError
-from ainet.identity import Identity, Issued, Member, Revoked, Roster, SignedRoster, certificates
-from ainet.network import Request
+from ainet.identity import certificates
+from ainet.identity.identity import Identity
+from ainet.identity.roster import Issued, Member, Revoked, Roster, SignedRoster
+from ainet.links.request import Request
 
 IDS = [letter * 52 for letter in "abcd"]
 

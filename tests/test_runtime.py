@@ -10,14 +10,14 @@ import time
 import pytest
 from processes import running
 
-from ainet import runtime
+from ainet.daemon import runtime
+from ainet.daemon.runtime import NodeLock, NodeTaken, Runtime
 from ainet.errors import NodeNotRunning
-from ainet.runtime import NodeLock, NodeTaken, Runtime
 
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from ainet.runtime import NodeLock, Runtime
+from ainet.daemon.runtime import NodeLock, Runtime
 lock = NodeLock(Path(sys.argv[1]))
 lock.acquire()
 lock.publish(Runtime(os.getpid(), "http://127.0.0.1:1/", "secret", 1.0, True))
@@ -114,7 +114,7 @@ def test_who_asks_waits_while_the_node_starts(tmp_path):
 
 
 def test_probing_does_not_keep_a_node_from_starting(tmp_path):
-    prober = "import sys, pathlib, ainet.runtime as r\nwhile True: r.is_locked(pathlib.Path(sys.argv[1]))"
+    prober = "import sys, pathlib, ainet.daemon.runtime as r\nwhile True: r.is_locked(pathlib.Path(sys.argv[1]))"
     with running([sys.executable, "-c", prober, str(tmp_path)]):
         deadline = time.monotonic() + 2
         while time.monotonic() < deadline:

@@ -12,13 +12,13 @@ from smollm2 import N_CTX, one_process
 
 from ainet.errors import UsageError
 from ainet.executor.request import GenerateRequest
-from ainet.executor.stages.generation import Message
-from ainet.executor.stages.json_schema import grammar_of_schema
-from ainet.executor.stages.llama import Llama
-from ainet.executor.stages.sampling import Sampler, draw_seed
-from ainet.executor.stages.sampling_params import SamplingParams
-from ainet.executor.stages.segments import Segment
-from ainet.executor.stages.vocabulary import Vocabulary
+from ainet.stages.llama.json_schema import grammar_of_schema
+from ainet.stages.llama.llama import Llama
+from ainet.stages.llama.sampling import Sampler, draw_seed
+from ainet.stages.llama.vocabulary import Vocabulary
+from ainet.stages.protocol.generation import Message
+from ainet.stages.protocol.sampling_params import SamplingParams
+from ainet.stages.protocol.segments import Segment
 
 QUESTION = "Name three colours of the rainbow."
 

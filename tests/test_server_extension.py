@@ -9,7 +9,7 @@ import httpx
 import pytest
 from servers import JUPYTER_TOKEN, NodeDouble, serve
 
-from ainet import runtime
+from ainet.daemon import runtime
 from ainet.errors import NotEnough
 
 AS_USER = {"Authorization": f"token {JUPYTER_TOKEN}"}

@@ -8,7 +8,7 @@ from swarms import devices, until
 from test_documents import sharing
 
 from ainet.errors import UsageError
-from ainet.settings import MAX_VALUE, SwarmSettings
+from ainet.swarm.settings import MAX_VALUE, SwarmSettings
 
 
 async def test_a_setting_is_one_for_all_members(tmp_path):

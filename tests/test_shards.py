@@ -11,10 +11,10 @@ import pytest
 from tiny_models import write_model
 
 from ainet.errors import CannotSplit, ModelError, NotEnough, NotFound
-from ainet.executor.models.gguf import GGUFFile
-from ainet.executor.models.manifest import Manifest
-from ainet.executor.models.shards import Shard, ShardStore
-from ainet.executor.models.tensors import TensorStore
+from ainet.models.gguf import GGUFFile
+from ainet.models.manifest import Manifest
+from ainet.models.shards import Shard, ShardStore
+from ainet.models.tensors import TensorStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -237,8 +237,8 @@ def test_the_death_of_the_process_leaves_no_partial_shard(source: TensorStore, t
     source.close()
     program = (
         "import sys, os, pathlib, signal\n"
-        "from ainet.executor.models.shards import ShardStore\n"
-        "from ainet.executor.models.tensors import TensorStore\n"
+        "from ainet.models.shards import ShardStore\n"
+        "from ainet.models.tensors import TensorStore\n"
         "store = TensorStore(pathlib.Path(sys.argv[1]))\n"
         "def die(done, total):\n"
         "    if done * 2 > total: os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -15,9 +15,10 @@ from servers import serve, until
 from test_sync_route import SharingNode
 
 from ainet.errors import NotFound, PeerUnreachable, Refused, UsageError
-from ainet.network import Logs
-from ainet.sharing import Notebooks, Shares
 from ainet.sharing.notebook_files import NotebookFiles
+from ainet.sharing.notebooks import Notebooks
+from ainet.sharing.shares import Shares
+from ainet.swarm.feeds import Logs
 
 pytestmark = pytest.mark.usefixtures("own_jupyter")
 
@@ -167,7 +168,7 @@ async def test_a_reader_changes_nothing(tmp_path):
         # A reader's node that does not care is refused by the sharer's.
         document = bob.document("plan")
         link = await bob.node.links.connect(ada.node.id)
-        from ainet.network.documents import PushUpdate
+        from ainet.documents.exchange import PushUpdate
 
         with pytest.raises(Refused, match="may only be read"):
             await link.request(PushUpdate(document.name, document.doc.get_update()))

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import ainet
-from ainet import daemon, shared_variables
+from ainet.client import shared_variables
+from ainet.daemon import daemon
 from ainet.errors import AinetError, NodeNotRunning, UsageError
 
 OPTIONS = {"name": "sharer", "threads": 1, "memory": "1GB"}

@@ -8,10 +8,8 @@ import pytest
 from swarms import devices, until
 
 from ainet.errors import Refused
-from ainet.network import Logs
-from ainet.network.logs import MAX_SAID
-from ainet.sharing import Shares
-from ainet.sharing.shares import Share, TellShares
+from ainet.sharing.shares import Share, Shares, TellShares
+from ainet.swarm.feeds import MAX_SAID, Logs
 
 
 def share(*nodes, swarm=False):

@@ -9,12 +9,12 @@ from servers import until
 from swarms import Device
 from test_shared_notebooks import code, desks, part, shared
 
-from ainet.cli import main
+from ainet.cli.main import main
+from ainet.documents.exchange import ListDocuments, PullDocument, PushUpdate
 from ainet.errors import NotFound, PeerUnreachable, ProtocolError, Refused
-from ainet.network.documents import ListDocuments, PullDocument, PushUpdate
-from ainet.network.logs import SyncLogs
-from ainet.sharing import Notebooks
+from ainet.sharing.notebooks import Notebooks
 from ainet.sharing.shares import Share, TellShares
+from ainet.swarm.feeds import SyncLogs
 
 pytestmark = pytest.mark.usefixtures("own_jupyter")
 
@@ -142,7 +142,7 @@ async def test_a_contact_can_take_only_so_much(tmp_path, monkeypatch):
         await shared(ada, bob, audience=["bob"])
         name = ada.document("plan").name
         link = bob.node.links.contact_link(ada.node.id)
-        monkeypatch.setattr("ainet.network.documents.MAX_CONTACT_DOCUMENT", 2000)
+        monkeypatch.setattr("ainet.documents.exchange.MAX_CONTACT_DOCUMENT", 2000)
         with pytest.raises(Refused, match="too much of a contact"):
             await link.request(PushUpdate(name, b"\0" * 2000))
         monkeypatch.undo()

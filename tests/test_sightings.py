@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zeroconf.asyncio import AsyncServiceInfo
 
-from ainet.network.discovery import SERVICE, Sighting, read_sighting
-from ainet.network.interfaces import MOST
+from ainet.links.discovery import SERVICE, Sighting, read_sighting
+from ainet.wire.interfaces import MOST
 
 ID = "a" * 52
 SWARM = "0" * 32

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ainet.errors import Refused
 from ainet.identity.keys import node_id, public_key_of
-from ainet.network.signed_log import MAX_BODY, MAX_STATE, Body, Entry, Log, make_entry
+from ainet.swarm.feed import MAX_BODY, MAX_STATE, Body, Entry, Log, make_entry
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 AUTHOR = node_id(KEY.public_key())

@@ -13,15 +13,15 @@ import pytest
 from smollm2 import CHUNK, N_CTX, one_process
 
 from ainet.errors import AinetError, Busy, PromptTooLong, Refused, StageLost
-from ainet.executor.models.shards import ShardStore
-from ainet.executor.stages.generation import Done, Message, Open, Started, Text
-from ainet.executor.stages.sampling_params import SamplingParams
-from ainet.executor.stages.segments import Segment
-from ainet.executor.stages.session_client import SessionClient
-from ainet.executor.stages.session_server import SessionServer
-from ainet.executor.stages.spec import StageSpec
-from ainet.executor.stages.stage import Stage
-from ainet.identity import Identity
+from ainet.executor.session_client import SessionClient
+from ainet.identity.identity import Identity
+from ainet.models.shards import ShardStore
+from ainet.stages.protocol.generation import Done, Message, Open, Started, Text
+from ainet.stages.protocol.sampling_params import SamplingParams
+from ainet.stages.protocol.segments import Segment
+from ainet.stages.protocol.spec import StageSpec
+from ainet.stages.sessions.session_server import SessionServer
+from ainet.stages.stage import Stage
 
 EPOCH = b"e" * 16
 QUESTION = "Name three colours of the rainbow and explain them."
@@ -140,7 +140,7 @@ async def test_a_lost_requester_frees_the_stage(pipeline):
 
 
 async def test_one_too_many_is_told_when_to_come_back(pipeline, monkeypatch):
-    monkeypatch.setattr("ainet.executor.stages.head.FIRST_GUESS", 1000.0)
+    monkeypatch.setattr("ainet.stages.sessions.head.FIRST_GUESS", 1000.0)
     _, connect = pipeline
     async with connect() as client:
         running = client.ask(ask(1, max_tokens=900, sampling=ENDLESS))

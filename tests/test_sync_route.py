@@ -16,8 +16,8 @@ from test_websocket_links import LinkedNode
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
-from ainet.network import Documents
-from ainet.replica import Replica
+from ainet.client.document_copy import Replica
+from ainet.documents.exchange import Documents
 
 YJS = Path(__file__).parent / "yjs"
 PLAN = "shared/plan"

@@ -9,7 +9,7 @@ from swarms import until
 from test_node import ask, nodes
 
 from ainet.errors import PeerUnreachable
-from ainet.executor.messages import CloseStages
+from ainet.hosting.requests import CloseStages
 
 
 class Deaf:
@@ -48,7 +48,7 @@ MEMORY = {"memory": "185MB"}
 
 
 async def test_a_device_that_was_not_told_is_told_until_it_knows(tmp_path, monkeypatch):
-    monkeypatch.setattr("ainet.executor.pipelines.TELL_SECONDS", 0.05)
+    monkeypatch.setattr("ainet.executor.pool.TELL_SECONDS", 0.05)
     async with nodes(tmp_path, desk=MEMORY, attic=MEMORY) as found:
         desk, attic = found["desk"], found["attic"]
         await ask(desk)
@@ -64,7 +64,7 @@ async def test_a_device_that_was_not_told_is_told_until_it_knows(tmp_path, monke
 
 
 async def test_what_is_planned_next_has_the_memory_of_what_was_not_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("ainet.executor.pipelines.TELL_SECONDS", 600)
+    monkeypatch.setattr("ainet.executor.pool.TELL_SECONDS", 600)
     async with nodes(tmp_path, desk=MEMORY, attic=MEMORY) as found:
         desk, attic = found["desk"], found["attic"]
         await ask(desk)
@@ -76,7 +76,7 @@ async def test_what_is_planned_next_has_the_memory_of_what_was_not_told(tmp_path
 
 
 async def test_a_device_may_be_told_twice_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("ainet.executor.pipelines.TELL_SECONDS", 600)
+    monkeypatch.setattr("ainet.executor.pool.TELL_SECONDS", 600)
     async with nodes(tmp_path, desk=MEMORY, attic=MEMORY) as found:
         desk, attic = found["desk"], found["attic"]
         await ask(desk)
@@ -91,7 +91,7 @@ async def test_a_device_may_be_told_twice_at_once(tmp_path, monkeypatch):
 
 
 async def test_a_device_is_told_also_when_who_closes_was_interrupted(tmp_path, monkeypatch):
-    monkeypatch.setattr("ainet.executor.pipelines.TELL_SECONDS", 0.05)
+    monkeypatch.setattr("ainet.executor.pool.TELL_SECONDS", 0.05)
     async with nodes(tmp_path, desk=MEMORY, attic=MEMORY) as found:
         desk, attic = found["desk"], found["attic"]
         await ask(desk)

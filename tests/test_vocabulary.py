@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from smollm2 import N_CTX
 
-from ainet.executor.stages.llama import Llama
-from ainet.executor.stages.vocabulary import TextStream, Vocabulary
+from ainet.stages.llama.llama import Llama
+from ainet.stages.llama.vocabulary import TextStream, Vocabulary
 
 
 @pytest.fixture(scope="module")

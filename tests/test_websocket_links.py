@@ -14,10 +14,12 @@ from test_channels import DATA, echo, service, talk
 from tornado.websocket import websocket_connect
 
 from ainet.errors import PeerUnreachable, Refused
-from ainet.identity import Identity
-from ainet.network import Links, Pairing, door, links
-from ainet.network.frames import ToPort
-from ainet.network.websocket import MAX_MESSAGE
+from ainet.identity.identity import Identity
+from ainet.links import door, links
+from ainet.links.frames import ToPort
+from ainet.links.links import Links
+from ainet.pairing.pairing import Pairing
+from ainet.wire.websocket import MAX_MESSAGE
 
 pytestmark = pytest.mark.usefixtures("own_jupyter")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ainet.errors import UsageError
-from ainet.executor.placement import Planner
-from ainet.executor.what_if import described
+from ainet.placement.planner import Planner
+from ainet.placement.what_if import described
 
 DESK = {"name": "desk", "memory": "170MB", "speed": "8GB"}
 

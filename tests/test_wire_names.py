@@ -19,27 +19,30 @@ sys.path.insert(0, str(Path(__file__).parent))
 from support.wire import import_everything, shape, struct_shape, subclasses
 
 from ainet.config import AinetConfig
+from ainet.daemon.runtime import Runtime
+from ainet.documents import exchange as documents
 from ainet.errors import AinetError
-from ainet.executor.placements import LOG as PLACEMENTS
-from ainet.executor.placements import Placement
+from ainet.executor.directory import LOG as PLACEMENTS
+from ainet.executor.directory import Placement
 from ainet.executor.request import GenerateRequest
-from ainet.executor.stages import frames, segments
-from ainet.executor.stages.generation import Command, Event
 from ainet.identity.contacts import Contact
 from ainet.identity.roster import SignedRoster
 from ainet.identity.swarm import Swarm
-from ainet.network import capabilities, documents, leases, offers
-from ainet.network import frames as link_frames
-from ainet.network.addresses import _Book
-from ainet.network.messages import Request
-from ainet.network.pairing import JoinBody
-from ainet.network.signed_log import Body, Entry
-from ainet.network.tickets import Ticket
+from ainet.links import frames as link_frames
+from ainet.links.address_book import _Book
+from ainet.links.request import Request
+from ainet.pairing.pairing import JoinBody
+from ainet.pairing.tickets import Ticket
 from ainet.resources.monitor import _Speed
-from ainet.runtime import Runtime
 from ainet.server.routes import ROUTES
 from ainet.sharing import shares
 from ainet.sharing.shared_notebook import Remembered
+from ainet.stages.protocol import segments
+from ainet.stages.protocol.generation import Command, Event
+from ainet.stages.ring import frames
+from ainet.swarm import facts as capabilities
+from ainet.swarm import leases, offers
+from ainet.swarm.feed import Body, Entry
 
 GOLDEN = Path(__file__).parent / "golden" / "wire.json"
 

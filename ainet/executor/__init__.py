@@ -1,1 +1,1 @@
-"""The model executor: models, the stages that run them, the engine beneath, and lent workers."""
+"""Who asks: finds a model, places and loads it, answers, and survives losses."""

@@ -8,31 +8,32 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ainet.errors import AinetError, LeaseLost, NotEnough, NotFound, PeerUnreachable, StageLost
-from ainet.executor.borrowed import BorrowedGone, BorrowedPipeline
 from ainet.executor.draft_model import DraftModel
-from ainet.executor.messages import LoadProgress
+from ainet.executor.peer_pipeline import BorrowedGone, BorrowedPipeline
 from ainet.executor.pipeline import Pipeline, PipelineOptions
-from ainet.executor.pipelines import Pipelines
-from ainet.executor.replicas import Replicas
+from ainet.executor.pool import Pipelines
 from ainet.executor.request import turn
+from ainet.executor.routing import Replicas
 from ainet.executor.transcript import Transcript
-from ainet.network.tasks import Tasks
+from ainet.hosting.requests import LoadProgress, load_lease
+from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from ainet.config import AinetConfig
+    from ainet.executor.directory import Offered, Placements
     from ainet.executor.finder import ModelFinder
-    from ainet.executor.models.manifest import Manifest
-    from ainet.executor.placement import NodeOffer, Plan
-    from ainet.executor.placements import Offered, Placements
-    from ainet.executor.planning import Planned, Planning
     from ainet.executor.request import GenerateRequest
-    from ainet.executor.stages.generation import Event, Open
-    from ainet.executor.stages.service import StageService
-    from ainet.identity import Identity
-    from ainet.network import Leases, Links
+    from ainet.hosting.stages import StageService
+    from ainet.identity.identity import Identity
+    from ainet.links.links import Links
+    from ainet.models.manifest import Manifest
+    from ainet.placement.plan import NodeOffer, Plan
+    from ainet.placement.survey import Planned, Planning
+    from ainet.stages.protocol.generation import Event, Open
+    from ainet.swarm.leases import Leases
 
     Progress = Callable[[LoadProgress], None]
 
@@ -51,11 +52,6 @@ SETTLE_SECONDS = 1.0
 DRIFT = 1 / 3
 #: A model is placed anew for a token that takes this share of the time.
 WORTH = 0.9
-
-
-def load_lease(model: str) -> str:
-    """Return the name of the lease for placing the model with this digest over several devices."""
-    return f"load {model}"
 
 
 class _LostInQueue(StageLost):

@@ -8,17 +8,18 @@ import time
 from typing import TYPE_CHECKING
 
 from ainet.errors import AinetError, NotFound
-from ainet.executor.fetch import REPORT_SECONDS
-from ainet.executor.messages import FindModel, LoadProgress, ModelFound
-from ainet.executor.models.manifest import Manifest
+from ainet.hosting.fetch import REPORT_SECONDS
+from ainet.hosting.requests import FindModel, LoadProgress, ModelFound
+from ainet.models.manifest import Manifest
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable
 
-    from ainet.executor.models.catalog import ModelCatalog
-    from ainet.executor.models.tensors import TensorStore
-    from ainet.network import Links, MemberState
+    from ainet.links.links import Links
+    from ainet.links.members import MemberState
+    from ainet.models.catalog import ModelCatalog
+    from ainet.models.tensors import TensorStore
 
     Progress = Callable[[LoadProgress], None]
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import msgspec
 
 from ainet.errors import AinetError, ProtocolError, StageLost
-from ainet.executor.messages import (
+from ainet.executor.session_client import SessionClient
+from ainet.executor.speculator import Speculator
+from ainet.hosting.requests import (
     CloseStages,
     DescribeStages,
     LinkStage,
@@ -23,11 +25,9 @@ from ainet.executor.messages import (
     StageFigures,
     StageLoaded,
 )
-from ainet.executor.speculator import Speculator
-from ainet.executor.stages.recovery import plan_recovery
-from ainet.executor.stages.session_client import SessionClient
-from ainet.executor.stages.sockets import FORWARDED_SILENCE_SECONDS, SILENCE_SECONDS
-from ainet.executor.stages.spec import EPOCH_BYTES, StageSpec
+from ainet.stages.protocol.recovery import plan_recovery
+from ainet.stages.protocol.sockets import FORWARDED_SILENCE_SECONDS, SILENCE_SECONDS
+from ainet.stages.protocol.spec import EPOCH_BYTES, StageSpec
 
 if TYPE_CHECKING:
     import logging
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 
     from ainet.config import AinetConfig
     from ainet.executor.draft_model import DraftModel
-    from ainet.executor.models.manifest import Manifest
-    from ainet.executor.placement import Plan, PlannedStage
-    from ainet.executor.stages.generation import Event, Open
-    from ainet.executor.stages.hidden_states import Form
-    from ainet.executor.stages.host import StageAddress
-    from ainet.executor.stages.recovery import Recovery
-    from ainet.executor.stages.service import StageService
-    from ainet.identity import Identity
-    from ainet.network import Links
+    from ainet.hosting.stages import StageService
+    from ainet.identity.identity import Identity
+    from ainet.links.links import Links
+    from ainet.models.manifest import Manifest
+    from ainet.placement.plan import Plan, PlannedStage
+    from ainet.stages.protocol.address import StageAddress
+    from ainet.stages.protocol.generation import Event, Open
+    from ainet.stages.protocol.recovery import Recovery
+    from ainet.stages.ring.hidden_states import Form
 
 LINK_SECONDS = 30.0
 CLOSE_SECONDS = 15.0

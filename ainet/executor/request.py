@@ -7,8 +7,8 @@ import secrets
 import msgspec
 
 from ainet.errors import PromptTooLong, UsageError
-from ainet.executor.stages.generation import MAX_PROMPT, Message, Open
-from ainet.executor.stages.sampling_params import SamplingParams
+from ainet.stages.protocol.generation import MAX_PROMPT, Message, Open
+from ainet.stages.protocol.sampling_params import SamplingParams
 
 MAX_STOPS = 16
 MAX_STOP = 1000  # characters

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from ainet.executor.stages.drafts import MAX_DRAFT
-from ainet.executor.stages.generation import Started, Text
+from ainet.stages.protocol.generation import Started, Text
+from ainet.stages.sessions.drafts import MAX_DRAFT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ainet.executor.draft_model import DraftModel
-    from ainet.executor.stages.generation import Event, Open
+    from ainet.stages.protocol.generation import Event, Open
 
 #: Tokens that are guessed at once: the text may have gone on by then.
 STEP = 4

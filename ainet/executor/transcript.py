@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ainet.executor.stages.generation import Done, Event, Resume, Started, Text
+from ainet.stages.protocol.generation import Done, Event, Resume, Started, Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ainet.executor.borrowed import BorrowedPipeline
+    from ainet.executor.peer_pipeline import BorrowedPipeline
     from ainet.executor.pipeline import Pipeline
-    from ainet.executor.stages.generation import Lap, Open
+    from ainet.stages.protocol.generation import Lap, Open
 
 
 class Transcript:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 
 from ainet.errors import AinetError, NotFound, Refused
+from ainet.files import write_private
 from ainet.identity import certificates as x
-from ainet.identity.files import write_private
 from ainet.identity.roster import Name, NodeId
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from ainet.errors import AinetError, NotFound, Refused, UsageError
+from ainet.files import make_private_dir
 from ainet.identity import certificates as x
 from ainet.identity.contacts import Contacts
 from ainet.identity.credentials import Credentials
-from ainet.identity.files import make_private_dir
 from ainet.identity.keys import key_from_pem, key_to_pem, node_id, open_key, seal, unseal
 from ainet.identity.roster import Member, Revoked, Roster, SignedRoster, check_name, keep_certificates
 from ainet.identity.swarm import Swarm, check_statement, issued

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from ainet.errors import AinetError, Refused, UsageError
-from ainet.identity.files import write_private
+from ainet.files import write_private
 
 if TYPE_CHECKING:
     from pathlib import Path

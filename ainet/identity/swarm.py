@@ -8,8 +8,8 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from ainet.errors import AinetError, Refused
+from ainet.files import write_private
 from ainet.identity import certificates as x
-from ainet.identity.files import write_private
 from ainet.identity.keys import key_to_pem, node_id, verifies
 from ainet.identity.roster import Issued, Member, Roster, SignedRoster
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 import psutil
 
-from ainet.config import parse_bytes, show_bytes
 from ainet.errors import NotEnough
 from ainet.resources.monitor import alive, cores, total_memory
+from ainet.units import parse_bytes, show_bytes
 
 if TYPE_CHECKING:
     from types import TracebackType

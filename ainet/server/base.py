@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from jupyter_server.auth import IdentityProvider
 
-    from ainet.node import Node
+    from ainet.node.node import Node
     from ainet.server.extension import AinetExtension
 
 #: Most bytes of a request's body: a prompt of a million characters fits.

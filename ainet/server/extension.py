@@ -17,16 +17,16 @@ from traitlets.config import Config
 from traitlets.config.loader import JSONFileConfigLoader
 
 from ainet.config import CONFIG_FILE, AinetConfig
+from ainet.daemon.log import FAILED, LogFile
+from ainet.daemon.runtime import NodeLock, NodeTaken, Runtime
 from ainet.errors import AinetError, NodeNotRunning, UsageError
-from ainet.log import FAILED, LogFile
-from ainet.runtime import NodeLock, NodeTaken, Runtime
 from ainet.server.auth import NodeTokenIdentity
 from ainet.server.rooms import Rooms
 
 if TYPE_CHECKING:
     from jupyter_server.serverapp import ServerApp
 
-    from ainet.node import Node
+    from ainet.node.node import Node
 
 
 class AinetExtension(ExtensionApp):
@@ -59,7 +59,7 @@ class AinetExtension(ExtensionApp):
 
     @default("node_class")
     def _default_node_class(self) -> type:
-        from ainet.node import Node
+        from ainet.node.node import Node
 
         return Node
 

@@ -17,14 +17,14 @@ from tornado.iostream import StreamClosedError
 
 from ainet.errors import AinetError
 from ainet.executor.request import GenerateRequest
-from ainet.executor.what_if import described
+from ainet.placement.what_if import described
 from ainet.server.base import NodeHandler
 from ainet.server.checks import check_count, check_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from ainet.node import Node
+    from ainet.node.node import Node
 
 
 class StatusHandler(NodeHandler):

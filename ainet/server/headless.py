@@ -18,7 +18,7 @@ from jupyter_server.serverapp import ServerApp
 from traitlets.config import Config
 
 from ainet.config import default_data_dir
-from ainet.executor.engine.exit_deadline import ExitDeadline
+from ainet.engine.exit_deadline import ExitDeadline
 
 if TYPE_CHECKING:
     from pathlib import Path

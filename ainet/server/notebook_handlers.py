@@ -14,7 +14,7 @@ from ainet.server.checks import check_text
 from ainet.sharing.shares import MAX_AUDIENCE
 
 if TYPE_CHECKING:
-    from ainet.node import Node
+    from ainet.node.node import Node
 
 
 class NotebookShare(msgspec.Struct, forbid_unknown_fields=True):

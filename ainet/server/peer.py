@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from jupyter_server.auth.decorator import allow_unauthenticated
 from tornado.websocket import WebSocketHandler
 
-from ainet.network.websocket import MAX_MESSAGE, WebSocketCarrier
+from ainet.wire.websocket import MAX_MESSAGE, WebSocketCarrier
 
 if TYPE_CHECKING:
     from tornado.websocket import WebSocketProtocol13

@@ -10,12 +10,12 @@ from jupyter_server.auth.decorator import authorized
 from tornado import web
 
 from ainet.errors import UsageError
-from ainet.network.frames import MAX_ADDRESS
+from ainet.links.frames import MAX_ADDRESS
 from ainet.server.base import NodeHandler
 from ainet.server.checks import MAX_KEY, check_text
 
 if TYPE_CHECKING:
-    from ainet.node import Node
+    from ainet.node.node import Node
 
 MAX_MINUTES = 24 * 60
 

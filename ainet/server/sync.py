@@ -13,16 +13,16 @@ from pycrdt import write_message as write_payload
 from tornado import web
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
+from ainet.client.document_copy import ENDED
 from ainet.errors import AinetError
-from ainet.replica import ENDED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jupyter_server.auth import IdentityProvider
 
+    from ainet.documents.document import Document
     from ainet.server.extension import AinetExtension
-    from ainet.storage import Document
 
 MAX_MESSAGE = 16 * 1024 * 1024  # bytes
 MAX_BACKLOG = 32 * 1024 * 1024  # bytes that a client may leave unread

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from jupyter_ydoc import YNotebook
 
-    from ainet.storage.notebook import Cell, Notebook
+    from ainet.sharing.notebook_merge import Cell, Notebook
 
 
 class Change(NamedTuple):

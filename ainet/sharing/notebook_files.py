@@ -18,7 +18,7 @@ from ainet.errors import NotFound
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ainet.storage.notebook import Notebook
+    from ainet.sharing.notebook_merge import Notebook
 
 
 class NotebookFiles:

@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from tornado.web import HTTPError
 
+from ainet.documents.exchange import check_name
 from ainet.errors import AinetError, NotFound, PeerUnreachable, UsageError
-from ainet.identity.files import make_private_dir
-from ainet.network.documents import check_name
-from ainet.network.tasks import Tasks
+from ainet.files import make_private_dir
 from ainet.sharing.notebook_files import NotebookFiles
 from ainet.sharing.shared_notebook import Remembered, SharedNotebook
 from ainet.sharing.shares import SWARM, Listed, Share
+from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Sequence
 
-    from ainet.node import Node
-    from ainet.storage.notebook import Notebook
+    from ainet.node.node import Node
+    from ainet.sharing.notebook_merge import Notebook
 
 MAX_NAME = 80  # characters of a share's name
 #: A sharer that does not send its notebook in this time (s) is not there.

@@ -11,18 +11,18 @@ from jupyter_ydoc import YNotebook
 from tornado.web import HTTPError
 
 from ainet.errors import AinetError
-from ainet.identity.files import write_private
+from ainet.files import write_private
 from ainet.sharing.cell_changes import put, with_their_changes
 from ainet.sharing.notebook_files import as_saved
-from ainet.storage.notebook import EMPTY, Notebook, mark_runs, merge, with_trust, without_trust
+from ainet.sharing.notebook_merge import EMPTY, Notebook, mark_runs, merge, with_trust, without_trust
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable
     from pathlib import Path
 
+    from ainet.documents.document import Document
     from ainet.sharing.notebook_files import NotebookFiles
-    from ainet.storage import Document
 
 #: The file and the live document are looked at this often (s).
 LOOK_SECONDS = 0.5

@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import msgspec
 
+from ainet.documents.exchange import NOTEBOOK
 from ainet.errors import AinetError, NotFound, Refused, UsageError
-from ainet.identity.files import write_private
+from ainet.files import write_private
 from ainet.identity.roster import NodeId
-from ainet.network.documents import NOTEBOOK
-from ainet.network.messages import Request
-from ainet.network.tasks import Tasks
+from ainet.links.request import Request
+from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ainet.network import Links, Logs, PeerLink
+    from ainet.links.link import PeerLink
+    from ainet.links.links import Links
+    from ainet.swarm.feeds import Logs
 
 LOG = "shares"
 SWARM = "swarm"

@@ -11,11 +11,11 @@ import time
 import pytest
 from smollm2 import CHUNK, N_CTX, one_process
 
-from ainet import daemon
-from ainet.client import NodeClient
+from ainet.client.client import NodeClient
 from ainet.config import CONFIG_FILE
+from ainet.daemon import daemon
 from ainet.errors import NotEnough
-from ainet.executor.stages.sampling_params import SamplingParams
+from ainet.stages.protocol.sampling_params import SamplingParams
 
 
 @pytest.fixture

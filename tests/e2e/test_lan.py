@@ -17,8 +17,8 @@ from nodes import alive
 from processes import running
 from smollm2 import CHUNK, N_CTX, one_process
 
-from ainet.executor.stages.sampling_params import SamplingParams
-from ainet.network.channel import RESUME_SECONDS
+from ainet.links.channel import RESUME_SECONDS
+from ainet.stages.protocol.sampling_params import SamplingParams
 
 pytestmark = [
     pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root and iproute2"),
@@ -154,7 +154,7 @@ def test_two_members_that_cannot_reach_each_other_work_together_through_a_third(
     wait_for(lambda: listening(hidden, "laptop") == before)
 
     script = (
-        "import sys; from ainet.client import NodeClient; from distributed import Client, Security\n"
+        "import sys; from ainet.client.client import NodeClient; from distributed import Client, Security\n"
         "with NodeClient.find() as node:\n"
         "    opened = node.open_client(3); tls = opened['tls']\n"
         "    security = Security(require_encryption=True, tls_ca_file=tls['ca'], tls_client_cert=tls['cert'],\n"

@@ -16,7 +16,7 @@ from nodes import alive
 from smollm2 import CHUNK, N_CTX, one_process
 
 from ainet.errors import AinetError
-from ainet.executor.stages.sampling_params import SamplingParams
+from ainet.stages.protocol.sampling_params import SamplingParams
 
 pytestmark = [
     pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root and iproute2"),

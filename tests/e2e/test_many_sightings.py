@@ -12,8 +12,8 @@ from lan import POSSIBLE, Lan, enter
 from swarms import until
 from zeroconf import IPVersion, ServiceInfo, Zeroconf
 
-from ainet.network import discovery as module
-from ainet.network.discovery import SERVICE, Announcement, Discovery
+from ainet.links import discovery as module
+from ainet.links.discovery import SERVICE, Announcement, Discovery
 
 pytestmark = pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root and iproute2")
 IDS = [letter * 52 for letter in "abcde"]

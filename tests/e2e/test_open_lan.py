@@ -12,7 +12,7 @@ from nodes import alive
 from zeroconf import IPVersion, Zeroconf
 
 from ainet.config import CONFIG_FILE
-from ainet.network.discovery import SERVICE, read_sighting
+from ainet.links.discovery import SERVICE, read_sighting
 
 pytestmark = [
     pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root and iproute2"),

@@ -14,8 +14,8 @@ from nodes import alive
 from processes import running
 from smollm2 import N_CTX, one_process
 
-from ainet.executor.stages.sampling_params import SamplingParams
-from ainet.executor.stages.spec import EXACT_UBATCH
+from ainet.stages.protocol.sampling_params import SamplingParams
+from ainet.stages.protocol.spec import EXACT_UBATCH
 
 pytestmark = [
     pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root and iproute2"),

@@ -10,7 +10,7 @@ import pytest
 from lab import CHROMIUM, OPTIONS, TOKEN, running_lab
 from playwright.sync_api import expect, sync_playwright
 
-from ainet.client import NodeClient
+from ainet.client.client import NodeClient
 
 pytestmark = pytest.mark.timeout(400)
 #: Cells of a notebook in the folder `sub`, and what they say.

@@ -19,10 +19,10 @@ import pytest
 from nodes import family_of
 from smollm2 import CHUNK, N_CTX, one_process
 
-from ainet import daemon
-from ainet.client import NodeClient
+from ainet.client.client import NodeClient
 from ainet.config import CONFIG_FILE, AinetConfig
-from ainet.executor.stages.sampling_params import SamplingParams
+from ainet.daemon import daemon
+from ainet.stages.protocol.sampling_params import SamplingParams
 
 SESSIONS = int(os.environ.get("AINET_SOAK", "20"))
 AT_ONCE = 3

@@ -12,11 +12,11 @@ import pytest
 from nodes import alive, family_of
 from smollm2 import CHUNK, N_CTX, one_process
 
-from ainet import daemon
-from ainet.client import NodeClient
+from ainet.client.client import NodeClient
 from ainet.config import CONFIG_FILE
+from ainet.daemon import daemon
 from ainet.errors import CannotSplit, NotFound
-from ainet.executor.stages.sampling_params import SamplingParams
+from ainet.stages.protocol.sampling_params import SamplingParams
 
 NAMES = ("desk", "laptop", "tablet")
 QUESTION = "Tell me about rain."
@@ -52,7 +52,7 @@ class Swarm:
         daemon.down(self.folder / name)
 
     def family(self, name: str) -> list[psutil.Process]:
-        from ainet import runtime
+        from ainet.daemon import runtime
 
         return family_of(runtime.find(self.folder / name))
 
@@ -189,7 +189,7 @@ def test_a_plan_says_where_and_why_before_anything_loads(swarm):
 def test_a_dask_client_runs_on_lent_workers_of_every_device(swarm):
     from distributed import Client
 
-    from ainet.executor.engine.certificates import DaskCredentials
+    from ainet.engine.certificates import DaskCredentials
 
     opened = swarm.nodes["desk"].open_client()
     try:

@@ -1,0 +1,1 @@
+"""The ``ainet`` command: its subcommands, and how what they found is shown."""

@@ -1,0 +1,50 @@
+"""The ``ainet`` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+from ainet.cli.commands import build_parser
+from ainet.cli.parser import HelpShown
+from ainet.errors import AinetError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Returns
+    -------
+    int
+        0: done, 1: failed (a message is on standard error), 2: wrong usage, 130: interrupted.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        options = build_parser("ainet", kernel=False).parse_args(given)
+        status: int = options.run(options)
+    except HelpShown:
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has gone; Python must not complain at exit that it cannot flush it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as exc:
+        if "--debug" in given:
+            traceback.print_exc()
+        elif isinstance(exc, AinetError):
+            print(f"ainet: {exc.message}", file=sys.stderr)
+        else:
+            print(f"ainet: {type(exc).__name__}: {exc} (--debug shows where)", file=sys.stderr)
+        return 2 if isinstance(exc, UsageError) else 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""How far something is, in words, for a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from ainet.units import show_bytes
+
+#: Seconds between two lines of progress on a standard error that is no terminal.
+RARELY = 10.0
+
+
+class Progress:
+    """What is loaded or fetched, on standard error: one line that changes on a terminal, now and then one elsewhere."""
+
+    def __init__(self) -> None:
+        self._shown = False
+        self._due = time.monotonic()
+        self._noticed = ""
+
+    def show(self, event: dict[str, Any], *, amid: bool = False) -> None:
+        """Replace the line by that of a ``progress`` event.
+
+        Parameters
+        ----------
+        event
+            As `NodeClient.generate` yields it.
+        amid
+            Whether an answer has begun, over which nothing may be written: only what its reader must know is said
+            then, once and on a line of its own.
+        """
+        words = progress_text(event)
+        if amid:
+            if event.get("notice") and words != self._noticed:
+                self._noticed = words
+                self._write(f"\n{words}\n")
+        elif sys.stderr.isatty():
+            self._write(f"\r\x1b[K{words}")
+            self._shown = True
+        elif time.monotonic() >= self._due:
+            self._write(f"{words}\n")
+            self._due = time.monotonic() + RARELY
+
+    def clear(self) -> None:
+        """Remove the line."""
+        if self._shown:
+            self._write("\r\x1b[K")
+            self._shown = False
+
+    def _write(self, text: str) -> None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def progress_text(event: dict[str, Any]) -> str:
+    """Return a ``progress`` event in words."""
+    done, total = event.get("done", 0), event.get("total")
+    if not done and not total:
+        return f"{event['text']} …"
+    return f"{event['text']}: {show_bytes(done)}" + (f" of {show_bytes(total)}" if total else "")

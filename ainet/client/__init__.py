@@ -1,0 +1,1 @@
+"""What programs and notebooks on this device use to talk to its node."""

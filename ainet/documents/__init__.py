@@ -1,0 +1,1 @@
+"""Documents that several devices edit, and how they are exchanged."""

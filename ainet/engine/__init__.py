@@ -1,0 +1,1 @@
+"""The Dask cluster of this device, in child processes."""

@@ -1,0 +1,128 @@
+"""Placements: the pipelines that members have loaded, as each says in its signed log, for all of them to use."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import msgspec
+
+from ainet.identity.roster import Count, NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ainet.executor.pipeline import Pipeline
+    from ainet.links.link import PeerLink
+    from ainet.links.links import Links
+    from ainet.placement.survey import Sizes
+    from ainet.swarm.feeds import Logs
+
+LOG = "placements"
+MAX_STAGES = 1024
+#: A pipeline that did not answer is not asked again for so long (s): its owner may not have noticed yet.
+AVOID_SECONDS = 10.0
+
+
+class PlacedLayers(msgspec.Struct, frozen=True):
+    """Layers (0-based, inclusive) in a process on a node."""
+
+    node: NodeId
+    pid: Count
+    first_layer: Count
+    last_layer: Count
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """What a node says of a pipeline that it has loaded.
+
+    Attributes
+    ----------
+    model, name
+        Digest and name of the model.
+    n_ctx, n_ubatch
+        Context window and chunk, in tokens.
+    seconds
+        Predicted time of a token.
+    stages
+        Where the layers are, in order.
+    """
+
+    model: str
+    name: str
+    n_ctx: int
+    n_ubatch: int
+    seconds: float
+    stages: Annotated[list[PlacedLayers], msgspec.Meta(max_length=MAX_STAGES)]
+
+
+class Offered(NamedTuple):
+    """A pipeline of a member: its name, and the link to its owner."""
+
+    placement: Placement
+    pipeline: str
+    link: PeerLink
+
+    @property
+    def rank(self) -> tuple[float, str]:
+        """The lower, the better; the same for everybody."""
+        return self.placement.seconds, self.pipeline
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one device holds the whole model."""
+        return len(self.placement.stages) == 1
+
+
+class Placements:
+    """Tells members what is loaded here, and knows what they have loaded.
+
+    Parameters
+    ----------
+    links, logs
+        Who can be reached; where it is said.
+    """
+
+    def __init__(self, links: Links, logs: Logs) -> None:
+        self._links, self._logs = links, logs
+        self._avoided: dict[str, float] = {}
+
+    def publish(self, pipelines: Iterable[Pipeline]) -> None:
+        """Tell the members that these pipelines are loaded, and no others."""
+        told: dict[str, Placement | None] = dict.fromkeys(self._logs.keys(self._links.identity.id, LOG))
+        for pipeline in pipelines:
+            plan = pipeline.plan
+            stages = [
+                PlacedLayers(stage.node, placed["pid"], stage.first_layer, stage.last_layer)
+                for stage, placed in zip(plan.stages, pipeline.placement, strict=True)
+            ]
+            told[pipeline.name] = Placement(plan.model, plan.name, plan.n_ctx, plan.n_ubatch, plan.seconds, stages)
+        if told:
+            self._logs.publish(LOG, told)
+
+    def of(self, node: str) -> list[tuple[str, Placement]]:
+        """Return the pipelines (name, placement) that the node says it has loaded."""
+        return [
+            (name, placement)
+            for name in self._logs.keys(node, LOG)
+            if (placement := self._logs.get(node, LOG, name, Placement)) is not None and placement.stages
+            if 0 < placement.seconds < math.inf
+        ]
+
+    def find(self, model: str, sizes: Sizes) -> list[Offered]:
+        """Return the pipelines of members that can be reached for the model with this digest, the best first."""
+        now = time.monotonic()
+        self._avoided = {name: until for name, until in self._avoided.items() if until > now}
+        found = [
+            Offered(placement, name, link)
+            for link in self._links.links()
+            for name, placement in self.of(link.peer_id)
+            if placement.model == model and (placement.n_ctx, placement.n_ubatch) == sizes
+            if name not in self._avoided
+        ]
+        return sorted(found, key=lambda offered: offered.rank)
+
+    def avoid(self, pipeline: str) -> None:
+        """Do not find the pipeline for a while: it did not answer."""
+        self._avoided[pipeline] = time.monotonic() + AVOID_SECONDS

@@ -1,1 +1,0 @@
-"""The engine: the Dask cluster whose workers hold the stages."""

@@ -1,1 +1,0 @@
-"""Lending: Dask workers of members for the owner's own code."""

@@ -1,0 +1,93 @@
+"""A pipeline of another member, asked through its owner."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from ainet.errors import NotFound, PeerUnreachable, ProtocolError, StageLost
+from ainet.executor.requests import AskPipeline
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+
+    from ainet.executor.directory import Offered
+    from ainet.stages.protocol.generation import Event, Open
+
+
+class BorrowedGone(StageLost):
+    """The pipeline is not there any more, and has said nothing yet: another one can be asked."""
+
+
+class BorrowedPipeline:
+    """Asks a pipeline that another member has loaded.
+
+    Parameters
+    ----------
+    offered
+        The pipeline.
+    names
+        The name of each member, by its id.
+    """
+
+    def __init__(self, offered: Offered, names: Mapping[str, str]) -> None:
+        self._offered = offered
+        self._names = names
+
+    @property
+    def name(self) -> str:
+        """The pipeline's name."""
+        return self._offered.pipeline
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self._offered.placement.name
+
+    @property
+    def digest(self) -> str:
+        """The model's digest."""
+        return self._offered.placement.model
+
+    @property
+    def placement(self) -> list[dict[str, Any]]:
+        """Where each range of layers runs: node name, process id, first and last layer."""
+        return [
+            {
+                "node": self._names.get(stage.node, stage.node[:8]),
+                "pid": stage.pid,
+                "first_layer": stage.first_layer,
+                "last_layer": stage.last_layer,
+            }
+            for stage in self._offered.placement.stages
+        ]
+
+    @property
+    def received(self) -> dict[str, int]:
+        """Nothing was fetched to load it: it was loaded already."""
+        return {}
+
+    def release(self) -> None:
+        """Note nothing: the owner counts who uses it."""
+
+    async def ask(self, request: Open) -> AsyncGenerator[Event, None]:
+        """Answer one request; closing the generator cancels it on every stage.
+
+        Raises
+        ------
+        BorrowedGone
+            It cannot be asked; nothing was said yet.
+        StageLost
+            It was lost while it answered.
+        """
+        link, said = self._offered.link, False
+        try:
+            async with contextlib.aclosing(link.stream(AskPipeline(self.name, request))) as items:
+                async for item in items:
+                    said = True
+                    yield item.event
+        except (NotFound, PeerUnreachable, ProtocolError, StageLost) as exc:
+            if not said:
+                raise BorrowedGone(exc.message) from exc
+            msg = f"{link.peer_name}, which has {self.model} loaded, was lost while it answered: {exc.message}"
+            raise StageLost(msg) from exc

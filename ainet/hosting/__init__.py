@@ -1,0 +1,1 @@
+"""What this node does for pipelines, its own and those of members."""

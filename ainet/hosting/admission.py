@@ -1,0 +1,56 @@
+"""What a node makes of another one's wishes for a stage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ainet.errors import UsageError
+from ainet.models.architectures import check_range
+from ainet.stages.protocol.spec import EPOCH_BYTES, EXACT_UBATCH
+
+if TYPE_CHECKING:
+    from ainet.models.manifest import Manifest
+    from ainet.resources.allocator import Caps
+    from ainet.stages.protocol.spec import StageSpec
+
+MAX_UBATCH = 2048
+MAX_SESSIONS = 32
+MAX_QUEUE = 1000
+MAX_KEPT = 1 << 24
+
+
+def admitted(spec: StageSpec, manifest: Manifest, caps: Caps) -> StageSpec:
+    """Hold wishes against the model and the owner's caps.
+
+    Returns
+    -------
+    StageSpec
+        What may be loaded: not more threads than the owner gives, and a GPU only if it is given.
+
+    Raises
+    ------
+    CannotSplit
+        If the model has no such stage.
+    UsageError
+        If context, chunk or epoch make no sense.
+    """
+    check_range(manifest, spec.first_layer, spec.last_layer)
+    if len(spec.epoch) != EPOCH_BYTES or not 1 <= spec.n_stages <= manifest.n_layers:
+        msg = f"A pipeline of {spec.n_stages} stages is not possible."
+        raise UsageError(msg)
+    if not (1 <= spec.n_ctx <= manifest.n_ctx_train and 1 <= spec.n_ubatch <= MAX_UBATCH):
+        msg = f"A context of {spec.n_ctx} tokens in chunks of {spec.n_ubatch} is not possible."
+        raise UsageError(msg)
+    if spec.exact and spec.n_ubatch > EXACT_UBATCH:
+        msg = f"Answers are exact in chunks of at most {EXACT_UBATCH} tokens, not of {spec.n_ubatch}."
+        raise UsageError(msg)
+    return msgspec.structs.replace(
+        spec,
+        threads=max(1, min(spec.threads, caps.threads)),
+        gpu=spec.gpu and caps.gpu and not spec.exact,
+        sessions=max(1, min(spec.sessions, MAX_SESSIONS)),
+        queue=max(0, min(spec.queue, MAX_QUEUE)),
+        kept_tokens=max(0, min(spec.kept_tokens, MAX_KEPT)),
+    )

@@ -1,0 +1,204 @@
+"""What this node does for members that ask it to take part in a pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ainet.errors import NotFound, ProtocolError, Refused
+from ainet.executor.requests import AskPipeline, DescribePipeline, PipelineState, Said
+from ainet.hosting.absence import GRACE_SECONDS, AbsenceWatch
+from ainet.hosting.requests import (
+    PIECE,
+    CloseStages,
+    DescribeStages,
+    DescribeWorkers,
+    FindModel,
+    LinkStage,
+    LoadProgress,
+    LoadStage,
+    ModelFound,
+    Piece,
+    ReadTensor,
+    StageLoaded,
+    StageStates,
+    WorkerStates,
+    load_lease,
+)
+from ainet.models.manifest import Manifest
+from ainet.placement.requests import DescribeNode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from ainet.executor.executor import Executor
+    from ainet.hosting.stages import StageService
+    from ainet.links.link import PeerLink
+    from ainet.links.links import Links
+    from ainet.models.catalog import ModelCatalog
+    from ainet.models.tensors import Progress, TensorStore
+    from ainet.placement.plan import NodeOffer
+    from ainet.placement.survey import Planning
+    from ainet.swarm.leases import Leases
+
+#: Whoever asks for a model hears that often (s) that its file is still being read.
+TELL_SECONDS = 1.0
+
+
+class PeerHandlers:
+    """Answers the requests of `ainet.hosting.requests`. Only the owner of a pipeline may touch its stages."""
+
+    def __init__(
+        self,
+        *,
+        links: Links,
+        executor: Executor,
+        planning: Planning,
+        leases: Leases,
+        service: StageService,
+        store: TensorStore,
+        catalog: ModelCatalog,
+    ) -> None:
+        self._links = links
+        self._executor = executor
+        self._planning = planning
+        self._leases = leases
+        self._service = service
+        self._store = store
+        self._catalog = catalog
+        self._owners = AbsenceWatch(links, GRACE_SECONDS, self._unload)
+        # One file is hashed at a time, and not in the threads that everything else needs.
+        self._finder = ThreadPoolExecutor(1, thread_name_prefix="finding a model")
+        links.handle(FindModel, self.find_model)
+        links.handle(ReadTensor, self.read_tensor)
+        links.handle(DescribeNode, self.describe_node)
+        links.handle(LoadStage, self.load_stage)
+        links.handle(LinkStage, self.link_stage)
+        links.handle(CloseStages, self.close_stages)
+        links.handle(DescribeStages, self.describe_stages)
+        links.handle(DescribeWorkers, self.describe_workers)
+        links.handle(AskPipeline, self.ask_pipeline)
+        links.handle(DescribePipeline, self.describe_pipeline)
+
+    async def stop(self) -> None:
+        """Stop waiting for owners to come back, and looking for models."""
+        await self._owners.stop()
+        self._finder.shutdown(wait=False, cancel_futures=True)
+
+    async def find_model(self, _link: PeerLink, request: FindModel) -> AsyncGenerator[LoadProgress | ModelFound, None]:
+        """Return the manifest of a model that this node has; paths and downloads are the asker's own business.
+
+        The file of a model that is asked for the first time is hashed, which takes minutes for a large one.
+        """
+        hashed = (0, 0)
+
+        def count(done: int, total: int) -> None:
+            nonlocal hashed
+            hashed = done, total
+
+        finding = asyncio.get_running_loop().run_in_executor(self._finder, self._find, request.name, count)
+        try:
+            while not (await asyncio.wait([finding], timeout=TELL_SECONDS))[0]:
+                yield LoadProgress(f"{self._links.identity.name} looks for {request.name} in its files", *hashed)
+            yield finding.result()
+        finally:
+            finding.cancel()  # unless it has begun
+
+    async def read_tensor(self, _link: PeerLink, request: ReadTensor) -> Piece:
+        """Return a piece of a tensor."""
+        if not (0 < request.length <= PIECE and request.offset >= 0):
+            msg = f"A piece of {request.length} bytes at {request.offset} was asked for."
+            raise ProtocolError(msg)
+        return Piece(await asyncio.to_thread(self._store.read, request.hash, request.offset, request.length))
+
+    async def describe_node(self, _link: PeerLink, request: DescribeNode) -> NodeOffer:
+        """Return what this node can give."""
+        return await self._planning.describe(request.model)
+
+    async def load_stage(self, link: PeerLink, request: LoadStage) -> AsyncGenerator[LoadProgress | StageLoaded, None]:
+        """Load a stage for the asking member, telling how far it is."""
+        if request.spec.owner != link.peer_id:
+            msg = "A stage is loaded for the node that asks, not for another one."
+            raise Refused(msg)
+        if request.lease is not None:
+            self._leases.check(load_lease(request.spec.model), request.lease, link.peer_id)
+        manifest = await asyncio.to_thread(_decode, request)
+        self._service.admit(request.spec, manifest)  # before anything of it is kept
+        await asyncio.to_thread(self._store.save_manifest, manifest)
+        await self._owners.watch(link)
+        reports: asyncio.Queue[LoadProgress | None] = asyncio.Queue()
+        loading = asyncio.create_task(
+            self._service.load(request.spec, manifest, request.sources, reports.put_nowait, local=False)
+        )
+        loading.add_done_callback(lambda _: reports.put_nowait(None))
+        try:
+            while (report := await reports.get()) is not None:
+                yield report
+        finally:
+            loading.cancel()  # unless it is done
+            await asyncio.gather(loading, return_exceptions=True)
+        yield loading.result()
+
+    async def ask_pipeline(self, link: PeerLink, request: AskPipeline) -> AsyncGenerator[Said, None]:
+        """Answer a question on a pipeline of this node."""
+        asked = msgspec.structs.replace(request.request, user=link.peer_id)
+        async with contextlib.aclosing(self._executor.answer(request.pipeline, asked)) as events:
+            async for event in events:
+                yield Said(event)
+
+    async def describe_pipeline(self, _link: PeerLink, request: DescribePipeline) -> PipelineState:
+        """Return how busy a pipeline of this node is."""
+        return PipelineState(self._executor.offered(request.pipeline).sessions)
+
+    async def link_stage(self, link: PeerLink, request: LinkStage) -> None:
+        """Connect a stage to its neighbours."""
+        self._check_owner(link, request.pipeline)
+        await self._service.link(
+            request.pipeline,
+            request.first_layer,
+            request.previous,
+            request.following,
+            kept_tokens=request.kept_tokens,
+            recovery=request.recovery,
+        )
+
+    async def close_stages(self, link: PeerLink, request: CloseStages) -> None:
+        """Unload what a pipeline has here."""
+        self._check_owner(link, request.pipeline)
+        await self._service.close(request.pipeline, park=request.park)
+
+    async def describe_stages(self, link: PeerLink, request: DescribeStages) -> StageStates:
+        """Return what a pipeline's stages measured."""
+        self._check_owner(link, request.pipeline)
+        return StageStates(await self._service.figures(request.pipeline))
+
+    async def describe_workers(self, _link: PeerLink, _request: DescribeWorkers) -> WorkerStates:
+        """Return this node's workers and what they hold."""
+        return WorkerStates(await self._service.workers())
+
+    def _check_owner(self, link: PeerLink, pipeline: str) -> None:
+        if any(stage.spec.owner != link.peer_id for stage in self._service.stages(pipeline)):
+            msg = "This pipeline belongs to another node."
+            raise Refused(msg)
+
+    def _find(self, name: str, progress: Progress) -> ModelFound:
+        try:
+            return ModelFound(self._catalog.known(name, progress=progress).encode())
+        except NotFound:
+            return ModelFound(b"")
+
+    async def _unload(self, owner: str) -> None:
+        for pipeline in {stage.spec.pipeline for stage in self._service.stages() if stage.spec.owner == owner}:
+            await self._service.close(pipeline)
+
+
+def _decode(request: LoadStage) -> Manifest:
+    manifest = Manifest.decode(request.manifest)
+    if manifest.digest != request.spec.model:
+        msg = "The manifest is not that of the model."
+        raise ProtocolError(msg)
+    return manifest

@@ -1,0 +1,60 @@
+"""A stage on a worker of this node, as the node sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from ainet.engine.engine import Worker
+    from ainet.models.manifest import Manifest
+    from ainet.resources.allocator import Reservation
+    from ainet.stages.protocol.address import StageAddress
+    from ainet.stages.protocol.spec import StageSpec
+
+
+class HostedStage:
+    """A stage on a worker of this node."""
+
+    def __init__(self, spec: StageSpec, manifest: Manifest, reservation: Reservation) -> None:
+        self.spec = spec
+        self.manifest = manifest
+        self.reservation = reservation
+        self.worker: Worker | None = None
+        self.actor: Any = None
+        self.address: StageAddress | None = None
+        #: Set when the worker is gone: nothing will be answered any more.
+        self.lost = asyncio.Event()
+        #: Node ids of the stages before and after, once linked.
+        self.neighbours: set[str] = set()
+        #: Where the next stage is.
+        self.following: StageAddress | None = None
+        self.is_local = True
+
+    def is_like(self, spec: StageSpec, *, local: bool) -> bool:
+        """Whether a stage of this kind can use the model that was loaded for this one."""
+        return (
+            self.is_local == local
+            and msgspec.structs.replace(
+                self.spec, pipeline=spec.pipeline, epoch=spec.epoch, owner=spec.owner, n_stages=spec.n_stages
+            )
+            == spec
+        )
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports on which it waits for its neighbour and for requesters."""
+        address = self.address
+        return [port for port in (address.data_port, address.session_port) if port] if address else []
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.manifest.name
+
+    @property
+    def layers(self) -> str:
+        """The range of layers in words."""
+        return f"{self.spec.first_layer}–{self.spec.last_layer}"

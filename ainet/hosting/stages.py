@@ -1,0 +1,469 @@
+"""The stages that this node runs for itself and for members, within the owner's caps."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ainet.errors import AinetError, NotEnough, NotFound, Refused, StageLost, UsageError
+from ainet.hosting.admission import admitted
+from ainet.hosting.hosted_stage import HostedStage
+from ainet.hosting.parking import Parking
+from ainet.hosting.requests import LoadProgress, StageFigures, StageLoaded, WorkerState
+from ainet.models.shards import ShardStore
+from ainet.placement.footprint import OVERHEAD, STAGE_SECONDS, Footprint
+from ainet.resources import monitor
+from ainet.stages.actor import StageHost
+from ainet.tasks import Tasks
+from ainet.wire.interfaces import machine
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable, Sequence
+
+    from ainet.engine.engine import Engine, Worker
+    from ainet.hosting.fetch import Fetcher
+    from ainet.identity.identity import Identity
+    from ainet.links.links import Links
+    from ainet.models.manifest import Manifest
+    from ainet.models.tensors import TensorStore
+    from ainet.resources.allocator import Allocator
+    from ainet.resources.speeds import Speeds
+    from ainet.stages.protocol.address import StageAddress
+    from ainet.stages.protocol.recovery import Recovery
+    from ainet.stages.protocol.spec import StageSpec
+
+#: Seconds within which a worker must answer to be closed in an orderly way.
+CLOSE_SECONDS = 4.0
+#: Workers that held a stage are kept for this long (s): the next pipeline then need not wait for them to start.
+TRIM_SECONDS = 30.0
+#: A spare worker starts so long (s) after a stage was loaded: the other stages of its pipeline come first.
+SPARE_SECONDS = 2.0
+LOOPBACK = "127.0.0.1"
+#: Copies of earlier prompts take at most this share of the memory that is free when a stage was loaded.
+KEPT_SHARE = 0.25
+#: What llama.cpp writes for a position beside its keys and values (bytes).
+CELL_BYTES = 12
+
+
+class StageService:
+    """Loads, links and closes stages on this node's engine.
+
+    Parameters
+    ----------
+    identity
+        Credentials of the data path.
+    links
+        On whose address members may connect to stages.
+    engine, allocator, store, fetcher
+        Workers, memory, tensors, and where missing tensors come from.
+    speeds
+        Where it is noted how fast models run here.
+    log
+        For losses.
+    """
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        links: Links,
+        engine: Engine,
+        allocator: Allocator,
+        store: TensorStore,
+        fetcher: Fetcher,
+        speeds: Speeds,
+        log: logging.Logger,
+    ) -> None:
+        self._identity = identity
+        self._links = links
+        self._speeds = speeds
+        self._engine = engine
+        self._allocator = allocator
+        self._shards = ShardStore(store, self._shards_in_use)
+        self._fetcher = fetcher
+        self._log = log
+        self._stages: dict[tuple[str, int], HostedStage] = {}
+        #: Models that are still loaded, though their stages have ended.
+        self.parking = Parking(self._close)
+        self._lock = asyncio.Lock()
+        self._tasks = Tasks("The background work for stages failed", log)
+        engine.on_worker_lost(self._lose_worker)
+
+    def stages(self, pipeline: str | None = None) -> list[HostedStage]:
+        """Return the stages here, of one pipeline or of all."""
+        return [stage for stage in self._stages.values() if pipeline in (None, stage.spec.pipeline)]
+
+    @property
+    def worker_limit(self) -> int | None:
+        """Most stages that can run here; None when the engine grows on demand."""
+        return None if self._engine.own else len(self._engine.workers())
+
+    async def workers(self) -> list[WorkerState]:
+        """Return the engine's workers and what they hold."""
+        held = {stage.worker.address: stage for stage in self.stages() if stage.worker is not None}
+        found = []
+        for worker in self._engine.workers():
+            stage = held.get(worker.address)
+            layers = [stage.spec.first_layer, stage.spec.last_layer] if stage else []
+            memory = await asyncio.to_thread(monitor.pss, worker.pid) if self._engine.own else 0
+            found.append(WorkerState(worker.pid, memory, stage.name if stage else None, layers))
+        return found
+
+    async def load(
+        self,
+        spec: StageSpec,
+        manifest: Manifest,
+        sources: Sequence[str],
+        progress: Callable[[LoadProgress], None],
+        *,
+        local: bool,
+    ) -> StageLoaded:
+        """Load a stage and listen for its neighbours.
+
+        Parameters
+        ----------
+        spec, manifest
+            What to load.
+        sources
+            Node ids that missing tensors can be fetched from.
+        progress
+            Told how far it is.
+        local
+            Whether every stage of the pipeline is on this node, and its requester too: nothing then listens beyond
+            loopback, and the swarm's certificate is not needed.
+
+        Raises
+        ------
+        NotEnough
+            If memory or disk do not suffice within the owner's caps.
+        CannotSplit, ModelError, NotFound, PeerUnreachable
+            If the shard cannot be made.
+        """
+        self._check_new(spec)
+        spec = self.admit(spec, manifest)
+        what = f"{manifest.name} layers {spec.first_layer}–{spec.last_layer}"
+        memory = _footprint(manifest, spec).memory(spec.first_layer, spec.last_layer)
+        # Stages take turns, so threads are shared in time: a stage that comes when all are taken runs nevertheless.
+        threads = min(spec.threads, self._allocator.free.threads)
+        stage = await self._begin(spec, manifest, what, memory, threads, local=local)
+        self._stages[spec.pipeline, spec.first_layer] = stage
+        try:
+            layers = (spec.first_layer, spec.last_layer)
+            await asyncio.to_thread(self._shards.make_room, manifest, *layers)
+            received = await self._fetcher.fetch(
+                manifest, layers, sources, lambda done, total: progress(LoadProgress(f"fetching {what}", done, total))
+            )
+            if stage.actor is None:
+                progress(LoadProgress(f"loading {what}"))
+            shard = await asyncio.to_thread(self._shards.assemble, manifest, *layers)
+            if stage.actor is None:
+                await self._host(stage)
+            stage.address = await self._alive(stage, lambda actor: actor.load(spec, shard))
+            if not local:
+                for port in stage.ports:
+                    self._links.channels.expose(stage.address.host, port)
+            figures = await self._alive(stage, lambda actor: actor.state())
+            buffers = sum(figures["buffers"].values())
+            stage.reservation.resize(memory=max(memory, buffers + OVERHEAD))
+            self._note_speed(stage, figures["token_seconds"])
+            kept_tokens = self._reserve_kept(stage)
+        except BaseException:
+            await asyncio.shield(self._close(stage))
+            raise
+        self._tasks.spawn(self._keep_spare())
+        return StageLoaded(stage.address, received, stage.reservation.memory, kept_tokens, figures["held"])
+
+    async def link(
+        self,
+        pipeline: str,
+        first_layer: int,
+        previous: str,
+        following: StageAddress | None,
+        *,
+        kept_tokens: int = 0,
+        recovery: Recovery | None = None,
+    ) -> None:
+        """Connect a loaded stage to its neighbours and let it work.
+
+        Parameters
+        ----------
+        pipeline, first_layer
+            The stage.
+        previous, following
+            Node of the stage before; the stage after, None when there is no other one.
+        kept_tokens
+            Tokens of earlier prompts that every stage of the pipeline can keep.
+        recovery
+            Sessions of a lost pipeline that go on.
+
+        Raises
+        ------
+        NotFound
+            If the stage is not there any more.
+        Refused
+            If a neighbour is not a member.
+        """
+        for node in [previous, *([following.node] if following else [])]:
+            if node != self._identity.id and self._identity.roster.member(node) is None:
+                msg = f"The device {node[:8]} is no member: no stage here is linked to it."
+                raise Refused(msg)
+        stage = self._stages.get((pipeline, first_layer))
+        if stage is None or stage.actor is None:
+            msg = "The stage is not loaded here any more. Ask again."
+            raise NotFound(msg)
+        stage.following = following
+        stage.neighbours = {previous} | ({following.node} if following else set())
+        if following is not None and self._engine.own:  # other workers may be on another machine than this node
+            host, port = await self._links.forwarders.route(following.node, following.host, following.data_port)
+            following = msgspec.structs.replace(following, host=host, data_port=port)
+        link = self._links.linked(previous)
+        is_near = link is None or link.machine == machine()
+        await self._alive(stage, lambda actor: actor.link(previous, following, kept_tokens, recovery, is_near=is_near))
+
+    async def figures(self, pipeline: str) -> list[StageFigures]:
+        """Return what the stages of a pipeline measured."""
+        found = []
+        for stage in self.stages(pipeline):
+            if stage.actor is None or stage.address is None:
+                continue
+            state = await self._alive(stage, lambda actor: actor.state())
+            self._note_speed(stage, state["token_seconds"])
+            found.append(
+                StageFigures(
+                    stage.address.pid,
+                    stage.spec.first_layer,
+                    stage.spec.last_layer,
+                    state["bytes_sent"],
+                    state["frames_sent"],
+                    state["token_seconds"],
+                    state["buffers"],
+                    state["decodes"],
+                )
+            )
+        return found
+
+    async def close(self, pipeline: str, *, park: bool = False) -> None:
+        """Unload the stages of a pipeline; none is fine, too. With `park`, their models stay for a while."""
+        await asyncio.gather(*((self._park if park else self._close)(stage) for stage in self.stages(pipeline)))
+
+    async def stop(self) -> None:
+        """Unload every stage."""
+        await self.close_all()
+        await self.parking.clear()
+        await self._tasks.stop()
+
+    async def close_all(self, node_id: str | None = None) -> None:
+        """Unload every stage, or those in which the node with this id takes part."""
+        for stage in self.stages():
+            if node_id in (None, stage.spec.owner, *stage.neighbours):
+                await self._close(stage)
+
+    def _check_new(self, spec: StageSpec) -> None:
+        if (spec.pipeline, spec.first_layer) in self._stages:
+            msg = f"Layers {spec.first_layer}–{spec.last_layer} of this pipeline are loaded here already."
+            raise UsageError(msg)
+
+    async def _begin(
+        self, spec: StageSpec, manifest: Manifest, what: str, memory: int, threads: int, *, local: bool
+    ) -> HostedStage:
+        """Return a stage with the memory that it needs, and maybe a model that was loaded before."""
+        parked = self.parking.take(spec, local=local)
+        if parked is not None:
+            stage = HostedStage(spec, manifest, parked.reservation)
+            stage.worker, stage.actor, stage.is_local = parked.worker, parked.actor, local
+            return stage
+        try:
+            reservation = self._allocator.reserve(what, memory, threads=threads)
+        except NotEnough:
+            if not self.parking:
+                raise
+            await self.parking.clear()
+            self._check_new(spec)
+            reservation = self._allocator.reserve(what, memory, threads=threads)
+        stage = HostedStage(spec, manifest, reservation)
+        stage.is_local = local
+        return stage
+
+    async def _host(self, stage: HostedStage) -> None:
+        """Find a worker for a stage."""
+        async with self._lock:
+            try:
+                stage.worker = await self._free_worker()
+            except NotEnough:
+                if not self.parking:
+                    raise
+                await self.parking.clear()
+                stage.worker = await self._free_worker()
+        if self._engine.own:
+            self._allocator.bind(stage.reservation, stage.worker.pid)
+        host = self._stage_host(stage.worker, local=stage.is_local)
+        credentials = self._identity.local_credentials() if stage.is_local else self._identity.credentials()
+        arguments = (StageHost, credentials, self._identity.id, host)
+        worker = stage.worker.address
+        stage.actor = await self._alive(stage, lambda _: self._engine.actor(*arguments, address=worker))
+
+    def admit(self, spec: StageSpec, manifest: Manifest) -> StageSpec:
+        """Return what may be loaded of another node's wishes; see `admitted`.
+
+        Raises
+        ------
+        UsageError
+            Also if the pipeline belongs to another node.
+        """
+        if any(stage.spec.owner != spec.owner for stage in self.stages(spec.pipeline)):
+            msg = "A pipeline of this name belongs to another node."
+            raise UsageError(msg)
+        return admitted(spec, manifest, self._allocator.caps)
+
+    def _note_speed(self, stage: HostedStage, seconds: float) -> None:
+        """Note what a token took, for the next plan."""
+        spec = stage.spec
+        read = _footprint(stage.manifest, spec).read(spec.first_layer, spec.last_layer)
+        if seconds > 0:
+            reading = max(seconds - STAGE_SECONDS, seconds / 4)
+            try:
+                self._speeds.note(spec.model, read / reading / spec.threads)
+            except OSError as exc:
+                self._log.warning("It is not noted how fast %s runs here: %s", stage.name, exc)
+
+    def _reserve_kept(self, stage: HostedStage) -> int:
+        """Reserve memory for copies of earlier prompts, where there is plenty; return the tokens that they may have."""
+        spec = stage.spec
+        token = stage.manifest.kv_bytes_per_token(spec.first_layer, spec.last_layer) + CELL_BYTES
+        tokens = min(spec.kept_tokens, int(KEPT_SHARE * self._allocator.free.memory) // token)
+        stage.reservation.resize(memory=stage.reservation.memory + tokens * token)
+        return tokens
+
+    def _shards_in_use(self) -> list[tuple[Manifest, int, int]]:
+        return [(stage.manifest, stage.spec.first_layer, stage.spec.last_layer) for stage in self.stages()]
+
+    def _stage_host(self, worker: Worker, *, local: bool) -> str:
+        """Return the address on which neighbours and requesters reach a stage on `worker`."""
+        if not self._engine.own:  # its machine may be another one
+            address = worker.address.partition("://")[2]
+        elif local:
+            return LOOPBACK
+        else:
+            address = self._links.address
+        return address.rpartition(":")[0].strip("[]")
+
+    async def _free_worker(self) -> Worker:
+        used = self._used()
+        workers = await self._engine.ensure_workers(len(used) + 1)
+        return next(worker for worker in workers if worker.address not in used)
+
+    def _holding(self) -> list[HostedStage]:
+        """Return the stages, also those that have ended but still hold a model."""
+        return [*self.stages(), *self.parking.stages]
+
+    def _used(self) -> set[str]:
+        """Return the addresses of workers that hold a model."""
+        return {stage.worker.address for stage in self._holding() if stage.worker is not None}
+
+    async def _alive(self, stage: HostedStage, call: Callable[[Any], Any]) -> Any:
+        """Await the answer to a call of a stage's actor, but not longer than its worker lives.
+
+        Raises
+        ------
+        StageLost
+            If the worker is lost first.
+        """
+        answer = asyncio.ensure_future(_answer(stage.actor, call))
+        lost = asyncio.ensure_future(stage.lost.wait())
+        try:
+            await asyncio.wait((answer, lost), return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            reason: object = "its process ended"
+        except AinetError:
+            raise
+        except (OSError, RuntimeError) as exc:  # so Dask says that the worker cannot be reached
+            reason = exc
+        finally:
+            answer.cancel()
+            lost.cancel()
+        self._log.warning("The worker of %s layers %s failed: %r", stage.name, stage.layers, reason)
+        msg = f"The worker that held layers {stage.layers} of {stage.name} was lost. Ask again."
+        raise StageLost(msg)
+
+    async def _park(self, stage: HostedStage) -> None:
+        """End a stage, but keep its model if possible."""
+        is_kept = False
+        if stage.actor is not None and stage.address is not None:
+            try:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    is_kept = await self._alive(stage, lambda actor: actor.park())
+            except (AinetError, TimeoutError) as exc:
+                self._log.info("Layers %s of %s are not kept: %s", stage.layers, stage.name, exc or "no answer")
+            except BaseException:  # nobody may ask a second time
+                self._tasks.spawn(self._close(stage))
+                raise
+        if not is_kept or stage.lost.is_set():
+            await self._close(stage)
+            return
+        self._leave(stage)
+        stage.address = None
+        self.parking.keep(stage)
+
+    async def _close(self, stage: HostedStage) -> None:
+        ended, stage.actor = stage.actor, None
+        try:
+            if ended is not None:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._alive(stage, lambda _: ended.close())
+        except (AinetError, TimeoutError) as exc:
+            self._log.info("Layers %s of %s end with their worker: %s", stage.layers, stage.name, exc or "no answer")
+            if stage.worker is not None and not stage.lost.is_set():  # what it holds must not outlive the reservation
+                await self._engine.retire(stage.worker.address)
+        finally:
+            self._forget(stage)
+
+    def _lose_worker(self, address: str) -> None:
+        for stage in self._holding():
+            if stage.worker is not None and stage.worker.address == address:
+                self.parking.lose(stage)
+                self._log.warning("The worker that held layers %s of %s was lost.", stage.layers, stage.name)
+                stage.lost.set()
+                self._forget(stage)
+
+    def _forget(self, stage: HostedStage) -> None:
+        self._leave(stage)
+        stage.reservation.release()
+        self._tasks.spawn(self._trim())
+
+    def _leave(self, stage: HostedStage) -> None:
+        """Take a stage out of its pipeline."""
+        self._stages.pop((stage.spec.pipeline, stage.spec.first_layer), None)
+        for port in stage.ports:
+            self._links.channels.conceal(port)
+        if stage.following is not None:
+            self._tasks.spawn(self._links.forwarders.close(stage.following.node, stage.following.data_port))
+            stage.following = None
+
+    async def _keep_spare(self) -> None:
+        """Have a worker ready for a stage that takes the place of a lost one: starting one takes seconds."""
+        await asyncio.sleep(SPARE_SECONDS)
+        async with self._lock:
+            used = self._used()
+            if used and self._engine.own:
+                await self._engine.ensure_workers(len(used) + 1)
+
+    async def _trim(self) -> None:
+        """End workers that nobody needs any more, but keep one warm."""
+        await asyncio.sleep(TRIM_SECONDS)
+        async with self._lock:
+            used = self._used()
+            free = [worker for worker in self._engine.workers() if worker.address not in used]
+            for worker in free[1:]:
+                await self._engine.retire(worker.address)
+
+
+async def _answer(actor: Any, call: Callable[[Any], Any]) -> Any:
+    return await call(actor)  # an actor whose worker is lost raises as soon as it is called
+
+
+def _footprint(manifest: Manifest, spec: StageSpec) -> Footprint:
+    return Footprint(manifest, n_ctx=spec.n_ctx, n_ubatch=spec.n_ubatch, sessions=spec.sessions, exact=spec.exact)

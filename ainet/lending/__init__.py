@@ -1,0 +1,1 @@
+"""Dask workers that members lend to the owner's own code."""

@@ -1,0 +1,1 @@
+"""Authenticated links between nodes, and everything that goes over them."""

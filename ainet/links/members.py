@@ -1,0 +1,63 @@
+"""The members of the swarm, as this node sees them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ainet.identity.certificates import DAY
+
+if TYPE_CHECKING:
+    from ainet.links.links import Links
+
+
+class MemberState(msgspec.Struct, frozen=True):
+    """A member, as this node sees it.
+
+    Attributes
+    ----------
+    last_seen
+        Unix seconds; None when it was never reachable from here.
+    certificate_days
+        Days until its certificate expires; negative after that.
+    """
+
+    id: str
+    name: str
+    addresses: list[str]
+    connected: bool
+    last_seen: float | None
+    certificate_days: float
+    is_self: bool
+    holds_ca: bool
+
+
+def member_states(links: Links) -> list[MemberState]:
+    """Return all members of the swarm, this node first; a node that was removed sees only itself."""
+    identity, now = links.identity, links.identity.now()
+    me = MemberState(
+        id=identity.id,
+        name=identity.name,
+        addresses=list(links.addresses()),
+        connected=True,
+        last_seen=now,
+        certificate_days=identity.days_left,
+        is_self=True,
+        holds_ca=identity.holds_ca,
+    )
+    others = [
+        MemberState(
+            id=member.id,
+            name=member.name,
+            addresses=links.known_addresses(member.id),
+            connected=(connected := links.linked(member.id) is not None),
+            last_seen=now if connected else links.book.last_seen(member.id),
+            certificate_days=(member.expires - now) / DAY,
+            is_self=False,
+            holds_ca=member.holds_ca,
+        )
+        for member in identity.roster.members
+        if member.id != identity.id and not identity.removed
+    ]
+    return [me, *sorted(others, key=lambda state: state.name)]

@@ -1,0 +1,152 @@
+"""What a node does for its links in the background: dial members, renew certificates."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+from ainet.errors import AinetError, Refused
+from ainet.identity.roster import Member
+from ainet.links.request import RenewCertificate
+from ainet.wire.interfaces import host_addresses
+
+if TYPE_CHECKING:
+    import logging
+
+    from ainet.identity.contacts import Contact
+    from ainet.links.link import PeerLink
+    from ainet.links.links import Links
+
+TICK = 1.0  # seconds
+LOOK_SECONDS = 2.0  # between two looks at this device's addresses
+FIRST_RETRY = 1.0  # seconds
+LAST_RETRY = 15.0  # seconds
+RENEWAL_RETRY = 600.0  # seconds
+
+
+class Upkeep:
+    """Keeps this node linked to every member that can be reached, and its certificate young."""
+
+    def __init__(self, links: Links, log: logging.Logger) -> None:
+        self._links = links
+        self._identity = links.identity
+        self._log = log
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._dials: set[asyncio.Task[None]] = set()
+        self._retry: dict[str, tuple[float, float]] = {}  # node id: when (loop time), after how many seconds again
+        self._next_renewal = 0.0
+        self._started = False
+        self._hosts: list[str] = []  # this device's addresses
+        self._next_look = 0.0
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End."""
+        tasks = [*self._dials, *([self._task] if self._task else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def wake(self) -> None:
+        """Look at once: a link came or went."""
+        self._wake.set()
+
+    def reset(self, node_id: str | None = None) -> None:
+        """Dial this member, or all, at once, however long it did not answer: it may be elsewhere now."""
+        for member in [node_id] if node_id else list(self._retry):
+            self._retry[member] = (0.0, FIRST_RETRY)
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._look_at_network()
+                self._cut_expired()
+                await self._renew()
+                self._dial()
+            except Exception:
+                self._log.exception("Looking after the links failed; it is tried again.")
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(TICK):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def _look_at_network(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK_SECONDS
+        before, self._hosts = self._hosts, host_addresses()
+        if before != self._hosts and self._started:
+            await self._links.network_changed()
+
+    def _cut_expired(self) -> None:
+        if self._identity.expired and not self._identity.holds_ca and self._links.links():
+            problem = Refused(str(self._identity.problem))
+            self._log.warning("%s", problem.message)
+            self._links.close_all(problem)
+        for link in self._links.expired_links():
+            msg = f"The certificate of {link.peer_name} has expired. It must join again with a new ticket."
+            self._log.warning("%s", msg)
+            link.close(Refused(msg))
+
+    def _dial(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._identity.problem:
+            return
+        others: list[Member | Contact] = [*self._identity.roster.members, *self._identity.contacts.all()]
+        for member in others:
+            if member.id == self._identity.id:
+                continue
+            link = self._links.link_to(member.id)
+            if link is not None and link.relay is None:
+                self._retry.pop(member.id, None)
+                continue
+            # Both ends miss a link at the same time. One waits longer: a second link would only be idle.
+            first = now + FIRST_RETRY * (0.5 if self._identity.id < member.id else 1.5) if self._started else now
+            when, pause = self._retry.setdefault(member.id, (first, FIRST_RETRY))
+            # Whose address is unknown may be known to a member that relays; a relayed link waits for a direct one.
+            if now >= when and (self._links.known_addresses(member.id) or self._may_be_relayed(member, link)):
+                self._retry[member.id] = (now + pause * random.uniform(0.7, 1.3), min(2 * pause, LAST_RETRY))  # noqa: S311
+                task = asyncio.create_task(self._dial_one(member.id))
+                self._dials.add(task)
+                task.add_done_callback(self._dials.discard)
+        self._started = True
+
+    def _may_be_relayed(self, member: Member | Contact, link: PeerLink | None) -> bool:
+        return link is None and isinstance(member, Member) and bool(self._links.links())
+
+    async def _dial_one(self, node_id: str) -> None:
+        try:
+            await self._links.dial_anew(node_id)
+        except AinetError as exc:
+            self._log.debug("%s", exc.message)
+
+    async def _renew(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if not self._identity.renewal_due or self._identity.removed or now < self._next_renewal:
+            return
+        if self._identity.holds_ca:
+            self._identity.renew_own()
+            self._links.roster_changed()
+            return
+        holders = {member.id for member in self._identity.roster.members if member.holds_ca}
+        for link in self._links.links():
+            if link.peer_id not in holders:
+                continue
+            self._next_renewal = now + RENEWAL_RETRY
+            try:
+                renewed = await link.request(RenewCertificate(self._identity.request()), timeout=10.0)
+                self._identity.accept_renewal(renewed.certificate)
+            except AinetError as exc:
+                self._log.warning("This device's certificate could not be renewed: %s", exc.message)
+            else:
+                self._log.info("This device's certificate was renewed for %d days.", self._identity.days_left)
+                return

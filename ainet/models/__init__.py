@@ -1,0 +1,1 @@
+"""Models: GGUF files, their tensors, and shards made of them."""

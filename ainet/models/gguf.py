@@ -1,0 +1,278 @@
+"""Read GGUF files; what is read is checked as strictly as if its author wished us harm.
+
+The format is ``docs/gguf.md`` of ggml. What llama.cpp's own reader (``ggml/src/gguf.cpp``) insists on is insisted on
+here: no arrays of arrays, tensors one after the other in file order, names below 64 bytes, at most four dimensions.
+Whether a file that opens is a *model* is for `ainet.models.manifest` to say.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from typing import TYPE_CHECKING, BinaryIO
+
+from ainet.errors import ModelError
+from ainet.models.gguf_values import MAX_DIMENSIONS, SIZES, Kind, TensorInfo, Value, alignment_of, padded, tensor_nbytes
+from ainet.units import show_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+#: The bytes of everything before the tensor data. Large vocabularies need about 20 MB.
+MAX_HEADER = 64 << 20
+MAX_KEYS = 1 << 16
+MAX_TENSORS = 1 << 16
+#: Items of all arrays together, and of one string in bytes.
+MAX_ITEMS = 4 << 20
+MAX_STRING = 16 << 20
+MAX_KEY = 1024
+MAX_TENSOR_NAME = 63
+_CHUNK = 1 << 20
+_FIRST_PART = re.compile(r"(.*)-00001-of-(0[0-9]{4})\.gguf")
+
+
+class GGUFFile:
+    """The header of a GGUF file, read and checked.
+
+    Attributes
+    ----------
+    path, size
+        The file and its size in bytes.
+    metadata
+        Keys and values in file order.
+    tensors
+        In file order; every one lies completely inside the file and none overlaps another.
+    alignment
+        Bytes; the data of each tensor begins at a multiple of it.
+    """
+
+    def __init__(
+        self, path: Path, size: int, metadata: dict[str, Value], tensors: list[TensorInfo], alignment: int
+    ) -> None:
+        self.path = path
+        self.size = size
+        self.metadata = metadata
+        self.tensors = tensors
+        self.alignment = alignment
+
+    @classmethod
+    def open(cls, path: Path) -> GGUFFile:
+        """Read the header of `path`.
+
+        Raises
+        ------
+        ModelError
+            When the file cannot be read, is truncated, or breaks the format in any way.
+        """
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                return cls._read(path, size, HeaderReader(file, size))
+        except OSError as exc:
+            msg = f"{path} cannot be read: {exc.strerror or exc}."
+            raise ModelError(msg) from exc
+        except ModelError as exc:
+            msg = f"{path.name} is not a usable GGUF file. {exc.message}"
+            raise ModelError(msg, **exc.details) from exc
+
+    @classmethod
+    def _read(cls, path: Path, size: int, reader: HeaderReader) -> GGUFFile:
+        if bytes(reader.take(4, "the magic number")) != MAGIC:
+            msg = "It does not begin with 'GGUF'."
+            raise ModelError(msg)
+        version = reader.number("I")
+        if version not in VERSIONS:
+            msg = f"Its version is {version}; llama.cpp reads {' and '.join(map(str, VERSIONS))}."
+            raise ModelError(msg)
+        n_tensors, n_keys = reader.number("Q"), reader.number("Q")
+        # The smallest tensor entry has 33 bytes, the smallest metadata entry 14.
+        for count, most, least, what in ((n_tensors, MAX_TENSORS, 33, "tensors"), (n_keys, MAX_KEYS, 14, "keys")):
+            if count > most or count * least > size:
+                msg = f"It claims {count:,} {what} in {show_bytes(size)}."
+                raise ModelError(msg)
+        metadata = reader.metadata(n_keys)
+        alignment = alignment_of(metadata)
+        entries = [reader.tensor() for _ in range(n_tensors)]
+        if len({name for name, *_ in entries}) != n_tensors:
+            msg = "Two tensors have the same name."
+            raise ModelError(msg)
+        start = padded(reader.position, alignment)
+        tensors, expected = [], 0
+        for name, shape, tensor_type, offset in entries:
+            nbytes = tensor_nbytes(name, shape, tensor_type)
+            if offset != expected:
+                msg = f"Tensor {name!r} lies at {offset:,} instead of {expected:,}."
+                raise ModelError(msg)
+            if start + offset + nbytes > size:
+                msg = f"It is cut off: tensor {name!r} ends at byte {start + offset + nbytes:,}, the file at {size:,}."
+                raise ModelError(msg)
+            tensors.append(TensorInfo(name, shape, tensor_type, start + offset, nbytes))
+            expected = padded(offset + nbytes, alignment)
+        return cls(path, size, metadata, tensors, alignment)
+
+
+class HeaderReader:
+    """Take values off the front of a file, never more than its size or `MAX_HEADER`."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self._left = min(size, MAX_HEADER)
+        self._cut_off = size < MAX_HEADER
+        self._buffer = b""
+        self._at = 0
+        self._items = 0
+        #: Bytes taken so far.
+        self.position = 0
+
+    def take(self, count: int, what: str) -> bytes:
+        """Return the next `count` bytes."""
+        if len(self._buffer) - self._at < count:
+            self._fill(count, what)
+        self._at += count
+        self.position += count
+        return self._buffer[self._at - count : self._at]
+
+    def _fill(self, count: int, what: str) -> None:
+        rest = self._buffer[self._at :]
+        missing = count - len(rest)
+        if missing <= self._left:
+            more = self._file.read(min(max(missing, _CHUNK), self._left))
+            self._left -= len(more)
+            if len(more) >= missing:
+                self._buffer, self._at = rest + more, 0
+                return
+        if self._cut_off:
+            msg = f"It ends in the middle of {what}."
+        else:
+            msg = f"Its header has more than {show_bytes(MAX_HEADER)}."
+        raise ModelError(msg)
+
+    def number(self, code: str, what: str = "a number") -> int:
+        """Return the next integer of struct format `code`."""
+        return int(struct.unpack("<" + code, self.take(struct.calcsize(code), what))[0])
+
+    def text(self, most: int, what: str) -> str:
+        """Return the next string, of at most `most` bytes of UTF-8."""
+        length = self.number("Q", what)
+        if length > most:
+            msg = f"It holds {what} of {length:,} bytes; at most {most:,} are allowed."
+            raise ModelError(msg)
+        try:
+            text = self.take(length, what).decode()
+        except UnicodeDecodeError as exc:
+            msg = f"It holds {what} that is not UTF-8."
+            raise ModelError(msg) from exc
+        if not text or "\0" in text:
+            msg = f"It holds {what} that is empty or has a zero byte in it."
+            raise ModelError(msg)
+        return text
+
+    def metadata(self, count: int) -> dict[str, Value]:
+        """Return the next `count` pairs of key and value."""
+        found: dict[str, Value] = {}
+        for _ in range(count):
+            key = self.text(MAX_KEY, "a metadata key")
+            if key in found:
+                msg = f"The key {key!r} occurs twice."
+                raise ModelError(msg)
+            found[key] = self.value(key)
+        return found
+
+    def value(self, key: str) -> Value:
+        """Return the next value, type first."""
+        what = f"the value of {key!r}"
+        kind = self._kind(what)
+        return Value(kind, self.payload(kind, what))
+
+    def payload(self, kind: Kind, what: str) -> bytes:
+        """Return the bytes of a value of `kind`, checked."""
+        if kind is Kind.STRING:
+            return self._texts(1, what)
+        if kind is not Kind.ARRAY:
+            return self.take(SIZES[kind], what)
+        item, count = self._kind(what), self.number("Q", what)
+        if item is Kind.ARRAY:
+            msg = f"{what[0].upper()}{what[1:]} is an array of arrays."
+            raise ModelError(msg)
+        self._items += count
+        if self._items > MAX_ITEMS:
+            msg = f"It holds arrays with {self._items:,} items; at most {MAX_ITEMS:,} are allowed."
+            raise ModelError(msg)
+        body = self._texts(count, what) if item is Kind.STRING else self.take(count * SIZES[item], what)
+        return struct.pack("<IQ", item, count) + body
+
+    def _kind(self, what: str) -> Kind:
+        number = self.number("I", what)
+        if number >= len(Kind):
+            msg = f"{what[0].upper()}{what[1:]} has the unknown type {number}."
+            raise ModelError(msg)
+        return Kind(number)
+
+    def _texts(self, count: int, what: str) -> bytes:
+        found = bytearray()
+        while count:
+            count = self._buffered_texts(found, count, what)
+            if count:  # the next string is not in the buffer completely
+                length = self.number("Q", what)
+                if length > MAX_STRING:
+                    msg = f"{what[0].upper()}{what[1:]} has a string of {length:,} bytes."
+                    raise ModelError(msg)
+                found += struct.pack("<Q", length)
+                found += self.take(length, what)
+                count -= 1
+        return bytes(found)
+
+    def _buffered_texts(self, found: bytearray, count: int, what: str) -> int:
+        """Append the strings that are in the buffer to `found`; return how many of `count` are left.
+
+        Vocabularies have half a million strings, so this loop is kept short.
+        """
+        buffer, at, unpack = self._buffer, self._at, struct.Struct("<Q").unpack_from
+        last = len(buffer) - 8
+        while count and at <= last:
+            end = at + 8 + unpack(buffer, at)[0]
+            if end > len(buffer):
+                break
+            at = end
+            count -= 1
+        found += self.take(at - self._at, what)
+        return count
+
+    def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
+        """Return name, shape, type and offset (from the data's beginning) of the next tensor."""
+        name = self.text(MAX_TENSOR_NAME, "a tensor name")
+        n_dimensions = self.number("I", name)
+        if not 1 <= n_dimensions <= MAX_DIMENSIONS:
+            msg = f"Tensor {name!r} has {n_dimensions} dimensions."
+            raise ModelError(msg)
+        shape = struct.unpack(f"<{n_dimensions}Q", self.take(8 * n_dimensions, name))
+        return name, shape, self.number("I", name), self.number("Q", name)
+
+
+def open_model(path: Path) -> list[GGUFFile]:
+    """Open a model: one file, or the first of several (``NAME-00001-of-00003.gguf``) with the others beside it."""
+    first = GGUFFile.open(path)
+    count = first.metadata.get("split.count")
+    if count is None or count.type != Kind.UINT16 or count.value < 2:
+        return [first]
+    paths = files_of(path)
+    if len(paths) != count.value:
+        msg = f"{path.name} is a part of a model in {count.value} files. Name the first one, with all beside it."
+        raise ModelError(msg)
+    files = [first, *map(GGUFFile.open, paths[1:])]
+    names = [info.name for file in files for info in file.tensors]
+    if len(set(names)) != len(names) or len({file.alignment for file in files}) > 1:
+        msg = f"The {len(files)} files that begin with {path.name} do not belong together."
+        raise ModelError(msg)
+    return files
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files of the model whose first one is `path`, as its name says."""
+    named = _FIRST_PART.fullmatch(path.name)
+    if named is None:
+        return [path]
+    return [path.with_name(f"{named[1]}-{index:05}-of-{named[2]}.gguf") for index in range(1, int(named[2]) + 1)]

@@ -1,0 +1,1 @@
+"""The node: one device's ainet, put together from its layers."""

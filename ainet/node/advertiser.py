@@ -1,0 +1,113 @@
+"""The advertiser: keeps the swarm informed of what this node has and does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from ainet.errors import AinetError
+from ainet.swarm import offers
+from ainet.swarm.facts import LOG, DeviceFacts, HeldModel, HeldStage, Load
+from ainet.swarm.offers import Offer
+
+if TYPE_CHECKING:
+    import logging
+
+    from ainet.config import AinetConfig
+    from ainet.hosting.stages import StageService
+    from ainet.models.catalog import ModelCatalog
+    from ainet.resources.allocator import Allocator
+    from ainet.swarm.feeds import Logs
+
+#: Stages and load are looked at this often (s), files less often: that reads folders.
+LOOK_SECONDS = 2.0
+FILES_SECONDS = 60.0
+MAX_MODELS = 200
+
+
+class Advertiser:
+    """Writes this node's logs of capabilities and offers whenever something changes.
+
+    Parameters
+    ----------
+    config, allocator, catalog, stages
+        What there is to tell.
+    logs
+        Where it is told.
+    speed
+        Bytes of weights that one thread reads in a second, measured.
+    log
+        For what cannot be told.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: AinetConfig,
+        allocator: Allocator,
+        catalog: ModelCatalog,
+        stages: StageService,
+        logs: Logs,
+        speed: float,
+        log: logging.Logger,
+    ) -> None:
+        self._config = config
+        self._allocator = allocator
+        self._catalog = catalog
+        self._stages = stages
+        self._logs = logs
+        self._speed = speed
+        self._log = log
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run(), name="advertiser")
+
+    async def stop(self) -> None:
+        """End."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        looked = -FILES_SECONDS
+        while True:
+            try:
+                told = self._facts()
+                if time.monotonic() - looked >= FILES_SECONDS:
+                    looked = time.monotonic()
+                    told["models"] = await asyncio.to_thread(self._models)
+                self._logs.publish(LOG, told)
+                self._logs.publish(offers.LOG, self._offers())
+            except AinetError as exc:
+                self._log.warning("The other members are not told what this node has: %s", exc.message)
+            except Exception:
+                self._log.exception("The other members are not told what this node has; it is tried again.")
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _facts(self) -> dict[str, Any]:
+        caps = self._allocator.caps
+        tenth = max(1, caps.memory // 10)
+        return {
+            "device": DeviceFacts(version("ainet"), caps.memory, caps.disk, caps.threads, caps.gpu, self._speed),
+            "stages": [
+                HeldStage(stage.name, stage.spec.first_layer, stage.spec.last_layer)
+                for stage in self._stages.stages()
+                if stage.address is not None
+            ],
+            "load": Load(round(self._allocator.reserved.memory / tenth) * tenth),
+        }
+
+    def _offers(self) -> dict[str, Offer | None]:
+        caps = self._allocator.caps
+        return {
+            offers.STAGES: Offer(caps.memory, caps.threads, caps.gpu),
+            offers.WORKERS: Offer(caps.memory, caps.threads) if self._config.lend else None,
+        }
+
+    def _models(self) -> list[HeldModel]:
+        entries = [entry for entry in self._catalog.list() if entry.error is None]
+        return [HeldModel(entry.name, entry.digest, entry.size, entry.layers) for entry in entries[:MAX_MODELS]]

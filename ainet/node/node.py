@@ -1,0 +1,442 @@
+"""The node: one device's ainet, put together from its layers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ainet.daemon.options import keep_options
+from ainet.documents.exchange import Documents
+from ainet.engine.engine import Engine
+from ainet.errors import AinetError, UsageError
+from ainet.executor.directory import Placements
+from ainet.executor.executor import Executor
+from ainet.executor.finder import ModelFinder
+from ainet.hosting.fetch import Fetcher
+from ainet.hosting.handlers import PeerHandlers
+from ainet.hosting.requests import DescribeWorkers, ListModels, ModelsListed
+from ainet.hosting.stages import StageService
+from ainet.identity.identity import Identity
+from ainet.lending.lender import Lender
+from ainet.links.bandwidths import Bandwidths
+from ainet.links.links import Links
+from ainet.models.catalog import ModelCatalog
+from ainet.models.tensors import TensorStore
+from ainet.node.advertiser import Advertiser
+from ainet.node.peers import Peers
+from ainet.pairing.pairing import Pairing
+from ainet.placement.survey import Planning
+from ainet.resources import monitor
+from ainet.resources.allocator import Allocator, Caps
+from ainet.resources.speeds import Speeds
+from ainet.sharing.notebooks import Notebooks
+from ainet.sharing.shares import Shares
+from ainet.swarm.feeds import Logs
+from ainet.swarm.leases import Leases
+from ainet.swarm.settings import SwarmSettings
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import AsyncGenerator, Callable
+    from pathlib import Path
+
+    from ainet.config import AinetConfig
+    from ainet.executor.pipeline import Pipeline
+    from ainet.executor.request import GenerateRequest
+    from ainet.identity.contacts import Contact
+    from ainet.links.link import PeerLink
+    from ainet.links.members import MemberState
+    from ainet.models.catalog import ModelEntry
+    from ainet.placement.what_if import WhatIf
+
+STATUS_SECONDS = 3.0  # a member that does not describe its workers in this time is shown without them
+
+
+class Node:
+    """One device. It works alone, and with members when they are there.
+
+    Parameters
+    ----------
+    config
+        What the owner decides.
+    log
+        For everything that happens without anybody asking.
+    """
+
+    def __init__(self, config: AinetConfig, *, log: logging.Logger) -> None:
+        self._config = config
+        self._log = log
+        self._data_dir = config.make_data_dir()
+        self.identity = Identity.open(self._data_dir, config.name)
+        self._stack = contextlib.AsyncExitStack()
+        self._began = time.time()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._notebooks: Notebooks | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of this device in the swarm."""
+        return self.identity.name
+
+    @property
+    def data_dir(self) -> Path:
+        """Where everything is kept."""
+        return self._data_dir
+
+    @property
+    def id(self) -> str:
+        """Node id of this device."""
+        return self.identity.id
+
+    async def start(self) -> None:
+        """Start the engine, open the ports for members, and be ready for questions."""
+        config, log, stack = self._config, self._log, self._stack
+        self.allocator = Allocator(Caps.from_config(config))
+        self.store = TensorStore(self._data_dir / "store", disk=self.allocator.caps.disk)
+        stack.callback(self.store.close)
+        self.catalog = ModelCatalog(config, self.store)
+        speed = await asyncio.to_thread(monitor.memory_speed, self._data_dir)
+        speeds = Speeds(self._data_dir)
+        self.engine = await stack.enter_async_context(Engine(config, self._data_dir, log))
+        self.links = Links(self.identity, config, log)
+        self.logs = Logs(self.links, self._data_dir / "logs.sqlite", log)
+        stack.push_async_callback(self.logs.stop)
+        #: What all members may read and edit.
+        self.documents = Documents(self.links, self._data_dir / "documents.sqlite", log)
+        stack.push_async_callback(self.documents.stop)
+        #: Who may have which notebook.
+        self.shares = Shares(self.links, self.logs, self._data_dir / "contact_shares.json", log)
+        stack.push_async_callback(self.shares.stop)
+        self.documents.guard(self.shares)
+        #: What all members have agreed on.
+        self.settings = SwarmSettings(self.documents)
+        fetcher = Fetcher(self.store, self.links)
+        self.stages = StageService(
+            identity=self.identity,
+            links=self.links,
+            engine=self.engine,
+            allocator=self.allocator,
+            store=self.store,
+            fetcher=fetcher,
+            speeds=speeds,
+            log=log,
+        )
+        stack.push_async_callback(self.stages.stop)
+        leases = Leases(self.links, self.logs, log)
+        stack.push_async_callback(leases.stop)
+        bandwidths = Bandwidths(log)
+        planning = Planning(
+            config=config,
+            identity=self.identity,
+            links=self.links,
+            service=self.stages,
+            allocator=self.allocator,
+            store=self.store,
+            speed=speed,
+            speeds=speeds,
+            bandwidths=bandwidths,
+            log=log,
+        )
+        placements = Placements(self.links, self.logs)
+        self.executor = Executor(
+            config=config,
+            identity=self.identity,
+            links=self.links,
+            service=self.stages,
+            finder=ModelFinder(self.links, self.store, self.catalog, log),
+            planning=planning,
+            placements=placements,
+            leases=leases,
+            log=log,
+        )
+        handlers = PeerHandlers(
+            links=self.links,
+            executor=self.executor,
+            planning=planning,
+            leases=leases,
+            service=self.stages,
+            store=self.store,
+            catalog=self.catalog,
+        )
+        stack.push_async_callback(handlers.stop)
+        self._peers = Peers(self.links, self.logs, placements, bandwidths)
+        self.lender = Lender(
+            config=config,
+            identity=self.identity,
+            links=self.links,
+            allocator=self.allocator,
+            make_room=self.stages.parking.clear,
+            data_dir=self._data_dir,
+            log=log,
+        )
+        stack.push_async_callback(self.lender.stop)
+        self.links.handle(ListModels, self._list_models)
+        self.links.on_revoked(self._revoked)
+        await stack.enter_async_context(self.links)
+        self.pairing = Pairing(self.identity, self.links, log)
+        stack.push_async_callback(self.pairing.stop)
+        advertiser = Advertiser(
+            config=config,
+            allocator=self.allocator,
+            catalog=self.catalog,
+            stages=self.stages,
+            logs=self.logs,
+            speed=speed,
+            log=log,
+        )
+        await advertiser.start()
+        stack.push_async_callback(advertiser.stop)
+        await self.executor.start()
+        stack.push_async_callback(self.executor.stop)
+
+    async def open_notebooks(self, contents: Any, live: Callable[[str], Any]) -> None:
+        """Share notebooks from now on: those of a Jupyter server, from its contents manager and live documents."""
+        self._notebooks = Notebooks(self, contents, live, self._log)
+        self._stack.push_async_callback(self._notebooks.stop)
+        await self._notebooks.start()
+
+    @property
+    def notebooks(self) -> Notebooks:
+        """The notebooks that are shared.
+
+        Raises
+        ------
+        AinetError
+            They are not there yet.
+        """
+        if self._notebooks is None:
+            msg = "The node is still starting. Ask again in a few seconds."
+            raise AinetError(msg)
+        return self._notebooks
+
+    async def stop(self) -> None:
+        """Unload everything, say goodbye, end every process."""
+        await self._stack.aclose()
+
+    async def status(self) -> dict[str, Any]:
+        """Return what there is to know at a glance: this node, its members, their workers, the pipelines."""
+        members = await asyncio.gather(*(self._member(state) for state in self.links.members()))
+        caps = self.allocator.caps
+        used = await asyncio.to_thread(self.store.used)
+        reserved = msgspec.structs.replace(self.allocator.reserved, disk=used)
+        memory = await asyncio.to_thread(self._memory)
+        return {
+            "node": {
+                "name": self.name,
+                "id": self.id,
+                "version": version("ainet"),
+                "data_dir": str(self._data_dir),
+                "address": self.links.address,
+                "pid": os.getpid(),
+                "started": self._began,
+                "pss_bytes": memory,
+                "caps": msgspec.to_builtins(caps),
+                "reserved": msgspec.to_builtins(reserved),
+                "received_bytes": self.store.bytes_received,
+                "certificate": {
+                    "days_left": round(self.identity.days_left, 1),
+                    "holds_ca": self.identity.holds_ca,
+                    "problem": self.identity.problem,
+                },
+            },
+            "members": members,
+            "pipelines": await asyncio.gather(*(self._pipeline(one) for one in self.executor.pipelines.usable())),
+        }
+
+    async def models(self) -> list[dict[str, Any]]:
+        """Return the models on this device, damaged files with their error, then those that only members have."""
+        own = await asyncio.to_thread(self.catalog.list)
+        lists = await asyncio.gather(*(self._models_of(state) for state in self.links.members()))
+        known = {entry.name for entry in own}
+        there: dict[str, tuple[ModelEntry, list[str]]] = {}
+        for member, entries in lists:
+            for entry in entries:
+                if entry.name not in known and entry.error is None:
+                    there.setdefault(entry.name, (entry, []))[1].append(member)
+        found = [entry.to_dict() | {"members": []} for entry in own]
+        for entry, members in there.values():
+            where = f"on {', '.join(members)}"
+            found.append(entry.to_dict() | {"where": where, "path": None, "members": members})
+        return found
+
+    async def plan(
+        self, model: str | None = None, stages: int | None = None, what_if: WhatIf | None = None
+    ) -> dict[str, Any]:
+        """Return where the layers of a model would go, and why, without loading anything.
+
+        Parameters
+        ----------
+        what_if
+            Devices to plan for in place of those that are there.
+        """
+        manifest = await self.executor.manifest(model or self.settings.get("model"))
+        if what_if is not None:
+            return msgspec.to_builtins(await self.executor.plan_for(manifest, stages, what_if.offers()))
+        return msgspec.to_builtins((await self.executor.plan(manifest, stages)).plan)
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
+        """Answer `request`; see `Executor.generate`."""
+        if request.model is None:
+            request = msgspec.structs.replace(request, model=self.settings.get("model"))
+        return self.executor.generate(request)
+
+    async def unload(self, model: str | None = None) -> list[str]:
+        """Unload the pipelines of `model`, or all; returns the models' names."""
+        return await self.executor.unload(model)
+
+    async def peers(self) -> list[dict[str, Any]]:
+        """Return the other devices; see `Peers.describe`."""
+        return await self._peers.describe()
+
+    async def connect(self, address: str) -> dict[str, Any]:
+        """Connect to the member at `address` and remember it."""
+        link = await self.links.connect_to(address)
+        return {"id": link.peer_id, "name": link.peer_name, "path": link.path}
+
+    async def open_lan(self) -> None:
+        """Accept members from the local networks and look for them there, now and at each start."""
+        await self.links.open_lan()
+        await asyncio.to_thread(keep_options, self._data_dir, {"lan": True})
+
+    async def invite(self, listen: str | None, minutes: float, *, lan: bool = False) -> dict[str, Any]:
+        """Return a new ticket, when it expires (Unix seconds), and the address that it waits on."""
+        if lan:
+            await self.open_lan()
+        return msgspec.to_builtins(await self.pairing.invite(listen, minutes))
+
+    async def join(self, ticket: str, name: str | None = None, *, lan: bool = False) -> dict[str, Any]:
+        """Become a member of the swarm that the ticket is for."""
+        if lan:
+            await self.open_lan()
+        await self.executor.unload()
+        await self.stages.parking.clear()  # what is kept is linked with the certificate of the swarm before
+        joined = await self.pairing.join(ticket, name)
+        return {"swarm": joined.swarm, "name": self.name, "warning": joined.warning, "members": await self.members()}
+
+    async def members(self) -> list[dict[str, Any]]:
+        """Return the members of the swarm, this node included."""
+        return [msgspec.to_builtins(state) for state in self.links.members()]
+
+    async def remove(self, name: str) -> dict[str, Any]:
+        """Remove a member from the swarm; every connection to it is cut at once."""
+        if name in (self.name, self.id):
+            msg = "A device cannot remove itself. Remove it from the device that holds the swarm's key."
+            raise UsageError(msg)
+        return msgspec.to_builtins(self.links.remove(name))
+
+    async def introduce(self, listen: str | None, minutes: float, *, lan: bool = False) -> dict[str, Any]:
+        """Return a ticket with which a device of another owner becomes a contact; as `invite`."""
+        if lan:
+            await self.open_lan()
+        return msgspec.to_builtins(await self.pairing.invite(listen, minutes, "introduce"))
+
+    async def accept(self, ticket: str, *, lan: bool = False) -> dict[str, Any]:
+        """Become contacts with the device that gave out the ticket."""
+        if lan:
+            await self.open_lan()
+        return _contact(await self.pairing.accept(ticket), connected=False)
+
+    async def contacts(self) -> list[dict[str, Any]]:
+        """Return the devices of other owners that were introduced."""
+        known = self.identity.contacts.all()
+        return [_contact(one, connected=self.links.contact_link(one.id) is not None) for one in known]
+
+    async def forget(self, name: str) -> dict[str, Any]:
+        """Forget a contact; every connection to it is cut at once."""
+        return _contact(self.links.forget(name), connected=False)
+
+    async def swarm_settings(self, key: str | None = None, value: str | None = None) -> dict[str, str]:
+        """Return the settings that all members share, after setting `key` (None as value takes it back)."""
+        if key is not None:
+            self.settings.set(key, value)
+        return self.settings.all()
+
+    async def export_key(self, passphrase: str) -> str:
+        """Return the swarm's key, encrypted."""
+        return await self.pairing.export_key(passphrase)
+
+    async def import_key(self, blob: str, passphrase: str) -> dict[str, Any]:
+        """Take over the swarm's key, so that this device may invite, renew and remove as well."""
+        await self.pairing.import_key(blob, passphrase)
+        return {"swarm": self.identity.swarm, "holds_ca": self.identity.holds_ca}
+
+    async def open_client(self, workers: int | None = None) -> dict[str, Any]:
+        """Start a Dask cluster of lent workers for the owner's code; see `Lender.open`."""
+        return await self.lender.open(workers)
+
+    async def close_client(self, id: str) -> None:  # noqa: A002 - the word of the interface
+        """End such a cluster."""
+        await self.lender.close(id)
+
+    def _memory(self) -> int:
+        """Return the bytes (PSS) of this server and its engine; kernels are the user's own."""
+        engine = self.engine.scheduler_pid
+        children = monitor.process_tree(engine) if engine is not None else []
+        return monitor.pss(os.getpid()) + sum(one.memory for one in children)
+
+    async def _pipeline(self, pipeline: Pipeline) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(STATUS_SECONDS):
+                stages = msgspec.to_builtins(await pipeline.figures())
+        except (AinetError, TimeoutError) as exc:
+            self._log.info("The stages of %s do not describe themselves: %s", pipeline.plan.name, exc)
+            stages = []
+        return {
+            "model": pipeline.plan.name,
+            "placement": pipeline.placement,
+            "received_bytes": pipeline.received,
+            "idle": pipeline.idle,
+            "stages": stages,
+        }
+
+    async def _models_of(self, state: MemberState) -> tuple[str, list[ModelEntry]]:
+        link = self.links.linked(state.id)
+        if link is None:
+            return state.name, []
+        try:
+            return state.name, (await link.request(ListModels(), timeout=STATUS_SECONDS)).models
+        except AinetError as exc:
+            self._log.info("%s does not say which models it has: %s", state.name, exc)
+            return state.name, []
+
+    async def _list_models(self, _link: PeerLink, _request: ListModels) -> ModelsListed:
+        entries = await asyncio.to_thread(self.catalog.list)
+        # Where a file lies is this owner's own business.
+        return ModelsListed([msgspec.structs.replace(entry, path=None) for entry in entries if entry.error is None])
+
+    async def _member(self, state: Any) -> dict[str, Any]:
+        found: dict[str, Any] = {**msgspec.to_builtins(state), "workers": []}
+        link = self.links.linked(state.id)
+        try:
+            if state.is_self:
+                workers = await self.stages.workers()
+            elif link is not None:
+                workers = (await link.request(DescribeWorkers(), timeout=STATUS_SECONDS)).workers
+            else:
+                workers = []
+            found["workers"] = msgspec.to_builtins(workers)
+        except AinetError as exc:
+            self._log.info("%s does not describe its workers: %s", state.name, exc)
+        return found
+
+    def _revoked(self, node_id: str) -> None:
+        self.executor.pipelines.revoke(node_id)
+        for work in (self.stages.close_all(node_id), self.lender.revoke(node_id)):
+            task = asyncio.create_task(work)
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("A removed member was not cut off cleanly.", exc_info=error)
+
+
+def _contact(contact: Contact, *, connected: bool) -> dict[str, Any]:
+    return {"id": contact.id, "name": contact.name, "added": contact.added, "connected": connected}

@@ -1,0 +1,1 @@
+"""What is used and shown inside a notebook."""

@@ -1,0 +1,251 @@
+"""``%ainet`` and ``%%ainet ask``: the node in a notebook, in the words of the ``ainet`` command."""
+
+from __future__ import annotations
+
+import html
+import json
+import keyword
+import re
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from ainet_widgets import PlacementBar
+from IPython.core.magic import Magics, line_cell_magic, magics_class
+from IPython.display import DisplayHandle, display
+
+from ainet.cli import tables
+from ainet.cli.commands import Options, build_parser, find_node, sampling, what_if
+from ainet.cli.parser import HelpShown
+from ainet.cli.progress import Progress, progress_text
+from ainet.client.answer import Answer
+from ainet.errors import AinetError, PromptTooLong, UsageError
+from ainet.notebook.markdown import harmless
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+#: Seconds between two updates of a growing answer: smooth to the eye, easy on the browser.
+UPDATE = 0.1
+
+
+class Stopped(KeyboardInterrupt):
+    """The user interrupted the answer; what had come stays."""
+
+    def _render_traceback_(self) -> list[str]:
+        return ["Stopped."]
+
+
+def register(shell: InteractiveShell) -> None:
+    """Give `shell` the magics, unless it has them: a second time would forget the conversation."""
+    if "AinetMagics" not in shell.magics_manager.registry:
+        shell.register_magics(AinetMagics(shell))
+        shell.input_transformers_cleanup.append(help_for_subcommand)
+
+
+def help_for_subcommand(lines: list[str]) -> list[str]:
+    """Turn ``%ainet ask?`` into ``%ainet ask --help``; IPython would look for a variable named ``ask``."""
+    match = re.fullmatch(r"\s*%{1,2}ainet\s+([a-z][a-z-]*)\s*\?{1,2}\s*", "".join(lines))
+    return [f"%ainet {match.group(1)} --help\n"] if match else lines
+
+
+def split(line: str) -> list[str]:
+    """Return the words of a magic's line; quotes hold words together, apostrophes within words are kept."""
+    words = re.finditer(r"""(?<!\S)(--[\w-]+=)?(?:"([^"]*)"|'([^']*)')(?!\S)|(\S+)""", line)
+    return [
+        word.group(4) if word.group(4) is not None else "".join(group or "" for group in word.groups()[:3])
+        for word in words
+    ]
+
+
+@magics_class
+class AinetMagics(Magics):
+    """The magics of one kernel, and the conversation that it has had."""
+
+    shell: InteractiveShell
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__(shell)
+        self._parser = build_parser("%ainet", kernel=True)
+        type(self).ainet.__doc__ = self._parser.format_help()
+        self._conversation: list[dict[str, str]] = []
+
+    @line_cell_magic
+    def ainet(self, line: str, cell: str | None = None) -> Any:
+        """Stand in for the parser's help, which `__init__` puts here."""
+        try:
+            options = self._parser.parse_args(split(line) or ([] if cell is None else ["ask"]))
+        except HelpShown:
+            return None
+        if cell is not None and options.command != "ask":
+            msg = f"`{options.command}` takes no cell: write %ainet {options.command}, with one percent sign."
+            raise UsageError(msg)
+        try:
+            return self._run(options, cell)
+        except AinetError:
+            if getattr(options, "debug", False):
+                traceback.print_exc()
+            raise
+
+    def _run(self, options: Options, cell: str | None) -> Any:
+        if options.command == "ask":
+            return self._ask(options, cell)
+        if options.command == "client":
+            return self._client(options)
+        if options.command == "new":
+            self._conversation.clear()
+            print("A new conversation begins.")
+        elif options.command == "plan" and self._in_kernel and not options.json:
+            self._plan(options)
+        else:
+            options.run(options)
+        return None
+
+    def _ask(self, options: Options, cell: str | None) -> None:
+        question = "\n".join(part for part in (" ".join(options.text), (cell or "").strip("\n")) if part)
+        if not question.strip():
+            msg = "Ask what? Write the question below %%ainet ask, or behind %ainet ask."
+            raise UsageError(msg)
+        if options.to is not None and (not options.to.isidentifier() or keyword.iskeyword(options.to)):
+            msg = f"--to {options.to}: that is not the name of a variable."
+            raise UsageError(msg)
+        messages = self._messages(options, question)
+        answer = Answer()
+        view = self._view(options)
+        stopped = False
+        try:
+            with find_node(options) as node:
+                events = node.generate(messages, **sampling(options))
+                try:
+                    for event in events:
+                        answer.add(event)
+                        view.show(event, answer)
+                except KeyboardInterrupt:
+                    stopped = True
+                    answer.cut_off()
+                finally:
+                    events.close()
+                    view.finish(answer)
+        except PromptTooLong as error:
+            if len(messages) > 1 and not options.raw:
+                error.args = (f"{error.message} `%ainet new` begins a new conversation.",)
+                error.message = error.args[0]
+            raise
+        if not options.raw and answer.text:
+            self._conversation = [*messages, {"role": "assistant", "content": answer.text}]
+        if options.to is not None:
+            self.shell.user_ns[options.to] = answer.text
+        if stopped:
+            raise Stopped
+
+    def _messages(self, options: Options, question: str) -> list[dict[str, str]]:
+        asked = {"role": "user", "content": question}
+        if options.raw:
+            return [asked]
+        if not options.system:
+            return [*self._conversation, asked]
+        rest = [message for message in self._conversation if message["role"] != "system"]
+        return [{"role": "system", "content": options.system}, *rest, asked]
+
+    def _view(self, options: Options) -> View:
+        if options.json:
+            return JsonView()
+        return CellView() if self._in_kernel else TerminalView()
+
+    @property
+    def _in_kernel(self) -> bool:
+        return getattr(self.shell, "kernel", None) is not None
+
+    def _plan(self, options: Options) -> None:
+        with find_node(options) as node:
+            found = node.plan(options.model, options.stages, what_if(options))
+        print(tables.plan(found))
+        display(PlacementBar(found["stages"]))
+
+    def _client(self, options: Options) -> Any:
+        from distributed import Client, Security
+
+        with find_node(options) as node:
+            opened = node.open_client(options.workers)
+        tls = opened["tls"]
+        security = Security(
+            require_encryption=True,
+            tls_ca_file=tls["ca"],
+            tls_client_cert=tls["cert"],
+            tls_client_key=tls["key"],
+        )
+        return Client(opened["address"], security=security)
+
+
+class View:
+    """How an answer is shown while it grows."""
+
+    def show(self, event: dict[str, Any], answer: Answer) -> None:
+        """Take note of an event that `answer` has taken in."""
+
+    def finish(self, answer: Answer) -> None:
+        """Show the last state."""
+
+
+class CellView(View):
+    """Markdown that grows below a cell, and one quiet line under it."""
+
+    def __init__(self) -> None:
+        self._handle: DisplayHandle | None = None
+        self._shown = 0.0
+
+    def show(self, event: dict[str, Any], answer: Answer) -> None:
+        """Show the text so far, or what is going on before there is any."""
+        now = time.monotonic()
+        if event["event"] in {"progress", "text"} and now - self._shown >= UPDATE:
+            self._shown = now
+            waiting = f"*{harmless(progress_text(event))}*" if event["event"] == "progress" else ""
+            self._update("\n\n".join(filter(None, (harmless(answer.text), waiting))), answer.text)
+
+    def finish(self, answer: Answer) -> None:
+        """Show the whole text and the line."""
+        if answer.text or self._handle is not None:
+            self._update(harmless(answer.text), answer.text)
+        if answer.finish:
+            footer = answer.footer()
+            quiet = f'<small style="opacity: 0.6">{html.escape(footer)}</small>'
+            display({"text/html": quiet, "text/plain": footer}, raw=True)
+
+    def _update(self, markdown: str, text: str) -> None:
+        content = {"text/markdown": markdown, "text/plain": text}
+        if self._handle is None:
+            self._handle = display(content, raw=True, display_id=True)
+        else:
+            self._handle.update(content, raw=True)
+
+
+class TerminalView(View):
+    """Text that streams into a terminal."""
+
+    def __init__(self) -> None:
+        self._progress = Progress()
+
+    def show(self, event: dict[str, Any], answer: Answer) -> None:
+        """Print the new piece."""
+        if event["event"] == "progress":
+            self._progress.show(event, amid=bool(answer.text))
+        elif event["event"] == "text":
+            self._progress.clear()
+            print(event["text"], end="", flush=True)
+
+    def finish(self, answer: Answer) -> None:
+        """Print the quiet line."""
+        self._progress.clear()
+        if answer.finish:
+            print(f"\n{answer.footer()}", flush=True)
+        elif answer.text:
+            print(flush=True)  # an error follows
+
+
+class JsonView(View):
+    """One line of JSON at the end."""
+
+    def finish(self, answer: Answer) -> None:
+        """Print it."""
+        if answer.finish:
+            print(json.dumps(answer.to_dict(), ensure_ascii=False))

@@ -1,0 +1,1 @@
+"""How a device becomes a member or a contact."""

@@ -1,0 +1,14 @@
+"""What a plan asks of the members."""
+
+from __future__ import annotations
+
+from ainet.links.request import Request
+from ainet.placement.plan import NodeOffer
+
+
+class DescribeNode(Request, frozen=True):
+    """Ask what a node can give to a pipeline of this model now."""
+
+    reply = NodeOffer
+
+    model: str

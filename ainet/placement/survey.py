@@ -1,0 +1,265 @@
+"""Planning over the members that can be reached now: what each can give, and where a model then goes."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import msgspec
+
+from ainet.errors import AinetError, NotFound, UsageError
+from ainet.placement.plan import NodeOffer, Plan
+from ainet.placement.planner import Planner
+from ainet.placement.requests import DescribeNode
+from ainet.stages.protocol.spec import EXACT_UBATCH
+from ainet.stages.ring.hidden_states import HiddenStates
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Container, Mapping, Sequence
+
+    from ainet.config import AinetConfig
+    from ainet.hosting.stages import StageService
+    from ainet.identity.identity import Identity
+    from ainet.links.bandwidths import Bandwidths
+    from ainet.links.links import Links
+    from ainet.links.members import MemberState
+    from ainet.models.manifest import Manifest
+    from ainet.models.tensors import TensorStore
+    from ainet.placement.optimiser import Objective
+    from ainet.resources.allocator import Allocator
+    from ainet.resources.speeds import Speeds
+    from ainet.stages.ring.hidden_states import Form
+
+#: A member that does not describe itself within this time (s) is left out of a plan.
+DESCRIBE_SECONDS = 5.0
+#: Quantisations for which llama.cpp computes a row in the same way whatever is beside it, tested on processors.
+EXACT = frozenset(("Q4_0", "Q4_1", "Q8_0"))
+#: Bandwidths are measured for so long (s) before a plan, and count for so long.
+MEASURE_SECONDS = 2.0
+REMEMBER_SECONDS = 600.0
+#: A replica whose tensors take longer (s) to fetch comes too late for those who wait.
+FETCH_SECONDS = 60.0
+#: No device reads more bytes of memory in a second.
+MOST_SPEED = 1e15
+
+
+class Planned(NamedTuple):
+    """A plan, the nodes (by id) that hold the model, and the bytes that are free on each node now."""
+
+    plan: Plan
+    sources: list[str]
+    free: dict[str, int]
+
+
+class Sizes(NamedTuple):
+    """Context window and chunk, in tokens."""
+
+    n_ctx: int
+    n_ubatch: int
+
+
+class Planning:
+    """Makes plans for this node's owner.
+
+    Parameters
+    ----------
+    config
+        Context window, chunk, threads.
+    identity, links
+        This node and the way to members.
+    service, allocator, store
+        The workers, the memory and the tensors of this node.
+    speed
+        Bytes of memory that one thread reads in a second, measured.
+    speeds
+        How fast models ran here.
+    bandwidths
+        How fast links are.
+    log
+        For members that are left out.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: AinetConfig,
+        identity: Identity,
+        links: Links,
+        service: StageService,
+        allocator: Allocator,
+        store: TensorStore,
+        speed: float,
+        speeds: Speeds,
+        bandwidths: Bandwidths,
+        log: logging.Logger,
+    ) -> None:
+        self._config = config
+        self._identity = identity
+        self._links = links
+        self._service = service
+        self._allocator = allocator
+        self._store = store
+        self._speed = speed
+        self._speeds = speeds
+        self._bandwidths = bandwidths
+        self._log = log
+
+    def sizes(self, manifest: Manifest) -> Sizes:
+        """Return the context window and the chunk that the owner wants for this model.
+
+        Raises
+        ------
+        UsageError
+            If answers shall be exact, but are not known to be so with this model's quantisation.
+        """
+        chunk = self._config.chunk
+        if self._config.exact:
+            if manifest.quantisation not in EXACT:
+                msg = (
+                    f"`exact` is set, but it is not known to hold for {manifest.quantisation}, the quantisation of "
+                    f"{manifest.name}: only for {', '.join(sorted(EXACT))}. Use such a model, or switch `exact` off."
+                )
+                raise UsageError(msg)
+            chunk = min(chunk, EXACT_UBATCH)
+        return Sizes(min(self._config.context_window, manifest.n_ctx_train), chunk)
+
+    @property
+    def _objective(self) -> Objective:
+        return cast("Objective", self._config.objective)
+
+    async def offer(self, digest: str) -> NodeOffer:
+        """Return what this node can give to a pipeline of the model with this digest."""
+        links = self._links.links()
+        holds = await asyncio.to_thread(self._holds, digest)
+        free = self._allocator.free
+        measured = self._speeds.get(digest)
+        return NodeOffer(
+            node=self._identity.id,
+            name=self._identity.name,
+            memory=free.memory + self._service.parking.memory,
+            threads=self._config.stage_threads or self._allocator.caps.threads,
+            speed=measured or self._speed,
+            measured=measured is not None,
+            latencies={link.peer_id: link.distance for link in links if link.distance is not None},
+            bandwidths={link.peer_id: known for link in links if (known := self._bandwidths.known(link)) is not None},
+            workers=self._service.worker_limit,
+            models=[digest] if holds else [],
+            gpu=self._allocator.caps.gpu,
+        )
+
+    async def describe(self, digest: str) -> NodeOffer:
+        """Return what this node can give, and how far others are from it: that is measured, where it is not known."""
+        await self._bandwidths.measure_all(self._links.links(), REMEMBER_SECONDS, MEASURE_SECONDS)
+        return await self.offer(digest)
+
+    async def fits_here(self, manifest: Manifest, idle: Mapping[str, int]) -> bool:
+        """Whether the whole model fits on this device; `idle` as for `plan`."""
+        own = _with_idle(await self.offer(manifest.digest), idle)
+        return self._planner(manifest, [own]).fits(own)
+
+    async def plan(self, manifest: Manifest, stages: int | None, idle: Mapping[str, int]) -> Planned:
+        """Place a model; nothing is loaded or unloaded yet.
+
+        Parameters
+        ----------
+        stages
+            How many there must be; None leaves it to the planner.
+        idle
+            Bytes on each node (by id) that unloading idle pipelines would free.
+
+        Raises
+        ------
+        NotEnough, CannotSplit
+            With the numbers, or the reason.
+        """
+        if stages is not None and stages < 1:
+            msg = f"stages is {stages}; it must be at least 1."
+            raise UsageError(msg)
+        own = await self.offer(manifest.digest)
+        alone = self._planner(manifest, [_with_idle(own, idle)])
+        if stages is None and own.models and alone.fits(_with_idle(own, idle)):  # no need to ask anybody
+            return Planned(alone.plan(), [own.node], {own.node: own.memory})
+        offers = await self._offers(manifest)
+        able = [_with_idle(offer, idle) for offer in offers]
+        plan = await asyncio.to_thread(self._planner(manifest, able).plan, stages)
+        sources = [offer.node for offer in offers if offer.models]
+        return Planned(plan, sources, {offer.node: offer.memory for offer in offers})
+
+    async def replica(self, manifest: Manifest, used: Container[str]) -> Planned | None:
+        """Place the whole model on the best device that does not hold it yet; None if there is none.
+
+        Parameters
+        ----------
+        used
+            Nodes (by id) that hold it.
+        """
+        own, *others = await self._offers(manifest)
+
+        def is_near(offer: NodeOffer) -> bool:
+            return bool(offer.models) or manifest.nbytes / own.bandwidths.get(offer.node, math.inf) <= FETCH_SECONDS
+
+        able = [offer for offer in (own, *others) if offer.node not in used and is_near(offer)]
+        plans = [self._planner(manifest, [one]).plan(1) for one in able if self._planner(manifest, [one]).fits(one)]
+        if not plans:
+            return None
+        sources = [offer.node for offer in (own, *others) if offer.models]
+        return Planned(min(plans, key=lambda plan: plan.seconds), sources, {})
+
+    async def here(self, manifest: Manifest) -> Planned | None:
+        """Place the whole model on this device; None where it does not fit into what is free."""
+        own = await self.offer(manifest.digest)
+        planner = self._planner(manifest, [own])
+        return Planned(planner.plan(1), [own.node], {}) if planner.fits(own) else None
+
+    async def plan_for(self, manifest: Manifest, stages: int | None, offers: Sequence[NodeOffer]) -> Plan:
+        """Place a model on devices that need not exist; see `plan`."""
+        return await asyncio.to_thread(self._planner(manifest, offers).plan, stages)
+
+    def _planner(self, manifest: Manifest, offers: Sequence[NodeOffer]) -> Planner:
+        return Planner(
+            manifest,
+            offers,
+            **self.sizes(manifest)._asdict(),
+            objective=self._objective,
+            row_bytes=HiddenStates(cast("Form", self._config.hidden_states), manifest.n_embd).row_bytes,
+            sessions=self._config.sessions,
+            exact=self._config.exact,
+        )
+
+    async def _offers(self, manifest: Manifest) -> list[NodeOffer]:
+        """Return what this node and the members that can be reached can give."""
+        members = [state for state in self._links.members() if state.connected and not state.is_self]
+        others = await asyncio.gather(*(self._describe(state, manifest.digest) for state in members))
+        return [await self.describe(manifest.digest), *(offer for offer in others if offer is not None)]
+
+    def _holds(self, digest: str) -> bool:
+        try:
+            manifest = self._store.manifest(digest)
+        except NotFound:
+            return False
+        return not self._store.missing(manifest, 0, manifest.n_layers - 1)
+
+    async def _describe(self, state: MemberState, digest: str) -> NodeOffer | None:
+        try:
+            async with asyncio.timeout(DESCRIBE_SECONDS):
+                link = await self._links.connect(state.id)
+                offer = await link.request(DescribeNode(digest))
+        except (AinetError, TimeoutError) as exc:
+            self._log.info("%s is left out of the plan: %s", state.name, exc or "no answer")
+            return None
+        if not (0 < offer.speed < MOST_SPEED and offer.threads > 0):
+            told = "%s is left out of the plan: it says that each of %d threads reads %s B/s."
+            self._log.warning(told, state.name, offer.threads, offer.speed)
+            return None
+        latencies = {node: seconds for node, seconds in offer.latencies.items() if 0 <= seconds < math.inf}
+        bandwidths = {node: speed for node, speed in offer.bandwidths.items() if 0 < speed < math.inf}
+        # A member speaks for itself only.
+        return msgspec.structs.replace(
+            offer, node=state.id, name=state.name, latencies=latencies, bandwidths=bandwidths
+        )
+
+
+def _with_idle(offer: NodeOffer, idle: Mapping[str, int]) -> NodeOffer:
+    return msgspec.structs.replace(offer, memory=offer.memory + idle.get(offer.node, 0))

@@ -1,0 +1,115 @@
+"""Plans for devices that are not there, such as a second laptop, or a better cable between those that are."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from ainet.errors import UsageError
+from ainet.placement.plan import NodeOffer
+from ainet.units import parse_bytes
+
+#: A device is taken to read memory so fast, where nothing is said (bytes a second, one thread).
+USUAL_SPEED = 10e9
+MAX_DEVICES = 64
+MOST_LATENCY = 60_000.0  # ms
+
+T = TypeVar("T")
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+Latency = Annotated[float, msgspec.Meta(ge=0, le=MOST_LATENCY)]
+
+
+class DescribedDevice(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A device as a file describes it.
+
+    Attributes
+    ----------
+    name
+        What it is called.
+    memory
+        What it gives to stages, such as ``"4GB"``.
+    threads
+        Threads that it gives.
+    speed
+        Weights that one thread reads in a second, such as ``"10GB"``.
+    latency_ms
+        Milliseconds to other devices (by name), one way; or to all of them.
+    bandwidth
+        Bytes a second to other devices (by name), such as ``"10MB"``; or to all of them.
+    """
+
+    name: Name
+    memory: str
+    threads: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
+    speed: str = ""
+    latency_ms: dict[Name, Latency] | Latency | None = None
+    bandwidth: dict[Name, str] | str | None = None
+
+    def offer(self, names: list[str]) -> NodeOffer:
+        """Return what the device would give to a pipeline; `names` are all devices."""
+        latencies = self._ways("latency", self.latency_ms, names)
+        bandwidths = self._ways("bandwidth", self.bandwidth, names)
+        return NodeOffer(
+            node=self.name,
+            name=self.name,
+            memory=parse_bytes(self.memory),
+            threads=self.threads,
+            speed=self._positive("speed", self.speed) if self.speed else USUAL_SPEED,
+            latencies={name: ms / 1000 for name, ms in latencies.items()},
+            bandwidths={name: self._positive("bandwidth", value) for name, value in bandwidths.items()},
+        )
+
+    def _ways(self, what: str, given: dict[str, T] | T | None, names: list[str]) -> dict[str, T]:
+        """Return what is given for the way to each of the other devices."""
+        if not isinstance(given, dict):
+            return {} if given is None else dict.fromkeys(names, given)
+        for unknown in set(given) - set(names):
+            msg = f"The {what} from {self.name} to {unknown} is given, but there is no device {unknown}."
+            raise UsageError(msg)
+        return given
+
+    def _positive(self, what: str, text: str) -> float:
+        value = parse_bytes(text)
+        if value <= 0:
+            msg = f"The {what} of {self.name} is {text}; it must be more than 0."
+            raise UsageError(msg)
+        return value
+
+
+class WhatIf(msgspec.Struct, forbid_unknown_fields=True):
+    """The devices of a described network, the one that asks first."""
+
+    devices: Annotated[list[DescribedDevice], msgspec.Meta(min_length=1, max_length=MAX_DEVICES)]
+
+    def offers(self) -> list[NodeOffer]:
+        """Return what the devices would give.
+
+        Raises
+        ------
+        UsageError
+            For two devices of one name, sizes that cannot be read, and ways to nowhere.
+        """
+        names = [device.name for device in self.devices]
+        if len(set(names)) < len(names):
+            msg = "Two of the described devices have the same name."
+            raise UsageError(msg)
+        return [device.offer(names) for device in self.devices]
+
+
+def described(value: Any) -> WhatIf:
+    """Return the description in JSON that was read already.
+
+    Raises
+    ------
+    UsageError
+        If it is none.
+    """
+    try:
+        return msgspec.convert(value, WhatIf)
+    except msgspec.ValidationError as exc:
+        msg = (
+            f"The description of devices is not understood: {exc}. Write "
+            '{"devices": [{"name": "desk", "memory": "8GB", "threads": 4, "latency_ms": {"phone": 5}}, …]}.'
+        )
+        raise UsageError(msg) from exc

@@ -1,0 +1,198 @@
+"""The Dask actor that holds a stage in a worker process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from ainet.errors import UsageError
+from ainet.stages.protocol.address import StageAddress
+
+if TYPE_CHECKING:
+    from ainet.identity.credentials import Credentials
+    from ainet.models.shards import Shard
+    from ainet.stages.protocol.recovery import Recovery
+    from ainet.stages.protocol.spec import StageSpec
+    from ainet.stages.ring.frames import DataLink, Listener
+    from ainet.stages.sessions.session_server import SessionServer
+    from ainet.stages.stage import Remains, Stage
+
+
+class StageHost:
+    """Loads a stage, links it to its neighbours, and ends it. Control only: data never comes this way.
+
+    Parameters
+    ----------
+    credentials
+        This device's certificate, key and CA.
+    node_id
+        This device's node id.
+    host
+        Address that neighbours and requesters connect to.
+    """
+
+    def __init__(self, credentials: Credentials, node_id: str, host: str) -> None:
+        self._credentials = credentials
+        self._node_id = node_id
+        self._host = host
+        self._log = logging.getLogger("ainet.stage")
+        self._stage: Stage | None = None
+        self._listener: Listener | None = None
+        self._sessions: SessionServer | None = None
+        self._links: list[DataLink] = []
+        #: Held while loading, so that `close` finds either nothing or everything.
+        self._loading = asyncio.Lock()
+        self._closed = False
+        #: What is left of the stage before, for one of the same kind.
+        self._parked: Remains | None = None
+
+    async def load(self, spec: StageSpec, shard: Shard) -> StageAddress:
+        """Load the shard and listen; returns where.
+
+        Raises
+        ------
+        AinetError
+            If the stage cannot be loaded, or was closed meanwhile.
+        """
+        from ainet.stages.ring.frames import Listener
+        from ainet.stages.sessions.session_server import SessionServer
+        from ainet.stages.stage import Stage
+
+        async with self._loading:
+            if self._stage is not None or self._closed:
+                msg = "This worker holds a stage already, or was told to unload it."
+                raise UsageError(msg)
+            parked, self._parked = self._parked, None
+            self._stage = await asyncio.to_thread(
+                Stage, spec, shard, self._log, lambda: self._closed, remains=parked, folder=_folder()
+            )
+            data_port = session_port = 0
+            try:
+                if spec.n_stages > 1:
+                    self._listener = Listener(self._credentials, self._host, self._log.warning)
+                    data_port = self._listener.port
+                if shard.is_last:
+                    self._sessions = SessionServer(self._stage, self._credentials, self._log)
+                    session_port = await self._sessions.start(self._host)
+            except OSError as exc:
+                msg = f"The stage cannot listen on {self._host} ({exc}). Name an address of this device with --listen."
+                raise UsageError(msg) from exc
+            return StageAddress(self._node_id, self._host, data_port, session_port, os.getpid())
+
+    async def link(
+        self,
+        previous_id: str,
+        following: StageAddress | None,
+        kept_tokens: int,
+        recovery: Recovery | None,
+        *,
+        is_near: bool,
+    ) -> None:
+        """Connect to the stage after this one while the stage before connects, and begin to work.
+
+        Parameters
+        ----------
+        previous_id, following
+            Node of the stage before; the stage after, None when there is no other one.
+        kept_tokens
+            Tokens of earlier prompts that every stage can keep.
+        recovery
+            Sessions of a lost pipeline that go on.
+        is_near
+            Whether the stage before is on this machine.
+
+        Raises
+        ------
+        AinetError
+            If a neighbour is missing or is another device; the stage then stays unlinked.
+        """
+        from ainet.stages.protocol.sockets import FORWARDED_SILENCE_SECONDS, SILENCE_SECONDS
+        from ainet.wire.address import is_loopback
+
+        stage = self._loaded()
+        loop = asyncio.get_running_loop()
+
+        def end_sessions() -> None:  # called by the decode thread
+            asyncio.run_coroutine_threadsafe(self._end_sessions(), loop)
+
+        stage.on_end = end_sessions
+        if following is None or self._listener is None:
+            stage.start(None, None, kept_tokens, recovery=recovery)
+            return
+        accepting = asyncio.to_thread(self._listener.accept, previous_id, stage.spec.epoch, stage.max_payload)
+        found = await asyncio.gather(accepting, self._connect(following), return_exceptions=True)
+        self._links = [link for link in found if not isinstance(link, BaseException)]
+        errors = [error for error in found if isinstance(error, BaseException)]
+        if errors:
+            for link in self._links:
+                link.close()
+            raise errors[-1]
+        previous, after = self._links
+        is_forwarded = not is_near and is_loopback(previous.socket.getpeername()[0])
+        patience = FORWARDED_SILENCE_SECONDS if is_forwarded else SILENCE_SECONDS
+        stage.start(previous, after, kept_tokens, recovery=recovery, patience=patience)
+
+    async def _connect(self, following: StageAddress) -> DataLink:
+        from ainet.stages.ring.frames import connect
+
+        stage = self._loaded()
+        address = (following.host, following.data_port)
+        try:
+            return await asyncio.to_thread(
+                connect, self._credentials, address, following.node, stage.spec.epoch, stage.max_payload
+            )
+        except BaseException:
+            if self._listener is not None:
+                self._listener.close()
+            raise
+
+    async def state(self) -> dict[str, Any]:
+        """Return the stage's figures."""
+        return self._loaded().state()
+
+    async def close(self) -> None:
+        """End the stage and free its memory; one that is still being loaded is given up."""
+        self._closed = True
+        async with self._loading:
+            await self._stop_listening()
+            if self._stage is not None:
+                stage, self._stage = self._stage, None
+                await asyncio.to_thread(stage.stop)
+            if self._parked is not None:
+                self._parked.cache.llama.close()
+
+    async def park(self) -> bool:
+        """End the stage, but keep its model and what it knows for the next one; whether that is possible."""
+        async with self._loading:
+            if self._stage is not None:
+                stage, self._stage = self._stage, None
+                self._parked = await asyncio.to_thread(stage.detach)
+            await self._stop_listening()  # only now: whoever is cut off would end its sessions
+            return self._parked is not None
+
+    async def _stop_listening(self) -> None:
+        await self._end_sessions()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    async def _end_sessions(self) -> None:
+        if self._sessions is not None:
+            sessions, self._sessions = self._sessions, None
+            await sessions.stop()
+
+    def _loaded(self) -> Stage:
+        if self._stage is None:
+            msg = "This worker holds no stage; the pipeline was unloaded."
+            raise UsageError(msg)
+        return self._stage
+
+
+def _folder() -> str | None:
+    """Return the worker's folder for temporary files, if it has one of its own."""
+    import dask
+
+    folder: str | None = dask.config.get("temporary-directory", None)
+    return folder

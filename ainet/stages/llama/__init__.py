@@ -1,0 +1,1 @@
+"""llama.cpp, and what is said in its terms."""

@@ -1,0 +1,80 @@
+"""Token embeddings, looked up outside llama.cpp: the first stage then needs no vocabulary and no logits buffer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from gguf import quants
+from gguf.constants import GGMLQuantizationType
+
+from ainet.errors import ModelError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ainet.models.shards import Shard
+
+
+#: Rows of so many tokens are remembered.
+MAX_KNOWN = 512
+
+
+class Embedding:
+    """The embedding table of a model, of which rows are read from the file that holds it.
+
+    Not mapped: the system would then keep 64 kB in memory for every token that occurs.
+    """
+
+    def __init__(self, shard: Shard) -> None:
+        if shard.embedding is None:
+            msg = f"The stage with layers {shard.first_layer}–{shard.last_layer} needs the embedding table."
+            raise ModelError(msg)
+        place = shard.embedding
+        self._n_embd, self._n_vocab = place.shape
+        self._type = GGMLQuantizationType(place.type)
+        self._scale = np.float32(shard.input_scale)
+        self._offset = place.offset
+        self._row_bytes = place.nbytes // self._n_vocab
+        #: Rows of tokens that were drawn lately: the other stages wait while one is read.
+        self._known: dict[int, NDArray[np.float32]] = {}
+        self._file = Path(place.path).open("rb", buffering=0)  # noqa: SIM115 - `close` closes it
+        # Without gguf's splitting of large arrays, which takes longer than the row of one token.
+        self._unpack = getattr(getattr(quants, self._type.name, None), "dequantize_rows", None)
+        try:
+            quants.dequantize(np.zeros((1, self._row_bytes), np.uint8), self._type)  # prepares tables, where it has any
+        except NotImplementedError as exc:
+            self._file.close()
+            msg = f"Embeddings of the type {self._type.name} cannot be looked up: this model cannot be split."
+            raise ModelError(msg) from exc
+
+    def look_up(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return the hidden states that `tokens` begin with, float32 of shape (n, n_embd)."""
+        numbers = tokens.tolist()
+        if len(numbers) != 1:
+            return self._read(numbers)
+        row = self._known.get(numbers[0])
+        if row is None:
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            row = self._known[numbers[0]] = self._read(numbers)
+        return row
+
+    def _read(self, numbers: list[int]) -> NDArray[np.float32]:
+        if min(numbers) < 0 or max(numbers) >= self._n_vocab:
+            msg = f"A token lies outside the vocabulary of {self._n_vocab}."
+            raise ModelError(msg)
+        size, file = self._row_bytes, self._file.fileno()
+        raw = b"".join([os.pread(file, size, self._offset + token * size) for token in numbers])
+        if len(raw) != size * len(numbers):
+            msg = "The file of the embedding table was cut short; load the model again."
+            raise ModelError(msg)
+        table = np.frombuffer(raw, np.uint8).reshape(len(numbers), size)
+        rows = quants.dequantize(table, self._type) if self._unpack is None else self._unpack(table)
+        return rows if self._scale == 1 else rows * self._scale
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

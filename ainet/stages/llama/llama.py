@@ -1,0 +1,373 @@
+"""One GGUF file loaded by llama.cpp: tokens or hidden states in, hidden states or logits out.
+
+llama.cpp has no call for a range of layers, but a shard is a model of its own whose first layer takes
+``llama_batch.embd``. The output of its last layer, before the final norm, is the tensor ``l_out-<n>``; the scheduler's
+evaluation callback hands it over and ends the graph there. Only libraries that ship with llama-cpp-python are used,
+and no layout of a ggml structure is assumed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import llama_cpp
+import numpy as np
+from llama_cpp import llama_cpp as C  # noqa: N812
+
+from ainet.errors import ModelError, NotEnough
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from ainet.stages.protocol.segments import Segment
+
+_BYTES = ctypes.POINTER(ctypes.c_uint8)
+#: Up to so many cells, a single row is computed as it is among others; beyond, its attention is split over the threads.
+SHORT = 256
+ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR
+BUFFER_LINE = re.compile(r"(model|KV|RS|compute|output) buffer size =\s*([\d.]+) MiB")
+
+
+class _Ggml:
+    """The three functions of libggml-base that read a tensor of a running graph."""
+
+    def __init__(self) -> None:
+        folder = Path(llama_cpp.__file__).parent / "lib"
+        path = str(next(folder.glob("*ggml-base*")))
+        library = ctypes.CDLL(path)
+        # Called for every node of a graph: releasing the interpreter's lock would take longer than the call.
+        self.name = ctypes.PyDLL(path).ggml_get_name
+        self.name.restype, self.name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+        self.nbytes = library.ggml_nbytes
+        self.nbytes.restype, self.nbytes.argtypes = ctypes.c_size_t, [ctypes.c_void_p]
+        self.get = library.ggml_backend_tensor_get
+        self.get.restype = None
+        self.get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+
+
+class _Log:
+    """llama.cpp's log while something is loaded: sizes of buffers, and the reason of a failure."""
+
+    #: Who listens: the log that was begun last, since llama.cpp has one for the whole process.
+    current: ClassVar[_Log | None] = None
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, int] = {}
+        self.errors: list[str] = []
+        _Log.current = self
+        C.llama_log_set(_ON_LOG, ctypes.c_void_p(0))
+
+    def take(self, level: int, text: bytes) -> None:
+        """Note what is of interest in a line."""
+        line = text.decode(errors="replace")
+        if found := BUFFER_LINE.search(line):
+            kind, size = found[1].lower(), float(found[2])
+            self.buffers[kind] = self.buffers.get(kind, 0) + int(size * 1024**2)
+        if level == ERROR_LEVEL and len(self.errors) < 20:
+            self.errors.append(line.strip())
+
+
+def _pass_on(level: int, text: bytes, _data: object) -> None:
+    if _Log.current is not None:
+        _Log.current.take(level, text)
+
+
+# It outlives every model: llama.cpp also logs while it frees one, long after another was loaded and forgotten.
+_ON_LOG = C.llama_log_callback(_pass_on)
+
+
+class Rows:
+    """A batch of llama.cpp's in arrays of our own, so that filling it needs no call.
+
+    Parameters
+    ----------
+    n
+        Most rows.
+    n_embd
+        Length of a hidden state; 0 for tokens.
+    """
+
+    def __init__(self, n: int, n_embd: int) -> None:
+        self.input = np.zeros((n, n_embd), np.float32) if n_embd else np.zeros(n, np.int32)
+        self.positions = np.zeros(n, np.int32)
+        self.slots = np.zeros(n, np.int32)
+        self.wanted = np.zeros(n, np.int8)
+        self._counts = np.ones(n, np.int32)  # sequences that each row belongs to
+        self._addresses = self.slots.ctypes.data + 4 * np.arange(n, dtype=np.uint64)
+        self.batch = C.llama_batch()
+        field, kind = ("embd", ctypes.c_float) if n_embd else ("token", C.llama_token)
+        setattr(self.batch, field, self.input.ctypes.data_as(ctypes.POINTER(kind)))
+        self.batch.pos = self.positions.ctypes.data_as(ctypes.POINTER(C.llama_pos))
+        self.batch.n_seq_id = self._counts.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+        self.batch.seq_id = self._addresses.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(C.llama_seq_id)))
+        self.batch.logits = self.wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+
+
+class Llama:
+    """A loaded model or shard with a KV cache for several sequences.
+
+    Parameters
+    ----------
+    path
+        GGUF file. It was validated before: llama.cpp ends the process on some damaged files.
+    hidden_out
+        True for a stage that another one follows: `decode` then returns the last layer's output instead of computing
+        logits.
+    n_ctx
+        Tokens that the KV cache holds, of all sequences together.
+    n_ubatch
+        Most rows of one `decode`.
+    n_slots
+        Sequences. Models that keep a state instead of keys and values have one, whatever is asked for.
+    n_outputs
+        Rows of one `decode` for which there may be logits.
+    threads
+        Threads of one `decode`.
+    gpu
+        Whether layers may be offloaded to a GPU that llama.cpp was built for.
+    exact
+        Whether a row's result must not depend on the rows beside it: where llama.cpp would compute a single row in
+        another way than the same row among others, with another rounding, it gets one beside it.
+    aborted
+        Asked while the file is read; loading ends when it answers True.
+
+    Raises
+    ------
+    ModelError
+        If llama.cpp refuses the file, with its reason.
+    NotEnough
+        If the KV cache or the compute buffers cannot be allocated.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        hidden_out: bool,
+        n_ctx: int,
+        n_ubatch: int = 64,
+        n_slots: int = 1,
+        n_outputs: int = 1,
+        threads: int = 1,
+        gpu: bool = False,
+        exact: bool = False,
+        aborted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._model: Any = None
+        self._context: Any = None
+        self._log = _Log()
+        C.llama_backend_init()
+        model_params = C.llama_model_default_params()
+        model_params.n_gpu_layers = 999 if gpu else 0
+        # Read, not mapped: tensors that llama.cpp repacks would otherwise occupy memory twice.
+        model_params.load_mode = C.LLAMA_LOAD_MODE_NONE
+        model_params.progress_callback = proceed = C.llama_progress_callback(lambda _progress, _data: not aborted())
+        self._model = C.llama_model_load_from_file(str(path).encode(), model_params)
+        del proceed  # was kept alive for the call
+        if aborted():
+            self.close()
+            msg = f"Loading {Path(path).name} was stopped."
+            raise ModelError(msg)
+        if not self._model:
+            msg = f"llama.cpp cannot load {Path(path).name}: {self._reason()}"
+            raise ModelError(msg)
+        self.n_embd = int(C.llama_model_n_embd(self._model))
+        self.n_layers = int(C.llama_model_n_layer(self._model))
+        self.n_vocab = int(C.llama_vocab_n_tokens(C.llama_model_get_vocab(self._model)))
+        has_state = C.llama_model_is_recurrent(self._model) or C.llama_model_is_hybrid(self._model)
+        self.n_ctx, self.n_ubatch, self.n_slots = n_ctx, n_ubatch, 1 if has_state else n_slots
+        #: Whether a part of a sequence can be kept: not where a window slides over it, or a state stands for it.
+        self.can_keep = not has_state and C.llama_model_n_swa(self._model) == 0
+        self._pads = exact and threads > 1
+        self._used = 0  # cells, at most
+        self._hidden: NDArray[np.float32] | None = None
+        self._logits: dict[int, NDArray[np.float32]] = {}  # views, by where llama.cpp keeps them
+
+        params = C.llama_context_default_params()
+        params.n_ctx = n_ctx + self._pads
+        params.n_seq_max = n_sequences = self.n_slots + self._pads + exact
+        params.n_batch = params.n_ubatch = n_ubatch + self._pads
+        params.n_outputs_max = max((n_ubatch if hidden_out else n_outputs) + self._pads, n_sequences)
+        params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        params.kv_unified = True
+        params.no_perf = True
+        if hidden_out:
+            self._on_tensor = self._watch(f"l_out-{self.n_layers - 1}".encode())
+            params.cb_eval = self._on_tensor
+        self._context = C.llama_init_from_model(self._model, params)
+        if not self._context:
+            reason = self._reason()
+            self.close()
+            msg = f"llama.cpp cannot allocate a context of {n_ctx} tokens for {Path(path).name}: {reason}"
+            raise NotEnough(msg)
+        self.hidden_out = hidden_out
+        self._memory = C.llama_get_memory(self._context)
+        self._tokens, self._hiddens = Rows(n_ubatch + 1, 0), Rows(n_ubatch + 1, self.n_embd)
+
+    @property
+    def buffers(self) -> dict[str, int]:
+        """Bytes of the buffers that llama.cpp reports: ``model``, ``kv``, ``compute``, ``output``."""
+        return dict(self._log.buffers)
+
+    @property
+    def model(self) -> Any:
+        """The ``llama_model`` pointer, for the vocabulary and the samplers."""
+        return self._model
+
+    @property
+    def context(self) -> Any:
+        """The ``llama_context`` pointer, for the samplers."""
+        return self._context
+
+    def decode(self, x: NDArray[Any], segments: Sequence[Segment]) -> NDArray[np.float32] | None:
+        """Process the rows of one or several sessions.
+
+        Parameters
+        ----------
+        x
+            Tokens, int32 of shape (n,), or hidden states, float32 of shape (n, n_embd); n is at most `n_ubatch`.
+        segments
+            To whom the rows belong, in their order, and for which of them logits are wanted (read them with `logits`).
+
+        Returns
+        -------
+        Hidden states, float32 of shape (n, n_embd), when the stage was loaded with `hidden_out`; else None.
+        """
+        n = len(x)
+        rows = self._tokens if x.dtype == np.int32 else self._hiddens
+        rows.input[:n] = x
+        begin = 0
+        for slot, position, count, outputs in segments:
+            end = begin + count
+            rows.slots[begin:end] = slot
+            rows.positions[begin:end] = position if count == 1 else np.arange(position, position + count)
+            # Without this flag llama.cpp drops the rows before the last layer's output.
+            rows.wanted[begin:end] = self.hidden_out
+            rows.wanted[end - outputs : end] = 1
+            begin = end
+        self._used += n
+        pads = self._pads and n == 1 and self._used > SHORT
+        if pads:
+            rows.input[1], rows.slots[1], rows.positions[1], rows.wanted[1] = x[0], self.n_slots, 0, self.hidden_out
+        rows.batch.n_tokens = n + pads
+        self._hidden = None
+        result = C.llama_decode(self._context, rows.batch)
+        if result == 1:
+            msg = f"The KV cache of {self.n_ctx} tokens is full at position {segments[0].position}."
+            raise NotEnough(msg)
+        if result != 0:
+            msg = f"llama.cpp failed to decode {n} rows at position {segments[0].position} ({result}): {self._reason()}"
+            raise ModelError(msg)
+        if pads:
+            C.llama_memory_seq_rm(self._memory, self.n_slots, -1, -1)
+        if self.hidden_out and self._hidden is None:
+            msg = "This architecture does not name the output of its last layer; it cannot be split."
+            raise ModelError(msg)
+        return self._hidden[:n] if self._hidden is not None else None
+
+    def logits(self, row: int = -1) -> NDArray[np.float32]:
+        """Return the logits of a row of the last `decode`, float32 of shape (n_vocab,): a view until the next one.
+
+        Parameters
+        ----------
+        row
+            Number of the row in the batch; -1 for the last one with logits.
+        """
+        pointer = C.llama_get_logits_ith(self._context, row)
+        address = ctypes.cast(pointer, ctypes.c_void_p).value
+        if address is None:
+            msg = f"There are no logits for row {row}."
+            raise ModelError(msg)
+        view = self._logits.get(address)
+        if view is None:
+            view = self._logits[address] = np.ctypeslib.as_array(pointer, (self.n_vocab,))
+        return view
+
+    def keep(self, slot: int, n: int) -> None:
+        """Forget the sequence from position `n` on.
+
+        Raises
+        ------
+        ModelError
+            If llama.cpp cannot do so for this model.
+        """
+        if not C.llama_memory_seq_rm(self._memory, slot, n or -1, -1):
+            msg = f"llama.cpp cannot keep {n} tokens of a sequence of this model."
+            raise ModelError(msg)
+
+    def abandon(self, slot: int, n: int) -> None:
+        """Forget the sequence from position `n` on, but leave its cells taken until `clear`. Only if loaded `exact`.
+
+        What comes later into the cells of others would be summed up in another order.
+        """
+        C.llama_memory_seq_cp(self._memory, slot, self.n_slots + self._pads, n, -1)
+        self.keep(slot, n)
+
+    def clear(self) -> None:
+        """Forget every sequence: the next one begins where the first one ever did."""
+        C.llama_memory_clear(self._memory, False)
+        self._used = 0
+
+    def save(self, slot: int) -> NDArray[np.uint8]:
+        """Return a copy of the keys and values of a sequence, in llama.cpp's own form."""
+        size = C.llama_state_seq_get_size(self._context, slot)
+        data = np.empty(size, np.uint8)
+        written = C.llama_state_seq_get_data(self._context, data.ctypes.data_as(_BYTES), size, slot)
+        return data[:written]
+
+    def restore(self, slot: int, data: NDArray[np.uint8]) -> None:
+        """Put a copy that `save` made in the place of a sequence.
+
+        Raises
+        ------
+        ModelError
+            If it does not fit.
+        """
+        if not C.llama_state_seq_set_data(self._context, data.ctypes.data_as(_BYTES), len(data), slot):
+            msg = f"llama.cpp cannot put a sequence of {len(data)} bytes back: {self._reason()}"
+            raise ModelError(msg)
+        self._used += C.llama_memory_seq_pos_max(self._memory, slot) + 1
+
+    def close(self) -> None:
+        """Free everything."""
+        if self._context:
+            C.llama_free(self._context)
+            self._context = None
+        if self._model:
+            C.llama_model_free(self._model)
+            self._model = None
+
+    def __enter__(self) -> Llama:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _watch(self, wanted: bytes) -> Any:
+        ggml = _Ggml()
+        # llama.cpp asks for every node of the graph; local names keep one question under a microsecond.
+        name: Callable[[int], bytes] = ggml.name
+
+        def on_tensor(tensor: int, ask: bool, _data: object) -> bool:
+            if ask:
+                return name(tensor) == wanted
+            n_bytes = ggml.nbytes(tensor)
+            hidden = np.empty((n_bytes // (4 * self.n_embd), self.n_embd), np.float32)
+            ggml.get(tensor, hidden.ctypes.data, 0, n_bytes)
+            self._hidden = hidden
+            return False  # the final norm and the head are left out
+
+        return C.ggml_backend_sched_eval_callback(on_tensor)
+
+    def _reason(self) -> str:
+        errors = self._log.errors
+        return errors[-1] if errors else "it gave no reason"

@@ -1,0 +1,1 @@
+"""What stages, requesters and nodes say to each other about a pipeline."""

@@ -1,0 +1,15 @@
+"""Where a stage listens."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class StageAddress(msgspec.Struct, frozen=True):
+    """Where a stage listens: its node, its host, the ports for the stage before it and for requesters (0: none)."""
+
+    node: str
+    host: str
+    data_port: int
+    session_port: int
+    pid: int

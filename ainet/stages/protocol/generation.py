@@ -1,0 +1,161 @@
+"""What a requester says to the last stage of a pipeline, and what it hears."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from ainet.stages.protocol.sampling_params import SamplingParams
+
+MAX_MESSAGE = 4 << 20  # bytes: a prompt of a million tokens, and nothing larger
+MAX_GUESS = 32  # tokens that are guessed at once
+MAX_PROMPT = 4_000_000  # bytes of all turns together; the rest of a message is for grammar and stop strings
+
+
+KEY_BITS = 63
+#: Random, and known to the requester and the stages only: whoever has it goes on with a session. 0: none.
+Key = Annotated[int, msgspec.Meta(ge=0, le=(1 << KEY_BITS) - 1)]
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+class Lap(msgspec.Struct, frozen=True, array_like=True):
+    """A lap round the ring with a draft: `rows` from the generated token `index` on brought `drawn` new tokens."""
+
+    index: int
+    rows: int
+    drawn: int
+
+
+class Resume(msgspec.Struct, frozen=True):
+    """What another pipeline did of a session before it was lost.
+
+    Attributes
+    ----------
+    prompt, generated
+        The tokens.
+    laps
+        Where tokens were not computed one by one: they are computed again in the same shapes.
+    key
+        The session's, by which stages that are left know it.
+    """
+
+    prompt: list[int]
+    generated: list[int]
+    laps: list[Lap] = []
+    key: Key = 0
+
+
+class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """Start a session.
+
+    Attributes
+    ----------
+    session
+        Number chosen by the requester, unique on its connection.
+    messages
+        The conversation so far; with `raw`, the last content alone is the prompt.
+    raw
+        Whether the chat template is left out.
+    sampling
+        How tokens are drawn.
+    max_tokens
+        Most tokens to generate.
+    stop
+        Texts that end the answer and are not part of it.
+    resume
+        Where the answer goes on; nothing that was said before is said again. `messages` are then passed over.
+    user
+        Who asks, as the owner of the pipeline knows it: users are treated alike.
+    """
+
+    session: int
+    messages: list[Message]
+    raw: bool
+    sampling: SamplingParams
+    max_tokens: int
+    stop: list[str] = []
+    resume: Resume | None = None
+    user: str = ""
+
+
+class Cancel(msgspec.Struct, tag=True, frozen=True):
+    """End a session now."""
+
+    session: int
+
+
+class Suggest(msgspec.Struct, tag=True, frozen=True):
+    """Tokens that may follow the first `begin` ones of prompt and answer: a smaller model guesses so."""
+
+    session: int
+    begin: int
+    tokens: Annotated[list[int], msgspec.Meta(max_length=MAX_GUESS)]
+
+
+class Guess(msgspec.Struct, tag=True, frozen=True):
+    """Ask what follows: `tokens` take the place of what was asked before from `begin` on; at most `most` are wanted.
+
+    Not a session: the pipeline answers once, and nobody else may use it meanwhile.
+    """
+
+    session: int
+    begin: int
+    tokens: list[int]
+    most: int
+
+
+class Guessed(msgspec.Struct, tag=True, frozen=True):
+    """The most likely tokens to follow."""
+
+    session: int
+    tokens: list[int]
+
+
+class Started(msgspec.Struct, tag=True, frozen=True):
+    """The prompt was accepted: its tokens, how many of them need not be computed again, and the session's key."""
+
+    session: int
+    prompt: list[int]
+    reused: int = 0
+    key: Key = 0
+
+
+class Text(msgspec.Struct, tag=True, frozen=True):
+    """A piece of the answer, the tokens it came with, and the laps that brought several."""
+
+    session: int
+    text: str
+    tokens: list[int]
+    laps: list[Lap] = []
+
+
+class Done(msgspec.Struct, tag=True, frozen=True):
+    """The session ended: ``stop``, ``length`` or ``cancelled``; `text` is what was held back."""
+
+    session: int
+    finish: str
+    text: str
+
+
+class Failed(msgspec.Struct, tag=True, frozen=True):
+    """The session failed; `error` is the form of `AinetError.to_dict`."""
+
+    session: int
+    error: dict[str, object]
+
+
+class Alive(msgspec.Struct, tag=True, frozen=True):
+    """Nothing but a sign of life; `session` is 0."""
+
+    session: int = 0
+
+
+Command = Open | Cancel | Suggest | Guess
+Event = Started | Text | Done | Failed | Alive | Guessed

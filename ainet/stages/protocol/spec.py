@@ -1,0 +1,81 @@
+"""What one stage of a pipeline is, as the node that planned it says."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ainet.stages.ring.hidden_states import Form
+
+EPOCH_BYTES = 16
+SLOTS_OF_EXACT = 4
+#: Rows at once up to which a row's result does not depend on the others: more of them take another way through
+#: llama.cpp's flash attention (GGML_FA_TILE_Q).
+EXACT_UBATCH = 63
+
+
+class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What one stage of a pipeline is.
+
+    Attributes
+    ----------
+    pipeline
+        Name of the pipeline, unique in the swarm.
+    epoch
+        16 random bytes of this placement: a stage of an older one cannot connect.
+    owner
+        Node id of the requester; nobody else may ask this pipeline.
+    model
+        Digest of the model's manifest.
+    first_layer, last_layer
+        Layers of the stage, 0-based and inclusive.
+    n_stages
+        Stages of the whole pipeline.
+    n_ctx
+        Tokens of prompt and answer together.
+    n_ubatch
+        Rows that are processed at once.
+    threads
+        Threads of the stage.
+    gpu
+        Whether layers may go to a GPU.
+    sessions
+        Most sessions that are answered at the same time.
+    queue
+        Most sessions of each user that may wait.
+    kept_tokens
+        Tokens of earlier prompts whose keys and values may be kept, where memory allows.
+    exact
+        Whether an answer must not depend on which sessions share the stages, nor on what was kept of earlier ones.
+    speculate
+        Whether tokens are tried before they are drawn, where that is faster.
+    hidden_states
+        How hidden states travel between stages.
+    """
+
+    pipeline: str
+    epoch: bytes
+    owner: str
+    model: str
+    first_layer: int
+    last_layer: int
+    n_stages: int
+    n_ctx: int
+    n_ubatch: int
+    threads: int
+    gpu: bool
+    sessions: int
+    queue: int
+    kept_tokens: int = 0
+    exact: bool = False
+    speculate: bool = False
+    hidden_states: Form = "float32"
+
+    @property
+    def n_slots(self) -> int:
+        """Places for sessions in the KV caches: with `exact`, those that ended keep theirs until none runs."""
+        return self.sessions * SLOTS_OF_EXACT if self.exact else self.sessions
+
+    @property
+    def max_payload(self) -> int:
+        """Largest payload of a frame that carries no hidden states: the tokens of a prompt, or an error."""
+        return max(4 * self.n_ctx, 1 << 16)

@@ -1,0 +1,1 @@
+"""The connections between the stages of a pipeline, and what goes over them."""

@@ -1,0 +1,1 @@
+"""Sessions on a pipeline: who is next, and what is sampled."""

@@ -1,0 +1,123 @@
+"""What the first stage decides: which rows of which sessions go through the stages together.
+
+Tokens of running answers go first, spread over as many micro-batches as there are stages, so that the stages work on
+different sessions at the same time. A prompt fills what is left, in chunks that are small while somebody waits for
+tokens; several prompts take turns. (The idea of chunked prefills that ride along with decodes: Agrawal et al., "Taming
+Throughput-Latency Tradeoff in LLM Inference with Sarathi-Serve", OSDI 2024.)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ainet.stages.protocol.segments import Segment
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: Rows of a prompt in a micro-batch while answers run: each row delays their next tokens.
+SHARED_ROWS = 16
+
+
+class Work(NamedTuple):
+    """Tokens from `position` on, at most `step` at once; logits after the last one, if wanted."""
+
+    position: int
+    tokens: NDArray[np.int32]
+    step: int
+    logits: bool
+
+
+class MicroBatch(NamedTuple):
+    """Tokens, int32 of shape (n,), and to whom they belong."""
+
+    segments: list[Segment]
+    tokens: NDArray[np.int32]
+
+
+class Composer:
+    """Composes micro-batches from what the sessions have to compute.
+
+    Parameters
+    ----------
+    n_ubatch
+        Most rows of a micro-batch.
+    n_stages
+        Micro-batches that can be computed at the same time.
+    """
+
+    def __init__(self, n_ubatch: int, n_stages: int) -> None:
+        self._n_ubatch, self._n_stages = n_ubatch, n_stages
+        #: By session, in the order of their turns: the prompt, and what follows it.
+        self._prompts: dict[int, deque[Work]] = {}
+        #: By session, in the order of arrival: tokens that are computed at once.
+        self._ready: dict[int, Work] = {}
+        #: Sessions whose prompt is on its way: they wait for tokens.
+        self._running: set[int] = set()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to compute."""
+        return bool(self._prompts or self._ready)
+
+    def prompt(self, slot: int, position: int, tokens: NDArray[np.int32], *, step: int = 0, logits: bool) -> None:
+        """Take a prompt, or tokens that were generated before: they come after what the session has here already.
+
+        Parameters
+        ----------
+        step
+            How many are computed at once; 0: as many as fit.
+        logits
+            Whether they are wanted after the last token.
+        """
+        work = Work(position, tokens, step or self._n_ubatch, logits)
+        self._prompts.setdefault(slot, deque()).append(work)
+
+    def tokens(self, slot: int, position: int, tokens: NDArray[np.int32]) -> None:
+        """Take the next tokens of an answer: they are computed together, with logits for each of them."""
+        self._ready[slot] = Work(position, tokens, len(tokens), logits=True)
+        self._running.add(slot)
+
+    def release(self, slot: int) -> None:
+        """Forget what is left of a session."""
+        self._prompts.pop(slot, None)
+        self._ready.pop(slot, None)
+        self._running.discard(slot)
+
+    def compose(self) -> MicroBatch:
+        """Return the next micro-batch; there must be something to compute."""
+        segments: list[Segment] = []
+        parts: list[NDArray[np.int32]] = []
+        room = self._n_ubatch
+        is_shared = bool(self._running)
+        most = -(-len(self._running) // self._n_stages)
+        for slot, work in list(self._ready.items())[:most]:
+            n = len(work.tokens)
+            if n > room:
+                break
+            del self._ready[slot]
+            segments.append(Segment(slot, work.position, n, n))
+            parts.append(work.tokens)
+            room -= n
+        if self._prompts and room:
+            segment, tokens = self._chunk(min(room, SHARED_ROWS) if is_shared else room)
+            segments.append(segment)
+            parts.append(tokens)
+        return MicroBatch(segments, parts[0] if len(parts) == 1 else np.concatenate(parts))
+
+    def _chunk(self, room: int) -> tuple[Segment, NDArray[np.int32]]:
+        """Return the next rows of the prompt whose turn it is."""
+        slot = next(iter(self._prompts))
+        works = self._prompts.pop(slot)
+        work = works.popleft()
+        n = min(room, work.step)
+        tokens, rest = work.tokens[:n], work.tokens[n:]
+        if len(rest):
+            works.appendleft(work._replace(position=work.position + n, tokens=rest))
+        elif work.logits:
+            self._running.add(slot)
+        if works:
+            self._prompts[slot] = works  # behind the others
+        return Segment(slot, work.position, len(tokens), int(work.logits and not len(rest))), tokens

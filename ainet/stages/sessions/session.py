@@ -1,0 +1,250 @@
+"""One session of a pipeline, as its last stage keeps it: the request, its tokens, and how the next ones are drawn."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import numpy as np
+
+from ainet.errors import PromptTooLong, UsageError
+from ainet.stages.llama.sampling import Sampler
+from ainet.stages.llama.vocabulary import TextStream, Vocabulary
+from ainet.stages.protocol.generation import Lap
+from ainet.stages.sessions.drafts import MAX_DRAFT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from ainet.stages.llama.llama import Llama
+    from ainet.stages.protocol.generation import Event, Open, Resume
+    from ainet.stages.protocol.segments import Segment
+    from ainet.stages.sessions.drafts import Drafter
+
+
+class Drawn(NamedTuple):
+    """Tokens that were drawn, the position of the last one, how the answer ended with them, and the draft, if any.
+
+    `error`: the grammar leaves no token to choose from.
+    """
+
+    tokens: list[int]
+    position: int
+    finish: str | None
+    laps: list[Lap]
+    error: UsageError | None = None
+
+
+class Session:
+    """A session that waits, or is answered.
+
+    Parameters
+    ----------
+    request
+        What was asked.
+    reply
+        Hears what is answered.
+    """
+
+    def __init__(self, request: Open, reply: Callable[[Event], None]) -> None:
+        self.request = request
+        self.reply = reply
+        self.begun = time.monotonic()
+        #: Place in the KV caches and cells that are reserved there, once it is answered.
+        self.slot, self.cells = -1, 0
+        #: Whether stages know a part of it from a lost pipeline.
+        self.is_continued = False
+        #: Whether it has ended, and the stages are about to forget it.
+        self.is_over = False
+        self.prompt: NDArray[np.int32] = np.empty(0, np.int32)
+        self.generated: list[int] = []
+        #: Tokens that are tried after the last one, before anybody knows whether they follow.
+        self.draft: list[int] = []
+        #: Whether there are cells of tokens that were tried for nothing: they come free with the next lap.
+        self.has_leftovers = False
+        #: Makes the drafts, where there shall be any, and when the last tokens were sent on their way.
+        self.drafter: Drafter | None = None
+        self.sent = 0.0
+        #: How many of the generated tokens were drawn elsewhere, and under which key stages know it, if they do.
+        self.resumed = len(request.resume.generated) if request.resume is not None else 0
+        self.key = request.resume.key if request.resume is not None else 0
+        self._laps: list[Lap] = []
+        self._sampler: Sampler | None = None
+        self._stream: TextStream | None = None
+
+    def prepare(self, llama: Llama, vocabulary: Vocabulary) -> None:
+        """Make the tokens of the prompt, and what draws the next ones; a second time does nothing.
+
+        Raises
+        ------
+        AinetError
+            Everything that can be wrong with a request shows here.
+        """
+        if self._sampler is not None:
+            return
+        request, resume = self.request, self.request.resume
+        if resume is None:
+            self.prompt = _tokens(request, vocabulary, llama.n_ctx)
+        else:
+            self.prompt = _checked(resume, vocabulary, llama.n_ctx, request.max_tokens)
+        self._n_ctx, self._ends = llama.n_ctx, vocabulary.ends
+        self._stream = TextStream(vocabulary, request.stop)
+        self._sampler = Sampler(request.sampling, llama, vocabulary)
+        if resume is not None:
+            # What these tokens say was said before; penalties, grammar and half a character go on from them.
+            self._sampler.accept(resume.generated)
+            for token in resume.generated:
+                self._stream.add(token)
+            self.generated = list(resume.generated)
+            self._laps = resume.laps
+
+    @property
+    def tokens(self) -> NDArray[np.int32]:
+        """The prompt and what was generated."""
+        return np.concatenate([self.prompt, np.array(self.generated, np.int32)])
+
+    @property
+    def plain_steps(self) -> list[tuple[int, list[int], int]]:
+        """The generated tokens but the last, as if there had been no drafts."""
+        return [(len(self.prompt), self.generated[:-1], 1)] if len(self.generated) > 1 else []
+
+    @property
+    def steps(self) -> list[tuple[int, list[int], int]]:
+        """How the generated tokens but the last were computed: from which position on, which ones, how many at once."""
+        steps: list[tuple[int, list[int], int]] = []
+        begin, first = 0, len(self.prompt)
+        for lap in [*self._laps, Lap(len(self.generated) - 1, 0, 0)]:
+            if begin < lap.index:
+                steps.append((first + begin, self.generated[begin : lap.index], 1))
+            if lap.rows:
+                # What was tried for nothing made the batch as large as it was, whatever it was.
+                tokens = self.generated[lap.index : lap.index + lap.drawn]
+                steps.append((first + lap.index, [*tokens, *[0] * (lap.rows - lap.drawn)], lap.rows))
+            begin = lap.index + lap.drawn
+        return steps
+
+    @property
+    def finish(self) -> str | None:
+        """How a resumed session had ended already, if it had; else None."""
+        if self._stream is not None and self._stream.stopped:
+            return "stop"
+        return "length" if self._is_full(len(self.prompt) + len(self.generated) - 1) else None
+
+    def draw(self, segment: Segment, row: int) -> Drawn:
+        """Draw the tokens after the rows of `segment` that have logits, as long as they are those of the draft.
+
+        Parameters
+        ----------
+        row
+            The first of these rows in the batch.
+        """
+        assert self._sampler is not None  # noqa: S101 - it was prepared before it was answered
+        drawn: list[int] = []
+        finish, error = None, None
+        draft, self.draft = self.draft, []
+        index = len(self.generated) - 1
+        position = segment.end - segment.outputs
+        for i in range(segment.outputs):
+            position += 1
+            try:
+                token = self._sampler.sample(position, row + i)
+            except UsageError as exc:
+                error = exc
+                break
+            if self._ends(token):
+                finish = "stop"
+                break
+            drawn.append(token)
+            self.generated.append(token)
+            if self._is_full(position):
+                finish = "length"
+                break
+            if i >= len(draft) or draft[i] != token:
+                break
+        self.has_leftovers = len(drawn) < segment.outputs
+        laps = [Lap(index, segment.rows, len(drawn))] if draft else []
+        return Drawn(drawn, position, finish, laps, error)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a token was drawn here."""
+        return len(self.generated) > self.resumed
+
+    def propose(self, most: int) -> list[int]:
+        """Return the tokens that are tried after the last one: at most so many, and none that could not be said."""
+        if self.drafter is None:
+            return []
+        left = self.request.max_tokens - len(self.generated)
+        room = self._n_ctx - len(self.prompt) - len(self.generated)
+        self.draft = self.drafter.draft(min(most, left - 1, room - 1))
+        return self.draft
+
+    def say(self, drawn: Drawn) -> tuple[Drawn, str]:
+        """Return the text that became certain with what was drawn, which ends where a stop string does."""
+        assert self._stream is not None  # noqa: S101 - see `draw`
+        text = ""
+        for i, token in enumerate(drawn.tokens):
+            text += self._stream.add(token)
+            if self._stream.stopped:
+                return drawn._replace(tokens=drawn.tokens[: i + 1], finish="stop"), text
+        return drawn, text
+
+    def held(self) -> str:
+        """Return the text that was held back."""
+        return self._stream.finish() if self._stream is not None else ""
+
+    def close(self) -> None:
+        """Free the sampler."""
+        if self._sampler is not None:
+            self._sampler.close()
+
+    def _is_full(self, position: int) -> bool:
+        """Whether no token may follow the one at `position`."""
+        return len(self.generated) >= self.request.max_tokens or position + 1 >= self._n_ctx
+
+
+def _checked(resume: Resume, vocabulary: Vocabulary, n_ctx: int, max_tokens: int) -> NDArray[np.int32]:
+    """Return the tokens of a prompt that is resumed; raises `UsageError` for what the model cannot have said."""
+    tokens = [*resume.prompt, *resume.generated]
+    if not resume.prompt or not all(0 <= token < vocabulary.n_tokens for token in tokens):
+        msg = "An answer cannot go on: its tokens are not those of this model."
+        raise UsageError(msg)
+    laps, begin = resume.laps, 0
+    most = min(max_tokens, n_ctx - len(resume.prompt))
+    for lap in laps:
+        is_possible = 0 < lap.drawn <= lap.rows <= MAX_DRAFT + 1 and lap.index + lap.rows <= most
+        if not (begin <= lap.index and is_possible):
+            msg = "An answer cannot go on: its tokens were not computed like that."
+            raise UsageError(msg)
+        begin = lap.index + lap.drawn
+    if laps and begin >= len(resume.generated):
+        msg = "An answer cannot go on: some of its tokens are missing."
+        raise UsageError(msg)
+    if len(tokens) > n_ctx:
+        msg = f"An answer cannot go on: it has {len(tokens)} tokens, the context window {n_ctx}."
+        raise UsageError(msg)
+    return np.array(resume.prompt, np.int32)
+
+
+def _tokens(request: Open, vocabulary: Vocabulary, n_ctx: int) -> NDArray[np.int32]:
+    if not request.messages:
+        msg = "There is nothing to answer: the request has no messages."
+        raise UsageError(msg)
+    if request.raw:
+        text = request.messages[-1].content
+    else:
+        text = vocabulary.chat([msgspec.to_builtins(message) for message in request.messages])
+    tokens = vocabulary.tokenize(text, special=True)
+    if not len(tokens):
+        msg = "There is nothing to answer: the prompt is empty."
+        raise UsageError(msg)
+    if len(tokens) >= n_ctx:
+        msg = (
+            f"The prompt has {len(tokens)} tokens, but the context window holds {n_ctx}. Shorten it, "
+            "start a new conversation, or raise `context_window` in the configuration."
+        )
+        raise PromptTooLong(msg, prompt_tokens=len(tokens), context_window=n_ctx)
+    return tokens

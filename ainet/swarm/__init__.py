@@ -1,0 +1,1 @@
+"""What the members of a swarm tell each other and agree on."""

@@ -1,0 +1,61 @@
+"""Settings that all members of a swarm share: the document ``settings``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pycrdt import Map
+
+from ainet.documents.exchange import SETTINGS
+from ainet.errors import UsageError
+
+if TYPE_CHECKING:
+    from ainet.documents.exchange import Documents
+
+#: What can be set, and what it means.
+KEYS = {"model": "model that is used when none is named, on every member that has it not set otherwise"}
+MAX_VALUE = 1000  # characters
+
+
+class SwarmSettings:
+    """Reads and changes the settings; the last change of a key wins.
+
+    Parameters
+    ----------
+    documents
+        Of this node.
+    """
+
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
+
+    def all(self) -> dict[str, str]:
+        """Return what is set."""
+        return {key: value for key in KEYS if (value := self.get(key)) is not None}
+
+    def get(self, key: str) -> str | None:
+        """Return a setting; None when it is not set, or not as it should be."""
+        value = self._map().get(key)
+        return value if isinstance(value, str) and 0 < len(value) <= MAX_VALUE else None
+
+    def set(self, key: str, value: str | None) -> None:
+        """Set `key` for all members; None takes it back.
+
+        Raises
+        ------
+        UsageError
+            There is no such setting, or the value is impossible.
+        """
+        if key not in KEYS:
+            msg = f"There is no setting {key!r}. There are: {', '.join(KEYS)}."
+            raise UsageError(msg)
+        if value is not None and not 0 < len(value) <= MAX_VALUE:
+            msg = f"The value of {key} must have 1 to {MAX_VALUE} characters."
+            raise UsageError(msg)
+        if value is None:
+            self._map().pop(key, None)
+        else:
+            self._map()[key] = value
+
+    def _map(self) -> Map[object]:
+        return self._documents.open(SETTINGS).doc.get("dict", type=Map)

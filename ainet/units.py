@@ -1,0 +1,31 @@
+"""Sizes in bytes, as people write and read them."""
+
+from __future__ import annotations
+
+from ainet.errors import UsageError
+
+UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
+
+
+def parse_bytes(text: str) -> int:
+    """Return the number of bytes in a size like ``"1.5GB"``, ``"512MiB"`` or ``"1000000"``."""
+    cleaned = text.strip().upper().replace(" ", "")
+    digits = cleaned.rstrip("KMGTIB")
+    try:
+        value = float(digits) * UNITS[cleaned[len(digits) :]]
+    except (ValueError, KeyError) as exc:
+        msg = f"{text!r} is not a size. Write a number with a unit, such as 512MB or 4GB."
+        raise UsageError(msg) from exc
+    if not 0 <= value < 2**60:
+        msg = f"{text!r} is not a possible size."
+        raise UsageError(msg)
+    return int(value)
+
+
+def show_bytes(count: float) -> str:
+    """Return `count` bytes in words, with decimal units and three significant digits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 100 else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
