@@ -121,8 +121,7 @@ class AinetConfig(Configurable):
             except UsageError as exc:
                 raise TraitError(exc.message) from exc
             if size < MIN_SIZE:
-                msg = f"{proposal['trait'].name} is {text!r}; it must be at least {show_bytes(MIN_SIZE)}."
-                raise TraitError(msg)
+                raise TraitError(f"{proposal['trait'].name} is {text!r}; it must be at least {show_bytes(MIN_SIZE)}.")
         return text
 
     def make_data_dir(self) -> Path:
@@ -138,6 +137,7 @@ class AinetConfig(Configurable):
             path.mkdir(parents=True, exist_ok=True)
             path.chmod(0o700)
         except OSError as exc:
-            msg = f"{path} cannot be the data directory: {exc.strerror}. Name another one (--data-dir, AINET_DATA_DIR)."
-            raise UsageError(msg) from exc
+            raise UsageError(
+                f"{path} cannot be the data directory: {exc.strerror}. Name another one (--data-dir, AINET_DATA_DIR)."
+            ) from exc
         return path

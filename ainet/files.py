@@ -37,5 +37,4 @@ def write_private(path: Path, data: bytes) -> None:
             Path(name).unlink(missing_ok=True)
         if not isinstance(exc, OSError):
             raise
-        msg = f"{path} cannot be written: {exc.strerror or exc}."
-        raise AinetError(msg) from exc
+        raise AinetError(f"{path} cannot be written: {exc.strerror or exc}.") from exc

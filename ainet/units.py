@@ -14,11 +14,9 @@ def parse_bytes(text: str) -> int:
     try:
         value = float(digits) * UNITS[cleaned[len(digits) :]]
     except (ValueError, KeyError) as exc:
-        msg = f"{text!r} is not a size. Write a number with a unit, such as 512MB or 4GB."
-        raise UsageError(msg) from exc
+        raise UsageError(f"{text!r} is not a size. Write a number with a unit, such as 512MB or 4GB.") from exc
     if not 0 <= value < 2**60:
-        msg = f"{text!r} is not a possible size."
-        raise UsageError(msg)
+        raise UsageError(f"{text!r} is not a possible size.")
     return int(value)
 
 

@@ -93,8 +93,7 @@ class Plain:
     def _step(self, tokens: np.ndarray) -> int:
         pointer = tokens.ctypes.data_as(ctypes.POINTER(C.llama_token))
         if C.llama_decode(self.context, C.llama_batch_get_one(pointer, len(tokens))) != 0:
-            msg = "llama_decode failed"
-            raise RuntimeError(msg)
+            raise RuntimeError("llama_decode failed")
         logits = C.llama_get_logits_ith(self.context, -1)
         return int(np.ctypeslib.as_array(logits, (self.n_vocab,)).argmax())
 

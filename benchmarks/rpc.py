@@ -57,8 +57,7 @@ class PlainProcess:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            msg = "the llama.cpp process ended"
-            raise RuntimeError(msg)
+            raise RuntimeError("the llama.cpp process ended")
         return line
 
 
@@ -103,8 +102,7 @@ def wait_for_port(port: int) -> None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.05)
-    msg = f"nothing listens on port {port}"
-    raise RuntimeError(msg)
+    raise RuntimeError(f"nothing listens on port {port}")
 
 
 def has_backend(python: str) -> bool:

@@ -79,20 +79,17 @@ class Peer:
 
     async def fail(self, link, request):
         if request.what == "error":
-            msg = "No model is called so."
-            raise NotFound(msg, model="x", nothing=None)
+            raise NotFound("No model is called so.", model="x", nothing=None)
         if request.what == "odd":
             error = NotFound("These details are odd.")
             error.details = {"self": 1, "message": 2}
             raise error
         if request.what == "details":
-            msg = "These details cannot travel."
-            raise NotFound(msg, thing=object())
+            raise NotFound("These details cannot travel.", thing=object())
         if request.what == "long":
             raise NotFound("x" * 100_000)
         if request.what == "bug":
-            msg = "secret internals"
-            raise RuntimeError(msg)
+            raise RuntimeError("secret internals")
         if request.what == "cancelled":
             raise asyncio.CancelledError
         return Blob(b"not what was promised")

@@ -29,8 +29,7 @@ async def test_a_strange_host_is_unreachable_and_nothing_else(address):
 async def test_one_bad_address_does_not_spoil_the_others():
     async def attempt(address):
         if address == "bad":
-            msg = "bad: that is no address"
-            raise PeerUnreachable(msg)
+            raise PeerUnreachable("bad: that is no address")
         return address
 
     assert await first(["bad", "good"], attempt) == "good"

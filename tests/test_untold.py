@@ -24,8 +24,7 @@ class Deaf:
     async def handle(self, link, request):
         self.asked += 1
         if not self.may_hear.is_set():
-            msg = "This device is asleep."
-            raise PeerUnreachable(msg)
+            raise PeerUnreachable("This device is asleep.")
         return await self._handler(link, request)
 
     async def never(self, _link, _request):

@@ -87,8 +87,7 @@ def data_dir(options: Options) -> Path:
     named: Path | None = getattr(options, "data_dir", None)
     path = named or default_data_dir().absolute()
     if path.exists() and not path.is_dir():
-        msg = f"{path} is a file, not a data directory. Name another one (--data-dir, AINET_DATA_DIR)."
-        raise UsageError(msg)
+        raise UsageError(f"{path} is a file, not a data directory. Name another one (--data-dir, AINET_DATA_DIR).")
     return path
 
 
@@ -106,8 +105,7 @@ def sampling(options: Options) -> dict[str, Any]:
         try:
             found["json_schema"] = json.loads(_read(options.json_schema))
         except ValueError as exc:
-            msg = f"{options.json_schema} is not JSON: {exc}."
-            raise UsageError(msg) from exc
+            raise UsageError(f"{options.json_schema} is not JSON: {exc}.") from exc
     return found
 
 
@@ -188,11 +186,11 @@ def what_if(options: Options) -> list[dict[str, Any]] | None:
         found = json.loads(Path(options.what_if).expanduser().read_text())
         return list(found["devices"])
     except OSError as exc:
-        msg = f"{options.what_if} cannot be read: {exc.strerror}."
-        raise UsageError(msg) from exc
+        raise UsageError(f"{options.what_if} cannot be read: {exc.strerror}.") from exc
     except (ValueError, TypeError, KeyError) as exc:
-        msg = f"{options.what_if} does not describe devices; it must be JSON: " + '{"devices": [{"name": …}, …]}.'
-        raise UsageError(msg) from exc
+        raise UsageError(
+            f"{options.what_if} does not describe devices; it must be JSON: " + '{"devices": [{"name": …}, …]}.'
+        ) from exc
 
 
 def _plan(options: Options) -> int:
@@ -224,8 +222,7 @@ def _ask(options: Options) -> int:
     question = " ".join(options.text)
     if not options.text or question == "-":
         if sys.stdin.isatty():
-            msg = "ask what? Write the question behind `ainet ask`, or send it to its standard input."
-            raise UsageError(msg)
+            raise UsageError("ask what? Write the question behind `ainet ask`, or send it to its standard input.")
         question = sys.stdin.read()
     given = sampling(options)
     answer = Answer()
@@ -305,8 +302,7 @@ def _remove(options: Options) -> int:
 
 def _settings(options: Options) -> int:
     if options.key and not options.unset and options.value is None:
-        msg = f"Set {options.key} to what? Write a value behind it, or --unset."
-        raise UsageError(msg)
+        raise UsageError(f"Set {options.key} to what? Write a value behind it, or --unset.")
     with find_node(options) as node:
         found = node.set_setting(options.key, options.value) if options.key else node.settings()
     _show(options, found, tables.settings)
@@ -402,8 +398,7 @@ def _import_key(options: Options) -> int:
 
 
 def _in_a_kernel(options: Options) -> int:
-    msg = f"`{options.command}` needs a kernel: %ainet {options.command}"
-    raise UsageError(msg)
+    raise UsageError(f"`{options.command}` needs a kernel: %ainet {options.command}")
 
 
 COMMANDS = (
@@ -460,8 +455,7 @@ def _read(name: str) -> str:
     try:
         return Path(name).expanduser().read_text()
     except (OSError, UnicodeDecodeError) as exc:
-        msg = f"{name} cannot be read: {exc}."
-        raise UsageError(msg) from exc
+        raise UsageError(f"{name} cannot be read: {exc}.") from exc
 
 
 def _passphrase(prompt: str, *, repeat: bool) -> str:
@@ -476,9 +470,9 @@ def _passphrase(prompt: str, *, repeat: bool) -> str:
             typed = getpass.getpass(prompt)
             again = getpass.getpass("Once more: ") if repeat else typed
     except (EOFError, getpass.GetPassWarning, NotImplementedError) as exc:  # the last: a notebook that cannot ask
-        msg = "There is nobody to ask for the passphrase: put it into the environment variable AINET_PASSPHRASE."
-        raise UsageError(msg) from exc
+        raise UsageError(
+            "There is nobody to ask for the passphrase: put it into the environment variable AINET_PASSPHRASE."
+        ) from exc
     if again != typed:
-        msg = "The two passphrases differ."
-        raise UsageError(msg)
+        raise UsageError("The two passphrases differ.")
     return typed

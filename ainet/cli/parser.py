@@ -52,8 +52,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise `UsageError`."""
-        msg = f"{message}\n{self.format_usage().strip()}"
-        raise UsageError(msg)
+        raise UsageError(f"{message}\n{self.format_usage().strip()}")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Raise `HelpShown`."""
@@ -63,8 +62,7 @@ class Parser(argparse.ArgumentParser):
 def count(text: str) -> int:
     """Return a number of 1 or more."""
     if not text.isdecimal() or int(text) < 1:
-        msg = f"{text!r} is not a number of 1 or more"
-        raise argparse.ArgumentTypeError(msg)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
     return int(text)
 
 
@@ -75,8 +73,7 @@ def number(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        msg = f"{text!r} is not a number"
-        raise argparse.ArgumentTypeError(msg)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return value
 
 

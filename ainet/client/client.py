@@ -141,8 +141,7 @@ class NodeClient:
                         return
         except httpx.TransportError as exc:
             raise self._gone(exc) from exc
-        msg = f"The node at {self.url} stopped in the middle of the answer. `ainet logs` may say why."
-        raise NodeNotRunning(msg)
+        raise NodeNotRunning(f"The node at {self.url} stopped in the middle of the answer. `ainet logs` may say why.")
 
     def ask(self, messages: str | list[dict[str, str]], **options: Any) -> Answer:
         """Generate and return the whole answer; parameters and errors as of `generate`."""
@@ -267,8 +266,7 @@ class NodeClient:
         try:
             response = self._http.request(method, path, json=body, params=given, timeout=timeout)
         except httpx.TimeoutException as exc:
-            msg = f"The node at {self.url} did not answer within {timeout:.0f} s."
-            raise NodeNotRunning(msg) from exc
+            raise NodeNotRunning(f"The node at {self.url} did not answer within {timeout:.0f} s.") from exc
         except httpx.TransportError as exc:
             raise self._gone(exc) from exc
         if not response.is_success:

@@ -66,8 +66,9 @@ class Replica:
         self._thread.start()
         if not self._synced.wait(FIRST_SYNC) or self._refused is not None:
             self.close()
-            msg = f"The node did not send {name} within {FIRST_SYNC:g} seconds. `ainet logs` may say why."
-            raise self._refused or NodeNotRunning(msg)
+            raise self._refused or NodeNotRunning(
+                f"The node did not send {name} within {FIRST_SYNC:g} seconds. `ainet logs` may say why."
+            )
 
     @property
     def is_remote(self) -> bool:

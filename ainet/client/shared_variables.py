@@ -156,8 +156,7 @@ _opening = threading.Lock()
 def open_shared(data_dir: Path, name: str, kind: Kind) -> Any:
     """Return the shared variable with this name; see `ainet.shared`."""
     if kind not in _KINDS:
-        msg = f"kind is {kind!r}; it must be 'dict', 'list' or 'text'."
-        raise UsageError(msg)
+        raise UsageError(f"kind is {kind!r}; it must be 'dict', 'list' or 'text'.")
     with _opening:
         key = (data_dir, name)
         if key not in _replicas or _replicas[key].ended:
@@ -193,5 +192,6 @@ def _plain(value: Any) -> Any:
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, Iterable) and not isinstance(value, bytes | dict):
         return [_plain(one) for one in value]
-    msg = f"A {type(value).__name__} cannot be shared: use numbers, texts, lists, and dicts with texts as keys."
-    raise UsageError(msg)
+    raise UsageError(
+        f"A {type(value).__name__} cannot be shared: use numbers, texts, lists, and dicts with texts as keys."
+    )

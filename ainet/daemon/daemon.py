@@ -72,12 +72,11 @@ def refuse_second(data_dir: Path, options: dict[str, Any]) -> None:
     check_options(options)
     if runtime.is_locked(data_dir):
         running = wait_until_ready(data_dir)
-        msg = (
+        raise AinetError(
             f"The node already runs (process {running.pid}). `ainet down` first, then start it with new options."
             if options
             else f"The node already runs: process {running.pid}, {running.url}"
         )
-        raise AinetError(msg)
 
 
 def _start(data_dir: Path, options: dict[str, Any]) -> tuple[Runtime, bool]:
@@ -99,8 +98,7 @@ def _start(data_dir: Path, options: dict[str, Any]) -> tuple[Runtime, bool]:
         end(pid)
         raise
     end(pid)
-    msg = f"The node was not ready after {PATIENCE:.0f} s and was ended. Its log: {log}"
-    raise AinetError(msg)
+    raise AinetError(f"The node was not ready after {PATIENCE:.0f} s and was ended. Its log: {log}")
 
 
 def down(data_dir: Path) -> Runtime | None:
@@ -120,8 +118,9 @@ def down(data_dir: Path) -> Runtime | None:
         return None
     running = wait_until_ready(data_dir)
     if not running.headless:
-        msg = f"The node lives in the Jupyter server at {running.url} (process {running.pid}): stop that server."
-        raise AinetError(msg)
+        raise AinetError(
+            f"The node lives in the Jupyter server at {running.url} (process {running.pid}): stop that server."
+        )
     end(running.pid)
     return running
 
@@ -138,8 +137,7 @@ def read_log(data_dir: Path, lines: int, *, follow: bool = False) -> Iterator[st
     try:
         file = path.open(errors="replace")
     except FileNotFoundError as exc:
-        msg = f"There is no log in {data_dir}: no node has run there."
-        raise AinetError(msg) from exc
+        raise AinetError(f"There is no log in {data_dir}: no node has run there.") from exc
     with contextlib.ExitStack() as stack:
         stack.enter_context(file)
         yield "".join(deque(file, maxlen=lines))

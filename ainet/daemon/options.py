@@ -35,8 +35,7 @@ def keep_options(data_dir: Path, options: dict[str, Any]) -> None:
         kept = json.loads(path.read_text()) if path.exists() else {}
         kept.setdefault("AinetConfig", {}).update(options)
     except (ValueError, AttributeError) as exc:
-        msg = f"{path} is not a JSON configuration: {exc}. Correct it or delete it."
-        raise UsageError(msg) from exc
+        raise UsageError(f"{path} is not a JSON configuration: {exc}. Correct it or delete it.") from exc
     write_private(path, json.dumps(kept, indent=2).encode())
 
 
@@ -67,8 +66,7 @@ def _check_listen(text: str) -> None:
     """Raise `UsageError` unless this device can listen on the address; whether its port is free changes."""
     advice = f"Name an address of this device, such as {outward_host()}, or 0.0.0.0 for all of them."
     if not text.strip():
-        msg = f"The address to listen on is empty. {advice}"
-        raise UsageError(msg)
+        raise UsageError(f"The address to listen on is empty. {advice}")
     host, _ = split_address(text, 0)
     if is_wildcard(host):
         return
@@ -78,5 +76,6 @@ def _check_listen(text: str) -> None:
         with socket.socket(family, kind) as probe:
             probe.bind(where)
     except (OSError, UnicodeError) as exc:
-        msg = f"This device cannot listen on {host}: {getattr(exc, 'strerror', None) or exc}. {advice}"
-        raise UsageError(msg) from exc
+        raise UsageError(
+            f"This device cannot listen on {host}: {getattr(exc, 'strerror', None) or exc}. {advice}"
+        ) from exc

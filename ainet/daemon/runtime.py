@@ -84,8 +84,7 @@ class NodeLock:
                     file.close()
                     running = find(self.data_dir)
                     where = f" (process {running.pid}, {running.url})" if running else ""
-                    msg = f"Another server{where} is already the node of {self.data_dir}."
-                    raise NodeTaken(msg) from exc
+                    raise NodeTaken(f"Another server{where} is already the node of {self.data_dir}.") from exc
                 time.sleep(0.01)
         self._file = file
         (self.data_dir / RUNTIME_FILE).unlink(missing_ok=True)
@@ -150,14 +149,12 @@ def wait_until_ready(data_dir: Path, patience: float = PATIENCE) -> Runtime:
         if not is_locked(data_dir):
             stale = read(data_dir)
             ended = f" The last one (process {stale.pid}) ended without tidying up." if stale else ""
-            msg = (
+            raise NodeNotRunning(
                 f"No node is running on {data_dir}.{ended} Start one with `ainet up` "
                 "(or open JupyterLab with ainet enabled)."
             )
-            raise NodeNotRunning(msg)
         if time.monotonic() > deadline:
-            msg = f"The node on {data_dir} is still starting. `ainet logs` shows how far it is."
-            raise NodeNotRunning(msg)
+            raise NodeNotRunning(f"The node on {data_dir} is still starting. `ainet logs` shows how far it is.")
         time.sleep(0.05)
 
 

@@ -85,8 +85,7 @@ class Document:
         try:
             return self.doc.get_update(state)
         except Exception as exc:  # pycrdt raises several kinds
-            msg = f"That is no state of a document ({exc})."
-            raise Refused(msg) from exc
+            raise Refused(f"That is no state of a document ({exc}).") from exc
 
     def apply(self, update: bytes, origin: object = None) -> bool:
         """Merge an update that came from elsewhere; tell whether it changed anything.
@@ -103,8 +102,7 @@ class Document:
         if self._bytes + len(update) > MAX_DOCUMENT:
             self.compact()
             if self._bytes + len(update) > MAX_DOCUMENT:
-                msg = f"The document {self.name} would have more than {MAX_DOCUMENT >> 20} MiB."
-                raise Refused(msg)
+                raise Refused(f"The document {self.name} would have more than {MAX_DOCUMENT >> 20} MiB.")
         before, touched = self._count, False
         self._origin = origin
         try:
@@ -113,8 +111,7 @@ class Document:
             if _is_incomplete(update, self._scratch.get_state()):
                 # yrs keeps it for later, but neither counts nor saves it.
                 self._renew_scratch()
-                msg = f"A change of {self.name} came before those that it follows."
-                raise Incomplete(msg)
+                raise Incomplete(f"A change of {self.name} came before those that it follows.")
             touched = True
             self.doc.apply_update(update)
         except Incomplete:
@@ -126,8 +123,7 @@ class Document:
                 self._renew_scratch()
             if isinstance(exc, KeyboardInterrupt | SystemExit):
                 raise
-            msg = f"A change of {self.name} is malformed ({type(exc).__name__})."
-            raise Refused(msg) from exc
+            raise Refused(f"A change of {self.name} is malformed ({type(exc).__name__}).") from exc
         finally:
             self._origin = None
         if self._error is not None:

@@ -153,8 +153,7 @@ class Documents:
         if document is None:
             check_name(name)
             if len(self._documents) >= MAX_DOCUMENTS:
-                msg = f"There are {MAX_DOCUMENTS} shared documents already."
-                raise Refused(msg)
+                raise Refused(f"There are {MAX_DOCUMENTS} shared documents already.")
             document = self._documents[name] = Document(name, self._store, self._changed)
         return document
 
@@ -317,11 +316,9 @@ class Documents:
                 async for part in parts:
                     update += part.data
                     if len(update) > most:
-                        msg = f"{link.peer_name} has more than {most >> 20} MiB to tell about {name}."
-                        raise Refused(msg)
+                        raise Refused(f"{link.peer_name} has more than {most >> 20} MiB to tell about {name}.")
         except TimeoutError:
-            msg = f"{link.peer_name} did not send {name} within {PULL_SECONDS:g} seconds."
-            raise PeerUnreachable(msg) from None
+            raise PeerUnreachable(f"{link.peer_name} did not send {name} within {PULL_SECONDS:g} seconds.") from None
         self._apply(document, bytes(update), link)
 
     def _apply(self, document: Document, update: bytes, link: PeerLink) -> None:
@@ -330,8 +327,9 @@ class Documents:
         if link.is_contact and document.size + len(update) > MAX_CONTACT_DOCUMENT:
             document.compact()  # its size is that of all saved updates
         if link.is_contact and document.size + len(update) > MAX_CONTACT_DOCUMENT:
-            msg = f"{document.name} would have more than {MAX_CONTACT_DOCUMENT >> 20} MiB, too much of a contact."
-            raise Refused(msg)
+            raise Refused(
+                f"{document.name} would have more than {MAX_CONTACT_DOCUMENT >> 20} MiB, too much of a contact."
+            )
         try:
             document.apply(update, link.peer_id)
         except Refused:
@@ -348,11 +346,12 @@ class Documents:
     async def _answer_pull(self, link: PeerLink, request: PullDocument) -> AsyncGenerator[UpdatePart, None]:
         self._access.check_read(request.name, link.peer_id)
         if request.name not in self._documents:
-            msg = f"There is no document {request.name!r} here."
-            raise NotFound(msg)
+            raise NotFound(f"There is no document {request.name!r} here.")
         if link.is_contact and self._answering[link.peer_id] >= MAX_CONTACT_PULLS:
-            msg = f"The device sends {MAX_CONTACT_PULLS} documents to this one already. Ask again in a second."
-            raise Busy(msg, retry_after=1.0)
+            raise Busy(
+                f"The device sends {MAX_CONTACT_PULLS} documents to this one already. Ask again in a second.",
+                retry_after=1.0,
+            )
         self._answering[link.peer_id] += 1
         try:
             update = self._documents[request.name].missing(request.state)
@@ -385,8 +384,9 @@ def check_name(name: str) -> None:
     folder, _, own = name.partition("/")
     named = f"{folder}/" in (SHARED, NOTEBOOK) and re.fullmatch(r"[^/\x00-\x1f\x7f]{1,128}", own)
     if name != SETTINGS and not named:
-        msg = f"{name[:200]!r} cannot be the name of a shared document: use 1 to 128 characters without a slash."
-        raise UsageError(msg)
+        raise UsageError(
+            f"{name[:200]!r} cannot be the name of a shared document: use 1 to 128 characters without a slash."
+        )
 
 
 class _MembersOnly:
@@ -397,8 +397,7 @@ class _MembersOnly:
 
     def check_read(self, document: str, node: str) -> None:
         if document.startswith(NOTEBOOK) or self._links.identity.roster.member(node) is None:
-            msg = "This device does not share that at the moment."
-            raise Refused(msg)
+            raise Refused("This device does not share that at the moment.")
 
     check_write = check_read
 

@@ -36,8 +36,7 @@ class DocumentStore:
             )
             (version,) = self._file.execute("PRAGMA user_version").fetchone()
             if version > SCHEMA:
-                msg = f"{path} was written by a newer ainet: update ainet on this device."
-                raise AinetError(msg)
+                raise AinetError(f"{path} was written by a newer ainet: update ainet on this device.")
             self._file.executescript(
                 "CREATE TABLE IF NOT EXISTS updates (number INTEGER PRIMARY KEY, document TEXT, data BLOB);"
                 "CREATE INDEX IF NOT EXISTS of_document ON updates (document);"
@@ -45,8 +44,9 @@ class DocumentStore:
             )
         except sqlite3.DatabaseError as exc:
             self._file.close()
-            msg = f"{path} is damaged ({exc}). Restore it from a backup, or move it away: the members have copies."
-            raise AinetError(msg) from exc
+            raise AinetError(
+                f"{path} is damaged ({exc}). Restore it from a backup, or move it away: the members have copies."
+            ) from exc
         except BaseException:
             self._file.close()
             raise
@@ -99,5 +99,4 @@ class DocumentStore:
                 raise
             self._file.execute("COMMIT")
         except sqlite3.Error as exc:
-            msg = f"A shared document cannot be saved: {exc}. Is the disk full?"
-            raise AinetError(msg) from exc
+            raise AinetError(f"A shared document cannot be saved: {exc}. Is the disk full?") from exc

@@ -85,8 +85,7 @@ class Engine:
     def client(self) -> Client:
         """The asynchronous client, bound to the node's event loop; never the process's default client."""
         if self._client is None:
-            msg = "The engine of this node is not running. The next question starts it again."
-            raise PeerUnreachable(msg)
+            raise PeerUnreachable("The engine of this node is not running. The next question starts it again.")
         return self._client
 
     @property
@@ -154,11 +153,12 @@ class Engine:
             else:
                 await self._look_for_workers()
         if len(self._workers) < n:
-            msg = (
+            raise NotEnough(
                 f"The Dask cluster at {self._config.dask_scheduler} has {len(self._workers)} worker(s), and {n} are "
-                "needed. Start more workers there, or use fewer stages."
+                "needed. Start more workers there, or use fewer stages.",
+                workers=len(self._workers),
+                needed=n,
             )
-            raise NotEnough(msg, workers=len(self._workers), needed=n)
         return self.workers()
 
     async def retire(self, address: str) -> None:
@@ -198,11 +198,10 @@ class Engine:
             await self._connect(address, self._existing_security(), CONNECT_SECONDS)
             await self._look_for_workers()
         except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as exc:
-            msg = (
+            raise PeerUnreachable(
                 f"The Dask scheduler at {address} does not answer ({exc or type(exc).__name__}). Check that it runs, "
                 "and that `dask_scheduler` and `dask_security` in the configuration name its address and TLS files."
-            )
-            raise PeerUnreachable(msg) from exc
+            ) from exc
 
     async def _start_own(self) -> None:
         remove_leftovers(self._data_dir)
@@ -247,31 +246,26 @@ class Engine:
 
         files = {str(name): str(path) for name, path in self._config.dask_security.items()}
         if unknown := sorted(set(files) - set(TLS_FILES)):
-            msg = f"`dask_security` has no entry {unknown[0]!r}; it takes {', '.join(TLS_FILES)}."
-            raise UsageError(msg)
+            raise UsageError(f"`dask_security` has no entry {unknown[0]!r}; it takes {', '.join(TLS_FILES)}.")
         for name, path in files.items():
             if not Path(path).is_file():
-                msg = f"The file {path}, named by `dask_security` as {name}, does not exist."
-                raise UsageError(msg)
+                raise UsageError(f"The file {path}, named by `dask_security` as {name}, does not exist.")
         protocol, _, address = self._config.dask_scheduler.rpartition("://")
         if protocol != "tls":
             if not is_loopback(split_address(address, 0)[0]):
                 # Stages speak to members with this device's key, which travels to their workers.
-                msg = (
+                raise UsageError(
                     f"The Dask scheduler at {self._config.dask_scheduler} is not encrypted. Beyond this device a "
                     "tls:// address is needed, with `dask_security` in the configuration."
                 )
-                raise UsageError(msg)
             return None
         if missing := [name for name in TLS_FILES[:2] if name not in files]:
-            msg = f"A tls:// scheduler needs `dask_security` with {' and '.join(missing)}."
-            raise UsageError(msg)
+            raise UsageError(f"A tls:// scheduler needs `dask_security` with {' and '.join(missing)}.")
         security = Security(require_encryption=True, **files)
         try:
             security.get_connection_args("client")
         except (OSError, ssl.SSLError) as exc:
-            msg = f"The TLS files named by `dask_security` cannot be used: {exc}."
-            raise UsageError(msg) from exc
+            raise UsageError(f"The TLS files named by `dask_security` cannot be used: {exc}.") from exc
         return security
 
     async def _look_for_workers(self) -> None:

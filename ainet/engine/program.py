@@ -89,8 +89,7 @@ class Program:
         operation, number = command.pop("op"), command.pop("id")
         try:
             if operation not in self.commands:
-                msg = f"unknown command {operation!r}"
-                raise ValueError(msg)
+                raise ValueError(f"unknown command {operation!r}")
             answer = await getattr(self, operation)(**command)
         except Exception as exc:  # the parent is told, the log has the details
             traceback.print_exc()

@@ -193,8 +193,7 @@ class Executor:
             while (report := await reports.get()) is not None:
                 yield _words(report.text, report.done, report.total)
             if loading.cancelled():
-                msg = "The model was unloaded while it was being loaded."
-                raise AinetError(msg)
+                raise AinetError("The model was unloaded while it was being loaded.")
             pipeline = loading.result()
             self._replicas.note(pipeline.digest, request.text, pipeline.name)
             started = False
@@ -207,8 +206,7 @@ class Executor:
                 self._replicas.note(pipeline.digest, request.text + turn("assistant", transcript.text), pipeline.name)
             except StageLost as exc:
                 if isinstance(pipeline, Pipeline) and pipeline.unwanted:
-                    msg = f"The model {pipeline.model} was unloaded while it answered."
-                    raise AinetError(msg) from exc
+                    raise AinetError(f"The model {pipeline.model} was unloaded while it answered.") from exc
                 self._abandon(pipeline)  # it is placed again
                 if started or isinstance(exc, BorrowedGone):
                     raise
@@ -248,8 +246,7 @@ class Executor:
         """
         pipeline = next((one for one in self.pipelines.usable() if one.name == name and one.unforced), None)
         if pipeline is None:
-            msg = "That pipeline is not loaded any more."
-            raise NotFound(msg)
+            raise NotFound("That pipeline is not loaded any more.")
         return pipeline
 
     async def unload(self, name: str | None = None) -> list[str]:

@@ -81,8 +81,7 @@ class ModelFinder:
                     await asyncio.to_thread(self._store.save_manifest, manifest)
                     return manifest
             if found:
-                msg = f"{exc.message} None of the {len(found)} members that can be reached has it."
-                raise NotFound(msg) from None
+                raise NotFound(f"{exc.message} None of the {len(found)} members that can be reached has it.") from None
             raise
 
     async def draft_of(self, manifest: Manifest, wanted: str) -> Manifest | None:

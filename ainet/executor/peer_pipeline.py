@@ -89,5 +89,6 @@ class BorrowedPipeline:
         except (NotFound, PeerUnreachable, ProtocolError, StageLost) as exc:
             if not said:
                 raise BorrowedGone(exc.message) from exc
-            msg = f"{link.peer_name}, which has {self.model} loaded, was lost while it answered: {exc.message}"
-            raise StageLost(msg) from exc
+            raise StageLost(
+                f"{link.peer_name}, which has {self.model} loaded, was lost while it answered: {exc.message}"
+            ) from exc

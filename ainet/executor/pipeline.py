@@ -220,8 +220,7 @@ class Pipeline:
     async def guess(self, begin: int, tokens: list[int], most: int) -> list[int]:
         """Return what follows a text, most likely; see `Guess`. Raises AinetError."""
         if self._client is None:
-            msg = "The pipeline is not loaded."
-            raise StageLost(msg)
+            raise StageLost("The pipeline is not loaded.")
         return await self._client.guess(next(self._sessions), begin, tokens, most)
 
     def cut(self) -> None:
@@ -277,8 +276,7 @@ class Pipeline:
             If a stage is lost meanwhile; the pipeline is then unusable.
         """
         if self._client is None:
-            msg = "The pipeline is not loaded."
-            raise StageLost(msg)
+            raise StageLost("The pipeline is not loaded.")
         request = msgspec.structs.replace(request, session=next(self._sessions))
         client = self._client
         events = client.ask(request)
@@ -291,8 +289,7 @@ class Pipeline:
                     speculator.take(event)
                 yield event
         except StageLost as exc:
-            msg = f"A stage of {self.plan.name} was lost while it answered: {exc}."
-            raise StageLost(msg) from exc
+            raise StageLost(f"A stage of {self.plan.name} was lost while it answered: {exc}.") from exc
         finally:
             if speculator is not None:
                 await speculator.stop()
@@ -358,12 +355,10 @@ class Pipeline:
             async for item in items:
                 if isinstance(item, StageLoaded):
                     if item.address.node != stage.node:
-                        msg = f"{stage.name} loaded its layers in another device's name."
-                        raise ProtocolError(msg)
+                        raise ProtocolError(f"{stage.name} loaded its layers in another device's name.")
                     return item
                 report(item)
-        msg = f"{stage.name} did not say whether it loaded its layers."
-        raise StageLost(msg)
+        raise StageLost(f"{stage.name} did not say whether it loaded its layers.")
 
     async def _link(
         self,

@@ -68,29 +68,28 @@ class GenerateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             For a conversation that no message to a pipeline can hold.
         """
         if not self.messages or not self.messages[-1].content.strip():
-            msg = "There is nothing to answer: the question is empty."
-            raise UsageError(msg)
+            raise UsageError("There is nothing to answer: the question is empty.")
         if self.max_tokens is not None and not 1 <= self.max_tokens <= MOST_TOKENS:
-            msg = f"max_tokens is {self.max_tokens}; it must lie between 1 and {MOST_TOKENS}."
-            raise UsageError(msg)
+            raise UsageError(f"max_tokens is {self.max_tokens}; it must lie between 1 and {MOST_TOKENS}.")
         if self.stages is not None and self.stages < 1:
-            msg = f"stages is {self.stages}; it must be at least 1."
-            raise UsageError(msg)
+            raise UsageError(f"stages is {self.stages}; it must be at least 1.")
         if len(self.stop) > MAX_STOPS:
-            msg = f"There are {len(self.stop)} stop strings; at most {MAX_STOPS} are allowed."
-            raise UsageError(msg)
+            raise UsageError(f"There are {len(self.stop)} stop strings; at most {MAX_STOPS} are allowed.")
         if (longest := max(map(len, self.stop), default=0)) > MAX_STOP:
-            msg = f"A stop string has {longest} characters; at most {MAX_STOP} are allowed."
-            raise UsageError(msg)
+            raise UsageError(f"A stop string has {longest} characters; at most {MAX_STOP} are allowed.")
         # As it will travel: many short turns weigh more than their texts.
         try:
             size = len(msgspec.msgpack.encode((self.messages, self.stop)))
         except UnicodeEncodeError as exc:
-            msg = f"The prompt or a stop string is not valid Unicode: {exc.reason} at character {exc.start}."
-            raise UsageError(msg) from exc
+            raise UsageError(
+                f"The prompt or a stop string is not valid Unicode: {exc.reason} at character {exc.start}."
+            ) from exc
         if size > MAX_PROMPT:
-            msg = f"The prompt has {size} bytes; at most {MAX_PROMPT} are allowed. Shorten it."
-            raise PromptTooLong(msg, prompt_bytes=size, most_bytes=MAX_PROMPT)
+            raise PromptTooLong(
+                f"The prompt has {size} bytes; at most {MAX_PROMPT} are allowed. Shorten it.",
+                prompt_bytes=size,
+                most_bytes=MAX_PROMPT,
+            )
         given = {
             name: value
             for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "grammar")

@@ -74,21 +74,18 @@ class SessionClient:
             async with asyncio.timeout(CONNECT_SECONDS):
                 reader, writer = await asyncio.open_connection(*address)
         except (OSError, TimeoutError) as exc:
-            msg = f"{where} cannot be reached: {exc or 'no answer'}"
-            raise PeerUnreachable(msg) from exc
+            raise PeerUnreachable(f"{where} cannot be reached: {exc or 'no answer'}") from exc
         tune(writer.get_extra_info("socket"))
         stream = SecureStream(TcpCarrier(reader, writer), client_context(credentials), server_side=False, peer=where)
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await stream.handshake()
             if certificate_id(stream.certificate) != expected_id:
-                msg = f"Another device answers in place of {where}."
-                raise Refused(msg)
+                raise Refused(f"Another device answers in place of {where}.")
             stream.write(len(epoch).to_bytes(LENGTH_BYTES, "big") + epoch)
         except TimeoutError as exc:
             stream.cut()
-            msg = f"{where} does not answer."
-            raise PeerUnreachable(msg) from exc
+            raise PeerUnreachable(f"{where} does not answer.") from exc
         except BaseException:
             stream.cut()
             raise
@@ -117,8 +114,7 @@ class SessionClient:
             while not ended:
                 event = None if self.closed and queue.empty() else await queue.get()
                 if event is None:
-                    msg = f"{self._where} does not answer any more"
-                    raise StageLost(msg)
+                    raise StageLost(f"{self._where} does not answer any more")
                 ended = isinstance(event, Done | Failed)
                 if isinstance(event, Failed):
                     raise AinetError.from_dict(event.error)
@@ -153,8 +149,7 @@ class SessionClient:
                 raise AinetError.from_dict(event.error)
             if isinstance(event, Guessed):
                 return event.tokens
-            msg = f"{self._where} does not answer any more"
-            raise StageLost(msg)
+            raise StageLost(f"{self._where} does not answer any more")
         finally:
             del self._queues[session]
 

@@ -38,14 +38,11 @@ def admitted(spec: StageSpec, manifest: Manifest, caps: Caps) -> StageSpec:
     """
     check_range(manifest, spec.first_layer, spec.last_layer)
     if len(spec.epoch) != EPOCH_BYTES or not 1 <= spec.n_stages <= manifest.n_layers:
-        msg = f"A pipeline of {spec.n_stages} stages is not possible."
-        raise UsageError(msg)
+        raise UsageError(f"A pipeline of {spec.n_stages} stages is not possible.")
     if not (1 <= spec.n_ctx <= manifest.n_ctx_train and 1 <= spec.n_ubatch <= MAX_UBATCH):
-        msg = f"A context of {spec.n_ctx} tokens in chunks of {spec.n_ubatch} is not possible."
-        raise UsageError(msg)
+        raise UsageError(f"A context of {spec.n_ctx} tokens in chunks of {spec.n_ubatch} is not possible.")
     if spec.exact and spec.n_ubatch > EXACT_UBATCH:
-        msg = f"Answers are exact in chunks of at most {EXACT_UBATCH} tokens, not of {spec.n_ubatch}."
-        raise UsageError(msg)
+        raise UsageError(f"Answers are exact in chunks of at most {EXACT_UBATCH} tokens, not of {spec.n_ubatch}.")
     return msgspec.structs.replace(
         spec,
         threads=max(1, min(spec.threads, caps.threads)),

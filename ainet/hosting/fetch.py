@@ -82,8 +82,7 @@ class Fetcher:
         missing = await asyncio.to_thread(self._store.missing, manifest, *layers)
         total = sum(tensor.nbytes for tensor in missing)
         if missing and not sources:
-            msg = f"No member that can be reached has {manifest.name} ({show_bytes(total)} are missing here)."
-            raise NotFound(msg)
+            raise NotFound(f"No member that can be reached has {manifest.name} ({show_bytes(total)} are missing here).")
         ranked = list(sources)
         done = received = 0
         told = 0.0
@@ -126,8 +125,9 @@ class Fetcher:
                         wrong.add(source)
             if wrong.issuperset(ranked):
                 raise error
-        msg = f"The tensor {tensor.name} could not be fetched. {error} What arrived is kept: ask again to go on."
-        raise PeerUnreachable(msg)
+        raise PeerUnreachable(
+            f"The tensor {tensor.name} could not be fetched. {error} What arrived is kept: ask again to go on."
+        )
 
     async def _read(
         self, tensor: Tensor, source: str, count: Callable[[int], None], received: Callable[[int], None]

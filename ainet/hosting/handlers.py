@@ -111,8 +111,7 @@ class PeerHandlers:
     async def read_tensor(self, _link: PeerLink, request: ReadTensor) -> Piece:
         """Return a piece of a tensor."""
         if not (0 < request.length <= PIECE and request.offset >= 0):
-            msg = f"A piece of {request.length} bytes at {request.offset} was asked for."
-            raise ProtocolError(msg)
+            raise ProtocolError(f"A piece of {request.length} bytes at {request.offset} was asked for.")
         return Piece(await asyncio.to_thread(self._store.read, request.hash, request.offset, request.length))
 
     async def describe_node(self, _link: PeerLink, request: DescribeNode) -> NodeOffer:
@@ -122,8 +121,7 @@ class PeerHandlers:
     async def load_stage(self, link: PeerLink, request: LoadStage) -> AsyncGenerator[LoadProgress | StageLoaded, None]:
         """Load a stage for the asking member, telling how far it is."""
         if request.spec.owner != link.peer_id:
-            msg = "A stage is loaded for the node that asks, not for another one."
-            raise Refused(msg)
+            raise Refused("A stage is loaded for the node that asks, not for another one.")
         if request.lease is not None:
             self._leases.check(load_lease(request.spec.model), request.lease, link.peer_id)
         manifest = await asyncio.to_thread(_decode, request)
@@ -182,8 +180,7 @@ class PeerHandlers:
 
     def _check_owner(self, link: PeerLink, pipeline: str) -> None:
         if any(stage.spec.owner != link.peer_id for stage in self._service.stages(pipeline)):
-            msg = "This pipeline belongs to another node."
-            raise Refused(msg)
+            raise Refused("This pipeline belongs to another node.")
 
     def _find(self, name: str, progress: Progress) -> ModelFound:
         try:
@@ -199,6 +196,5 @@ class PeerHandlers:
 def _decode(request: LoadStage) -> Manifest:
     manifest = Manifest.decode(request.manifest)
     if manifest.digest != request.spec.model:
-        msg = "The manifest is not that of the model."
-        raise ProtocolError(msg)
+        raise ProtocolError("The manifest is not that of the model.")
     return manifest

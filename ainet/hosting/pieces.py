@@ -61,8 +61,7 @@ async def pieces(link: PeerLink, tensor: Tensor, position: int) -> AsyncGenerato
                 async with asyncio.timeout_at(deadline):
                     data = await reads.popleft()
             except TimeoutError:
-                msg = f"{link.peer_name} sends less than {LEAST_RATE / 1000:g} kB a second."
-                raise PeerUnreachable(msg) from None
+                raise PeerUnreachable(f"{link.peer_name} sends less than {LEAST_RATE / 1000:g} kB a second.") from None
             now = clock()
             if now - begun < QUICK_SECONDS:
                 size = min(2 * size, PIECE)
@@ -83,6 +82,7 @@ async def _read(link: PeerLink, tensor: Tensor, offset: int, length: int) -> byt
     except NotEnough as exc:  # which means this device's disk to whoever fetches
         raise PeerUnreachable(exc.message) from exc
     if len(data) != length:
-        msg = f"{link.peer_name} sent {len(data):,} bytes of {tensor.name} where {length:,} were asked for."
-        raise ProtocolError(msg)
+        raise ProtocolError(
+            f"{link.peer_name} sent {len(data):,} bytes of {tensor.name} where {length:,} were asked for."
+        )
     return data

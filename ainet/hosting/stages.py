@@ -208,12 +208,10 @@ class StageService:
         """
         for node in [previous, *([following.node] if following else [])]:
             if node != self._identity.id and self._identity.roster.member(node) is None:
-                msg = f"The device {node[:8]} is no member: no stage here is linked to it."
-                raise Refused(msg)
+                raise Refused(f"The device {node[:8]} is no member: no stage here is linked to it.")
         stage = self._stages.get((pipeline, first_layer))
         if stage is None or stage.actor is None:
-            msg = "The stage is not loaded here any more. Ask again."
-            raise NotFound(msg)
+            raise NotFound("The stage is not loaded here any more. Ask again.")
         stage.following = following
         stage.neighbours = {previous} | ({following.node} if following else set())
         if following is not None and self._engine.own:  # other workers may be on another machine than this node
@@ -263,8 +261,7 @@ class StageService:
 
     def _check_new(self, spec: StageSpec) -> None:
         if (spec.pipeline, spec.first_layer) in self._stages:
-            msg = f"Layers {spec.first_layer}–{spec.last_layer} of this pipeline are loaded here already."
-            raise UsageError(msg)
+            raise UsageError(f"Layers {spec.first_layer}–{spec.last_layer} of this pipeline are loaded here already.")
 
     async def _begin(
         self, spec: StageSpec, manifest: Manifest, what: str, memory: int, threads: int, *, local: bool
@@ -314,8 +311,7 @@ class StageService:
             Also if the pipeline belongs to another node.
         """
         if any(stage.spec.owner != spec.owner for stage in self.stages(spec.pipeline)):
-            msg = "A pipeline of this name belongs to another node."
-            raise UsageError(msg)
+            raise UsageError("A pipeline of this name belongs to another node.")
         return admitted(spec, manifest, self._allocator.caps)
 
     def _note_speed(self, stage: HostedStage, seconds: float) -> None:
@@ -386,8 +382,7 @@ class StageService:
             answer.cancel()
             lost.cancel()
         self._log.warning("The worker of %s layers %s failed: %r", stage.name, stage.layers, reason)
-        msg = f"The worker that held layers {stage.layers} of {stage.name} was lost. Ask again."
-        raise StageLost(msg)
+        raise StageLost(f"The worker that held layers {stage.layers} of {stage.name} was lost. Ask again.")
 
     async def _park(self, stage: HostedStage) -> None:
         """End a stage, but keep its model if possible."""

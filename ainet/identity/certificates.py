@@ -83,10 +83,8 @@ def read_request(der: bytes) -> Ed25519PublicKey:
         if isinstance(public, Ed25519PublicKey) and request.is_signature_valid:
             return public
     except Exception as exc:  # the parser raises several kinds, depending on what is wrong
-        msg = "The request for a certificate is malformed."
-        raise Refused(msg) from exc
-    msg = "The request for a certificate is not signed by the key that it names."
-    raise Refused(msg)
+        raise Refused("The request for a certificate is malformed.") from exc
+    raise Refused("The request for a certificate is not signed by the key that it names.")
 
 
 def certificate_id(certificate: x509.Certificate) -> str:
@@ -104,10 +102,8 @@ def certificate_id(certificate: x509.Certificate) -> str:
         if isinstance(public, Ed25519PublicKey) and uris == [f"ainet:{node_id(public)}"]:
             return node_id(public)
     except Exception as exc:  # the parser raises several kinds, depending on what is wrong
-        msg = "The certificate does not name a node."
-        raise Refused(msg) from exc
-    msg = "The certificate does not name the node that its key belongs to."
-    raise Refused(msg)
+        raise Refused("The certificate does not name a node.") from exc
+    raise Refused("The certificate does not name the node that its key belongs to.")
 
 
 def issued_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
@@ -122,11 +118,9 @@ def issued_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
 def check_issued(certificate: x509.Certificate, ca: x509.Certificate, now: float) -> None:
     """Raise `Refused` unless `certificate` was issued by `ca` and is valid at `now`."""
     if not issued_by(certificate, ca):
-        msg = "The certificate was not issued by this swarm's CA."
-        raise Refused(msg)
+        raise Refused("The certificate was not issued by this swarm's CA.")
     if not certificate.not_valid_before_utc.timestamp() <= now <= certificate.not_valid_after_utc.timestamp():
-        msg = "The certificate is not valid now. Is the clock of one of the two devices wrong?"
-        raise Refused(msg)
+        raise Refused("The certificate is not valid now. Is the clock of one of the two devices wrong?")
 
 
 def read_ca(der: bytes) -> x509.Certificate:
@@ -143,10 +137,8 @@ def read_ca(der: bytes) -> x509.Certificate:
         if is_ca and isinstance(public, Ed25519PublicKey) and _is_named_after(ca, public):
             return ca
     except Exception as exc:  # the parser raises several kinds, depending on what is wrong
-        msg = "The CA's certificate cannot be read."
-        raise Refused(msg) from exc
-    msg = "The certificate is not a CA's."
-    raise Refused(msg)
+        raise Refused("The CA's certificate cannot be read.") from exc
+    raise Refused("The certificate is not a CA's.")
 
 
 def _ca_name(public: Ed25519PublicKey) -> x509.Name:
@@ -168,16 +160,14 @@ def load(der: bytes) -> x509.Certificate:
     try:
         return x509.load_der_x509_certificate(der)
     except ValueError as exc:
-        msg = "The certificate cannot be read."
-        raise Refused(msg) from exc
+        raise Refused("The certificate cannot be read.") from exc
 
 
 def swarm_of(ca: x509.Certificate) -> str:
     """Return the swarm's id: the hex SHA-256 of its CA's public key (SubjectPublicKeyInfo)."""
     public = ca.public_key()
     if not isinstance(public, Ed25519PublicKey):
-        msg = "The CA's key is not an Ed25519 key."
-        raise Refused(msg)
+        raise Refused("The CA's key is not an Ed25519 key.")
     return swarm_of_key(public)
 
 

@@ -60,8 +60,9 @@ class Contacts:
         try:
             known = msgspec.json.decode(path.read_bytes(), type=list[Contact]) if path.exists() else []
         except msgspec.DecodeError as exc:
-            msg = f"{path} is damaged ({exc}). Restore it from a backup, or delete it: contacts are then unknown."
-            raise AinetError(msg) from exc
+            raise AinetError(
+                f"{path} is damaged ({exc}). Restore it from a backup, or delete it: contacts are then unknown."
+            ) from exc
         self._contacts = {contact.id: contact for contact in known}
 
     def all(self) -> list[Contact]:
@@ -76,11 +77,9 @@ class Contacts:
         """Return the contact that showed `certificate` in a handshake; raises `Refused` when it is none."""
         contact = self._contacts.get(node_id)
         if contact is None:
-            msg = "This device is no contact here (any more): it needs a new introduction (`ainet introduce`)."
-            raise Refused(msg)
+            raise Refused("This device is no contact here (any more): it needs a new introduction (`ainet introduce`).")
         if not x.issued_by(certificate, x.read_ca(contact.ca)):
-            msg = f"The certificate of {contact.name} is of another swarm than it was at the introduction."
-            raise Refused(msg)
+            raise Refused(f"The certificate of {contact.name} is of another swarm than it was at the introduction.")
         return contact
 
     def add(self, contact: Contact) -> Contact:
@@ -92,8 +91,7 @@ class Contacts:
             There are too many.
         """
         if len(self._contacts) >= MAX_CONTACTS and contact.id not in self._contacts:
-            msg = f"There are {MAX_CONTACTS} contacts already. `ainet forget NAME` removes one."
-            raise Refused(msg)
+            raise Refused(f"There are {MAX_CONTACTS} contacts already. `ainet forget NAME` removes one.")
         taken = {other.name for other in self._contacts.values() if other.id != contact.id}
         name, number = contact.name, 2
         while name in taken:
@@ -110,8 +108,7 @@ class Contacts:
             self._save()
             return named
         names = ", ".join(contact.name for contact in self.all()) or "nobody"
-        msg = f"No contact is called {name!r}. Contacts are: {names}."
-        raise NotFound(msg)
+        raise NotFound(f"No contact is called {name!r}. Contacts are: {names}.")
 
     def authorities(self) -> bytes:
         """Return the CA certificates of all contacts, as PEM; one that is none keeps nobody else out."""

@@ -75,10 +75,8 @@ def peer_certificate(connection: ssl.SSLObject | ssl.SSLSocket) -> x509.Certific
         if der:
             return x509.load_der_x509_certificate(der)
     except ValueError as exc:
-        msg = "The other device's certificate cannot be read."
-        raise Refused(msg) from exc
-    msg = "The other device showed no certificate."
-    raise Refused(msg)
+        raise Refused("The other device's certificate cannot be read.") from exc
+    raise Refused("The other device showed no certificate.")
 
 
 def peer_id(connection: ssl.SSLObject | ssl.SSLSocket) -> str:

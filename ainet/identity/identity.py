@@ -90,11 +90,10 @@ class Identity:
         try:
             identity = cls(path, device_key, Swarm.read(path), now)
         except (ValueError, Refused) as exc:
-            msg = (
+            raise AinetError(
                 f"{path} is damaged ({exc}). Restore it from a backup, or delete it: the device then begins with a "
                 f"swarm of its own and joins others with a new ticket."
-            )
-            raise AinetError(msg) from exc
+            ) from exc
         identity._greet(name)
         return identity
 
@@ -233,11 +232,9 @@ class Identity:
         member = self.roster.named(name)
         if member is None:
             names = ", ".join(m.name for m in self.roster.members if m.id != self.id) or "nobody else"
-            msg = f"No member is called {name!r}. Members are: {names}."
-            raise NotFound(msg)
+            raise NotFound(f"No member is called {name!r}. Members are: {names}.")
         if member.id == self.id:
-            msg = "This is the device itself. Remove it from another device that holds the CA key."
-            raise UsageError(msg)
+            raise UsageError("This is the device itself. Remove it from another device that holds the CA key.")
         self._sign(self.roster.without_member(member, self.now()))
         removed = self.roster.removed(member.id)
         assert removed is not None  # noqa: S101 — without_member just put it there
@@ -255,8 +252,7 @@ class Identity:
         public_key = x.read_request(request)
         member = self.roster.member(asker)
         if member is None or node_id(public_key) != asker:
-            msg = "Only a member's own certificate can be renewed."
-            raise Refused(msg)
+            raise Refused("Only a member's own certificate can be renewed.")
         certificate = x.issue(self.ca, ca_key, public_key, self.now())
         kept = keep_certificates((*member.certificates, issued(certificate)), self.now())
         self._sign(self.roster.with_member(msgspec.structs.replace(member, certificates=kept)))
@@ -294,11 +290,9 @@ class Identity:
             keys = msgspec.msgpack.decode(exported, type=_Exported)
             ca_key = key_from_pem(keys.ca_key)
         except ValueError as exc:
-            msg = "The exported key cannot be read. Was it made by a newer ainet?"
-            raise Refused(msg) from exc
+            raise Refused("The exported key cannot be read. Was it made by a newer ainet?") from exc
         if x.swarm_of_key(ca_key.public_key()) != self.swarm:
-            msg = "This is the key of another swarm: join that swarm first, then import its key."
-            raise Refused(msg)
+            raise Refused("This is the key of another swarm: join that swarm first, then import its key.")
         self._store(ca_key=key_to_pem(ca_key).decode(), owner_key=keys.owner_key.decode() or None)
         member = self.roster.member(self.id)
         if member is not None:
@@ -313,15 +307,13 @@ class Identity:
     def check_may_join(self, swarm: str) -> None:
         """Raise `UsageError` when this device cannot join `swarm` without leaving another behind."""
         if swarm == self.swarm and self.holds_ca and not self.removed:
-            msg = "This ticket is of this device's own swarm. Use it on the device that is to join."
-            raise UsageError(msg)
+            raise UsageError("This ticket is of this device's own swarm. Use it on the device that is to join.")
         others = [member.name for member in self.roster.members if member.id != self.id]
         if swarm != self.swarm and others and not self.removed:
-            msg = (
+            raise UsageError(
                 f"This device already belongs to a swarm, with {', '.join(others[:5])}. It can join another one after "
                 f"`ainet remove` there, or with another data directory."
             )
-            raise UsageError(msg)
 
     def adopt(self, admission: Admission, swarm: str) -> None:
         """Become a member of `swarm`, whose CA's fingerprint the ticket named; the swarm before is left.
@@ -335,17 +327,16 @@ class Identity:
         ca = x.read_ca(admission.ca)
         certificate = x.load(admission.certificate)
         if x.swarm_of(ca) != swarm:
-            msg = "The CA is not the one that the ticket names."
-            raise Refused(msg)
+            raise Refused("The CA is not the one that the ticket names.")
         self._check_own(certificate, ca)
         check_statement(admission.owner, admission.statement, swarm)
         roster = admission.roster.open(_public(ca), swarm)
         if roster.member(self.id) is None:
-            msg = "The roster does not list this device as a member."
-            raise Refused(msg)
+            raise Refused("The roster does not list this device as a member.")
         if swarm == self.swarm and roster.serial < self.roster.serial:
-            msg = "The inviting device does not know the latest changes of the swarm: let it meet another member first."
-            raise Refused(msg)
+            raise Refused(
+                "The inviting device does not know the latest changes of the swarm: let it meet another member first."
+            )
         joined = Swarm(
             ca=x.to_pem(ca).decode(),
             certificate=x.to_pem(certificate).decode(),
@@ -393,8 +384,7 @@ class Identity:
         ca_key = key_from_pem(swarm.ca_key.encode()) if swarm.ca_key else None
         self.swarm = x.swarm_of(ca)
         if ca_key is not None and x.swarm_of_key(ca_key.public_key()) != self.swarm:
-            msg = "the CA key is not the swarm's"
-            raise ValueError(msg)
+            raise ValueError("the CA key is not the swarm's")
         self.roster = swarm.roster.open(_public(ca), self.swarm)
         self.signed_roster = swarm.roster
         self.ca, self.certificate, self._ca_key, self._swarm = ca, certificate, ca_key, swarm
@@ -424,23 +414,20 @@ class Identity:
     def _check_own(self, certificate: x509.Certificate, ca: x509.Certificate) -> None:
         x.check_issued(certificate, ca, self.now())
         if x.certificate_id(certificate) != self.id:
-            msg = "The certificate is not for this device's key."
-            raise Refused(msg)
+            raise Refused("The certificate is not for this device's key.")
 
     def _need_ca_key(self, what: str) -> Ed25519PrivateKey:
         if self.removed:
             raise Refused(str(self.problem))
         if self._ca_key is None:
-            msg = f"Only a device that holds the swarm's CA key can {what}: run this on {self.holders()}."
-            raise Refused(msg)
+            raise Refused(f"Only a device that holds the swarm's CA key can {what}: run this on {self.holders()}.")
         return self._ca_key
 
 
 def _public(ca: x509.Certificate) -> Ed25519PublicKey:
     public = ca.public_key()
     if not isinstance(public, Ed25519PublicKey):
-        msg = "The CA's key is not an Ed25519 key."
-        raise Refused(msg)
+        raise Refused("The CA's key is not an Ed25519 key.")
     return public
 
 

@@ -45,11 +45,9 @@ def public_key_of(identity: str) -> Ed25519PublicKey:
     try:
         key = Ed25519PublicKey.from_public_bytes(base64.b32decode(identity.upper() + "===="))
     except ValueError as exc:
-        msg = f"{identity[:60]!r} is no node id."
-        raise Refused(msg) from exc
+        raise Refused(f"{identity[:60]!r} is no node id.") from exc
     if node_id(key) != identity:  # base32 has room for four bits that mean nothing
-        msg = f"{identity[:60]!r} is no node id."
-        raise Refused(msg)
+        raise Refused(f"{identity[:60]!r} is no node id.")
     return key
 
 
@@ -71,11 +69,9 @@ def key_from_pem(pem: bytes) -> Ed25519PrivateKey:
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except TypeError as exc:
-        msg = "an encrypted key"
-        raise ValueError(msg) from exc
+        raise ValueError("an encrypted key") from exc
     if not isinstance(key, Ed25519PrivateKey):
-        msg = "not an Ed25519 key"
-        raise ValueError(msg)
+        raise ValueError("not an Ed25519 key")
     return key
 
 
@@ -88,11 +84,10 @@ def open_key(path: Path) -> Ed25519PrivateKey:
     try:
         return key_from_pem(path.read_bytes())
     except ValueError as exc:
-        msg = (
+        raise AinetError(
             f"{path} is damaged ({exc}). Restore it from a backup, "
             f"or delete the folder {path.parent} to begin as a new device."
-        )
-        raise AinetError(msg) from exc
+        ) from exc
 
 
 def verifies(public_key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
@@ -107,8 +102,7 @@ def verifies(public_key: Ed25519PublicKey, signature: bytes, message: bytes) -> 
 def seal(secret: bytes, passphrase: str) -> str:
     """Return `secret` encrypted under `passphrase` (scrypt, AES-256-GCM), as one line of text."""
     if len(passphrase) < MIN_PASSPHRASE:
-        msg = f"The passphrase is too short: choose at least {MIN_PASSPHRASE} characters."
-        raise UsageError(msg)
+        raise UsageError(f"The passphrase is too short: choose at least {MIN_PASSPHRASE} characters.")
     salt, nonce = os.urandom(16), os.urandom(12)
     box = AESGCM(_stretch(passphrase, salt)).encrypt(nonce, secret, SEALED_PREFIX.encode())
     return SEALED_PREFIX + base64.urlsafe_b64encode(salt + nonce + box).decode()
@@ -130,13 +124,11 @@ def unseal(text: str, passphrase: str) -> bytes:
         if len(data) < 44:
             raise ValueError
     except ValueError as exc:
-        msg = f"This is not an exported key: one begins with {SEALED_PREFIX} and is copied whole."
-        raise Refused(msg) from exc
+        raise Refused(f"This is not an exported key: one begins with {SEALED_PREFIX} and is copied whole.") from exc
     try:
         return AESGCM(_stretch(passphrase, data[:16])).decrypt(data[16:28], data[28:], SEALED_PREFIX.encode())
     except InvalidTag as exc:
-        msg = "The passphrase does not open this exported key, or the text was changed."
-        raise Refused(msg) from exc
+        raise Refused("The passphrase does not open this exported key, or the text was changed.") from exc
 
 
 def _stretch(passphrase: str, salt: bytes) -> bytes:

@@ -110,15 +110,13 @@ class Roster(msgspec.Struct, frozen=True):
     def with_member(self, member: Member) -> Roster:
         """Return the roster with `member` added or replaced, and not among the removed devices."""
         if len(self.members) >= MAX_MEMBERS and self.member(member.id) is None:
-            msg = f"The swarm is full: it has {MAX_MEMBERS} members. Remove one first."
-            raise UsageError(msg)
+            raise UsageError(f"The swarm is full: it has {MAX_MEMBERS} members. Remove one first.")
         return self._replace([*(m for m in self.members if m.id != member.id), member], self.revoked, member.id)
 
     def without_member(self, member: Member, now: float) -> Roster:
         """Return the roster with `member` among the removed devices."""
         if len(self.revoked) >= MAX_REVOKED:
-            msg = f"{MAX_REVOKED} devices were removed from this swarm already. Begin a new one."
-            raise UsageError(msg)
+            raise UsageError(f"{MAX_REVOKED} devices were removed from this swarm already. Begin a new one.")
         revoked = Revoked(
             id=member.id,
             name=member.name,
@@ -183,16 +181,13 @@ class SignedRoster(msgspec.Struct, frozen=True):
             The CA did not sign it, or it is another swarm's.
         """
         if not verifies(ca_public_key, self.signature, _DOMAIN + self.body):
-            msg = "The roster is not signed by this swarm's CA."
-            raise Refused(msg)
+            raise Refused("The roster is not signed by this swarm's CA.")
         try:
             roster = msgspec.msgpack.decode(self.body, type=Roster)
         except (msgspec.DecodeError, RecursionError) as exc:
-            msg = f"The roster cannot be read ({exc}). Is ainet here older than on the other device?"
-            raise Refused(msg) from exc
+            raise Refused(f"The roster cannot be read ({exc}). Is ainet here older than on the other device?") from exc
         if roster.swarm != swarm:
-            msg = "The roster is another swarm's."
-            raise Refused(msg)
+            raise Refused("The roster is another swarm's.")
         return roster
 
 
@@ -200,8 +195,7 @@ def check_name(name: str) -> str:
     """Return the device's `name` without outer blanks; raises `UsageError` when it cannot be one."""
     name = name.strip()
     if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
-        msg = f"A device's name has 1 to {MAX_NAME} printable characters."
-        raise UsageError(msg)
+        raise UsageError(f"A device's name has 1 to {MAX_NAME} printable characters.")
     return name
 
 

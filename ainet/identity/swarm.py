@@ -83,8 +83,9 @@ class Swarm(msgspec.Struct, frozen=True):
         """
         swarm = msgspec.json.decode(path.read_bytes(), type=cls)
         if swarm.schema != SCHEMA:
-            msg = f"{path} was written by a newer ainet (format {swarm.schema}, known here is {SCHEMA}). Update ainet."
-            raise AinetError(msg)
+            raise AinetError(
+                f"{path} was written by a newer ainet (format {swarm.schema}, known here is {SCHEMA}). Update ainet."
+            )
         return swarm
 
     def save(self, path: Path) -> None:
@@ -102,8 +103,6 @@ def check_statement(owner: bytes, statement: bytes, swarm: str) -> None:
     try:
         public_key = Ed25519PublicKey.from_public_bytes(owner)
     except ValueError as exc:
-        msg = "The owner's key cannot be read."
-        raise Refused(msg) from exc
+        raise Refused("The owner's key cannot be read.") from exc
     if not verifies(public_key, statement, _STATEMENT + bytes.fromhex(swarm)):
-        msg = "The owner did not sign that this is the swarm's CA."
-        raise Refused(msg)
+        raise Refused("The owner did not sign that this is the swarm's CA.")

@@ -221,8 +221,7 @@ class Lender:
                 found.append({"node": who, "pid": pid})
             self._check_open(name)
             if len(found) < (workers or 1):
-                msg = f"{len(found)} of {workers or 1} workers can be had. {' '.join(reasons)}".strip()
-                raise NotEnough(msg)
+                raise NotEnough(f"{len(found)} of {workers or 1} workers can be had. {' '.join(reasons)}".strip())
         except BaseException:
             await self._close(name)
             raise
@@ -256,17 +255,15 @@ class Lender:
     async def lend(self, link: PeerLink, request: LendWorker) -> Lent:
         """Lend a worker to a member."""
         if not self._config.lend:
-            msg = f"{self._identity.name} lends no workers (its owner said so with `ainet up --no-lend`)."
-            raise Refused(msg)
+            raise Refused(f"{self._identity.name} lends no workers (its owner said so with `ainet up --no-lend`).")
         await self._borrowers.watch(link)
         if self._allocator.free.memory < LEAST_MEMORY:
             await self._make_room()
         if sum(loan.borrower == link.peer_id for loan in self._loans.values()) >= MOST_LOANS:
-            msg = (
+            raise Refused(
                 f"{self._identity.name} lends {MOST_LOANS} workers to {link.peer_name} already, and no more to one "
                 "device. Close another Dask cluster there first."
             )
-            raise Refused(msg)
         return Lent(await self._start(link.peer_id, request))
 
     async def meet(self, link: PeerLink, request: MeetWorker) -> None:
@@ -284,8 +281,7 @@ class Lender:
 
     def _check_open(self, name: str) -> None:
         if name not in self._borrowings:
-            msg = "This Dask cluster has ended already."
-            raise NotFound(msg)
+            raise NotFound("This Dask cluster has ended already.")
 
     async def _borrow(self, name: str, borrowing: Borrowing, node: str) -> int:
         worker = Place(node, FIRST_PORT + secrets.randbelow(PORTS))
@@ -344,8 +340,7 @@ class Lender:
 
     async def _start(self, borrower: str, request: LendWorker) -> int:
         if request.cluster in self._loans:
-            msg = f"{self._identity.name} lends a worker to this cluster already."
-            raise Refused(msg)
+            raise Refused(f"{self._identity.name} lends a worker to this cluster already.")
         memory = min(self._allocator.free.memory // 2, MOST_MEMORY)
         reservation = self._allocator.reserve("a lent Dask worker", max(memory, LEAST_MEMORY))
         host = own_loopback(self._identity.id)
@@ -365,8 +360,7 @@ class Lender:
         try:
             await asyncio.wait([loan.starting])
             if self._loans.get(request.cluster) is not loan:
-                msg = f"{self._identity.name} took the worker back while it started."
-                raise Refused(msg)
+                raise Refused(f"{self._identity.name} took the worker back while it started.")
             loan.starting.result()
         except BaseException:
             await self._end(request.cluster, loan)

@@ -104,11 +104,10 @@ class LentWorker:
         try:
             answer = await child.start(**self._parameters)
         except AinetError as exc:
-            msg = (
+            raise PeerUnreachable(
                 f"The worker cannot be lent: the scheduler at {self._parameters['scheduler']} does not accept it. "
                 f"Details are in {child.log_path}."
-            )
-            raise PeerUnreachable(msg) from exc
+            ) from exc
         self._child = child
         child.on_end = self._note_end
         self.address = answer["address"]

@@ -52,12 +52,10 @@ def decode(body: msgspec.Raw, kind: type[msgspec.Struct] | None) -> Any:
     try:
         return msgspec.msgpack.decode(body, type=kind)
     except (msgspec.DecodeError, ValueError, RecursionError) as exc:
-        msg = f"This is no {kind.__name__ if kind else 'empty message'} ({exc})."
-        raise ProtocolError(msg) from exc
+        raise ProtocolError(f"This is no {kind.__name__ if kind else 'empty message'} ({exc}).") from exc
 
 
 def check(message: object, kind: type[msgspec.Struct] | None, request: type[Request]) -> None:
     """Raise `TypeError` when a handler of this device answers with something else than it promised."""
     if not isinstance(message, kind or type(None)):
-        msg = f"{type(message).__name__} is not what {request.__name__} is answered with."
-        raise TypeError(msg)
+        raise TypeError(f"{type(message).__name__} is not what {request.__name__} is answered with.")

@@ -219,14 +219,12 @@ class Channel:
     def _take_data(self, frame: ChannelData) -> None:
         end = frame.offset + len(frame.data)
         if frame.offset > self._received or (self._end_received and end > self._received):
-            msg = f"Bytes of a channel are missing: {self._received} came before, then {frame.offset}."
-            raise ProtocolError(msg)
+            raise ProtocolError(f"Bytes of a channel are missing: {self._received} came before, then {frame.offset}.")
         fresh = frame.data[self._received - frame.offset :] if end > self._received else b""
         if not fresh:
             return  # they came over the link before, too
         if end - self._read > WINDOW:
-            msg = "More bytes of a channel came than may be on their way."
-            raise ProtocolError(msg)
+            raise ProtocolError("More bytes of a channel came than may be on their way.")
         self._arrived.append(fresh)
         self._received = end
         self.bytes_received = end
@@ -235,8 +233,7 @@ class Channel:
     def _take_ack(self, offset: int) -> None:
         total = self._taken + len(self._kept)
         if offset > total + self._finished:
-            msg = "Bytes of a channel were acknowledged that were never sent."
-            raise ProtocolError(msg)
+            raise ProtocolError("Bytes of a channel were acknowledged that were never sent.")
         taken = min(offset, total)
         if taken > self._taken:
             del self._kept[: taken - self._taken]
@@ -250,8 +247,7 @@ class Channel:
 
     def _take_end(self, offset: int) -> None:
         if offset != self._received:
-            msg = f"A channel ended after {offset} bytes, of which {self._received} came."
-            raise ProtocolError(msg)
+            raise ProtocolError(f"A channel ended after {offset} bytes, of which {self._received} came.")
         self._end_received = True
         self._readable.set()
         self._acknowledge()

@@ -66,8 +66,7 @@ class Channels:
         """
         link = self._linked(peer_id)
         if link is None:
-            msg = "There is no link to that member at the moment."
-            raise PeerUnreachable(msg)
+            raise PeerUnreachable("There is no link to that member at the moment.")
         channel = Channel(secrets.randbits(52), peer_id, self._forget, target)
         self._channels.setdefault(peer_id, {})[channel.number] = channel
         channel.attach(link)
@@ -150,14 +149,12 @@ class Channels:
         match target:
             case ToPort(port):
                 if port not in self._exposed:
-                    msg = f"Port {port} of this device is not open to members."
-                    raise Refused(msg)
+                    raise Refused(f"Port {port} of this device is not open to members.")
                 self.spawn(self._to_port(channel, self._exposed[port], port))
             case ToNode(node):
                 onward = self._linked(node)
                 if onward is None or onward.relay is not None or node == link.peer_id:
-                    msg = "This device has no link of its own to that member."
-                    raise NotFound(msg)
+                    raise NotFound("This device has no link of its own to that member.")
                 self.spawn(splice(channel, self.open(node, ToLink(link.peer_id))))
             case ToLink(origin):
                 self._accept(channel, link, origin)

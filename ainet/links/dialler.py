@@ -95,10 +95,10 @@ class Dialler:
         if found.refused is not None:
             raise found.refused
         if not found.reasons:
-            msg = f"Nobody has told this node yet where {name} listens. It becomes known when {name} is running."
-            raise PeerUnreachable(msg)
-        msg = f"{name} does not answer ({'; '.join(found.reasons)}). Is ainet running there?"
-        raise PeerUnreachable(msg)
+            raise PeerUnreachable(
+                f"Nobody has told this node yet where {name} listens. It becomes known when {name} is running."
+            )
+        raise PeerUnreachable(f"{name} does not answer ({'; '.join(found.reasons)}). Is ainet running there?")
 
     async def _dial_through_members(self, node_id: str, name: str) -> PeerLink | None:
         others = [link for link in self._links.links() if link.relay is None and link.peer_id != node_id]

@@ -95,8 +95,9 @@ class Door:
         except OSError as exc:
             if fixed or exc.errno != errno.EADDRINUSE:
                 where = join_address(host, port if fixed else 0)
-                msg = f"Members cannot be accepted on {where}: {exc.strerror or exc}. Choose another address or port."
-                raise UsageError(msg) from exc
+                raise UsageError(
+                    f"Members cannot be accepted on {where}: {exc.strerror or exc}. Choose another address or port."
+                ) from exc
             self._log.warning("Port %d is taken: members will find this node on another one.", port)
             await self._listener.open(host, 0)
         self.host = host

@@ -94,8 +94,7 @@ class Forwarders:
         try:
             await self.forward(node_id, port, host=host, local_port=port)
         except OSError as exc:
-            msg = f"Nothing can listen on {host}:{port} on this device: {exc.strerror or exc}."
-            raise AinetError(msg) from exc
+            raise AinetError(f"Nothing can listen on {host}:{port} on this device: {exc.strerror or exc}.") from exc
 
     async def close(self, node_id: str, port: int) -> None:
         """Close every forwarder to `port` of the node."""

@@ -305,8 +305,7 @@ def encode_frame(frame: Frame) -> bytes:
     _ENCODER.encode_into(frame, buffer, _LENGTH.size)
     length = len(buffer) - _LENGTH.size
     if length > MAX_FRAME:
-        msg = f"A message of {length:,} bytes is too large for a peer link, which takes {MAX_FRAME:,}."
-        raise ProtocolError(msg)
+        raise ProtocolError(f"A message of {length:,} bytes is too large for a peer link, which takes {MAX_FRAME:,}.")
     _LENGTH.pack_into(buffer, 0, length)
     return bytes(buffer)
 
@@ -317,8 +316,7 @@ def decode_frame(body: bytes | bytearray) -> Frame:
         return _DECODER.decode(body)
     # Deep nesting is a RecursionError; text that is not UTF-8 is a UnicodeDecodeError, which is a ValueError.
     except (ValueError, RecursionError) as exc:
-        msg = f"The other device sent something that is no message ({exc})."
-        raise ProtocolError(msg) from exc
+        raise ProtocolError(f"The other device sent something that is no message ({exc}).") from exc
 
 
 async def read_frame(stream: SecureStream, limit: int = MAX_FRAME) -> Frame:
@@ -333,8 +331,7 @@ async def read_frame(stream: SecureStream, limit: int = MAX_FRAME) -> Frame:
     """
     (length,) = _LENGTH.unpack(await stream.read_exactly(_LENGTH.size))
     if length > limit:
-        msg = f"The other device announced a message of {length:,} bytes; {limit:,} are allowed here."
-        raise ProtocolError(msg)
+        raise ProtocolError(f"The other device announced a message of {length:,} bytes; {limit:,} are allowed here.")
     return decode_frame(await stream.read_exactly(length))
 
 
@@ -345,8 +342,7 @@ async def expect(stream: SecureStream, kind: type[F], limit: int = MAX_FRAME) ->
         return frame
     if isinstance(frame, Goodbye):
         raise frame.to_error()
-    msg = f"The other device sent {type(frame).__name__} where {kind.__name__} was expected."
-    raise ProtocolError(msg)
+    raise ProtocolError(f"The other device sent {type(frame).__name__} where {kind.__name__} was expected.")
 
 
 _ENCODER = msgspec.msgpack.Encoder()

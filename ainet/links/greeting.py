@@ -79,11 +79,9 @@ async def greet(
         certificate = stream.certificate
         peer, serial = certificate_id(certificate), serial_of(certificate)
         if dialled is not None and peer != dialled:
-            msg = f"Another device answers there than {stream.peer}."
-            raise PeerUnreachable(msg)
+            raise PeerUnreachable(f"Another device answers there than {stream.peer}.")
         if peer == identity.id:
-            msg = "This is the device itself: a node needs no link to itself."
-            raise Refused(msg)
+            raise Refused("This is the device itself: a node needs no link to itself.")
         if not issued_by(certificate, identity.ca):
             return await _greet_contact(stream, identity, certificate, addresses=addresses, instance=instance)
         mine = identity.signed_roster
@@ -101,8 +99,7 @@ async def greet(
         other = await expect(stream, Hello, MAX_EARLY_FRAME)
         agree(other)
         if other.id != peer:
-            msg = "The other device named itself differently from its certificate."
-            raise ProtocolError(msg)
+            raise ProtocolError("The other device named itself differently from its certificate.")
         known = mine.digest if hello.roster_serial > other.roster_serial else other.roster_digest
         if other.roster_digest != mine.digest:
             # With the same serial, two devices with the CA key changed it while apart: both show theirs.
@@ -139,8 +136,7 @@ async def _greet_contact(
     other = await expect(stream, Hello, MAX_EARLY_FRAME)
     agree(other)
     if other.id != peer:
-        msg = "The other device named itself differently from its certificate."
-        raise ProtocolError(msg)
+        raise ProtocolError("The other device named itself differently from its certificate.")
     stream.write(encode_frame(Welcome()))
     await stream.drain()
     await expect(stream, Welcome, MAX_EARLY_FRAME)
@@ -155,8 +151,7 @@ def agree(other: Hello) -> int:
     if version < max(OLDEST_PROTOCOL, other.oldest):
         older, newer = sorted((PROTOCOL, other.protocol))
         which = other.name if other.protocol < PROTOCOL else f"the device that {other.name} was to be linked with"
-        msg = f"The two devices speak different protocols ({older} and {newer}): update ainet on {which}."
-        raise Refused(msg)
+        raise Refused(f"The two devices speak different protocols ({older} and {newer}): update ainet on {which}.")
     return version
 
 
@@ -167,5 +162,6 @@ def check_peer(identity: Identity, peer: str, certificate_serial: str) -> None:
     if identity.roster.is_revoked(peer, certificate_serial):
         record = identity.roster.removed(peer)
         name = record.name if record else "the device"
-        msg = f"{name} was removed from the swarm and is refused. A new ticket (`ainet invite`) lets it join again."
-        raise Refused(msg)
+        raise Refused(
+            f"{name} was removed from the swarm and is refused. A new ticket (`ainet invite`) lets it join again."
+        )

@@ -63,8 +63,9 @@ class Home:
                 callback(left)
             except Exception as exc:
                 self._log.exception("What belongs to the swarm that was left could not be put aside.")
-                msg = f"What belongs to the swarm that was left could not be put aside ({exc}). Start ainet anew."
-                raise AinetError(msg) from exc
+                raise AinetError(
+                    f"What belongs to the swarm that was left could not be put aside ({exc}). Start ainet anew."
+                ) from exc
         self._note()
 
     def _note(self) -> None:

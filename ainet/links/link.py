@@ -154,8 +154,9 @@ class PeerLink:
                 async for item in items:
                     reply = item
         except TimeoutError:
-            msg = f"{self.peer_name} did not answer {type(request).__name__} within {timeout:g} seconds."
-            raise PeerUnreachable(msg) from None
+            raise PeerUnreachable(
+                f"{self.peer_name} did not answer {type(request).__name__} within {timeout:g} seconds."
+            ) from None
         return reply
 
     async def stream(self, request: Request) -> AsyncGenerator[Any, None]:
@@ -312,13 +313,11 @@ class PeerLink:
             case Goodbye():
                 self.close(frame.to_error(), tell=False)
             case _:
-                msg = f"The other device sent {type(frame).__name__} in the middle of a link."
-                raise ProtocolError(msg)
+                raise ProtocolError(f"The other device sent {type(frame).__name__} in the middle of a link.")
 
     def _allowed(self, what: T | None, frame: Frame) -> T:
         if what is None:
-            msg = f"A contact sent {type(frame).__name__}, which only members may."
-            raise ProtocolError(msg)
+            raise ProtocolError(f"A contact sent {type(frame).__name__}, which only members may.")
         return what
 
     @property
@@ -338,14 +337,12 @@ class PeerLink:
         if call is None:
             return  # cancelled, while this was on its way
         if call.queue.qsize() > WINDOW:
-            msg = "The other device sent more progress than it was allowed to."
-            raise ProtocolError(msg)
+            raise ProtocolError("The other device sent more progress than it was allowed to.")
         call.queue.put_nowait(frame)
 
     def _serve(self, call: Call) -> None:
         if call.id in self._serving:
-            msg = "The other device used the number of a request twice."
-            raise ProtocolError(msg)
+            raise ProtocolError("The other device used the number of a request twice.")
         kind, handler = self._handlers.get(call.kind, (None, None))
         if kind is None or handler is None:
             msg = f"The device does not know the request {call.kind!r}. Is its ainet older? Update it."
@@ -396,8 +393,7 @@ class PeerLink:
         try:
             async for item in items:
                 if reply is not None:
-                    msg = f"{type(item).__name__} came after the reply to {kind.__name__}."
-                    raise TypeError(msg)
+                    raise TypeError(f"{type(item).__name__} came after the reply to {kind.__name__}.")
                 if kind.reply is not None and isinstance(item, kind.reply):
                     reply = item
                     continue
@@ -441,5 +437,6 @@ class PeerLink:
         try:
             return decode(body, kind)
         except ProtocolError as exc:
-            msg = f"{self.peer_name} answered {request.__name__} with something else: {exc.message}"
-            raise ProtocolError(msg) from exc
+            raise ProtocolError(
+                f"{self.peer_name} answered {request.__name__} with something else: {exc.message}"
+            ) from exc

@@ -253,11 +253,9 @@ class Links:
             One of the two devices may not work with the other; the message says why.
         """
         if node_id == self.identity.id:
-            msg = "A node needs no link to itself."
-            raise UsageError(msg)
+            raise UsageError("A node needs no link to itself.")
         if self._stopped:
-            msg = "This node is stopping."
-            raise PeerUnreachable(msg)
+            raise PeerUnreachable("This node is stopping.")
         if self.identity.problem:
             raise Refused(self.identity.problem)
         if link := self.linked(node_id):
@@ -265,8 +263,9 @@ class Links:
         member = self.identity.roster.member(node_id)
         if member is None:
             removed = self.identity.roster.removed(node_id)
-            msg = f"{removed.name} was removed from the swarm." if removed else f"No member has the id {node_id}."
-            raise NotFound(msg)
+            raise NotFound(
+                f"{removed.name} was removed from the swarm." if removed else f"No member has the id {node_id}."
+            )
         return await asyncio.shield(self._dialler.start(node_id, member.name))
 
     async def reach(self, node_id: str) -> PeerLink:
@@ -295,8 +294,9 @@ class Links:
             The text is no address, or this node's own.
         """
         if not can_be_dialled(address):
-            msg = f"{address[:140]!r} is no address. Write host:port, or the https:// address of a Jupyter server."
-            raise UsageError(msg)
+            raise UsageError(
+                f"{address[:140]!r} is no address. Write host:port, or the https:// address of a Jupyter server."
+            )
         if self.identity.problem:
             raise Refused(self.identity.problem)
         link = await self._dialler.reach(address, f"the device at {address}")
@@ -452,10 +452,8 @@ class Links:
         except TimeoutError:
             await stream.refuse(PLAIN_WORD)
             if dialled:
-                msg = f"{stream.peer} accepted the connection, but did not say who it is."
-                raise PeerUnreachable(msg) from None
-            msg = f"It did not say who it is within {GREETING_TIMEOUT:g} seconds."
-            raise Refused(msg) from None
+                raise PeerUnreachable(f"{stream.peer} accepted the connection, but did not say who it is.") from None
+            raise Refused(f"It did not say who it is within {GREETING_TIMEOUT:g} seconds.") from None
         except AinetError:
             await stream.refuse(PLAIN_WORD)
             raise

@@ -291,8 +291,9 @@ def check_cuts(manifest: Manifest, ranges: Sequence[tuple[int, int]]) -> None:
     """
     follow = [first for first, _ in ranges] == [0, *(last + 1 for _, last in ranges[:-1])]
     if not ranges or not follow or ranges[-1][1] != manifest.n_layers - 1 or any(a > b for a, b in ranges):
-        msg = f"The stages {list(ranges)} do not cover the {manifest.n_layers} layers of {manifest.name} in order."
-        raise CannotSplit(msg)
+        raise CannotSplit(
+            f"The stages {list(ranges)} do not cover the {manifest.n_layers} layers of {manifest.name} in order."
+        )
     for first, last in ranges:
         check_range(manifest, first, last)
 
@@ -300,25 +301,23 @@ def check_cuts(manifest: Manifest, ranges: Sequence[tuple[int, int]]) -> None:
 def check_range(manifest: Manifest, first: int, last: int) -> None:
     """Raise `CannotSplit` unless the layers [first, last] may be a stage."""
     if not 0 <= first <= last < manifest.n_layers:
-        msg = f"{manifest.name} has the layers 0 to {manifest.n_layers - 1}; {first} to {last} is not a range of them."
-        raise CannotSplit(msg)
+        raise CannotSplit(
+            f"{manifest.name} has the layers 0 to {manifest.n_layers - 1}; {first} to {last} is not a range of them."
+        )
     if last - first + 1 == manifest.n_layers:
         return
     architecture = manifest.split
     reason = architecture.refusal(manifest)
     if reason:
-        msg = f"{manifest.name} cannot be split: {reason}. Run it whole, on a device with enough memory."
-        raise CannotSplit(msg)
+        raise CannotSplit(f"{manifest.name} cannot be split: {reason}. Run it whole, on a device with enough memory.")
     cuts = {0, *architecture.cuts(manifest), manifest.n_layers}
     for cut in (first, last + 1):
         if cut not in cuts:
             words = architecture.cuts_in_words(manifest)
-            msg = f"{manifest.name} cannot be cut before layer {cut}; its architecture allows {words}."
-            raise CannotSplit(msg)
+            raise CannotSplit(f"{manifest.name} cannot be cut before layer {cut}; its architecture allows {words}.")
     reason = architecture.refused_range(manifest, first, last)
     if reason:
-        msg = f"{manifest.name} cannot run its layers {first} to {last} as one stage: {reason}."
-        raise CannotSplit(msg)
+        raise CannotSplit(f"{manifest.name} cannot run its layers {first} to {last} as one stage: {reason}.")
 
 
 def _table() -> tuple[Architecture, ...]:
@@ -335,5 +334,4 @@ def _table() -> tuple[Architecture, ...]:
 
 
 def _wrong(what: str) -> NoReturn:
-    msg = f"{what}."
-    raise ModelError(msg)
+    raise ModelError(f"{what}.")

@@ -138,8 +138,7 @@ class ModelCatalog:
                 return self._entry(Found(path.stem, path.absolute(), str(path.absolute().parent)))
             with contextlib.suppress(NotFound):
                 return self._named(name)
-            msg = f"There is no file {path.absolute()}."
-            raise NotFound(msg)
+            raise NotFound(f"There is no file {path.absolute()}.")
         return self._named(name)
 
     def manifest(self, name: str, *, progress: Progress | None = None) -> Manifest:
@@ -190,8 +189,7 @@ class ModelCatalog:
         near = difflib.get_close_matches(name.casefold(), names, n=3, cutoff=0.4)
         near += [other for other in names if name.casefold() in other.casefold() and other not in near]
         hint = f"Near to it: {', '.join(near[:5])}." if near else f"Here are: {', '.join(names[:10]) or 'none'}."
-        msg = f"No model is called {name!r} here. {hint}"
-        raise NotFound(msg, near=near)
+        raise NotFound(f"No model is called {name!r} here. {hint}", near=near)
 
     # --- what is in a file -----------------------------------------------------------------------
 

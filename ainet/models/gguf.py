@@ -72,43 +72,37 @@ class GGUFFile:
                 size = os.fstat(file.fileno()).st_size
                 return cls._read(path, size, HeaderReader(file, size))
         except OSError as exc:
-            msg = f"{path} cannot be read: {exc.strerror or exc}."
-            raise ModelError(msg) from exc
+            raise ModelError(f"{path} cannot be read: {exc.strerror or exc}.") from exc
         except ModelError as exc:
-            msg = f"{path.name} is not a usable GGUF file. {exc.message}"
-            raise ModelError(msg, **exc.details) from exc
+            raise ModelError(f"{path.name} is not a usable GGUF file. {exc.message}", **exc.details) from exc
 
     @classmethod
     def _read(cls, path: Path, size: int, reader: HeaderReader) -> GGUFFile:
         if bytes(reader.take(4, "the magic number")) != MAGIC:
-            msg = "It does not begin with 'GGUF'."
-            raise ModelError(msg)
+            raise ModelError("It does not begin with 'GGUF'.")
         version = reader.number("I")
         if version not in VERSIONS:
-            msg = f"Its version is {version}; llama.cpp reads {' and '.join(map(str, VERSIONS))}."
-            raise ModelError(msg)
+            raise ModelError(f"Its version is {version}; llama.cpp reads {' and '.join(map(str, VERSIONS))}.")
         n_tensors, n_keys = reader.number("Q"), reader.number("Q")
         # The smallest tensor entry has 33 bytes, the smallest metadata entry 14.
         for count, most, least, what in ((n_tensors, MAX_TENSORS, 33, "tensors"), (n_keys, MAX_KEYS, 14, "keys")):
             if count > most or count * least > size:
-                msg = f"It claims {count:,} {what} in {show_bytes(size)}."
-                raise ModelError(msg)
+                raise ModelError(f"It claims {count:,} {what} in {show_bytes(size)}.")
         metadata = reader.metadata(n_keys)
         alignment = alignment_of(metadata)
         entries = [reader.tensor() for _ in range(n_tensors)]
         if len({name for name, *_ in entries}) != n_tensors:
-            msg = "Two tensors have the same name."
-            raise ModelError(msg)
+            raise ModelError("Two tensors have the same name.")
         start = padded(reader.position, alignment)
         tensors, expected = [], 0
         for name, shape, tensor_type, offset in entries:
             nbytes = tensor_nbytes(name, shape, tensor_type)
             if offset != expected:
-                msg = f"Tensor {name!r} lies at {offset:,} instead of {expected:,}."
-                raise ModelError(msg)
+                raise ModelError(f"Tensor {name!r} lies at {offset:,} instead of {expected:,}.")
             if start + offset + nbytes > size:
-                msg = f"It is cut off: tensor {name!r} ends at byte {start + offset + nbytes:,}, the file at {size:,}."
-                raise ModelError(msg)
+                raise ModelError(
+                    f"It is cut off: tensor {name!r} ends at byte {start + offset + nbytes:,}, the file at {size:,}."
+                )
             tensors.append(TensorInfo(name, shape, tensor_type, start + offset, nbytes))
             expected = padded(offset + nbytes, alignment)
         return cls(path, size, metadata, tensors, alignment)
@@ -158,16 +152,13 @@ class HeaderReader:
         """Return the next string, of at most `most` bytes of UTF-8."""
         length = self.number("Q", what)
         if length > most:
-            msg = f"It holds {what} of {length:,} bytes; at most {most:,} are allowed."
-            raise ModelError(msg)
+            raise ModelError(f"It holds {what} of {length:,} bytes; at most {most:,} are allowed.")
         try:
             text = self.take(length, what).decode()
         except UnicodeDecodeError as exc:
-            msg = f"It holds {what} that is not UTF-8."
-            raise ModelError(msg) from exc
+            raise ModelError(f"It holds {what} that is not UTF-8.") from exc
         if not text or "\0" in text:
-            msg = f"It holds {what} that is empty or has a zero byte in it."
-            raise ModelError(msg)
+            raise ModelError(f"It holds {what} that is empty or has a zero byte in it.")
         return text
 
     def metadata(self, count: int) -> dict[str, Value]:
@@ -176,8 +167,7 @@ class HeaderReader:
         for _ in range(count):
             key = self.text(MAX_KEY, "a metadata key")
             if key in found:
-                msg = f"The key {key!r} occurs twice."
-                raise ModelError(msg)
+                raise ModelError(f"The key {key!r} occurs twice.")
             found[key] = self.value(key)
         return found
 
@@ -195,20 +185,17 @@ class HeaderReader:
             return self.take(SIZES[kind], what)
         item, count = self._kind(what), self.number("Q", what)
         if item is Kind.ARRAY:
-            msg = f"{what[0].upper()}{what[1:]} is an array of arrays."
-            raise ModelError(msg)
+            raise ModelError(f"{what[0].upper()}{what[1:]} is an array of arrays.")
         self._items += count
         if self._items > MAX_ITEMS:
-            msg = f"It holds arrays with {self._items:,} items; at most {MAX_ITEMS:,} are allowed."
-            raise ModelError(msg)
+            raise ModelError(f"It holds arrays with {self._items:,} items; at most {MAX_ITEMS:,} are allowed.")
         body = self._texts(count, what) if item is Kind.STRING else self.take(count * SIZES[item], what)
         return struct.pack("<IQ", item, count) + body
 
     def _kind(self, what: str) -> Kind:
         number = self.number("I", what)
         if number >= len(Kind):
-            msg = f"{what[0].upper()}{what[1:]} has the unknown type {number}."
-            raise ModelError(msg)
+            raise ModelError(f"{what[0].upper()}{what[1:]} has the unknown type {number}.")
         return Kind(number)
 
     def _texts(self, count: int, what: str) -> bytes:
@@ -218,8 +205,7 @@ class HeaderReader:
             if count:  # the next string is not in the buffer completely
                 length = self.number("Q", what)
                 if length > MAX_STRING:
-                    msg = f"{what[0].upper()}{what[1:]} has a string of {length:,} bytes."
-                    raise ModelError(msg)
+                    raise ModelError(f"{what[0].upper()}{what[1:]} has a string of {length:,} bytes.")
                 found += struct.pack("<Q", length)
                 found += self.take(length, what)
                 count -= 1
@@ -246,8 +232,7 @@ class HeaderReader:
         name = self.text(MAX_TENSOR_NAME, "a tensor name")
         n_dimensions = self.number("I", name)
         if not 1 <= n_dimensions <= MAX_DIMENSIONS:
-            msg = f"Tensor {name!r} has {n_dimensions} dimensions."
-            raise ModelError(msg)
+            raise ModelError(f"Tensor {name!r} has {n_dimensions} dimensions.")
         shape = struct.unpack(f"<{n_dimensions}Q", self.take(8 * n_dimensions, name))
         return name, shape, self.number("I", name), self.number("Q", name)
 
@@ -260,13 +245,13 @@ def open_model(path: Path) -> list[GGUFFile]:
         return [first]
     paths = files_of(path)
     if len(paths) != count.value:
-        msg = f"{path.name} is a part of a model in {count.value} files. Name the first one, with all beside it."
-        raise ModelError(msg)
+        raise ModelError(
+            f"{path.name} is a part of a model in {count.value} files. Name the first one, with all beside it."
+        )
     files = [first, *map(GGUFFile.open, paths[1:])]
     names = [info.name for file in files for info in file.tensors]
     if len(set(names)) != len(names) or len({file.alignment for file in files}) > 1:
-        msg = f"The {len(files)} files that begin with {path.name} do not belong together."
-        raise ModelError(msg)
+        raise ModelError(f"The {len(files)} files that begin with {path.name} do not belong together.")
     return files
 
 

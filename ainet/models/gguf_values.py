@@ -171,8 +171,7 @@ class Value(msgspec.Struct, frozen=True, array_like=True):
         """Return the items [first, last] of an array of numbers."""
         kind = self.item_type
         if kind is None or kind is Kind.STRING:
-            msg = "Only arrays of numbers have parts."
-            raise ModelError(msg)
+            raise ModelError("Only arrays of numbers have parts.")
         size = SIZES[kind]
         items = self.raw[12 + first * size : 12 + (last + 1) * size]
         return Value(Kind.ARRAY, struct.pack("<IQ", kind, len(items) // size) + items)
@@ -203,20 +202,20 @@ def tensor_nbytes(name: str, shape: Sequence[int], tensor_type: int) -> int:
     """Return the size of a tensor in bytes, or raise `ModelError` for a shape or type that cannot be."""
     found = TENSOR_TYPES.get(tensor_type)
     if found is None:
-        msg = f"Tensor {name!r} has the type {tensor_type}, which is not a type of weights that llama.cpp knows."
-        raise ModelError(msg)
+        raise ModelError(
+            f"Tensor {name!r} has the type {tensor_type}, which is not a type of weights that llama.cpp knows."
+        )
     if not 1 <= len(shape) <= MAX_DIMENSIONS or any(not 1 <= size < 1 << 40 for size in shape):
-        msg = f"Tensor {name!r} has the impossible shape {list(shape)}."
-        raise ModelError(msg)
+        raise ModelError(f"Tensor {name!r} has the impossible shape {list(shape)}.")
     if shape[0] % found.block:
-        msg = f"Tensor {name!r}: rows of {shape[0]} values do not consist of {found.name}'s blocks of {found.block}."
-        raise ModelError(msg)
+        raise ModelError(
+            f"Tensor {name!r}: rows of {shape[0]} values do not consist of {found.name}'s blocks of {found.block}."
+        )
     count = found.nbytes * (shape[0] // found.block)
     for size in shape[1:]:
         count *= size
     if count >= 1 << 50:
-        msg = f"Tensor {name!r} with shape {list(shape)} would have {show_bytes(count)}."
-        raise ModelError(msg)
+        raise ModelError(f"Tensor {name!r} with shape {list(shape)} would have {show_bytes(count)}.")
     return count
 
 
@@ -227,8 +226,7 @@ def alignment_of(metadata: Mapping[str, Value]) -> int:
         return DEFAULT_ALIGNMENT
     alignment = value.value if value.type == Kind.UINT32 else 0
     if not MIN_ALIGNMENT <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
-        msg = f"Its alignment is not a power of two between {MIN_ALIGNMENT} and {MAX_ALIGNMENT:,}."
-        raise ModelError(msg)
+        raise ModelError(f"Its alignment is not a power of two between {MIN_ALIGNMENT} and {MAX_ALIGNMENT:,}.")
     return int(alignment)
 
 

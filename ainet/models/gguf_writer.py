@@ -59,8 +59,7 @@ def write(file: BinaryIO, head: bytes, tensors: Iterable[tuple[TensorInfo, Itera
             file.write(chunk)
             position += len(chunk)
         if position != info.offset + info.nbytes:
-            msg = f"Tensor {info.name!r} has {position - info.offset:,} bytes instead of {info.nbytes:,}."
-            raise ModelError(msg)
+            raise ModelError(f"Tensor {info.name!r} has {position - info.offset:,} bytes instead of {info.nbytes:,}.")
     file.write(bytes(size - position))
 
 

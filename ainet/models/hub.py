@@ -53,8 +53,9 @@ class HubFile(NamedTuple):
         """
         found = _NAME.fullmatch(name)
         if found is None or any(part in ("", ".", "..") for part in (found[1] + "/" + found[2]).split("/")):
-            msg = f"{name!r} does not name a file of the Hub. Write hf:ORG/REPO/FILE.gguf, as its page shows them."
-            raise UsageError(msg)
+            raise UsageError(
+                f"{name!r} does not name a file of the Hub. Write hf:ORG/REPO/FILE.gguf, as its page shows them."
+            )
         return cls(found[1], found[2])
 
 
@@ -121,8 +122,7 @@ class Hub:
             return
         found = self._look_up(wanted)
         if not found.etag or found.size is None:
-            msg = f"The Hub does not say how large {wanted.file} is. Fetch it by hand and name its path."
-            raise ModelError(msg)
+            raise ModelError(f"The Hub does not say how large {wanted.file} is. Fetch it by hand and name its path.")
         # Another version of the file begins afresh.
         part = target.with_name(f"{target.name}.{hashlib.sha256(found.etag.encode()).hexdigest()[:16]}.part")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -145,14 +145,15 @@ class Hub:
         try:
             return get_hf_file_metadata(self._url(wanted), timeout=TIMEOUT, endpoint=self._endpoint)
         except errors.GatedRepoError as exc:
-            msg = f"{where} is gated: accept its terms on the Hub's page of it, then log in with `hf auth login`."
-            raise NotFound(msg) from exc
+            raise NotFound(
+                f"{where} is gated: accept its terms on the Hub's page of it, then log in with `hf auth login`."
+            ) from exc
         except errors.RepositoryNotFoundError as exc:
-            msg = f"The Hub has no repository {wanted.repo}, or it is private: then log in with `hf auth login`."
-            raise NotFound(msg) from exc
+            raise NotFound(
+                f"The Hub has no repository {wanted.repo}, or it is private: then log in with `hf auth login`."
+            ) from exc
         except errors.EntryNotFoundError as exc:
-            msg = f"The Hub has no {where}. Its page lists the files that there are."
-            raise NotFound(msg) from exc
+            raise NotFound(f"The Hub has no {where}. Its page lists the files that there are.") from exc
         except _transport_errors() as exc:
             raise _unreachable(where, exc, "Check the connection and ask again.") from exc
 
@@ -198,8 +199,9 @@ class _Download:
         # Large files are named by the SHA-256 of their content.
         if _SHA256.fullmatch(self._etag) and self._hash.hexdigest() != self._etag:
             self._part.unlink()
-            msg = f"What arrived for {self._wanted.file} is not what the Hub announced. It was thrown away; ask again."
-            raise ModelError(msg)
+            raise ModelError(
+                f"What arrived for {self._wanted.file} is not what the Hub announced. It was thrown away; ask again."
+            )
 
     def _receive(self, file: Any) -> None:
         from huggingface_hub import get_session
@@ -219,8 +221,9 @@ class _Download:
             for data in response.iter_bytes():
                 if self._position + len(data) > self._size:
                     self._part.unlink()
-                    msg = f"More bytes arrived for {self._wanted.file} than the Hub announced. They were thrown away."
-                    raise ModelError(msg)
+                    raise ModelError(
+                        f"More bytes arrived for {self._wanted.file} than the Hub announced. They were thrown away."
+                    )
                 self._append(file, data)
                 self._report()
 
@@ -240,11 +243,12 @@ class _Download:
         if needed > free:
             if not self._position:
                 self._part.unlink()
-            msg = (
+            raise NotEnough(
                 f"{self._wanted.file} needs {show_bytes(needed)} more, but {self._part.parent} has "
-                f"{show_bytes(free)} free. Free some space and ask again."
+                f"{show_bytes(free)} free. Free some space and ask again.",
+                needed=needed,
+                free=free,
             )
-            raise NotEnough(msg, needed=needed, free=free)
 
     def _report(self) -> None:
         now = time.monotonic()

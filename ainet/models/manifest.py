@@ -110,8 +110,7 @@ class Manifest(msgspec.Struct, frozen=True, dict=True):
             manifest._validate()
             manifest.check_vocabulary(vocabulary(first))
         except ModelError as exc:
-            msg = f"{first.path.name} is not a usable model. {exc.message}"
-            raise ModelError(msg) from exc
+            raise ModelError(f"{first.path.name} is not a usable model. {exc.message}") from exc
         return manifest
 
     def with_hashes(self, tokenizer: Tokenizer, hashes: Mapping[str, str]) -> Manifest:
@@ -135,8 +134,7 @@ class Manifest(msgspec.Struct, frozen=True, dict=True):
         try:
             manifest = msgspec.msgpack.decode(data, type=cls)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            msg = f"The description of a model cannot be read: {exc}."
-            raise ModelError(msg) from exc
+            raise ModelError(f"The description of a model cannot be read: {exc}.") from exc
         return manifest.validate()
 
     def validate(self) -> Manifest:
@@ -363,13 +361,11 @@ class Manifest(msgspec.Struct, frozen=True, dict=True):
             return [default]
         kind = value.item_type or value.type
         if kind not in (Kind.UINT32, Kind.INT32) or not 1 <= len(value) <= MAX_LAYERS:
-            msg = f"{key} is not a whole number."
-            raise ModelError(msg)
+            raise ModelError(f"{key} is not a whole number.")
         found: Any = value.value
         numbers = found if isinstance(found, list) else [found]
         if min(numbers) < 0:
-            msg = f"{key} is negative."
-            raise ModelError(msg)
+            raise ModelError(f"{key} is negative.")
         return numbers
 
 
@@ -385,5 +381,4 @@ def _check_value(key: str, value: Value) -> None:
 
 
 def _wrong(what: str) -> NoReturn:
-    msg = f"{what}."
-    raise ModelError(msg)
+    raise ModelError(f"{what}.")

@@ -78,8 +78,7 @@ class PartWriter:
         """
         if self.position + len(data) > self.tensor.nbytes:
             self.discard()
-            msg = f"More bytes arrived for {self.tensor.name} than it has. They were thrown away."
-            raise ModelError(msg)
+            raise ModelError(f"More bytes arrived for {self.tensor.name} than it has. They were thrown away.")
         view = memoryview(data)
         try:
             self._hash_rest()
@@ -103,14 +102,14 @@ class PartWriter:
             If bytes are missing (they can still be written), or the hash is wrong (they are thrown away).
         """
         if self.position != self.tensor.nbytes:
-            msg = f"{self.tensor.name} is incomplete: {self.position:,} of {self.tensor.nbytes:,} bytes."
-            raise ModelError(msg)
+            raise ModelError(f"{self.tensor.name} is incomplete: {self.position:,} of {self.tensor.nbytes:,} bytes.")
         try:
             self._hash_rest()
             if self._hash.hexdigest() != self.tensor.hash:
                 self.discard()
-                msg = f"The bytes that arrived for {self.tensor.name} do not have its hash. They were thrown away."
-                raise ModelError(msg)
+                raise ModelError(
+                    f"The bytes that arrived for {self.tensor.name} do not have its hash. They were thrown away."
+                )
             os.fsync(self._file.fileno())
             self._file.close()
             self._path.replace(self._path.with_suffix(".bin"))
@@ -136,8 +135,7 @@ class PartWriter:
         while self._hashed < self.position:
             data = self._file.read(min(CHUNK, self.position - self._hashed))
             if not data:
-                msg = f"The part of {self.tensor.name} became shorter while it was read."
-                raise ModelError(msg)
+                raise ModelError(f"The part of {self.tensor.name} became shorter while it was read.")
             self._hash.update(data)
             self._hashed += len(data)
 

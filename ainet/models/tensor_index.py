@@ -128,8 +128,7 @@ def _prepared(path: Path) -> sqlite3.Connection:
     try:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version not in (0, SCHEMA_VERSION):
-            msg = f"schema {version}"
-            raise sqlite3.DatabaseError(msg)
+            raise sqlite3.DatabaseError(f"schema {version}")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA foreign_keys = ON")
         database.executescript(SCHEMA)

@@ -122,8 +122,7 @@ class TensorStore:
             hashes = _hash_tensors(files, progress)
             manifest = draft.with_hashes(tokenizer, hashes).validate()
             if [identity(file.path.stat()) for file in files] != [identity(stat) for stat in stats]:
-                msg = f"{path.name} changed while it was read. Try again when it is complete."
-                raise ModelError(msg)
+                raise ModelError(f"{path.name} changed while it was read. Try again when it is complete.")
             self.save_blob(tokenizer.hash, blob)
             self.save_manifest(manifest)
             for file, stat in reversed(list(zip(files, stats, strict=True))):
@@ -157,11 +156,9 @@ class TensorStore:
                 raise FileNotFoundError(digest)
             found = Manifest.decode((self.manifests / f"{digest}.msgpack").read_bytes())
         except (OSError, ModelError) as exc:
-            msg = f"No model with the digest {digest[:12]}… is known here."
-            raise NotFound(msg) from exc
+            raise NotFound(f"No model with the digest {digest[:12]}… is known here.") from exc
         if found.digest != digest:
-            msg = f"The description of the model {digest[:12]}… is damaged."
-            raise NotFound(msg)
+            raise NotFound(f"The description of the model {digest[:12]}… is damaged.")
         return Manifest(name, found.metadata, found.tokenizer, found.tensors) if name else found
 
     def known_manifests(self) -> Iterator[Manifest]:
@@ -207,10 +204,9 @@ class TensorStore:
         """
         with self._opened(key) as (file, place):
             if not 0 <= offset <= place.nbytes or count < 0:
-                msg = (
+                raise NotFound(
                     f"The tensor {key[:12]}… has {place.nbytes:,} bytes; {count:,} from {offset:,} on are none of them."
                 )
-                raise NotFound(msg)
             file.seek(place.offset + offset)
             return read_exactly(file, min(count, place.nbytes - offset), place.path)
 
@@ -234,8 +230,7 @@ class TensorStore:
             with file:
                 yield file, place
             return
-        msg = f"The tensor {key[:12]}… is not on this device."
-        raise NotFound(msg)
+        raise NotFound(f"The tensor {key[:12]}… is not on this device.")
 
     def missing(self, manifest: Manifest, first: int, last: int) -> list[Tensor]:
         """Return what a stage with the layers [first, last] needs and this device does not have, each hash once."""
@@ -269,8 +264,7 @@ class TensorStore:
         """
         with self._lock:
             if tensor.hash in self._writing:
-                msg = f"{tensor.name} is being fetched already."
-                raise Busy(msg, retry_after=1)
+                raise Busy(f"{tensor.name} is being fetched already.", retry_after=1)
             path = self._blob_path(tensor.hash).with_suffix(".part")
             path.parent.mkdir(mode=0o700, exist_ok=True)
             self.check_room(tensor.nbytes - file_size(path), tensor.name)
@@ -286,11 +280,13 @@ class TensorStore:
         """Raise `NotEnough` unless `nbytes` more fit into the disk allowance."""
         if self.disk is not None and self.excess(nbytes) > 0:
             used = self.used()
-            msg = (
+            raise NotEnough(
                 f"{what} needs {show_bytes(nbytes)} on disk, but {show_bytes(used)} of the allowed "
-                f"{show_bytes(self.disk)} are in use. Allow more with --disk, or unload a model."
+                f"{show_bytes(self.disk)} are in use. Allow more with --disk, or unload a model.",
+                needed=nbytes,
+                used=used,
+                allowed=self.disk,
             )
-            raise NotEnough(msg, needed=nbytes, used=used, allowed=self.disk)
 
     def used(self) -> int:
         """Return the bytes of shards and fetched tensors, those still to come of running writers included."""
@@ -353,8 +349,7 @@ def read_exactly(file: FileIO, count: int, path: str) -> bytes:
     while len(data) < count:
         more = file.read(count - len(data))
         if not more:
-            msg = f"{path} became shorter while it was read."
-            raise ModelError(msg)
+            raise ModelError(f"{path} became shorter while it was read.")
         data += more
     return data
 

@@ -67,19 +67,16 @@ def unpack_vocabulary(tokenizer: Tokenizer, blob: bytes) -> dict[str, Value]:
     try:
         content = decompressor.decompress(blob, max_length=tokenizer.content_nbytes + 1)
     except (OSError, ValueError) as exc:
-        msg = "The model's vocabulary cannot be unpacked."
-        raise ModelError(msg) from exc
+        raise ModelError("The model's vocabulary cannot be unpacked.") from exc
     if len(content) != tokenizer.content_nbytes or hashlib.sha256(content).hexdigest() != tokenizer.content:
-        msg = "The model's vocabulary is not the one that its description names."
-        raise ModelError(msg)
+        raise ModelError("The model's vocabulary is not the one that its description names.")
     reader = HeaderReader(io.BytesIO(content), len(content))
     found: dict[str, Value] = {}
     while reader.position < len(content):
         pair = reader.metadata(1)
         key = next(iter(pair))
         if key in found or not key.startswith(TOKENIZER_PREFIX):
-            msg = f"The model's vocabulary holds the key {key!r} twice or wrongly."
-            raise ModelError(msg)
+            raise ModelError(f"The model's vocabulary holds the key {key!r} twice or wrongly.")
         found |= pair
     return found
 
@@ -105,5 +102,4 @@ def check_vocabulary(found: Mapping[str, Value]) -> None:
 
 
 def _wrong(what: str) -> NoReturn:
-    msg = f"{what}."
-    raise ModelError(msg)
+    raise ModelError(f"{what}.")

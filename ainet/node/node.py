@@ -211,8 +211,7 @@ class Node:
             They are not there yet.
         """
         if self._notebooks is None:
-            msg = "The node is still starting. Ask again in a few seconds."
-            raise AinetError(msg)
+            raise AinetError("The node is still starting. Ask again in a few seconds.")
         return self._notebooks
 
     async def stop(self) -> None:
@@ -326,8 +325,7 @@ class Node:
     async def remove(self, name: str) -> dict[str, Any]:
         """Remove a member from the swarm; every connection to it is cut at once."""
         if name in (self.name, self.id):
-            msg = "A device cannot remove itself. Remove it from the device that holds the swarm's key."
-            raise UsageError(msg)
+            raise UsageError("A device cannot remove itself. Remove it from the device that holds the swarm's key.")
         return msgspec.to_builtins(self.links.remove(name))
 
     async def introduce(self, listen: str | None, minutes: float, *, lan: bool = False) -> dict[str, Any]:

@@ -78,8 +78,9 @@ class AinetMagics(Magics):
         except HelpShown:
             return None
         if cell is not None and options.command != "ask":
-            msg = f"`{options.command}` takes no cell: write %ainet {options.command}, with one percent sign."
-            raise UsageError(msg)
+            raise UsageError(
+                f"`{options.command}` takes no cell: write %ainet {options.command}, with one percent sign."
+            )
         try:
             return self._run(options, cell)
         except AinetError:
@@ -104,11 +105,9 @@ class AinetMagics(Magics):
     def _ask(self, options: Options, cell: str | None) -> None:
         question = "\n".join(part for part in (" ".join(options.text), (cell or "").strip("\n")) if part)
         if not question.strip():
-            msg = "Ask what? Write the question below %%ainet ask, or behind %ainet ask."
-            raise UsageError(msg)
+            raise UsageError("Ask what? Write the question below %%ainet ask, or behind %ainet ask.")
         if options.to is not None and (not options.to.isidentifier() or keyword.iskeyword(options.to)):
-            msg = f"--to {options.to}: that is not the name of a variable."
-            raise UsageError(msg)
+            raise UsageError(f"--to {options.to}: that is not the name of a variable.")
         messages = self._messages(options, question)
         answer = Answer()
         view = self._view(options)

@@ -69,13 +69,11 @@ class Introductions:
         try:
             card = msgspec.msgpack.decode(asked.card, type=Card)
         except (ValueError, RecursionError) as exc:
-            msg = f"The introduction cannot be read ({exc})."
-            raise ProtocolError(msg) from exc
+            raise ProtocolError(f"The introduction cannot be read ({exc}).") from exc
         self._tickets.check(card.ticket, leaf, asked.card, asked.proof, "introduce")
         node = self._checked(card.certificate, card.ca)
         if not verifies(public_key_of(node), asked.signature, _DOMAIN + leaf + asked.card):
-            msg = "The introduction is not signed by the key of its certificate."
-            raise Refused(msg)
+            raise Refused("The introduction is not signed by the key of its certificate.")
         contact = self._identity.contacts.add(Contact(node, check_name(card.name), card.ca, self._identity.now()))
         self._tickets.burn(card.ticket, contact.name)
         self._links.contact_added(contact, card.addresses)
@@ -95,9 +93,7 @@ class Introductions:
         check_issued(loaded, read_ca(ca), self._identity.now())
         node = certificate_id(loaded)
         if node == self._identity.id:
-            msg = "This is the device itself."
-            raise UsageError(msg)
+            raise UsageError("This is the device itself.")
         if self._identity.roster.member(node) is not None:
-            msg = "The two devices are members of one swarm already: they need no introduction."
-            raise Refused(msg)
+            raise Refused("The two devices are members of one swarm already: they need no introduction.")
         return node

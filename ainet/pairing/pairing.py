@@ -192,11 +192,9 @@ class Pairing:
         async with self._joining:
             ticket = Ticket.parse(text)
             if ticket.purpose != "introduce":
-                msg = "This ticket is for `ainet join`. Contacts need one of `ainet introduce`."
-                raise Refused(msg)
+                raise Refused("This ticket is for `ainet join`. Contacts need one of `ainet introduce`.")
             if ticket.fingerprint.hex() == self._identity.swarm:
-                msg = "This ticket is of a device of this device's own swarm, which needs no introduction."
-                raise UsageError(msg)
+                raise UsageError("This ticket is of a device of this device's own swarm, which needs no introduction.")
             stream = await self._reach(ticket)
             try:
                 async with asyncio.timeout(PAIRING_TIMEOUT):
@@ -206,8 +204,9 @@ class Pairing:
                     stream.write(encode_frame(asked))
                     contact = self._introductions.accept(leaf, await expect(stream, Introduced))
             except TimeoutError:
-                msg = f"The introduction failed: {stream.peer} did not answer within {PAIRING_TIMEOUT:g} seconds."
-                raise PeerUnreachable(msg) from None
+                raise PeerUnreachable(
+                    f"The introduction failed: {stream.peer} did not answer within {PAIRING_TIMEOUT:g} seconds."
+                ) from None
             finally:
                 await stream.close()
             self._log.info("%s is a contact now.", contact.name)
@@ -239,8 +238,9 @@ class Pairing:
         try:
             await listener.open(host, port)
         except OSError as exc:
-            msg = f"Nobody can be waited for on {host}: {exc.strerror or exc}. Choose another address (--listen)."
-            raise UsageError(msg) from exc
+            raise UsageError(
+                f"Nobody can be waited for on {host}: {exc.strerror or exc}. Choose another address (--listen)."
+            ) from exc
         self._listeners[join_address(host, port)] = listener
         return listener
 
@@ -289,8 +289,7 @@ class Pairing:
             elif isinstance(asked, Goodbye):
                 raise asked.to_error()
             else:
-                msg = f"The other device sent {type(asked).__name__} where JoinRequest was expected."
-                raise ProtocolError(msg)
+                raise ProtocolError(f"The other device sent {type(asked).__name__} where JoinRequest was expected.")
         except AinetError as exc:
             stream.write(encode_frame(Goodbye.from_error(exc)))
             raise
@@ -304,8 +303,7 @@ class Pairing:
         try:
             body = msgspec.msgpack.decode(asked.body, type=JoinBody)
         except (ValueError, RecursionError) as exc:
-            msg = f"The request to join cannot be read ({exc})."
-            raise ProtocolError(msg) from exc
+            raise ProtocolError(f"The request to join cannot be read ({exc}).") from exc
         self._tickets.check(body.ticket, leaf, asked.body, asked.proof)
         admission, member = self._identity.admit(body.request, body.name)
         self._tickets.burn(body.ticket, member.name)
@@ -328,8 +326,7 @@ class Pairing:
 
     async def _join(self, ticket: Ticket, name: str) -> Joined:
         if ticket.purpose != "join":
-            msg = "This ticket introduces a device of another owner: use `ainet accept`."
-            raise Refused(msg)
+            raise Refused("This ticket introduces a device of another owner: use `ainet accept`.")
         swarm = ticket.fingerprint.hex()
         self._identity.check_may_join(swarm)
         stream = await self._reach(ticket)
@@ -338,8 +335,9 @@ class Pairing:
                 await stream.handshake()
                 inviter, admitted = await self._ask(stream, ticket, name)
         except TimeoutError:
-            msg = f"Pairing failed: {stream.peer} did not answer within {PAIRING_TIMEOUT:g} seconds."
-            raise PeerUnreachable(msg) from None
+            raise PeerUnreachable(
+                f"Pairing failed: {stream.peer} did not answer within {PAIRING_TIMEOUT:g} seconds."
+            ) from None
         finally:
             await stream.close()
         admission = Admission(
@@ -375,23 +373,20 @@ class Pairing:
             else:
                 peer = f"the device at {address}"
                 return SecureStream(carrier, pairing_client_context(), server_side=False, peer=peer)
-        msg = (
+        raise PeerUnreachable(
             f"Nobody waits for this ticket any more ({'; '.join(reasons)}). It is used, expired or void, or the device "
             f"cannot be reached from here. Ask for a new one there: `ainet invite --listen ADDRESS`."
         )
-        raise PeerUnreachable(msg)
 
     async def _check_inviter(self, stream: SecureStream, ticket: Ticket) -> x509.Certificate:
         """Return the certificate of the other end, which must be of the swarm that the ticket names."""
         hello = await expect(stream, PairingHello, MAX_EARLY_FRAME)
         try:
             if hello.protocol != PROTOCOL:
-                msg = "The two devices speak different protocols: update ainet on both."
-                raise Refused(msg)
+                raise Refused("The two devices speak different protocols: update ainet on both.")
             ca, leaf = read_ca(hello.ca), stream.certificate
             if swarm_of(ca) != ticket.fingerprint.hex():
-                msg = "The device that answers is not of the swarm that the ticket names."
-                raise Refused(msg)
+                raise Refused("The device that answers is not of the swarm that the ticket names.")
             check_issued(leaf, ca, self._identity.now())
         except Refused as exc:
             stream.write(encode_frame(Goodbye.from_error(exc)))

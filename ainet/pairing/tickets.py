@@ -70,8 +70,7 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True):
         """
         text = "".join(text.split()).lower() if len(text) <= MAX_TEXT else ""
         if not text.startswith(PREFIX):
-            msg = f"This is not a ticket: one begins with {PREFIX} and is printed by `ainet invite`."
-            raise Refused(msg)
+            raise Refused(f"This is not a ticket: one begins with {PREFIX} and is printed by `ainet invite`.")
         try:
             coded = text.removeprefix(PREFIX).upper()
             data = base64.b32decode(coded + "=" * (-len(coded) % 8))
@@ -80,8 +79,7 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True):
                 raise ValueError
             return msgspec.msgpack.decode(body, type=cls)
         except (ValueError, RecursionError) as exc:
-            msg = "The ticket is damaged: its checksum is wrong. Copy it again, whole."
-            raise Refused(msg) from exc
+            raise Refused("The ticket is damaged: its checksum is wrong. Copy it again, whole.") from exc
 
     @property
     def key(self) -> bytes:
@@ -130,13 +128,11 @@ class TicketBook:
     ) -> tuple[Ticket, float]:
         """Return a new ticket, and when it expires (unix seconds)."""
         if not 0 < minutes <= MAX_MINUTES:
-            msg = f"A ticket lives more than 0 and at most {MAX_MINUTES} minutes."
-            raise UsageError(msg)
+            raise UsageError(f"A ticket lives more than 0 and at most {MAX_MINUTES} minutes.")
         if len(self._issued) >= MAX_TICKETS:
             dead = next((number for number in self._issued if not self.lives(number)), None)
             if dead is None:
-                msg = f"{MAX_TICKETS} tickets are open already. Wait until some expire."
-                raise UsageError(msg)
+                raise UsageError(f"{MAX_TICKETS} tickets are open already. Wait until some expire.")
             del self._issued[dead]
         ticket = Ticket(addresses, fingerprint, secrets.token_bytes(8), secrets.token_bytes(16), purpose)
         expires = self._now() + 60 * minutes
@@ -159,28 +155,24 @@ class TicketBook:
         """Count a try, and raise `Refused` unless `given` is the proof for a ticket of this purpose that lives."""
         issued = self._issued.get(ticket_id)
         if issued is None or issued.purpose != purpose:
-            msg = "This device did not give out that ticket, or was restarted since. Ask for a new one."
-            raise Refused(msg)
+            raise Refused("This device did not give out that ticket, or was restarted since. Ask for a new one.")
         if issued.used_by:
-            msg = "The ticket was used already: each lets one device join. Ask for a new one."
-            raise Refused(msg)
+            raise Refused("The ticket was used already: each lets one device join. Ask for a new one.")
         if self._now() >= issued.expires:
-            msg = "The ticket has expired. Ask for a new one."
-            raise Refused(msg)
+            raise Refused("The ticket has expired. Ask for a new one.")
         if issued.key is None:
-            msg = f"The ticket is void: it was tried {MAX_TRIES} times with a wrong secret. Ask for a new one."
-            raise Refused(msg)
+            raise Refused(f"The ticket is void: it was tried {MAX_TRIES} times with a wrong secret. Ask for a new one.")
         issued.tries += 1
         if not hmac.compare_digest(proof(issued.key, certificate, request), given):
             if issued.tries >= MAX_TRIES:
                 issued.key = None
-            msg = f"The ticket's secret is wrong (try {issued.tries} of {MAX_TRIES}). Copy the ticket again, whole."
-            raise Refused(msg)
+            raise Refused(
+                f"The ticket's secret is wrong (try {issued.tries} of {MAX_TRIES}). Copy the ticket again, whole."
+            )
 
     def burn(self, ticket_id: bytes, used_by: str) -> None:
         """Void the ticket, which `used_by` used."""
         issued = self._issued[ticket_id]
         if issued.used_by:
-            msg = "The ticket was used twice."
-            raise AinetError(msg)
+            raise AinetError("The ticket was used twice.")
         issued.key, issued.used_by = None, used_by

@@ -205,8 +205,7 @@ class Planner:
         for _ in range(stages):
             free = [i for i, offer in enumerate(offers) if offer.workers is None or counts[i] < offer.workers]
             if not free:
-                msg = f"{stages} stages were asked for, but the devices have only {sum(counts)} workers."
-                raise NotEnough(msg)
+                raise NotEnough(f"{stages} stages were asked for, but the devices have only {sum(counts)} workers.")
             unused = [i for i in free if not counts[i]]
             roomiest = max(free, key=lambda i: offers[i].memory / (counts[i] + 1))
             counts[unused[0] if unused else roomiest] += 1
@@ -254,23 +253,24 @@ class Planner:
 
     def _check_count(self, stages: int) -> None:
         if not self._cuts:
-            msg = f"{self._manifest.name} runs whole on one device: {self._manifest.cuts_in_words}."
-            raise CannotSplit(msg)
+            raise CannotSplit(f"{self._manifest.name} runs whole on one device: {self._manifest.cuts_in_words}.")
         if not 1 <= stages <= len(self._cuts) + 1:
-            msg = f"{self._manifest.name} can be split into at most {len(self._cuts) + 1} stages, not {stages}."
-            raise CannotSplit(msg)
+            raise CannotSplit(
+                f"{self._manifest.name} can be split into at most {len(self._cuts) + 1} stages, not {stages}."
+            )
 
     def _too_large(self, stages: int | None = None) -> Plan:
         needed = self._footprint.memory(0, self._last)
         split = f" in {stages} stages" if stages else ""
         have = ", ".join(f"{offer.name} {show_bytes(offer.memory)}" for offer in self._offers)
         alone = "" if self._cuts else " This architecture cannot be split over devices."
-        msg = (
+        raise NotEnough(
             f"{self._manifest.name} needs {show_bytes(needed)}{split} with a context window of {self._n_ctx} tokens; "
             f"free within the owners' caps: {have}.{alone} Raise a cap (`ainet up --memory`), unload another model "
-            "(`ainet unload`), or use a smaller model or context window."
+            "(`ainet unload`), or use a smaller model or context window.",
+            needed=needed,
+            free={offer.name: offer.memory for offer in self._offers},
         )
-        raise NotEnough(msg, needed=needed, free={offer.name: offer.memory for offer in self._offers})
 
     def _as_plan(self, placed: Sequence[Placed], why: str, left_out: Sequence[LeftOut] = ()) -> Plan:
         shares = {offer.node: sum(other.node == offer.node for other, _, _ in placed) for offer, _, _ in placed}

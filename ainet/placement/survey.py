@@ -117,11 +117,10 @@ class Planning:
         chunk = self._config.chunk
         if self._config.exact:
             if manifest.quantisation not in EXACT:
-                msg = (
+                raise UsageError(
                     f"`exact` is set, but it is not known to hold for {manifest.quantisation}, the quantisation of "
                     f"{manifest.name}: only for {', '.join(sorted(EXACT))}. Use such a model, or switch `exact` off."
                 )
-                raise UsageError(msg)
             chunk = min(chunk, EXACT_UBATCH)
         return Sizes(min(self._config.context_window, manifest.n_ctx_train), chunk)
 
@@ -175,8 +174,7 @@ class Planning:
             With the numbers, or the reason.
         """
         if stages is not None and stages < 1:
-            msg = f"stages is {stages}; it must be at least 1."
-            raise UsageError(msg)
+            raise UsageError(f"stages is {stages}; it must be at least 1.")
         own = await self.offer(manifest.digest)
         alone = self._planner(manifest, [_with_idle(own, idle)])
         if stages is None and own.models and alone.fits(_with_idle(own, idle)):  # no need to ask anybody

@@ -65,15 +65,13 @@ class DescribedDevice(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         if not isinstance(given, dict):
             return {} if given is None else dict.fromkeys(names, given)
         for unknown in set(given) - set(names):
-            msg = f"The {what} from {self.name} to {unknown} is given, but there is no device {unknown}."
-            raise UsageError(msg)
+            raise UsageError(f"The {what} from {self.name} to {unknown} is given, but there is no device {unknown}.")
         return given
 
     def _positive(self, what: str, text: str) -> float:
         value = parse_bytes(text)
         if value <= 0:
-            msg = f"The {what} of {self.name} is {text}; it must be more than 0."
-            raise UsageError(msg)
+            raise UsageError(f"The {what} of {self.name} is {text}; it must be more than 0.")
         return value
 
 
@@ -92,8 +90,7 @@ class WhatIf(msgspec.Struct, forbid_unknown_fields=True):
         """
         names = [device.name for device in self.devices]
         if len(set(names)) < len(names):
-            msg = "Two of the described devices have the same name."
-            raise UsageError(msg)
+            raise UsageError("Two of the described devices have the same name.")
         return [device.offer(names) for device in self.devices]
 
 
@@ -108,8 +105,7 @@ def described(value: Any) -> WhatIf:
     try:
         return msgspec.convert(value, WhatIf)
     except msgspec.ValidationError as exc:
-        msg = (
+        raise UsageError(
             f"The description of devices is not understood: {exc}. Write "
             '{"devices": [{"name": "desk", "memory": "8GB", "threads": 4, "latency_ms": {"phone": 5}}, …]}.'
-        )
-        raise UsageError(msg) from exc
+        ) from exc

@@ -148,8 +148,7 @@ class Allocator:
     def resize(self, reservation: Reservation, amounts: dict[str, int]) -> None:
         """See `Reservation.resize`."""
         if reservation.released:
-            msg = f"{reservation!r} was released and cannot be resized."
-            raise ValueError(msg)
+            raise ValueError(f"{reservation!r} was released and cannot be resized.")
         self._change(reservation, amounts)
 
     def bind(self, reservation: Reservation, pid: int) -> None:
@@ -166,8 +165,7 @@ class Allocator:
 
     def _change(self, reservation: Reservation, amounts: dict[str, int]) -> None:
         if any(amount < 0 for amount in amounts.values()):
-            msg = f"amounts cannot be negative: {amounts}"
-            raise ValueError(msg)
+            raise ValueError(f"amounts cannot be negative: {amounts}")
         free = self.free
         for name, amount in amounts.items():
             if amount - getattr(reservation, name) > getattr(free, name):

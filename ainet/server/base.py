@@ -89,13 +89,11 @@ class NodeHandler(APIHandler):
             The body is not JSON, or not that of a `kind`.
         """
         if self.received > MAX_BODY:
-            msg = f"The request has {self.received} bytes; at most {MAX_BODY} are accepted."
-            raise TooLarge(msg)
+            raise TooLarge(f"The request has {self.received} bytes; at most {MAX_BODY} are accepted.")
         try:
             return msgspec.json.decode(bytes(self.body) or b"{}", type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            msg = f"The request is not understood: {exc}."
-            raise UsageError(msg) from exc
+            raise UsageError(f"The request is not understood: {exc}.") from exc
 
     def query(self, kind: type[T]) -> T:
         """Return the query's arguments as a `kind`."""
@@ -103,8 +101,7 @@ class NodeHandler(APIHandler):
         try:
             return msgspec.convert(arguments, type=kind, strict=False)
         except msgspec.ValidationError as exc:
-            msg = f"The request is not understood: {exc}."
-            raise UsageError(msg) from exc
+            raise UsageError(f"The request is not understood: {exc}.") from exc
 
     async def answer(self, call: Callable[[Node], Awaitable[Any]]) -> None:
         """Answer with what `call` makes of the node."""

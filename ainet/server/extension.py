@@ -219,5 +219,4 @@ def read_config_file(data_dir: Path) -> Config:
     try:
         return JSONFileConfigLoader(path.name, path=str(data_dir)).load_config().AinetConfig
     except ValueError as exc:
-        msg = f"{path} is not a JSON configuration: {exc}. Correct it or delete it."
-        raise UsageError(msg) from exc
+        raise UsageError(f"{path} is not a JSON configuration: {exc}. Correct it or delete it.") from exc

@@ -30,8 +30,9 @@ class Invitation(msgspec.Struct, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         check_text("listen", self.listen)
         if not 0 < self.minutes <= MAX_MINUTES:
-            msg = f"minutes is {self.minutes:g}; a ticket is valid for more than 0 and at most {MAX_MINUTES} minutes."
-            raise UsageError(msg)
+            raise UsageError(
+                f"minutes is {self.minutes:g}; a ticket is valid for more than 0 and at most {MAX_MINUTES} minutes."
+            )
 
 
 class InvitationsHandler(NodeHandler):

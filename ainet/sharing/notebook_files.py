@@ -66,8 +66,7 @@ class NotebookFiles:
                 return file.resolve().relative_to(root.resolve()).as_posix()
             if not file.exists():
                 return path.strip("/")
-        msg = f"{path} is not in this Jupyter server's folder, {root}: copy it there to share it."
-        raise NotFound(msg)
+        raise NotFound(f"{path} is not in this Jupyter server's folder, {root}: copy it there to share it.")
 
     async def exists(self, path: str) -> bool:
         """Tell whether there is such a file."""

@@ -130,18 +130,17 @@ class Notebooks:
         path = self._files.path(path)
         name = name or PurePosixPath(path).stem
         if not 1 <= len(name) <= MAX_NAME:
-            msg = f"The name of a shared notebook has 1 to {MAX_NAME} characters."
-            raise UsageError(msg)
+            raise UsageError(f"The name of a shared notebook has 1 to {MAX_NAME} characters.")
         swarm, nodes = self._node.shares.audience(audience)
         share = Share(secrets.token_hex(8), read_only, self._node.identity.now(), swarm, nodes)
         listed = Listed(self._node.id, name, share)
         check_name(listed.document)
         if any((one.sharer, one.name) == (listed.sharer, name) for one in self._node.shares.all()):
-            msg = f"A notebook called {name!r} is shared by this device already. Choose another name (--name)."
-            raise UsageError(msg)
+            raise UsageError(
+                f"A notebook called {name!r} is shared by this device already. Choose another name (--name)."
+            )
         if not await self._files.exists(path):
-            msg = f"There is no notebook {path!r} in this Jupyter server's folder."
-            raise NotFound(msg)
+            raise NotFound(f"There is no notebook {path!r} in this Jupyter server's folder.")
         await self._begin(listed, path, may_write=True)
         self._node.shares.publish(name, share)
         return {"name": name, "path": path, "read_only": read_only, "with": self._with(share)}
@@ -153,8 +152,7 @@ class Notebooks:
                 self._node.shares.publish(name, None)
                 await self._close(listed.document, for_ever=True)
                 return {"name": name}
-        msg = f"This device shares no notebook called {name!r}."
-        raise NotFound(msg)
+        raise NotFound(f"This device shares no notebook called {name!r}.")
 
     async def open(self, name: str, path: str | None = None) -> dict[str, Any]:
         """Open a notebook that another device shares; changes then go both ways.
@@ -182,8 +180,7 @@ class Notebooks:
             return {"name": listed.name, "path": here.path, "read_only": not may_write}
         path = self._files.path(path or f"{listed.name}.ipynb")
         if await self._files.exists(path):
-            msg = f"{path} exists already in this Jupyter server's folder. Name another file (--as)."
-            raise UsageError(msg)
+            raise UsageError(f"{path} exists already in this Jupyter server's folder. Name another file (--as).")
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 await self._node.documents.fetch(listed.document, listed.sharer)
@@ -191,8 +188,9 @@ class Notebooks:
         except BaseException as exc:
             self._node.documents.delete(listed.document)
             if isinstance(exc, TimeoutError):
-                msg = f"{listed.name} did not come within {OPEN_SECONDS:g} seconds. Try again."
-                raise PeerUnreachable(msg) from exc
+                raise PeerUnreachable(
+                    f"{listed.name} did not come within {OPEN_SECONDS:g} seconds. Try again."
+                ) from exc
             raise
         return {"name": listed.name, "path": path, "read_only": not may_write}
 

@@ -146,15 +146,13 @@ class Shares:
         ]
         if not found:
             known = ", ".join(one.name for one in shares) or "none"
-            msg = f"Nobody shares a notebook called {name!r}. Shared are: {known}."
-            raise NotFound(msg)
+            raise NotFound(f"Nobody shares a notebook called {name!r}. Shared are: {known}.")
         if len(found) > 1:
             called = Counter(names[one.sharer] for one in found)
             several = ", ".join(
                 f"{one.name}@{names[one.sharer] if called[names[one.sharer]] == 1 else one.sharer}" for one in found
             )
-            msg = f"Several devices share a notebook called {name!r}. Say which: {several}."
-            raise UsageError(msg)
+            raise UsageError(f"Several devices share a notebook called {name!r}. Say which: {several}.")
         return found[0]
 
     def audience(self, names: Sequence[str]) -> tuple[bool, list[str]]:
@@ -174,15 +172,16 @@ class Shares:
                 continue
             found = [node for node, called in others.items() if name in (node, called)]
             if not found:
-                msg = f"No member or contact is called {name!r}. There are: {', '.join(others.values()) or 'none'}."
-                raise NotFound(msg)
+                raise NotFound(
+                    f"No member or contact is called {name!r}. There are: {', '.join(others.values()) or 'none'}."
+                )
             if len(found) > 1:
-                msg = f"A member and a contact are called {name!r}. Give the node id instead: {', '.join(found)}."
-                raise UsageError(msg)
+                raise UsageError(
+                    f"A member and a contact are called {name!r}. Give the node id instead: {', '.join(found)}."
+                )
             nodes += found
         if len(nodes) > MAX_AUDIENCE:
-            msg = f"A notebook can be shared with {MAX_AUDIENCE} devices by name, not {len(nodes)}."
-            raise UsageError(msg)
+            raise UsageError(f"A notebook can be shared with {MAX_AUDIENCE} devices by name, not {len(nodes)}.")
         return SWARM in names or not nodes, nodes
 
     def publish(self, name: str, share: Share | None) -> None:
@@ -207,8 +206,7 @@ class Shares:
         if not self._may_read(listed, node):
             raise Refused(_NOT_SHARED)
         if listed.share.read_only:
-            msg = f"{listed.name!r} may only be read."
-            raise Refused(msg)
+            raise Refused(f"{listed.name!r} may only be read.")
 
     def contacts(self, document: str) -> list[str]:
         """Return the contacts (node ids) with which the document is exchanged."""
@@ -250,8 +248,7 @@ class Shares:
 
     async def _take(self, link: PeerLink, request: TellShares) -> None:
         if not link.is_contact:
-            msg = "Members say in their logs what they share."
-            raise Refused(msg)
+            raise Refused("Members say in their logs what they share.")
         shares = {name: share for name, share in request.shares.items() if _can_be_shown(name)}
         if self._told.get(link.peer_id, {}) != shares:
             self._told[link.peer_id] = shares
@@ -281,8 +278,7 @@ class Shares:
         try:
             write_private(self._path, msgspec.json.encode(self._told))
         except OSError as exc:
-            msg = f"What is shared cannot be noted: {exc}"
-            raise AinetError(msg) from exc
+            raise AinetError(f"What is shared cannot be noted: {exc}") from exc
         self._changed()
 
     def _changed(self) -> None:

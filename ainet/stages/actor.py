@@ -62,8 +62,7 @@ class StageHost:
 
         async with self._loading:
             if self._stage is not None or self._closed:
-                msg = "This worker holds a stage already, or was told to unload it."
-                raise UsageError(msg)
+                raise UsageError("This worker holds a stage already, or was told to unload it.")
             parked, self._parked = self._parked, None
             self._stage = await asyncio.to_thread(
                 Stage, spec, shard, self._log, lambda: self._closed, remains=parked, folder=_folder()
@@ -77,8 +76,9 @@ class StageHost:
                     self._sessions = SessionServer(self._stage, self._credentials, self._log)
                     session_port = await self._sessions.start(self._host)
             except OSError as exc:
-                msg = f"The stage cannot listen on {self._host} ({exc}). Name an address of this device with --listen."
-                raise UsageError(msg) from exc
+                raise UsageError(
+                    f"The stage cannot listen on {self._host} ({exc}). Name an address of this device with --listen."
+                ) from exc
             return StageAddress(self._node_id, self._host, data_port, session_port, os.getpid())
 
     async def link(
@@ -185,8 +185,7 @@ class StageHost:
 
     def _loaded(self) -> Stage:
         if self._stage is None:
-            msg = "This worker holds no stage; the pipeline was unloaded."
-            raise UsageError(msg)
+            raise UsageError("This worker holds no stage; the pipeline was unloaded.")
         return self._stage
 
 

@@ -60,8 +60,9 @@ class KVCache:
             if position < filled:  # the rest was tried only
                 self.llama.keep(slot, position)
             elif position > filled:
-                msg = f"A stage was given position {position} of a session of which it knows {filled} only."
-                raise ProtocolError(msg)
+                raise ProtocolError(
+                    f"A stage was given position {position} of a session of which it knows {filled} only."
+                )
             self._filled[slot] = position + n
         hidden = self.llama.decode(rows, segments)
         return self._hidden_states.write(hidden) if hidden is not None else None

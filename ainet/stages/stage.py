@@ -138,8 +138,7 @@ class Stage:
     def head(self) -> Head:
         """The head, on the last stage."""
         if self._head is None:
-            msg = "Only the last stage of a pipeline answers requests."
-            raise ProtocolError(msg)
+            raise ProtocolError("Only the last stage of a pipeline answers requests.")
         return self._head
 
     def start(
@@ -163,8 +162,7 @@ class Stage:
             Seconds of silence after which the stage before counts as lost.
         """
         if self._thread is not None:
-            msg = "The stage is linked already."
-            raise ProtocolError(msg)
+            raise ProtocolError("The stage is linked already.")
         if recovery is not None:
             recovery.check(self.llama.n_slots)
         self._previous, self._next, self._patience = previous, following, patience
@@ -267,8 +265,7 @@ class Stage:
             # Only what this thread waited counts: while it computed, or did not run itself, it could hear nothing.
             self._silent += ALIVE_SECONDS
             if self._silent >= self._limit:
-                msg = f"nothing came for {self._silent:.0f} seconds"
-                raise TimeoutError(msg)
+                raise TimeoutError(f"nothing came for {self._silent:.0f} seconds")
 
     def _live(self) -> None:
         """Give signs of life to the stage after this one while nothing else is sent."""
@@ -306,8 +303,7 @@ class Stage:
         elif kind == Kind.ERROR:
             raise frame.error()
         else:
-            msg = f"A {kind.name} frame does not belong to the stage with layers {self._layers}."
-            raise ProtocolError(msg)
+            raise ProtocolError(f"A {kind.name} frame does not belong to the stage with layers {self._layers}.")
 
     def _wanted(self, segments: list[Segment], rows: NDArray[np.float32]) -> tuple[list[Segment], NDArray[np.float32]]:
         """Return what is still worth computing: at the end, not the rows of sessions that are over."""
@@ -435,8 +431,7 @@ class Stage:
     @property
     def _link(self) -> DataLink:
         if self._next is None:
-            msg = f"The stage with layers {self._layers} has no next stage."
-            raise ProtocolError(msg)
+            raise ProtocolError(f"The stage with layers {self._layers} has no next stage.")
         return self._next
 
     def _fail(self, error: AinetError) -> None:

@@ -85,11 +85,9 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
         try:
             body = msgspec.msgpack.decode(self.body, type=Body)
         except (ValueError, RecursionError) as exc:
-            msg = f"A log entry cannot be read ({exc})."
-            raise Refused(msg) from exc
+            raise Refused(f"A log entry cannot be read ({exc}).") from exc
         if not verifies(public_key_of(body.author), self.signature, _DOMAIN + self.body):
-            msg = "A log entry is not signed by its author."
-            raise Refused(msg)
+            raise Refused("A log entry is not signed by its author.")
         return body
 
 
@@ -108,8 +106,7 @@ def make_entry(body: Body, sign: Callable[[bytes], bytes]) -> Entry:
     """
     encoded = msgspec.msgpack.encode(body)
     if len(encoded) > MAX_BODY:
-        msg = f"An entry of {len(encoded):,} bytes is too large for a log, which takes {MAX_BODY:,}."
-        raise Refused(msg)
+        raise Refused(f"An entry of {len(encoded):,} bytes is too large for a log, which takes {MAX_BODY:,}.")
     return Entry(encoded, sign(_DOMAIN + encoded))
 
 
@@ -159,8 +156,7 @@ class Log:
                 state[key] = value.copy()
         size = sum(len(key) + len(bytes(value)) for key, value in state.items())
         if size > MAX_STATE or len(state) > MAX_KEYS:
-            msg = f"The log {body.log} of {body.author[:8]} is too large ({size:,} bytes, {len(state)} keys)."
-            raise Refused(msg)
+            raise Refused(f"The log {body.log} of {body.author[:8]} is too large ({size:,} bytes, {len(state)} keys).")
         self.state = state
         self.entries = [entry] if body.is_snapshot else [*self.entries, entry]
         self.place = Place(body.epoch, body.seq, entry.digest)

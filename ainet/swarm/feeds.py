@@ -143,8 +143,7 @@ class Logs:
         """Raise `Refused` when a snapshot of the log would not fit into one entry."""
         size = sum(len(key) + len(bytes(value)) + 8 for key, value in state.items() if bytes(value) != NULL)
         if size > MAX_SAID:
-            msg = f"This device says too much in its log {log} ({size:,} bytes; {MAX_SAID:,} are allowed)."
-            raise Refused(msg)
+            raise Refused(f"This device says too much in its log {log} ({size:,} bytes; {MAX_SAID:,} are allowed).")
 
     def _say(self, name: str, log: Log, said: Mapping[str, msgspec.Raw], *, snapshot: bool, epoch: int = 0) -> None:
         place = log.place
@@ -186,8 +185,7 @@ class Logs:
                 gap = gap or log.place is None or (body.epoch, body.seq) > log.place.order
                 continue
             if key not in self._logs and sum(author == body.author for author, _ in self._logs) >= LOGS_OF_ONE:
-                msg = f"{body.author[:8]} has {LOGS_OF_ONE} logs already."
-                raise Refused(msg)
+                raise Refused(f"{body.author[:8]} has {LOGS_OF_ONE} logs already.")
             log.add(entry, body)
             self._logs[key] = log
             self._keep(entry, body)
@@ -288,8 +286,7 @@ class Logs:
                     self._file.execute("DELETE FROM entries WHERE author = ? AND log = ?", (body.author, body.log))
                 self._file.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?)", row)
         except sqlite3.Error as exc:
-            msg = f"An entry of the log {body.log} cannot be saved: {exc}. Is the disk full?"
-            raise AinetError(msg) from exc
+            raise AinetError(f"An entry of the log {body.log} cannot be saved: {exc}. Is the disk full?") from exc
 
     def _read(self) -> None:
         rows = self._file.execute("SELECT body, signature FROM entries ORDER BY author, log, epoch, seq")

@@ -181,8 +181,9 @@ class Leases:
         """Note that `holder` acts in the name of a lease; raises `LeaseLost` when a later one is known."""
         fence, highest = Fence(number, holder), self._highest(name)
         if fence < highest:
-            msg = f"{self._name_of(highest.holder)} has a later lease for this (number {highest.number}, not {number})."
-            raise LeaseLost(msg)
+            raise LeaseLost(
+                f"{self._name_of(highest.holder)} has a later lease for this (number {highest.number}, not {number})."
+            )
         self._saw(name, fence)
 
     async def _take(self, name: str, waiting: Callable[[str], object]) -> int:

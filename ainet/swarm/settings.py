@@ -47,11 +47,9 @@ class SwarmSettings:
             There is no such setting, or the value is impossible.
         """
         if key not in KEYS:
-            msg = f"There is no setting {key!r}. There are: {', '.join(KEYS)}."
-            raise UsageError(msg)
+            raise UsageError(f"There is no setting {key!r}. There are: {', '.join(KEYS)}.")
         if value is not None and not 0 < len(value) <= MAX_VALUE:
-            msg = f"The value of {key} must have 1 to {MAX_VALUE} characters."
-            raise UsageError(msg)
+            raise UsageError(f"The value of {key} must have 1 to {MAX_VALUE} characters.")
         if value is None:
             self._map().pop(key, None)
         else:

@@ -35,8 +35,7 @@ def split_address(text: str, default_port: int | None = None) -> tuple[str, int]
         host, _, port = text.partition(":")
     number = default_port if not port else int(port) if re.fullmatch("[0-9]{1,5}", port) else None
     if number is None or number > 65535 or len(text) > 128 or not re.fullmatch(r"[\w.:%*-]*", host, re.ASCII):
-        msg = f"{text[:140]!r} is not an address. Write host:port, for example 192.168.1.20:4711."
-        raise UsageError(msg)
+        raise UsageError(f"{text[:140]!r} is not an address. Write host:port, for example 192.168.1.20:4711.")
     return host, number
 
 

@@ -115,11 +115,9 @@ async def dial(address: str) -> Carrier:
                 return await connect(address)
             return TcpCarrier(*await asyncio.open_connection(*split_address(address), limit=CHUNK))
     except OSError as exc:  # a TimeoutError is one
-        msg = f"{address}: {reason(exc) or f'no answer within {DIAL_TIMEOUT:g} seconds'}"
-        raise PeerUnreachable(msg) from exc
+        raise PeerUnreachable(f"{address}: {reason(exc) or f'no answer within {DIAL_TIMEOUT:g} seconds'}") from exc
     except ValueError as exc:  # no host can be called so
-        msg = f"{address}: that is no address ({exc})"
-        raise PeerUnreachable(msg) from exc
+        raise PeerUnreachable(f"{address}: that is no address ({exc})") from exc
 
 
 def reason(exc: OSError) -> str:

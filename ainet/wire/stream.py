@@ -103,8 +103,7 @@ class SecureStream:
                 self._flush()
                 await self._fill()
                 if self.received > MAX_HANDSHAKE:
-                    msg = f"The TLS handshake with {self.peer} is too long."
-                    raise ProtocolError(msg) from None
+                    raise ProtocolError(f"The TLS handshake with {self.peer} is too long.") from None
             except ssl.SSLError as exc:
                 if not self._is_plain:
                     self._flush()  # the alert, from which the other end learns why

@@ -133,9 +133,7 @@ async def connect(address: str) -> WebSocketCarrier:
     try:
         connection = await websocket_connect(HTTPRequest(url), max_message_size=MAX_MESSAGE)
     except HTTPClientError as exc:
-        msg = f"no node answers behind that Jupyter server (HTTP status {exc.code})"
-        raise ConnectionRefusedError(msg) from exc
+        raise ConnectionRefusedError(f"no node answers behind that Jupyter server (HTTP status {exc.code})") from exc
     except (WebSocketError, WebSocketClosedError, StreamClosedError, ValueError) as exc:
-        msg = f"that is no Jupyter server with ainet ({exc})"
-        raise ConnectionRefusedError(msg) from exc
+        raise ConnectionRefusedError(f"that is no Jupyter server with ainet ({exc})") from exc
     return WebSocketCarrier(cast("WebSocketProtocol13", connection.protocol), connection.read_message, connection.close)

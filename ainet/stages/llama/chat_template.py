@@ -54,8 +54,7 @@ class ChatTemplate:
         try:
             self._template = self._sandbox.from_string(source)
         except Exception as exc:  # whatever the compiler meets in a hostile template
-            msg = f"The model's chat template cannot be read: {_words(exc)}"
-            raise ModelError(msg) from exc
+            raise ModelError(f"The model's chat template cannot be read: {_words(exc)}") from exc
 
     def render(self, messages: Sequence[dict[str, str]], *, bos: str, eos: str) -> str:
         """Return `messages` (role, content) as one text, up to the assistant's turn.
@@ -91,8 +90,7 @@ class ChatTemplate:
         except AinetError:
             raise
         except Exception as exc:  # a template may raise anything, from TypeError to RecursionError
-            msg = f"The model's chat template does not accept this conversation: {_words(exc)}"
-            raise ModelError(msg) from exc
+            raise ModelError(f"The model's chat template does not accept this conversation: {_words(exc)}") from exc
         return "".join(text)
 
 
@@ -131,8 +129,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Call `function` if it is safe to."""
         self._steps += 1
         if self._steps > MAX_STEPS:
-            msg = f"it takes more than {MAX_STEPS} steps."
-            raise TemplateError(msg)
+            raise TemplateError(f"it takes more than {MAX_STEPS} steps.")
         if function == self.turn:
             return None
         return super().call(context, function, *args, **kwargs)
@@ -144,8 +141,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         elif isinstance(left, int) and isinstance(right, int):
             bits = left.bit_length() * abs(right) if operator == "**" else left.bit_length() + right.bit_length()
             if bits > MAX_BITS:
-                msg = f"it computes a number of more than {MAX_BITS} bits."
-                raise TemplateError(msg)
+                raise TemplateError(f"it computes a number of more than {MAX_BITS} bits.")
         elif operator == "*":
             _check_length(max(_length(left) * _count(right), _count(left) * _length(right)))
         return super().call_binop(context, operator, left, right)
@@ -189,8 +185,7 @@ class _Counting(NodeTransformer):
 
 
 def _refuse(message: str) -> None:
-    msg = f"The model's chat template refuses this conversation: {message}"
-    raise UsageError(msg)
+    raise UsageError(f"The model's chat template refuses this conversation: {message}")
 
 
 def _now(pattern: str) -> str:
@@ -217,8 +212,7 @@ def _count(value: Any) -> int:
 
 def _check_length(length: int, most: int = MAX_OUTPUT) -> None:
     if length > most:
-        msg = f"it makes more than {most} characters."
-        raise TemplateError(msg)
+        raise TemplateError(f"it makes more than {most} characters.")
 
 
 def _words(exc: Exception) -> str:

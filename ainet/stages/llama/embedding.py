@@ -30,8 +30,7 @@ class Embedding:
 
     def __init__(self, shard: Shard) -> None:
         if shard.embedding is None:
-            msg = f"The stage with layers {shard.first_layer}–{shard.last_layer} needs the embedding table."
-            raise ModelError(msg)
+            raise ModelError(f"The stage with layers {shard.first_layer}–{shard.last_layer} needs the embedding table.")
         place = shard.embedding
         self._n_embd, self._n_vocab = place.shape
         self._type = GGMLQuantizationType(place.type)
@@ -47,8 +46,9 @@ class Embedding:
             quants.dequantize(np.zeros((1, self._row_bytes), np.uint8), self._type)  # prepares tables, where it has any
         except NotImplementedError as exc:
             self._file.close()
-            msg = f"Embeddings of the type {self._type.name} cannot be looked up: this model cannot be split."
-            raise ModelError(msg) from exc
+            raise ModelError(
+                f"Embeddings of the type {self._type.name} cannot be looked up: this model cannot be split."
+            ) from exc
 
     def look_up(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return the hidden states that `tokens` begin with, float32 of shape (n, n_embd)."""
@@ -64,13 +64,11 @@ class Embedding:
 
     def _read(self, numbers: list[int]) -> NDArray[np.float32]:
         if min(numbers) < 0 or max(numbers) >= self._n_vocab:
-            msg = f"A token lies outside the vocabulary of {self._n_vocab}."
-            raise ModelError(msg)
+            raise ModelError(f"A token lies outside the vocabulary of {self._n_vocab}.")
         size, file = self._row_bytes, self._file.fileno()
         raw = b"".join([os.pread(file, size, self._offset + token * size) for token in numbers])
         if len(raw) != size * len(numbers):
-            msg = "The file of the embedding table was cut short; load the model again."
-            raise ModelError(msg)
+            raise ModelError("The file of the embedding table was cut short; load the model again.")
         table = np.frombuffer(raw, np.uint8).reshape(len(numbers), size)
         rows = quants.dequantize(table, self._type) if self._unpack is None else self._unpack(table)
         return rows if self._scale == 1 else rows * self._scale

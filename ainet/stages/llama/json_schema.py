@@ -28,8 +28,9 @@ class Converter(SchemaConverter):  # type: ignore[misc] # its package has no typ
         """Add the rules of `schema`; return the name of the first."""
         self._schemas += 1
         if self._depth >= MAX_DEPTH or self._schemas > MAX_SCHEMAS:
-            msg = f"The JSON schema is too large; at most {MAX_DEPTH} schemas inside each other, {MAX_SCHEMAS} in all."
-            raise UsageError(msg)
+            raise UsageError(
+                f"The JSON schema is too large; at most {MAX_DEPTH} schemas inside each other, {MAX_SCHEMAS} in all."
+            )
         _check_repeats(schema)
         self._depth += 1
         try:
@@ -40,8 +41,9 @@ class Converter(SchemaConverter):  # type: ignore[misc] # its package has no typ
     def _add_rule(self, name: str, rule: str) -> str:
         self._size += len(name) + len(rule)
         if self._size > 4 * MAX_GRAMMAR:  # rules that come twice are counted twice; the exact limit is checked later
-            msg = f"The grammar of the JSON schema has more than {MAX_GRAMMAR} bytes. Make the schema simpler."
-            raise UsageError(msg)
+            raise UsageError(
+                f"The grammar of the JSON schema has more than {MAX_GRAMMAR} bytes. Make the schema simpler."
+            )
         return str(super()._add_rule(name, rule))
 
     def _format_literal(self, literal: str) -> str:
@@ -65,8 +67,7 @@ def grammar_of_schema(schema: str) -> str:
     except AinetError:
         raise
     except Exception as exc:  # the converter meets unexpected schemas with any error
-        msg = f"This JSON schema cannot be turned into a grammar: {exc or type(exc).__name__}"
-        raise UsageError(msg) from exc
+        raise UsageError(f"This JSON schema cannot be turned into a grammar: {exc or type(exc).__name__}") from exc
     check_grammar(text, "The grammar of the JSON schema")
     return text
 
@@ -79,5 +80,6 @@ def _check_repeats(schema: dict[str, Any]) -> None:
         counts += [("pattern", int(number[:10])) for number in re.findall(r"\d+", braces)]
     for key, count in counts:
         if isinstance(count, int | float) and count > MAX_REPEATS:
-            msg = f"{key} of the JSON schema asks for {count} repetitions; at most {MAX_REPEATS} are allowed."
-            raise UsageError(msg)
+            raise UsageError(
+                f"{key} of the JSON schema asks for {count} repetitions; at most {MAX_REPEATS} are allowed."
+            )

@@ -172,11 +172,9 @@ class Llama:
         del proceed  # was kept alive for the call
         if aborted():
             self.close()
-            msg = f"Loading {Path(path).name} was stopped."
-            raise ModelError(msg)
+            raise ModelError(f"Loading {Path(path).name} was stopped.")
         if not self._model:
-            msg = f"llama.cpp cannot load {Path(path).name}: {self._reason()}"
-            raise ModelError(msg)
+            raise ModelError(f"llama.cpp cannot load {Path(path).name}: {self._reason()}")
         self.n_embd = int(C.llama_model_n_embd(self._model))
         self.n_layers = int(C.llama_model_n_layer(self._model))
         self.n_vocab = int(C.llama_vocab_n_tokens(C.llama_model_get_vocab(self._model)))
@@ -205,8 +203,7 @@ class Llama:
         if not self._context:
             reason = self._reason()
             self.close()
-            msg = f"llama.cpp cannot allocate a context of {n_ctx} tokens for {Path(path).name}: {reason}"
-            raise NotEnough(msg)
+            raise NotEnough(f"llama.cpp cannot allocate a context of {n_ctx} tokens for {Path(path).name}: {reason}")
         self.hidden_out = hidden_out
         self._memory = C.llama_get_memory(self._context)
         self._tokens, self._hiddens = Rows(n_ubatch + 1, 0), Rows(n_ubatch + 1, self.n_embd)
@@ -260,16 +257,15 @@ class Llama:
         self._hidden = None
         result = C.llama_decode(self._context, rows.batch)
         if result == 1:
-            msg = f"The KV cache of {self.n_ctx} tokens is full at position {segments[0].position}."
-            raise NotEnough(msg)
+            raise NotEnough(f"The KV cache of {self.n_ctx} tokens is full at position {segments[0].position}.")
         if result != 0:
-            msg = f"llama.cpp failed to decode {n} rows at position {segments[0].position} ({result}): {self._reason()}"
-            raise ModelError(msg)
+            raise ModelError(
+                f"llama.cpp failed to decode {n} rows at position {segments[0].position} ({result}): {self._reason()}"
+            )
         if pads:
             C.llama_memory_seq_rm(self._memory, self.n_slots, -1, -1)
         if self.hidden_out and self._hidden is None:
-            msg = "This architecture does not name the output of its last layer; it cannot be split."
-            raise ModelError(msg)
+            raise ModelError("This architecture does not name the output of its last layer; it cannot be split.")
         return self._hidden[:n] if self._hidden is not None else None
 
     def logits(self, row: int = -1) -> NDArray[np.float32]:
@@ -283,8 +279,7 @@ class Llama:
         pointer = C.llama_get_logits_ith(self._context, row)
         address = ctypes.cast(pointer, ctypes.c_void_p).value
         if address is None:
-            msg = f"There are no logits for row {row}."
-            raise ModelError(msg)
+            raise ModelError(f"There are no logits for row {row}.")
         view = self._logits.get(address)
         if view is None:
             view = self._logits[address] = np.ctypeslib.as_array(pointer, (self.n_vocab,))
@@ -299,8 +294,7 @@ class Llama:
             If llama.cpp cannot do so for this model.
         """
         if not C.llama_memory_seq_rm(self._memory, slot, n or -1, -1):
-            msg = f"llama.cpp cannot keep {n} tokens of a sequence of this model."
-            raise ModelError(msg)
+            raise ModelError(f"llama.cpp cannot keep {n} tokens of a sequence of this model.")
 
     def abandon(self, slot: int, n: int) -> None:
         """Forget the sequence from position `n` on, but leave its cells taken until `clear`. Only if loaded `exact`.
@@ -331,8 +325,7 @@ class Llama:
             If it does not fit.
         """
         if not C.llama_state_seq_set_data(self._context, data.ctypes.data_as(_BYTES), len(data), slot):
-            msg = f"llama.cpp cannot put a sequence of {len(data)} bytes back: {self._reason()}"
-            raise ModelError(msg)
+            raise ModelError(f"llama.cpp cannot put a sequence of {len(data)} bytes back: {self._reason()}")
         self._used += C.llama_memory_seq_pos_max(self._memory, slot) + 1
 
     def close(self) -> None:

@@ -82,8 +82,9 @@ class Sampler:
         C.llama_sampler_apply(self._chain, ctypes.byref(drawn))
         if not 0 <= drawn.selected < drawn.size or drawn.data[drawn.selected].logit == -math.inf:
             # llama_sampler_sample would end the process here.
-            msg = "The grammar allows no token of this model to follow. Change the grammar or the JSON schema."
-            raise UsageError(msg)
+            raise UsageError(
+                "The grammar allows no token of this model to follow. Change the grammar or the JSON schema."
+            )
         token = int(drawn.data[drawn.selected].id)
         self.accept([token])
         return token
@@ -103,8 +104,7 @@ class Sampler:
         if grammar:
             sampler = C.llama_sampler_init_grammar(vocabulary.pointer, grammar.encode(), b"root")
             if not sampler:
-                msg = "The grammar is not valid GBNF, or has no rule named root."
-                raise UsageError(msg)
+                raise UsageError("The grammar is not valid GBNF, or has no rule named root.")
             self._add(sampler)
         if params.repeat_penalty != 1.0:
             self._add(C.llama_sampler_init_penalties(vocabulary.n_tokens, LAST_TOKENS, params.repeat_penalty, 0.0, 0.0))

@@ -51,8 +51,7 @@ class Vocabulary:
         pointer = tokens.ctypes.data_as(ctypes.POINTER(C.llama_token))
         n = C.llama_tokenize(self.pointer, raw, len(raw), pointer, room, special, special)
         if n < 0:
-            msg = "The model's tokenizer cannot represent this text."
-            raise UsageError(msg)
+            raise UsageError("The model's tokenizer cannot represent this text.")
         return tokens[:n].copy()
 
     def piece(self, token: int) -> bytes:
@@ -88,8 +87,7 @@ class Vocabulary:
         if self._template is None:
             source = self._metadata(b"tokenizer.chat_template")
             if source is None:
-                msg = "This model has no chat template. Ask with raw=True (--raw) to complete plain text."
-                raise UsageError(msg)
+                raise UsageError("This model has no chat template. Ask with raw=True (--raw) to complete plain text.")
             self._template = ChatTemplate(source)
         bos, eos = self._text(C.llama_vocab_bos), self._text(C.llama_vocab_eos)
         text = self._template.render(messages, bos=bos, eos=eos)

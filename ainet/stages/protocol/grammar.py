@@ -79,8 +79,7 @@ def check_grammar(text: str, what: str = "The grammar") -> None:
     try:
         size = len(text.encode())
     except UnicodeEncodeError as exc:
-        msg = f"{what} is not valid Unicode: {exc.reason} at character {exc.start}."
-        raise UsageError(msg) from exc
+        raise UsageError(f"{what} is not valid Unicode: {exc.reason} at character {exc.start}.") from exc
     _limit(f"{what} has {size} bytes", size, MAX_GRAMMAR)
     rules = _read(text, what)
     elements = sum(rule.elements() for rule in rules.values())
@@ -92,8 +91,7 @@ def check_grammar(text: str, what: str = "The grammar") -> None:
 
 def _limit(words: str, value: int, most: int) -> None:
     if value > most:
-        msg = f"{words}; at most {most} are allowed."
-        raise UsageError(msg)
+        raise UsageError(f"{words}; at most {most} are allowed.")
 
 
 def _read(text: str, what: str) -> dict[str, Rule]:
@@ -105,8 +103,7 @@ def _read(text: str, what: str) -> dict[str, Rule]:
     while position < len(text):
         found = TOKEN.match(text, position)
         if found is None or "\0" in found[0]:
-            msg = f"{what} is not valid GBNF at {text[position : position + 20]!r}."
-            raise UsageError(msg)
+            raise UsageError(f"{what} is not valid GBNF at {text[position : position + 20]!r}.")
         position = found.end()
         kind = found.lastgroup
         if found["defined"]:
@@ -144,8 +141,7 @@ def _repeats(found: re.Match[str], what: str) -> tuple[int, int]:
     for number in numbers:
         # Not by value alone: Python refuses to read a number of thousands of digits.
         if len(number) > 9 or int(number) > MAX_REPEATS:
-            msg = f"{what} repeats something {number[:20]} times; at most {MAX_REPEATS} are allowed."
-            raise UsageError(msg)
+            raise UsageError(f"{what} repeats something {number[:20]} times; at most {MAX_REPEATS} are allowed.")
     least = int(numbers[0])
     return least, max(int(numbers[-1]), least + bool(found["comma"]))
 
@@ -171,8 +167,9 @@ def _beginnings(rules: dict[str, Rule], what: str) -> tuple[int, int]:
             visits[name] = min(seen + (rules[name].elements() if name in rules else 0), 10 * MAX_VISITS)
     except CycleError as exc:
         cycle = [name for name in exc.args[1] if not name.startswith(" ")] or ["a bracket"]
-        msg = f"{what} is left-recursive: {' → '.join(cycle[:5])} begins with itself. Begin it with something else."
-        raise UsageError(msg) from exc
+        raise UsageError(
+            f"{what} is left-recursive: {' → '.join(cycle[:5])} begins with itself. Begin it with something else."
+        ) from exc
     return max(ways.values(), default=0), sum(visits.values())
 
 

@@ -80,8 +80,7 @@ class Recovery(msgspec.Struct, frozen=True):
         """Raise `ProtocolError` unless it is possible with so many slots."""
         slots = [one.slot for one in self.sessions] + self.spent_slots
         if len(set(slots)) < len(slots) or any(slot >= n_slots for slot in slots):
-            msg = "The sessions that shall go on cannot be those of this pipeline."
-            raise ProtocolError(msg)
+            raise ProtocolError("The sessions that shall go on cannot be those of this pipeline.")
 
 
 def plan_recovery(first_layers: Sequence[int], held: Sequence[Sequence[Held] | None]) -> Recovery | None:

@@ -48,13 +48,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         )
         for name, value, least, most in limits:
             if not least <= value <= most:
-                msg = f"{name} is {value}; it must lie between {least} and {most}."
-                raise UsageError(msg)
+                raise UsageError(f"{name} is {value}; it must lie between {least} and {most}.")
         if self.grammar and self.json_schema:
-            msg = "Give a grammar or a JSON schema, not both."
-            raise UsageError(msg)
+            raise UsageError("Give a grammar or a JSON schema, not both.")
         size = len(self.json_schema.encode(errors="replace"))
         if size > MAX_GRAMMAR:
-            msg = f"The JSON schema has {size} bytes; at most {MAX_GRAMMAR} are allowed."
-            raise UsageError(msg)
+            raise UsageError(f"The JSON schema has {size} bytes; at most {MAX_GRAMMAR} are allowed.")
         check_grammar(self.grammar)

@@ -87,14 +87,12 @@ class Frame(NamedTuple):
         try:
             return AinetError.from_dict(msgspec.msgpack.decode(self.payload))
         except msgspec.MsgspecError as exc:
-            msg = "A stage sent an error that cannot be read."
-            raise ProtocolError(msg) from exc
+            raise ProtocolError("A stage sent an error that cannot be read.") from exc
 
     def check(self, row_bytes: int) -> None:
         """Raise `ProtocolError` unless the payload has so many bytes for each row."""
         if len(self.payload) != row_bytes * self.rows:
-            msg = f"A {self.kind.name} frame of {self.rows} rows has {len(self.payload)} bytes."
-            raise ProtocolError(msg)
+            raise ProtocolError(f"A {self.kind.name} frame of {self.rows} rows has {len(self.payload)} bytes.")
 
 
 class DataLink:
@@ -165,12 +163,10 @@ class DataLink:
         self._fill(HEADER.size)
         kind, n_segments, length = HEADER.unpack_from(self._received, self._start)
         if length > self._max_payload:
-            msg = f"A stage sent a frame of {length} bytes; at most {self._max_payload} are allowed."
-            raise ProtocolError(msg)
+            raise ProtocolError(f"A stage sent a frame of {length} bytes; at most {self._max_payload} are allowed.")
         table = SEGMENT_BYTES * n_segments
         if table > length:
-            msg = f"A stage sent a frame of {length} bytes with {n_segments} segments."
-            raise ProtocolError(msg)
+            raise ProtocolError(f"A stage sent a frame of {length} bytes with {n_segments} segments.")
         size = HEADER.size + length
         self._fill(size)
         body = memoryview(self._received)[self._start + HEADER.size : self._start + size]
@@ -178,8 +174,7 @@ class DataLink:
         try:
             return Frame(Kind(kind), unpack(body[:table]), body[table:])
         except ValueError as exc:
-            msg = f"A stage sent a frame of unknown kind {kind}."
-            raise ProtocolError(msg) from exc
+            raise ProtocolError(f"A stage sent a frame of unknown kind {kind}.") from exc
 
     @property
     def buffered(self) -> bool:
@@ -210,8 +205,7 @@ class DataLink:
         while self._end - self._start < size:
             n = self.socket.recv_into(memoryview(self._received)[self._end :])
             if n == 0:
-                msg = "the connection was closed"
-                raise ConnectionResetError(msg)
+                raise ConnectionResetError("the connection was closed")
             self._end += n
 
 
@@ -260,8 +254,7 @@ class Listener:
                 continue
             self.close()
             return link
-        msg = f"The stage before this one did not connect within {LINK_TIMEOUT:.0f} s."
-        raise PeerUnreachable(msg)
+        raise PeerUnreachable(f"The stage before this one did not connect within {LINK_TIMEOUT:.0f} s.")
 
     def close(self) -> None:
         """Stop listening."""
@@ -272,17 +265,14 @@ class Listener:
         tune(raw)
         if raw.recv(1, socket.MSG_PEEK) != TLS_HANDSHAKE:
             _turn_away(raw)
-            msg = "it does not speak TLS"
-            raise Refused(msg)
+            raise Refused("it does not speak TLS")
         link = DataLink(self._context.wrap_socket(raw, server_side=True), max_payload)
         try:
             if link.peer != expected_id:
-                msg = f"the certificate belongs to {link.peer[:8]}, not to {expected_id[:8]}"
-                raise Refused(msg)
+                raise Refused(f"the certificate belongs to {link.peer[:8]}, not to {expected_id[:8]}")
             hello = link.receive()
             if hello.kind != Kind.HELLO or not hmac.compare_digest(hello.payload, epoch):
-                msg = "it belongs to another placement of the model"
-                raise Refused(msg)
+                raise Refused("it belongs to another placement of the model")
             link.socket.settimeout(None)
         except BaseException:
             link.close()
@@ -324,11 +314,9 @@ def connect(
     except OSError as exc:
         if link is not None:
             link.close()
-        msg = f"The next stage at {address[0]}:{address[1]} cannot be reached: {exc}"
-        raise PeerUnreachable(msg) from exc
+        raise PeerUnreachable(f"The next stage at {address[0]}:{address[1]} cannot be reached: {exc}") from exc
     link.close()
-    msg = f"Another device ({link.peer[:8]}) answers at {address[0]}:{address[1]}."
-    raise Refused(msg)
+    raise Refused(f"Another device ({link.peer[:8]}) answers at {address[0]}:{address[1]}.")
 
 
 def arrivals(*sockets: socket.socket) -> select.poll:

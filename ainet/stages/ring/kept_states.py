@@ -33,8 +33,7 @@ class _Spool:
     def append(self, data: memoryview) -> int:
         """Write `data` at the end; returns where it begins. Raises OSError."""
         if self._usage.bytes + len(data) > self._usage.most:
-            msg = f"they would have more than {self._usage.most >> 20} MiB"
-            raise OSError(msg)
+            raise OSError(f"they would have more than {self._usage.most >> 20} MiB")
         begin = self._size
         while data:
             n = os.pwrite(self._file.fileno(), data, self._size)
@@ -45,8 +44,7 @@ class _Spool:
         """Return what was written there. Raises OSError."""
         data = os.pread(self._file.fileno(), length, begin)
         if len(data) < length:
-            msg = "a file of them is damaged"
-            raise OSError(msg)
+            raise OSError("a file of them is damaged")
         return data
 
     def __del__(self) -> None:

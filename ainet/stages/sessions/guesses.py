@@ -44,11 +44,11 @@ class Guesses:
             If there is no such text.
         """
         if not 0 <= begin <= len(self._text) or not begin + len(tokens) or not all(map(self._is_token, tokens)):
-            msg = "The model cannot guess what follows: the text before is not known."
-            raise UsageError(msg)
+            raise UsageError("The model cannot guess what follows: the text before is not known.")
         if begin + len(tokens) > self._llama.n_ctx:
-            msg = f"The model cannot guess what follows {begin + len(tokens)} tokens: it takes {self._llama.n_ctx}."
-            raise UsageError(msg)
+            raise UsageError(
+                f"The model cannot guess what follows {begin + len(tokens)} tokens: it takes {self._llama.n_ctx}."
+            )
         self._text[begin:] = tokens
         most = min(most, self._llama.n_ctx - len(self._text))
         if most <= 0:

@@ -210,41 +210,36 @@ def _checked(resume: Resume, vocabulary: Vocabulary, n_ctx: int, max_tokens: int
     """Return the tokens of a prompt that is resumed; raises `UsageError` for what the model cannot have said."""
     tokens = [*resume.prompt, *resume.generated]
     if not resume.prompt or not all(0 <= token < vocabulary.n_tokens for token in tokens):
-        msg = "An answer cannot go on: its tokens are not those of this model."
-        raise UsageError(msg)
+        raise UsageError("An answer cannot go on: its tokens are not those of this model.")
     laps, begin = resume.laps, 0
     most = min(max_tokens, n_ctx - len(resume.prompt))
     for lap in laps:
         is_possible = 0 < lap.drawn <= lap.rows <= MAX_DRAFT + 1 and lap.index + lap.rows <= most
         if not (begin <= lap.index and is_possible):
-            msg = "An answer cannot go on: its tokens were not computed like that."
-            raise UsageError(msg)
+            raise UsageError("An answer cannot go on: its tokens were not computed like that.")
         begin = lap.index + lap.drawn
     if laps and begin >= len(resume.generated):
-        msg = "An answer cannot go on: some of its tokens are missing."
-        raise UsageError(msg)
+        raise UsageError("An answer cannot go on: some of its tokens are missing.")
     if len(tokens) > n_ctx:
-        msg = f"An answer cannot go on: it has {len(tokens)} tokens, the context window {n_ctx}."
-        raise UsageError(msg)
+        raise UsageError(f"An answer cannot go on: it has {len(tokens)} tokens, the context window {n_ctx}.")
     return np.array(resume.prompt, np.int32)
 
 
 def _tokens(request: Open, vocabulary: Vocabulary, n_ctx: int) -> NDArray[np.int32]:
     if not request.messages:
-        msg = "There is nothing to answer: the request has no messages."
-        raise UsageError(msg)
+        raise UsageError("There is nothing to answer: the request has no messages.")
     if request.raw:
         text = request.messages[-1].content
     else:
         text = vocabulary.chat([msgspec.to_builtins(message) for message in request.messages])
     tokens = vocabulary.tokenize(text, special=True)
     if not len(tokens):
-        msg = "There is nothing to answer: the prompt is empty."
-        raise UsageError(msg)
+        raise UsageError("There is nothing to answer: the prompt is empty.")
     if len(tokens) >= n_ctx:
-        msg = (
+        raise PromptTooLong(
             f"The prompt has {len(tokens)} tokens, but the context window holds {n_ctx}. Shorten it, "
-            "start a new conversation, or raise `context_window` in the configuration."
+            "start a new conversation, or raise `context_window` in the configuration.",
+            prompt_tokens=len(tokens),
+            context_window=n_ctx,
         )
-        raise PromptTooLong(msg, prompt_tokens=len(tokens), context_window=n_ctx)
     return tokens

@@ -39,8 +39,7 @@ async def read_message(stream: SecureStream, limit: int = MAX_MESSAGE) -> bytear
     """Return the next length-prefixed message; raises `PeerUnreachable` at the end."""
     length = int.from_bytes(await stream.read_exactly(LENGTH_BYTES), "big")
     if length > limit:
-        msg = f"A message of {length} bytes arrived; at most {limit} are allowed."
-        raise ProtocolError(msg)
+        raise ProtocolError(f"A message of {length} bytes arrived; at most {limit} are allowed.")
     return await stream.read_exactly(length)
 
 
@@ -48,8 +47,7 @@ def pack_message(message: Any) -> bytes:
     """Return `message` with its length before it."""
     body = msgspec.msgpack.encode(message)
     if len(body) > MAX_MESSAGE:
-        msg = f"The request has {len(body)} bytes; at most {MAX_MESSAGE} are allowed."
-        raise ProtocolError(msg)
+        raise ProtocolError(f"The request has {len(body)} bytes; at most {MAX_MESSAGE} are allowed.")
     return len(body).to_bytes(LENGTH_BYTES, "big") + body
 
 
@@ -130,8 +128,7 @@ class SessionServer:
         asker = certificate_id(stream.certificate)
         epoch = await read_message(stream, 64)
         if asker != self._stage.spec.owner or not hmac.compare_digest(epoch, self._stage.spec.epoch):
-            msg = "This pipeline belongs to another node, or was placed again since."
-            raise Refused(msg)
+            raise Refused("This pipeline belongs to another node, or was placed again since.")
 
     async def _refuse(self, stream: SecureStream, error: AinetError) -> None:
         try:
@@ -172,8 +169,7 @@ class SessionServer:
 
     def _open(self, request: Open, opened: dict[int, Open], stream: SecureStream) -> None:
         if request.session in opened:
-            msg = f"Session {request.session} is open already."
-            raise ProtocolError(msg)
+            raise ProtocolError(f"Session {request.session} is open already.")
         opened[request.session] = request
 
         def send(event: Event) -> None:
