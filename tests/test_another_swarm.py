@@ -9,7 +9,7 @@ from test_documents import PLAN, plan, says, sharing
 
 from ainet.documents.store import DocumentStore
 from ainet.sharing.shares import Share, Shares
-from ainet.swarm.feeds import Logs
+from ainet.swarm.feeds import Feeds
 from ainet.swarm.settings import SwarmSettings
 
 SHARE = Share("0" * 16, read_only=False, since=0.0)
@@ -19,7 +19,7 @@ SHARE = Share("0" * 16, read_only=False, since=0.0)
 async def swarm(tmp_path, *names, joined=True):
     """Devices with logs, documents and shares."""
     async with devices(tmp_path, *names, joined=joined) as found:
-        logs = [Logs(one.links, one.folder / "logs.sqlite", one.log) for one in found]
+        logs = [Feeds(one.links, one.folder / "logs.sqlite", one.log) for one in found]
         async with sharing(*found) as documents:
             shares = [
                 Shares(one.links, log, one.folder / "contact_shares.json", one.log)

@@ -8,7 +8,7 @@ import pytest
 from swarms import Device, at, until
 from test_documents import plan, says, sharing
 
-from ainet.swarm.feeds import Logs
+from ainet.swarm.feeds import Feeds
 
 HOUR = 3600.0
 #: The second is that of a device that takes its local time for the world's.
@@ -31,7 +31,7 @@ async def apart(tmp_path, seconds):
 @pytest.mark.parametrize("seconds", DIFFERENCES)
 async def test_members_join_and_agree(tmp_path, seconds):
     async with apart(tmp_path, seconds) as (desk, phone), sharing(desk, phone) as (one, other):
-        mine, theirs = (Logs(device.links, device.folder / "logs.sqlite", device.log) for device in (desk, phone))
+        mine, theirs = (Feeds(device.links, device.folder / "logs.sqlite", device.log) for device in (desk, phone))
         await phone.joins(desk)
         plan(one)["a"] = 1
         plan(other)["b"] = 2

@@ -16,7 +16,7 @@ from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
 from ainet.identity.credentials import client_context
 from ainet.identity.identity import Identity
 from ainet.stages.protocol.segments import Segment
-from ainet.stages.ring.frames import HEADER, PLAIN_WORD, DataLink, Kind, Listener, connect
+from ainet.stages.ring.frames import HEADER, PLAIN_WORD, Kind, RingConnection, RingListener, connect
 from ainet.stages.ring.hidden_states import HiddenStates
 from ainet.stages.ring.inbox import Inbox
 
@@ -35,8 +35,8 @@ def ring(identity):
     """Two ends of one connection: (sender, receiver)."""
     refusals: list[str] = []
     credentials = identity.local_credentials()
-    listener = Listener(credentials, "127.0.0.1", refusals.append)
-    found: list[DataLink] = []
+    listener = RingListener(credentials, "127.0.0.1", refusals.append)
+    found: list[RingConnection] = []
     thread = threading.Thread(target=lambda: found.append(listener.accept(identity.id, EPOCH, LIMIT)))
     thread.start()
     sender = connect(credentials, ("127.0.0.1", listener.port), identity.id, EPOCH, LIMIT)
@@ -89,9 +89,9 @@ def test_an_unblocked_end_says_that_the_other_one_is_gone(ring):
         flood()
 
 
-def plain_link(sock: socket.socket) -> DataLink:
+def plain_link(sock: socket.socket) -> RingConnection:
     """Return a link without TLS."""
-    link = DataLink.__new__(DataLink)
+    link = RingConnection.__new__(RingConnection)
     link.socket, link._max_payload = sock, LIMIT
     link._received, link._sending = bytearray(HEADER.size), bytearray(HEADER.size)
     link._start = link._end = link.bytes_sent = link.frames_sent = 0
@@ -189,9 +189,9 @@ def test_a_frame_over_the_limit_is_refused(ring):
 def test_who_does_not_belong_to_the_placement_is_refused(identity, tmp_path, case):
     refusals: list[str] = []
     credentials = identity.local_credentials()
-    listener = Listener(credentials, "127.0.0.1", refusals.append)
+    listener = RingListener(credentials, "127.0.0.1", refusals.append)
     address = ("127.0.0.1", listener.port)
-    found: list[DataLink] = []
+    found: list[RingConnection] = []
     thread = threading.Thread(target=lambda: found.append(listener.accept(identity.id, EPOCH, LIMIT)))
     thread.start()
     if case == "plain":
@@ -221,8 +221,8 @@ def test_who_does_not_belong_to_the_placement_is_refused(identity, tmp_path, cas
 
 def test_another_device_at_the_address_is_noticed(identity):
     credentials = identity.local_credentials()
-    listener = Listener(credentials, "127.0.0.1", lambda _: None)
-    found: list[DataLink] = []
+    listener = RingListener(credentials, "127.0.0.1", lambda _: None)
+    found: list[RingConnection] = []
     thread = threading.Thread(target=lambda: found.append(listener.accept(identity.id, EPOCH, LIMIT)))
     thread.start()
     with pytest.raises(Refused, match="Another device"):

@@ -9,7 +9,7 @@ import pytest
 from swarms import devices, until
 
 from ainet.errors import LeaseLost, PeerUnreachable
-from ainet.swarm.feeds import Logs
+from ainet.swarm.feeds import Feeds
 from ainet.swarm.leases import MAX_REMEMBERED, Lease, Leases, ReturnLease, TakeLease
 
 
@@ -30,7 +30,7 @@ async def leasing(tmp_path, *names, **settings):
 
 
 def open_leases(device):
-    device.logs = Logs(device.links, device.folder / "logs.sqlite", device.log)
+    device.logs = Feeds(device.links, device.folder / "logs.sqlite", device.log)
     device.leases = Leases(device.links, device.logs, device.log)
 
 

@@ -1,4 +1,4 @@
-"""Logs between members: passed on, kept, begun anew after a restore, forgotten with their author."""
+"""Feeds between members: passed on, kept, begun anew after a restore, forgotten with their author."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from swarms import devices, until
 
 from ainet.errors import Refused
 from ainet.swarm.feed import Body, Place, make_entry
-from ainet.swarm.feeds import COMPACT_AFTER, KnownLog, Logs, PushEntries, SyncLogs
+from ainet.swarm.feeds import COMPACT_AFTER, Feeds, KnownFeed, PushEntries, SyncLogs
 
 LOG = "capabilities"
 
@@ -18,7 +18,7 @@ LOG = "capabilities"
 @contextlib.asynccontextmanager
 async def logging(*several):
     """Give each device its logs."""
-    opened = [Logs(device.links, device.folder / "logs.sqlite", device.log) for device in several]
+    opened = [Feeds(device.links, device.folder / "logs.sqlite", device.log) for device in several]
     try:
         yield opened
     finally:
@@ -144,11 +144,11 @@ async def test_nobody_drives_another_ones_log_by_a_claim(tmp_path):
     async with devices(tmp_path, "desk", "phone") as (desk, phone), logging(desk) as (desk_logs,):
         link = await phone.links.connect(desk.id)
         desk_logs.publish(LOG, {"memory": 1})
-        claims = [KnownLog(desk.id, name, Place(2**53 - 1, 0)) for name in (LOG, "shares", "madeup")]
+        claims = [KnownFeed(desk.id, name, Place(2**53 - 1, 0)) for name in (LOG, "shares", "madeup")]
         await link.request(SyncLogs(claims))
         desk_logs.publish(LOG, {"memory": 2})
-        assert desk_logs._logs[desk.id, LOG].place.epoch == 0
-        assert set(desk_logs._logs) == {(desk.id, LOG)}
+        assert desk_logs._feeds[desk.id, LOG].place.epoch == 0
+        assert set(desk_logs._feeds) == {(desk.id, LOG)}
 
 
 async def test_one_member_has_a_few_logs_only(tmp_path):
@@ -158,4 +158,4 @@ async def test_one_member_has_a_few_logs_only(tmp_path):
         entries = [make_entry(Body(phone.id, name, 0, 0, b"", 1.0, {}), phone.identity.sign) for name in names]
         with pytest.raises(Refused, match="8 logs already"):
             await link.request(PushEntries(entries))
-        assert len(desk_logs._logs) == 8
+        assert len(desk_logs._feeds) == 8

@@ -18,7 +18,7 @@ from ainet.models.shards import ShardStore
 from ainet.models.tensors import TensorStore
 from ainet.stages.protocol.generation import Done, Failed, Resume, Text
 from ainet.stages.protocol.spec import StageSpec
-from ainet.stages.ring.frames import Listener, connect
+from ainet.stages.ring.frames import RingListener, connect
 from ainet.stages.stage import Stage
 
 N_CTX = 60_000
@@ -60,7 +60,7 @@ def ring(tmp_path, monkeypatch):
             stages.append(Stage(spec, shard, logging.getLogger("stage")))
         ends = []
         for stage in stages:  # the way into it
-            listener, found = Listener(credentials, "127.0.0.1", print), []
+            listener, found = RingListener(credentials, "127.0.0.1", print), []
             accepting = threading.Thread(
                 target=lambda listener=listener, found=found, most=stage.max_payload: found.append(
                     listener.accept(identity.id, EPOCH, most)

@@ -15,10 +15,10 @@ from swarms import Device, devices, until
 
 from ainet.client.client import NodeClient
 from ainet.daemon import daemon, runtime
-from ainet.executor.directory import Placements
+from ainet.executor.directory import PipelineDirectory
 from ainet.links.bandwidths import Bandwidths
 from ainet.node.peers import Peers
-from ainet.swarm.feeds import Logs
+from ainet.swarm.feeds import Feeds
 from ainet.wire.address import join_address
 
 #: All that a row says of a contact: how it is reached, and nothing of what it has.
@@ -61,9 +61,9 @@ async def row(desk, name):
 @contextlib.asynccontextmanager
 async def peers_of(device):
     """Yield what a device knows of others, as its node would describe them."""
-    logs = Logs(device.links, device.folder / "logs.sqlite", device.log)
+    logs = Feeds(device.links, device.folder / "logs.sqlite", device.log)
     try:
-        yield Peers(device.links, logs, Placements(device.links, logs), Bandwidths(device.log))
+        yield Peers(device.links, logs, PipelineDirectory(device.links, logs), Bandwidths(device.log))
     finally:
         await logs.stop()
 

@@ -8,7 +8,7 @@ from swarms import devices, until
 from test_documents import plan, says, sharing
 
 from ainet.errors import PeerUnreachable
-from ainet.swarm.feeds import Logs
+from ainet.swarm.feeds import Feeds
 
 NAMES = ("ada", "bob", "carl", "dora", "emil")
 NEAR, FAR = NAMES[:2], NAMES[2:]
@@ -18,7 +18,7 @@ NEAR, FAR = NAMES[:2], NAMES[2:]
 async def swarm(tmp_path):
     """Yield by name: each device, its documents and its logs."""
     async with devices(tmp_path, *NAMES) as found, sharing(*found) as documents:
-        logs = [Logs(device.links, device.folder / "logs.sqlite", device.log) for device in found]
+        logs = [Feeds(device.links, device.folder / "logs.sqlite", device.log) for device in found]
         for device in found:
             for other in found:
                 if device.id < other.id:

@@ -14,7 +14,7 @@ from swarms import devices, until
 
 from ainet.engine.engine import Engine
 from ainet.errors import CannotSplit, LeaseLost, NotEnough, NotFound, PeerUnreachable, ProtocolError, Refused
-from ainet.executor.directory import Placements
+from ainet.executor.directory import PipelineDirectory
 from ainet.executor.executor import Executor
 from ainet.executor.finder import ModelFinder
 from ainet.executor.requests import AskPipeline
@@ -31,19 +31,19 @@ from ainet.hosting.requests import (
     StageLoaded,
     load_lease,
 )
-from ainet.hosting.stages import StageService
+from ainet.hosting.stages import HostedStages
 from ainet.links.bandwidths import Bandwidths
 from ainet.models.catalog import ModelCatalog
 from ainet.models.manifest import Manifest
 from ainet.models.tensors import TensorStore
 from ainet.placement.requests import DescribeNode
-from ainet.placement.survey import Planning
+from ainet.placement.survey import Survey
 from ainet.resources.allocator import Allocator, Caps
 from ainet.resources.speeds import Speeds
 from ainet.stages.protocol.generation import Open
 from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.stages.protocol.spec import EPOCH_BYTES, StageSpec
-from ainet.swarm.feeds import Logs
+from ainet.swarm.feeds import Feeds
 from ainet.swarm.leases import Leases
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Host:
         self.catalog = ModelCatalog(device.config, store)
         self.engine = Engine(device.config, device.folder, device.log)
         self.speeds = Speeds(device.folder)
-        self.service = StageService(
+        self.service = HostedStages(
             identity=device.identity,
             links=device.links,
             engine=self.engine,
@@ -74,9 +74,9 @@ class Host:
             speeds=self.speeds,
             log=device.log,
         )
-        self.logs = Logs(device.links, device.folder / "logs.sqlite", device.log)
+        self.logs = Feeds(device.links, device.folder / "logs.sqlite", device.log)
         self.leases = Leases(device.links, self.logs, device.log)
-        planning = Planning(
+        survey = Survey(
             config=device.config,
             identity=device.identity,
             links=device.links,
@@ -94,15 +94,15 @@ class Host:
             links=device.links,
             service=self.service,
             finder=ModelFinder(device.links, store, self.catalog, device.log),
-            planning=planning,
-            placements=Placements(device.links, self.logs),
+            survey=survey,
+            directory=PipelineDirectory(device.links, self.logs),
             leases=self.leases,
             log=device.log,
         )
         self.handlers = PeerHandlers(
             links=device.links,
             executor=executor,
-            planning=planning,
+            survey=survey,
             leases=self.leases,
             service=self.service,
             store=store,

@@ -20,10 +20,10 @@ from ainet.engine.engine import Engine
 from ainet.errors import AinetError, NotEnough, Refused, StageLost
 from ainet.executor.pipeline import Pipeline, PipelineOptions
 from ainet.hosting.fetch import Fetcher
-from ainet.hosting.stages import StageService
+from ainet.hosting.stages import HostedStages
 from ainet.identity.identity import Identity
 from ainet.links.links import Links
-from ainet.placement.plan import NodeOffer
+from ainet.placement.plan import NodeCapacity
 from ainet.placement.planner import Planner
 from ainet.resources.allocator import Allocator, Caps
 from ainet.resources.monitor import pss
@@ -49,7 +49,7 @@ class Workshop:
         self.manifest = manifest
         self.pipelines: list[Pipeline] = []
         self.speeds = Speeds(config.make_data_dir())
-        self.service = StageService(
+        self.service = HostedStages(
             identity=self.identity,
             links=self.links,
             engine=engine,
@@ -62,7 +62,7 @@ class Workshop:
 
     async def load(self, n_stages: int, progress=lambda _: None, **options) -> Pipeline:
         memory = self.allocator.free.memory + self.service.parking.memory
-        offer = NodeOffer(node=self.identity.id, name="node", memory=memory, threads=1, speed=5e9)
+        offer = NodeCapacity(node=self.identity.id, name="node", memory=memory, threads=1, speed=5e9)
         n_ubatch = EXACT_UBATCH if options.get("exact") else CHUNK
         plan = Planner(self.manifest, [offer], n_ctx=N_CTX, n_ubatch=n_ubatch).plan(n_stages)
         pipeline = Pipeline(
@@ -209,7 +209,7 @@ async def test_a_killed_worker_is_said_within_seconds_and_the_next_question_work
 
 async def test_stages_beyond_the_cap_are_refused_with_the_numbers_and_leave_nothing(workshop):
     workshop.allocator.caps = Caps(memory=150_000_000, threads=4, disk=10**9)
-    offer = NodeOffer(node=workshop.identity.id, name="node", memory=10**9, threads=1, speed=5e9)
+    offer = NodeCapacity(node=workshop.identity.id, name="node", memory=10**9, threads=1, speed=5e9)
     plan = Planner(workshop.manifest, [offer], n_ctx=N_CTX, n_ubatch=CHUNK).plan(2)
     pipeline = Pipeline(
         plan,

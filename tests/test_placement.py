@@ -10,14 +10,14 @@ from test_stage import whole
 
 from ainet.errors import CannotSplit, NotEnough
 from ainet.placement.footprint import OVERHEAD, Footprint
-from ainet.placement.plan import NodeOffer
+from ainet.placement.plan import NodeCapacity
 from ainet.placement.planner import Planner
 
 MB = 1_000_000
 
 
-def offer(name: str, memory: int, speed: float = 5e9, threads: int = 1, workers: int | None = None) -> NodeOffer:
-    return NodeOffer(node=name, name=name, memory=memory, threads=threads, speed=speed, workers=workers)
+def offer(name: str, memory: int, speed: float = 5e9, threads: int = 1, workers: int | None = None) -> NodeCapacity:
+    return NodeCapacity(node=name, name=name, memory=memory, threads=threads, speed=speed, workers=workers)
 
 
 def ranges(plan):

@@ -12,7 +12,7 @@ from test_documents import says
 from ainet.documents.exchange import Documents, PushUpdate
 from ainet.errors import PeerUnreachable, Refused
 from ainet.sharing.shares import Listed, Share, Shares
-from ainet.swarm.feeds import Logs
+from ainet.swarm.feeds import Feeds
 
 
 class Sharer:
@@ -20,7 +20,7 @@ class Sharer:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self.logs = Logs(device.links, device.folder / "logs.sqlite", device.log)
+        self.logs = Feeds(device.links, device.folder / "logs.sqlite", device.log)
         self.documents = Documents(device.links, device.folder / "documents.sqlite", device.log)
         self.shares = Shares(device.links, self.logs, device.folder / "contact_shares.json", device.log)
         self.documents.guard(self.shares)

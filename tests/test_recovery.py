@@ -19,7 +19,7 @@ from ainet.models.tensors import TensorStore
 from ainet.stages.protocol.generation import Done, Failed, Resume, Started, Text
 from ainet.stages.protocol.recovery import Continued, Held, Recovery, plan_recovery
 from ainet.stages.protocol.spec import StageSpec
-from ainet.stages.ring.frames import Listener, connect
+from ainet.stages.ring.frames import RingListener, connect
 from ainet.stages.stage import Stage
 
 N_STAGES = 4
@@ -116,7 +116,7 @@ class Pipeline:
         credentials = self._identity.local_credentials()
         ways = []
         for stage in self.stages:
-            listener, found = Listener(credentials, "127.0.0.1", print), []
+            listener, found = RingListener(credentials, "127.0.0.1", print), []
             accepting = threading.Thread(
                 target=lambda listener=listener, found=found, most=stage.max_payload: found.append(
                     listener.accept(self._identity.id, EPOCH, most)

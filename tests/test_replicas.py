@@ -149,7 +149,7 @@ async def test_what_a_member_has_loaded_is_used_and_not_loaded_twice(tmp_path):
         desk, attic = found["desk"], found["attic"]
         await Answer(attic).rest()
         async with answering(desk, 1):
-            await until(lambda: desk._peers._placements.of(attic.identity.id))
+            await until(lambda: desk._peers._directory.of(attic.identity.id))
             async with answering(desk, 1) as other:
                 assert other[0].where == ["attic"]
                 assert pipelines(desk) == [["desk"]]
@@ -163,12 +163,12 @@ async def test_no_replica_is_loaded_where_none_is_wanted_and_none_where_it_would
         desk.executor._config.replicas = 0
         async with answering(desk, 2) as running:
             assert {answer.where[0] for answer in running} == {"desk"}
-            assert not desk.executor._replicas._growing
+            assert not desk.executor._router._growing
             desk.executor._config.replicas = 1
             model = usable(desk)[0].digest
             attic.stages._speeds.note(model, 1e6)  # bytes a second
             async with answering(desk, 1):
-                await until(lambda: not desk.executor._replicas._growing)
+                await until(lambda: not desk.executor._router._growing)
                 assert pipelines(desk) == [["desk"]]
 
 

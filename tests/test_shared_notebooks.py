@@ -18,7 +18,7 @@ from ainet.errors import NotFound, PeerUnreachable, Refused, UsageError
 from ainet.sharing.notebook_files import NotebookFiles
 from ainet.sharing.notebooks import Notebooks
 from ainet.sharing.shares import Shares
-from ainet.swarm.feeds import Logs
+from ainet.swarm.feeds import Feeds
 
 pytestmark = pytest.mark.usefixtures("own_jupyter")
 
@@ -31,7 +31,7 @@ class NotebookNode(SharingNode):
     async def start(self):
         await super().start()
         self.name, self.data_dir = self.identity.name, self.folder
-        self.logs = Logs(self.links, self.folder / "logs.sqlite", self.log)
+        self.logs = Feeds(self.links, self.folder / "logs.sqlite", self.log)
         self.shares = Shares(self.links, self.logs, self.folder / "contact_shares.json", self.log)
         self.documents.guard(self.shares)
 

@@ -9,7 +9,7 @@ from swarms import devices, until
 
 from ainet.errors import Refused
 from ainet.sharing.shares import Share, Shares, TellShares
-from ainet.swarm.feeds import MAX_SAID, Logs
+from ainet.swarm.feeds import MAX_SAID, Feeds
 
 
 def share(*nodes, swarm=False):
@@ -20,7 +20,7 @@ def share(*nodes, swarm=False):
 async def sharing(tmp_path):
     """Two contacts with their shares."""
     async with devices(tmp_path, "ada", "bob", joined=False) as found:
-        logs = [Logs(one.links, one.folder / "logs.sqlite", one.log) for one in found]
+        logs = [Feeds(one.links, one.folder / "logs.sqlite", one.log) for one in found]
         for one, log in zip(found, logs, strict=True):
             one.logs = log
             one.shares = Shares(one.links, log, one.folder / "contact_shares.json", one.log)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ainet.errors import Refused
 from ainet.identity.keys import node_id, public_key_of
-from ainet.swarm.feed import MAX_BODY, MAX_STATE, Body, Entry, Log, make_entry
+from ainet.swarm.feed import MAX_BODY, MAX_STATE, Body, Entry, Feed, make_entry
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 AUTHOR = node_id(KEY.public_key())
@@ -20,7 +20,7 @@ class Author:
     """Writes a log, remembering what it said after each entry."""
 
     def __init__(self) -> None:
-        self.log = Log()
+        self.log = Feed()
         self.entries: list[Entry] = []
         self.states: list[dict[str, bytes]] = []
         self.epoch = self.seq = 0
@@ -71,7 +71,7 @@ def write(history):
 
 @given(HISTORY, st.lists(st.integers(0, 11), max_size=40))
 def test_lost_doubled_and_reordered_entries_never_make_up_a_state(history, arrivals):
-    author, log = write(history), Log()
+    author, log = write(history), Feed()
     for i in arrivals:
         deliver(log, author.entries[i % len(author.entries)])
         assert log.place is None or plain(log) in author.states
@@ -79,7 +79,7 @@ def test_lost_doubled_and_reordered_entries_never_make_up_a_state(history, arriv
 
 @given(HISTORY, st.lists(st.integers(0, 11), max_size=20))
 def test_who_asks_for_the_rest_gets_up_to_date(history, arrivals):
-    author, log = write(history), Log()
+    author, log = write(history), Feed()
     for i in arrivals:
         deliver(log, author.entries[i % len(author.entries)])
     for entry in author.log.since(log.place):

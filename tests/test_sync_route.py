@@ -16,7 +16,7 @@ from test_websocket_links import LinkedNode
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
-from ainet.client.document_copy import Replica
+from ainet.client.document_copy import DocumentCopy
 from ainet.documents.exchange import Documents
 
 YJS = Path(__file__).parent / "yjs"
@@ -154,7 +154,7 @@ async def test_what_is_no_message_changes_nothing(served, message):
 
 async def test_a_document_that_is_here_no_more_ends_its_clients(served, tmp_path):
     dict_of(served)["a"] = 1
-    replica = await asyncio.to_thread(Replica, served.data_dir, PLAN)
+    replica = await asyncio.to_thread(DocumentCopy, served.data_dir, PLAN)
     assert replica.doc.get("dict", type=Map).to_py() == {"a": 1}
     served.node.documents.delete(PLAN)
     await until(lambda: replica.ended)

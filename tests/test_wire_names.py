@@ -23,7 +23,7 @@ from ainet.daemon.runtime import Runtime
 from ainet.documents import exchange as documents
 from ainet.errors import AinetError
 from ainet.executor.directory import LOG as PLACEMENTS
-from ainet.executor.directory import Placement
+from ainet.executor.directory import AnnouncedPipeline
 from ainet.executor.request import GenerateRequest
 from ainet.identity.contacts import Contact
 from ainet.identity.roster import SignedRoster
@@ -90,7 +90,7 @@ def described() -> dict[str, Any]:
             },
             leases.LOG: shape(leases.Lease),
             offers.LOG: {offers.STAGES: shape(offers.Offer), offers.WORKERS: shape(offers.Offer)},
-            PLACEMENTS: shape(Placement),
+            PLACEMENTS: shape(AnnouncedPipeline),
             shares.LOG: shape(shares.Share),
         },
         "entry of a log": {"entry": shape(Entry), "body": shape(Body)},

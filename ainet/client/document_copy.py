@@ -30,7 +30,7 @@ ENDED = 4410  # how a node closes the connection that does not have the document
 NOTHING = b"\0\0"
 
 
-class Replica:
+class DocumentCopy:
     """One document. Edits made while no node is there are exchanged when one is back.
 
     Parameters

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pycrdt import Array, Map, Text
 
-from ainet.client.document_copy import Replica
+from ainet.client.document_copy import DocumentCopy
 from ainet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Shared:
         The document that it lives in.
     """
 
-    def __init__(self, replica: Replica, root: Any) -> None:
+    def __init__(self, replica: DocumentCopy, root: Any) -> None:
         self._replica = replica
         self._root = root
 
@@ -149,7 +149,7 @@ _KINDS: dict[str, tuple[type[Any], type[Shared]]] = {
     "list": (Array, SharedList),
     "text": (Text, SharedText),
 }
-_replicas: dict[tuple[Path, str], Replica] = {}
+_replicas: dict[tuple[Path, str], DocumentCopy] = {}
 _opening = threading.Lock()
 
 
@@ -160,7 +160,7 @@ def open_shared(data_dir: Path, name: str, kind: Kind) -> Any:
     with _opening:
         key = (data_dir, name)
         if key not in _replicas or _replicas[key].ended:
-            _replicas[key] = Replica(data_dir, f"shared/{name}")
+            _replicas[key] = DocumentCopy(data_dir, f"shared/{name}")
         replica = _replicas[key]
     root, shared = _KINDS[kind]
     with replica.lock:

@@ -1,4 +1,4 @@
-"""Placements: the pipelines that members have loaded, as each says in its signed log, for all of them to use."""
+"""The directory: the pipelines that members have loaded, as each says in its signed log, for all of them to use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ainet.links.link import PeerLink
     from ainet.links.links import Links
     from ainet.placement.survey import Sizes
-    from ainet.swarm.feeds import Logs
+    from ainet.swarm.feeds import Feeds
 
 LOG = "placements"
 MAX_STAGES = 1024
@@ -34,7 +34,7 @@ class PlacedLayers(msgspec.Struct, frozen=True):
     last_layer: Count
 
 
-class Placement(msgspec.Struct, frozen=True):
+class AnnouncedPipeline(msgspec.Struct, frozen=True):
     """What a node says of a pipeline that it has loaded.
 
     Attributes
@@ -57,10 +57,10 @@ class Placement(msgspec.Struct, frozen=True):
     stages: Annotated[list[PlacedLayers], msgspec.Meta(max_length=MAX_STAGES)]
 
 
-class Offered(NamedTuple):
+class ReachablePipeline(NamedTuple):
     """A pipeline of a member: its name, and the link to its owner."""
 
-    placement: Placement
+    placement: AnnouncedPipeline
     pipeline: str
     link: PeerLink
 
@@ -75,47 +75,49 @@ class Offered(NamedTuple):
         return len(self.placement.stages) == 1
 
 
-class Placements:
+class PipelineDirectory:
     """Tells members what is loaded here, and knows what they have loaded.
 
     Parameters
     ----------
-    links, logs
+    links, feeds
         Who can be reached; where it is said.
     """
 
-    def __init__(self, links: Links, logs: Logs) -> None:
-        self._links, self._logs = links, logs
+    def __init__(self, links: Links, feeds: Feeds) -> None:
+        self._links, self._feeds = links, feeds
         self._avoided: dict[str, float] = {}
 
     def publish(self, pipelines: Iterable[Pipeline]) -> None:
         """Tell the members that these pipelines are loaded, and no others."""
-        told: dict[str, Placement | None] = dict.fromkeys(self._logs.keys(self._links.identity.id, LOG))
+        told: dict[str, AnnouncedPipeline | None] = dict.fromkeys(self._feeds.keys(self._links.identity.id, LOG))
         for pipeline in pipelines:
             plan = pipeline.plan
             stages = [
                 PlacedLayers(stage.node, placed["pid"], stage.first_layer, stage.last_layer)
                 for stage, placed in zip(plan.stages, pipeline.placement, strict=True)
             ]
-            told[pipeline.name] = Placement(plan.model, plan.name, plan.n_ctx, plan.n_ubatch, plan.seconds, stages)
+            told[pipeline.name] = AnnouncedPipeline(
+                plan.model, plan.name, plan.n_ctx, plan.n_ubatch, plan.seconds, stages
+            )
         if told:
-            self._logs.publish(LOG, told)
+            self._feeds.publish(LOG, told)
 
-    def of(self, node: str) -> list[tuple[str, Placement]]:
+    def of(self, node: str) -> list[tuple[str, AnnouncedPipeline]]:
         """Return the pipelines (name, placement) that the node says it has loaded."""
         return [
             (name, placement)
-            for name in self._logs.keys(node, LOG)
-            if (placement := self._logs.get(node, LOG, name, Placement)) is not None and placement.stages
+            for name in self._feeds.keys(node, LOG)
+            if (placement := self._feeds.get(node, LOG, name, AnnouncedPipeline)) is not None and placement.stages
             if 0 < placement.seconds < math.inf
         ]
 
-    def find(self, model: str, sizes: Sizes) -> list[Offered]:
+    def find(self, model: str, sizes: Sizes) -> list[ReachablePipeline]:
         """Return the pipelines of members that can be reached for the model with this digest, the best first."""
         now = time.monotonic()
         self._avoided = {name: until for name, until in self._avoided.items() if until > now}
         found = [
-            Offered(placement, name, link)
+            ReachablePipeline(placement, name, link)
             for link in self._links.links()
             for name, placement in self.of(link.peer_id)
             if placement.model == model and (placement.n_ctx, placement.n_ubatch) == sizes

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from ainet.errors import AinetError, LeaseLost, NotEnough, NotFound, PeerUnreachable, StageLost
 from ainet.executor.draft_model import DraftModel
-from ainet.executor.peer_pipeline import BorrowedGone, BorrowedPipeline
+from ainet.executor.peer_pipeline import PeerPipeline, PeerPipelineGone
 from ainet.executor.pipeline import Pipeline, PipelineOptions
-from ainet.executor.pool import Pipelines
+from ainet.executor.pool import PipelinePool
 from ainet.executor.request import turn
-from ainet.executor.routing import Replicas
+from ainet.executor.routing import Router
 from ainet.executor.transcript import Transcript
 from ainet.hosting.requests import LoadProgress, load_lease
 from ainet.tasks import Tasks
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from ainet.config import AinetConfig
-    from ainet.executor.directory import Offered, Placements
+    from ainet.executor.directory import PipelineDirectory, ReachablePipeline
     from ainet.executor.finder import ModelFinder
     from ainet.executor.request import GenerateRequest
-    from ainet.hosting.stages import StageService
+    from ainet.hosting.stages import HostedStages
     from ainet.identity.identity import Identity
     from ainet.links.links import Links
     from ainet.models.manifest import Manifest
-    from ainet.placement.plan import NodeOffer, Plan
-    from ainet.placement.survey import Planned, Planning
+    from ainet.placement.plan import NodeCapacity, Plan
+    from ainet.placement.survey import Planned, Survey
     from ainet.stages.protocol.generation import Event, Open
     from ainet.swarm.leases import Leases
 
@@ -69,9 +69,9 @@ class Executor:
         This node and the way to members.
     service
         The stages of this node.
-    finder, planning
+    finder, survey
         Where models are, and where they go.
-    placements, leases
+    directory, leases
         What members have loaded; who places a model over several devices.
     log
         For pipelines that are unloaded or lost.
@@ -83,10 +83,10 @@ class Executor:
         config: AinetConfig,
         identity: Identity,
         links: Links,
-        service: StageService,
+        service: HostedStages,
         finder: ModelFinder,
-        planning: Planning,
-        placements: Placements,
+        survey: Survey,
+        directory: PipelineDirectory,
         leases: Leases,
         log: logging.Logger,
     ) -> None:
@@ -95,21 +95,21 @@ class Executor:
         self._links = links
         self._service = service
         self._finder = finder
-        self._planning = planning
-        self._placements = placements
+        self._survey = survey
+        self._directory = directory
         self._leases = leases
         self._log = log
         #: What is loaded.
-        self.pipelines = Pipelines(
+        self.pipelines = PipelinePool(
             config,
             log,
             is_superseded=lambda pipeline: self._better(pipeline) is not None,
             is_outdated=self._is_outdated,
-            changed=lambda usable: placements.publish(one for one in usable if one.unforced),
+            changed=lambda usable: directory.publish(one for one in usable if one.unforced),
         )
         self._drafts = Tasks("A model that guesses was not loaded", log)
-        self._replicas = Replicas(config, planning, load=self._load_replica, avoid=placements.avoid, log=log)
-        self._loading: dict[asyncio.Task[Pipeline | BorrowedPipeline], str] = {}
+        self._router = Router(config, survey, load=self._load_replica, avoid=directory.avoid, log=log)
+        self._loading: dict[asyncio.Task[Pipeline | PeerPipeline], str] = {}
 
     async def start(self) -> None:
         """Begin to look for idle pipelines."""
@@ -126,12 +126,12 @@ class Executor:
         return await self._finder.manifest(name or self._config.model, progress)
 
     async def plan(self, manifest: Manifest, stages: int | None = None) -> Planned:
-        """Place the model where it fits once idle pipelines are unloaded; see `Planning.plan`."""
-        return await self._planning.plan(manifest, stages, self.pipelines.idle_memory())
+        """Place the model where it fits once idle pipelines are unloaded; see `Survey.plan`."""
+        return await self._survey.plan(manifest, stages, self.pipelines.idle_memory())
 
-    async def plan_for(self, manifest: Manifest, stages: int | None, offers: Sequence[NodeOffer]) -> Plan:
-        """Place the model on devices that need not exist; see `Planning.plan_for`."""
-        return await self._planning.plan_for(manifest, stages, offers)
+    async def plan_for(self, manifest: Manifest, stages: int | None, offers: Sequence[NodeCapacity]) -> Plan:
+        """Place the model on devices that need not exist; see `Survey.plan_for`."""
+        return await self._survey.plan_for(manifest, stages, offers)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
         """Answer `request`; yields events. Closing the generator cancels the session on every stage.
@@ -149,7 +149,7 @@ class Executor:
                 async with contextlib.aclosing(self._attempt(request, transcript)) as events:
                     async for event in events:
                         yield event
-            except BorrowedGone as exc:
+            except PeerPipelineGone as exc:
                 self._log.info("A member's pipeline is not asked: %s", exc.message)
             except StageLost as exc:
                 if transcript.said > said:
@@ -178,7 +178,7 @@ class Executor:
 
         Raises
         ------
-        BorrowedGone
+        PeerPipelineGone
             A member's pipeline is not there any more; it has said nothing.
         StageLost
             The pipeline was lost; another one can go on.
@@ -195,7 +195,7 @@ class Executor:
             if loading.cancelled():
                 raise AinetError("The model was unloaded while it was being loaded.")
             pipeline = loading.result()
-            self._replicas.note(pipeline.digest, request.text, pipeline.name)
+            self._router.note(pipeline.digest, request.text, pipeline.name)
             started = False
             try:
                 async with contextlib.aclosing(pipeline.ask(transcript.rest)) as events:
@@ -203,12 +203,12 @@ class Executor:
                         started = True
                         for shown in transcript.take(pipeline, event):
                             yield shown
-                self._replicas.note(pipeline.digest, request.text + turn("assistant", transcript.text), pipeline.name)
+                self._router.note(pipeline.digest, request.text + turn("assistant", transcript.text), pipeline.name)
             except StageLost as exc:
                 if isinstance(pipeline, Pipeline) and pipeline.unwanted:
                     raise AinetError(f"The model {pipeline.model} was unloaded while it answered.") from exc
                 self._abandon(pipeline)  # it is placed again
-                if started or isinstance(exc, BorrowedGone):
+                if started or isinstance(exc, PeerPipelineGone):
                     raise
                 raise _LostInQueue(exc.message) from exc
         finally:
@@ -256,10 +256,10 @@ class Executor:
         for task in stopped:
             task.cancel()
         called = None if name is None else self.pipelines.called(name)
-        await asyncio.gather(*stopped, self._replicas.stop(called), return_exceptions=True)
+        await asyncio.gather(*stopped, self._router.stop(called), return_exceptions=True)
         return names + await self.pipelines.unload(called)
 
-    async def _ready(self, request: GenerateRequest, progress: Progress) -> Pipeline | BorrowedPipeline:
+    async def _ready(self, request: GenerateRequest, progress: Progress) -> Pipeline | PeerPipeline:
         """Return a pipeline that is loaded and claimed by the caller."""
         name, stages = request.model, request.stages
         manifest = await self.manifest(name, progress)
@@ -282,7 +282,7 @@ class Executor:
     def _options(self) -> PipelineOptions:
         return PipelineOptions.of(self._config)
 
-    async def _find(self, manifest: Manifest, stages: int | None, text: str) -> Pipeline | BorrowedPipeline | None:
+    async def _find(self, manifest: Manifest, stages: int | None, text: str) -> Pipeline | PeerPipeline | None:
         """Return what is loaded already, by this node or by members, and answers `text` soonest."""
         own = self.pipelines.find(manifest.digest, stages)
         if stages is not None:
@@ -290,22 +290,22 @@ class Executor:
         for pipeline in own:
             if (better := self._better(pipeline)) is not None:
                 return self._borrow(better)
-        if not own and await self._planning.fits_here(manifest, self.pipelines.idle_memory()):
+        if not own and await self._survey.fits_here(manifest, self.pipelines.idle_memory()):
             return None
-        offered = self._placements.find(manifest.digest, self._planning.sizes(manifest))
+        offered = self._directory.find(manifest.digest, self._survey.sizes(manifest))
         # Of pipelines over several devices one is enough: others would compete for the same ones.
         able = [one for one in offered if one.is_whole or (not own and one is offered[0])]
         if not own and not able:
             return None
-        chosen = await self._replicas.choose(manifest, text, own, able)
+        chosen = await self._router.choose(manifest, text, own, able)
         return chosen if isinstance(chosen, Pipeline) else self._borrow(chosen)
 
-    def _better(self, pipeline: Pipeline) -> Offered | None:
+    def _better(self, pipeline: Pipeline) -> ReachablePipeline | None:
         """Return a member's pipeline that answers in place of this one: both were loaded while they did not meet."""
         if pipeline.is_local or pipeline.is_replica or not pipeline.unforced:
             return None
         plan = pipeline.plan
-        offered = self._placements.find(plan.model, self._planning.sizes(pipeline.manifest))
+        offered = self._directory.find(plan.model, self._survey.sizes(pipeline.manifest))
         return offered[0] if offered and offered[0].rank < (plan.seconds, pipeline.name) else None
 
     async def _is_outdated(self, pipeline: Pipeline) -> bool:
@@ -324,12 +324,10 @@ class Executor:
         now = plan.seconds + sum(measured) - sum(planned)
         return better.seconds < WORTH * now and _split(better) != _split(plan)
 
-    def _borrow(self, offered: Offered) -> BorrowedPipeline:
-        return BorrowedPipeline(offered, {member.id: member.name for member in self._identity.roster.members})
+    def _borrow(self, offered: ReachablePipeline) -> PeerPipeline:
+        return PeerPipeline(offered, {member.id: member.name for member in self._identity.roster.members})
 
-    async def _place(
-        self, manifest: Manifest, request: GenerateRequest, progress: Progress
-    ) -> Pipeline | BorrowedPipeline:
+    async def _place(self, manifest: Manifest, request: GenerateRequest, progress: Progress) -> Pipeline | PeerPipeline:
         """Load the model; over several devices only one member at a time does so, and the others use what it loads."""
         stages = request.stages
         try:
@@ -341,7 +339,7 @@ class Executor:
             if stages is not None or all(stage.node == self._identity.id for stage in planned.plan.stages):
                 return await self._load(planned, manifest, None, progress, unforced=stages is None)
 
-        async def place(number: int) -> Pipeline | BorrowedPipeline:
+        async def place(number: int) -> Pipeline | PeerPipeline:
             found = await self._find(manifest, None, request.text)  # somebody else may have been first
             if found is not None:
                 return found
@@ -378,7 +376,7 @@ class Executor:
         if not self._config.speculate:
             return
         manifest = await self._finder.draft_of(pipeline.manifest, self._config.draft_model)
-        planned = await self._planning.here(manifest) if manifest is not None else None
+        planned = await self._survey.here(manifest) if manifest is not None else None
         if manifest is None or planned is None:
             return
         options = self._options._replace(sessions=1, queue=0, kept_tokens=0, speculate=False)
@@ -418,13 +416,13 @@ class Executor:
             log=self._log,
         )
 
-    def _abandon(self, pipeline: Pipeline | BorrowedPipeline) -> None:
+    def _abandon(self, pipeline: Pipeline | PeerPipeline) -> None:
         if isinstance(pipeline, Pipeline):
             self.pipelines.abandon(pipeline)
         else:
-            self._placements.avoid(pipeline.name)
+            self._directory.avoid(pipeline.name)
 
-    async def _release(self, loading: asyncio.Task[Pipeline | BorrowedPipeline]) -> None:
+    async def _release(self, loading: asyncio.Task[Pipeline | PeerPipeline]) -> None:
         if not loading.done():
             loading.cancel()
             await asyncio.gather(loading, return_exceptions=True)

@@ -11,15 +11,15 @@ from ainet.executor.requests import AskPipeline
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
-    from ainet.executor.directory import Offered
+    from ainet.executor.directory import ReachablePipeline
     from ainet.stages.protocol.generation import Event, Open
 
 
-class BorrowedGone(StageLost):
+class PeerPipelineGone(StageLost):
     """The pipeline is not there any more, and has said nothing yet: another one can be asked."""
 
 
-class BorrowedPipeline:
+class PeerPipeline:
     """Asks a pipeline that another member has loaded.
 
     Parameters
@@ -30,7 +30,7 @@ class BorrowedPipeline:
         The name of each member, by its id.
     """
 
-    def __init__(self, offered: Offered, names: Mapping[str, str]) -> None:
+    def __init__(self, offered: ReachablePipeline, names: Mapping[str, str]) -> None:
         self._offered = offered
         self._names = names
 
@@ -75,7 +75,7 @@ class BorrowedPipeline:
 
         Raises
         ------
-        BorrowedGone
+        PeerPipelineGone
             It cannot be asked; nothing was said yet.
         StageLost
             It was lost while it answered.
@@ -88,7 +88,7 @@ class BorrowedPipeline:
                     yield item.event
         except (NotFound, PeerUnreachable, ProtocolError, StageLost) as exc:
             if not said:
-                raise BorrowedGone(exc.message) from exc
+                raise PeerPipelineGone(exc.message) from exc
             raise StageLost(
                 f"{link.peer_name}, which has {self.model} loaded, was lost while it answered: {exc.message}"
             ) from exc

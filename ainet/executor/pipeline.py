@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ainet.config import AinetConfig
     from ainet.executor.draft_model import DraftModel
-    from ainet.hosting.stages import StageService
+    from ainet.hosting.stages import HostedStages
     from ainet.identity.identity import Identity
     from ainet.links.links import Links
     from ainet.models.manifest import Manifest
@@ -109,7 +109,7 @@ class Pipeline:
         is_replica: bool = False,
         lease: int | None = None,
         identity: Identity,
-        service: StageService,
+        service: HostedStages,
         links: Links,
         options: PipelineOptions,
         log: logging.Logger,

@@ -28,7 +28,7 @@ TELL_SECONDS = 1.0
 OUTDATED_TIMES = 3
 
 
-class Pipelines:
+class PipelinePool:
     """Keeps pipelines until nobody has used them for a while, or something else needs their memory.
 
     Parameters

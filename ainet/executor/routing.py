@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from ainet.config import AinetConfig
-    from ainet.executor.directory import Offered
+    from ainet.executor.directory import ReachablePipeline
     from ainet.executor.pipeline import Pipeline
     from ainet.models.manifest import Manifest
-    from ainet.placement.survey import Planned, Planning
+    from ainet.placement.survey import Planned, Survey
 
 #: A member that does not say within this time (s) how busy its pipeline is, is not asked to answer.
 ASK_SECONDS = 1.0
@@ -31,7 +31,7 @@ AGAIN_SECONDS = 30.0
 class Candidate(NamedTuple):
     """A pipeline that can answer: its name, the time of a token in it (s), its stages, and who use it now."""
 
-    pipeline: Pipeline | Offered
+    pipeline: Pipeline | ReachablePipeline
     name: str
     seconds: float
     stages: int
@@ -43,14 +43,14 @@ class Candidate(NamedTuple):
         return self.seconds * max(1.0, (self.sessions + 1) / self.stages)
 
 
-class Replicas:
+class Router:
     """Chooses who answers, and has another device load the model where all who have it are busy.
 
     Parameters
     ----------
     config
         `replicas` and `sessions`.
-    planning
+    survey
         Finds devices that can hold a whole model.
     load
         Loads a replica.
@@ -63,13 +63,13 @@ class Replicas:
     def __init__(
         self,
         config: AinetConfig,
-        planning: Planning,
+        survey: Survey,
         *,
         load: Callable[[Planned, Manifest], Awaitable[None]],
         avoid: Callable[[str], None],
         log: logging.Logger,
     ) -> None:
-        self._config, self._planning = config, planning
+        self._config, self._survey = config, survey
         self._load, self._avoid = load, avoid
         self._log = log
         self._affinity = Affinity()
@@ -82,8 +82,8 @@ class Replicas:
         self._affinity.note(model + text, pipeline)
 
     async def choose(
-        self, manifest: Manifest, text: str, own: Sequence[Pipeline], offered: Sequence[Offered]
-    ) -> Pipeline | Offered:
+        self, manifest: Manifest, text: str, own: Sequence[Pipeline], offered: Sequence[ReachablePipeline]
+    ) -> Pipeline | ReachablePipeline:
         """Return who answers `text`: who knows its beginning, else who is expected to be fastest.
 
         Parameters
@@ -122,7 +122,9 @@ class Replicas:
             task.cancel()
         await asyncio.gather(*stopped, return_exceptions=True)
 
-    def _grow(self, manifest: Manifest, seconds: float, own: Sequence[Pipeline], offered: Sequence[Offered]) -> None:
+    def _grow(
+        self, manifest: Manifest, seconds: float, own: Sequence[Pipeline], offered: Sequence[ReachablePipeline]
+    ) -> None:
         """Begin to load a replica, if one would answer sooner than `seconds` from token to token."""
         now = time.monotonic()
         is_due = now >= self._tried.get(manifest.digest, now)
@@ -138,7 +140,7 @@ class Replicas:
 
     async def _load_replica(self, manifest: Manifest, seconds: float, used: set[str]) -> None:
         try:
-            planned = await self._planning.replica(manifest, used)
+            planned = await self._survey.replica(manifest, used)
             if planned is None or planned.plan.seconds > WORTH * seconds:
                 return
             where = planned.plan.stages[0].name
@@ -158,7 +160,7 @@ def _soonest(candidates: Sequence[Candidate]) -> Candidate:
     return next(one for one in candidates if WORTH * one.expected <= least)
 
 
-async def _described(one: Offered) -> Candidate | None:
+async def _described(one: ReachablePipeline) -> Candidate | None:
     """Ask how busy a member's pipeline is."""
     placed = one.placement
     try:

@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from ainet.executor.executor import Executor
-    from ainet.hosting.stages import StageService
+    from ainet.hosting.stages import HostedStages
     from ainet.links.link import PeerLink
     from ainet.links.links import Links
     from ainet.models.catalog import ModelCatalog
     from ainet.models.tensors import Progress, TensorStore
-    from ainet.placement.plan import NodeOffer
-    from ainet.placement.survey import Planning
+    from ainet.placement.plan import NodeCapacity
+    from ainet.placement.survey import Survey
     from ainet.swarm.leases import Leases
 
 #: Whoever asks for a model hears that often (s) that its file is still being read.
@@ -57,15 +57,15 @@ class PeerHandlers:
         *,
         links: Links,
         executor: Executor,
-        planning: Planning,
+        survey: Survey,
         leases: Leases,
-        service: StageService,
+        service: HostedStages,
         store: TensorStore,
         catalog: ModelCatalog,
     ) -> None:
         self._links = links
         self._executor = executor
-        self._planning = planning
+        self._survey = survey
         self._leases = leases
         self._service = service
         self._store = store
@@ -114,9 +114,9 @@ class PeerHandlers:
             raise ProtocolError(f"A piece of {request.length} bytes at {request.offset} was asked for.")
         return Piece(await asyncio.to_thread(self._store.read, request.hash, request.offset, request.length))
 
-    async def describe_node(self, _link: PeerLink, request: DescribeNode) -> NodeOffer:
+    async def describe_node(self, _link: PeerLink, request: DescribeNode) -> NodeCapacity:
         """Return what this node can give."""
-        return await self._planning.describe(request.model)
+        return await self._survey.describe(request.model)
 
     async def load_stage(self, link: PeerLink, request: LoadStage) -> AsyncGenerator[LoadProgress | StageLoaded, None]:
         """Load a stage for the asking member, telling how far it is."""

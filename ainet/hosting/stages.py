@@ -15,7 +15,7 @@ from ainet.hosting.requests import LoadProgress, StageFigures, StageLoaded, Work
 from ainet.models.shards import ShardStore
 from ainet.placement.footprint import OVERHEAD, STAGE_SECONDS, Footprint
 from ainet.resources import monitor
-from ainet.stages.actor import StageHost
+from ainet.stages.actor import StageActor
 from ainet.tasks import Tasks
 from ainet.wire.interfaces import machine
 
@@ -48,7 +48,7 @@ KEPT_SHARE = 0.25
 CELL_BYTES = 12
 
 
-class StageService:
+class HostedStages:
     """Loads, links and closes stages on this node's engine.
 
     Parameters
@@ -298,7 +298,7 @@ class StageService:
             self._allocator.bind(stage.reservation, stage.worker.pid)
         host = self._stage_host(stage.worker, local=stage.is_local)
         credentials = self._identity.local_credentials() if stage.is_local else self._identity.credentials()
-        arguments = (StageHost, credentials, self._identity.id, host)
+        arguments = (StageActor, credentials, self._identity.id, host)
         worker = stage.worker.address
         stage.actor = await self._alive(stage, lambda _: self._engine.actor(*arguments, address=worker))
 

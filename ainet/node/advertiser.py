@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     import logging
 
     from ainet.config import AinetConfig
-    from ainet.hosting.stages import StageService
+    from ainet.hosting.stages import HostedStages
     from ainet.models.catalog import ModelCatalog
     from ainet.resources.allocator import Allocator
-    from ainet.swarm.feeds import Logs
+    from ainet.swarm.feeds import Feeds
 
 #: Stages and load are looked at this often (s), files less often: that reads folders.
 LOOK_SECONDS = 2.0
@@ -28,13 +28,13 @@ MAX_MODELS = 200
 
 
 class Advertiser:
-    """Writes this node's logs of capabilities and offers whenever something changes.
+    """Writes this node's feeds of capabilities and offers whenever something changes.
 
     Parameters
     ----------
     config, allocator, catalog, stages
         What there is to tell.
-    logs
+    feeds
         Where it is told.
     speed
         Bytes of weights that one thread reads in a second, measured.
@@ -48,8 +48,8 @@ class Advertiser:
         config: AinetConfig,
         allocator: Allocator,
         catalog: ModelCatalog,
-        stages: StageService,
-        logs: Logs,
+        stages: HostedStages,
+        feeds: Feeds,
         speed: float,
         log: logging.Logger,
     ) -> None:
@@ -57,7 +57,7 @@ class Advertiser:
         self._allocator = allocator
         self._catalog = catalog
         self._stages = stages
-        self._logs = logs
+        self._feeds = feeds
         self._speed = speed
         self._log = log
         self._task: asyncio.Task[None] | None = None
@@ -80,8 +80,8 @@ class Advertiser:
                 if time.monotonic() - looked >= FILES_SECONDS:
                     looked = time.monotonic()
                     told["models"] = await asyncio.to_thread(self._models)
-                self._logs.publish(LOG, told)
-                self._logs.publish(offers.LOG, self._offers())
+                self._feeds.publish(LOG, told)
+                self._feeds.publish(offers.LOG, self._offers())
             except AinetError as exc:
                 self._log.warning("The other members are not told what this node has: %s", exc.message)
             except Exception:

@@ -15,13 +15,13 @@ from ainet.daemon.options import keep_options
 from ainet.documents.exchange import Documents
 from ainet.engine.engine import Engine
 from ainet.errors import AinetError, UsageError
-from ainet.executor.directory import Placements
+from ainet.executor.directory import PipelineDirectory
 from ainet.executor.executor import Executor
 from ainet.executor.finder import ModelFinder
 from ainet.hosting.fetch import Fetcher
 from ainet.hosting.handlers import PeerHandlers
 from ainet.hosting.requests import DescribeWorkers, ListModels, ModelsListed
-from ainet.hosting.stages import StageService
+from ainet.hosting.stages import HostedStages
 from ainet.identity.identity import Identity
 from ainet.lending.lender import Lender
 from ainet.links.bandwidths import Bandwidths
@@ -31,13 +31,13 @@ from ainet.models.tensors import TensorStore
 from ainet.node.advertiser import Advertiser
 from ainet.node.peers import Peers
 from ainet.pairing.pairing import Pairing
-from ainet.placement.survey import Planning
+from ainet.placement.survey import Survey
 from ainet.resources import monitor
 from ainet.resources.allocator import Allocator, Caps
 from ainet.resources.speeds import Speeds
 from ainet.sharing.notebooks import Notebooks
 from ainet.sharing.shares import Shares
-from ainet.swarm.feeds import Logs
+from ainet.swarm.feeds import Feeds
 from ainet.swarm.leases import Leases
 from ainet.swarm.settings import SwarmSettings
 
@@ -105,19 +105,19 @@ class Node:
         speeds = Speeds(self._data_dir)
         self.engine = await stack.enter_async_context(Engine(config, self._data_dir, log))
         self.links = Links(self.identity, config, log)
-        self.logs = Logs(self.links, self._data_dir / "logs.sqlite", log)
-        stack.push_async_callback(self.logs.stop)
+        self.feeds = Feeds(self.links, self._data_dir / "logs.sqlite", log)
+        stack.push_async_callback(self.feeds.stop)
         #: What all members may read and edit.
         self.documents = Documents(self.links, self._data_dir / "documents.sqlite", log)
         stack.push_async_callback(self.documents.stop)
         #: Who may have which notebook.
-        self.shares = Shares(self.links, self.logs, self._data_dir / "contact_shares.json", log)
+        self.shares = Shares(self.links, self.feeds, self._data_dir / "contact_shares.json", log)
         stack.push_async_callback(self.shares.stop)
         self.documents.guard(self.shares)
         #: What all members have agreed on.
         self.settings = SwarmSettings(self.documents)
         fetcher = Fetcher(self.store, self.links)
-        self.stages = StageService(
+        self.stages = HostedStages(
             identity=self.identity,
             links=self.links,
             engine=self.engine,
@@ -128,10 +128,10 @@ class Node:
             log=log,
         )
         stack.push_async_callback(self.stages.stop)
-        leases = Leases(self.links, self.logs, log)
+        leases = Leases(self.links, self.feeds, log)
         stack.push_async_callback(leases.stop)
         bandwidths = Bandwidths(log)
-        planning = Planning(
+        survey = Survey(
             config=config,
             identity=self.identity,
             links=self.links,
@@ -143,29 +143,29 @@ class Node:
             bandwidths=bandwidths,
             log=log,
         )
-        placements = Placements(self.links, self.logs)
+        directory = PipelineDirectory(self.links, self.feeds)
         self.executor = Executor(
             config=config,
             identity=self.identity,
             links=self.links,
             service=self.stages,
             finder=ModelFinder(self.links, self.store, self.catalog, log),
-            planning=planning,
-            placements=placements,
+            survey=survey,
+            directory=directory,
             leases=leases,
             log=log,
         )
         handlers = PeerHandlers(
             links=self.links,
             executor=self.executor,
-            planning=planning,
+            survey=survey,
             leases=leases,
             service=self.stages,
             store=self.store,
             catalog=self.catalog,
         )
         stack.push_async_callback(handlers.stop)
-        self._peers = Peers(self.links, self.logs, placements, bandwidths)
+        self._peers = Peers(self.links, self.feeds, directory, bandwidths)
         self.lender = Lender(
             config=config,
             identity=self.identity,
@@ -186,7 +186,7 @@ class Node:
             allocator=self.allocator,
             catalog=self.catalog,
             stages=self.stages,
-            logs=self.logs,
+            feeds=self.feeds,
             speed=speed,
             log=log,
         )

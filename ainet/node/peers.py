@@ -13,12 +13,12 @@ from ainet.swarm.facts import LOG, DeviceFacts, HeldModel, HeldStage, Load
 from ainet.swarm.offers import Offer
 
 if TYPE_CHECKING:
-    from ainet.executor.directory import Placements
+    from ainet.executor.directory import PipelineDirectory
     from ainet.identity.contacts import Contact
     from ainet.links.bandwidths import Bandwidths
     from ainet.links.links import Links
     from ainet.links.members import MemberState
-    from ainet.swarm.feeds import Logs
+    from ainet.swarm.feeds import Feeds
 
 #: A bandwidth counts for so long (s); then it is measured again when somebody asks.
 REMEMBER_SECONDS = 60.0
@@ -29,16 +29,16 @@ class Peers:
 
     Parameters
     ----------
-    links, logs, placements
+    links, feeds, directory
         How they are reached, and what they tell.
     bandwidths
         How fast links are.
     """
 
-    def __init__(self, links: Links, logs: Logs, placements: Placements, bandwidths: Bandwidths) -> None:
+    def __init__(self, links: Links, feeds: Feeds, directory: PipelineDirectory, bandwidths: Bandwidths) -> None:
         self._links = links
-        self._logs = logs
-        self._placements = placements
+        self._feeds = feeds
+        self._directory = directory
         self._bandwidths = bandwidths
 
     async def describe(self) -> list[dict[str, Any]]:
@@ -93,17 +93,17 @@ class Peers:
     async def _member(self, state: MemberState) -> dict[str, Any]:
         link = self._links.linked(state.id)
         told = {
-            "device": self._logs.get(state.id, LOG, "device", DeviceFacts),
-            "models": self._logs.get(state.id, LOG, "models", list[HeldModel]),
+            "device": self._feeds.get(state.id, LOG, "device", DeviceFacts),
+            "models": self._feeds.get(state.id, LOG, "models", list[HeldModel]),
             # What was loaded on a device that nobody reaches is no use to anybody.
-            "stages": self._logs.get(state.id, LOG, "stages", list[HeldStage]) if link else None,
-            "load": self._logs.get(state.id, LOG, "load", Load) if link else None,
+            "stages": self._feeds.get(state.id, LOG, "stages", list[HeldStage]) if link else None,
+            "load": self._feeds.get(state.id, LOG, "load", Load) if link else None,
             "offers": {
                 kind: offer
-                for kind in (self._logs.keys(state.id, offers.LOG) if link else ())
-                if (offer := self._logs.get(state.id, offers.LOG, kind, Offer)) is not None
+                for kind in (self._feeds.keys(state.id, offers.LOG) if link else ())
+                if (offer := self._feeds.get(state.id, offers.LOG, kind, Offer)) is not None
             },
-            "pipelines": dict(self._placements.of(state.id)) if link else None,
+            "pipelines": dict(self._directory.of(state.id)) if link else None,
         }
         return {
             "id": state.id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class NodeOffer(msgspec.Struct, frozen=True, kw_only=True):
+class NodeCapacity(msgspec.Struct, frozen=True, kw_only=True):
     """What one node can give to a pipeline now.
 
     Attributes

@@ -10,7 +10,7 @@ import numpy as np
 from ainet.errors import CannotSplit, NotEnough
 from ainet.placement.footprint import SESSIONS, STAGE_SECONDS, Footprint
 from ainet.placement.optimiser import Objective, Ways, nearest, optimise
-from ainet.placement.plan import LeftOut, NodeOffer, Plan, PlannedStage
+from ainet.placement.plan import LeftOut, NodeCapacity, Plan, PlannedStage
 from ainet.units import show_bytes
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ EXPLAINED = 6
 class Placed(NamedTuple):
     """Layers on a node."""
 
-    offer: NodeOffer
+    offer: NodeCapacity
     first_layer: int
     last_layer: int
 
@@ -62,7 +62,7 @@ class Planner:
     def __init__(
         self,
         manifest: Manifest,
-        offers: Sequence[NodeOffer],
+        offers: Sequence[NodeCapacity],
         *,
         n_ctx: int,
         n_ubatch: int,
@@ -81,7 +81,7 @@ class Planner:
         self._cuts = manifest.cuts
         self._last = manifest.n_layers - 1
 
-    def fits(self, offer: NodeOffer) -> bool:
+    def fits(self, offer: NodeCapacity) -> bool:
         """Whether the whole model fits on the node."""
         return offer.memory >= self._footprint.memory(0, self._last) and offer.workers != 0
 
@@ -127,7 +127,7 @@ class Planner:
         why = f"The whole model fits on {best.name}{fastest}, but not on this device."
         return self._as_plan([Placed(best, 0, self._last)], why, left_out)
 
-    def _whole_seconds(self, offer: NodeOffer) -> float:
+    def _whole_seconds(self, offer: NodeCapacity) -> float:
         """Return the time of a token of the whole model on the node, and on its way to this one."""
         return self._seconds(offer, 0, self._last) + self._hop(offer, self._offers[0], 0)
 
@@ -166,7 +166,7 @@ class Planner:
     def _ends(self) -> list[int]:
         return [0, *self._cuts, self._last + 1]
 
-    def _seconds_of(self, offers: Sequence[NodeOffer]) -> NDArray[np.float64]:
+    def _seconds_of(self, offers: Sequence[NodeCapacity]) -> NDArray[np.float64]:
         """Return the time of every range between two cuts on every node; infinite where it is not possible."""
         ends = self._ends
         seconds = np.full((len(offers), len(ends), len(ends)), np.inf)
@@ -180,14 +180,14 @@ class Planner:
                     seconds[i, begin, end] = self._seconds(offer, first, last)
         return seconds
 
-    def _ways(self, offers: Sequence[NodeOffer]) -> Ways:
+    def _ways(self, offers: Sequence[NodeCapacity]) -> Ways:
         """Return the time from each node to each other one."""
         return Ways(
             np.array([[self._hop(one, other, self._row_bytes) for other in offers] for one in offers]),
             np.array([[self._hop(one, other, 0) for other in offers] for one in offers]),
         )
 
-    def _hop(self, one: NodeOffer, other: NodeOffer, size: int) -> float:
+    def _hop(self, one: NodeCapacity, other: NodeCapacity, size: int) -> float:
         """Return the time of so many bytes from one node to another."""
         if one.node == other.node:
             return STAGE_SECONDS
@@ -199,7 +199,7 @@ class Planner:
         speeds = [speed for a, b in pair if (speed := a.bandwidths.get(b.node)) is not None]
         return STAGE_SECONDS + max(known) + (size / min(speeds) if speeds else 0.0)
 
-    def _hosts(self, offers: Sequence[NodeOffer], stages: int) -> list[NodeOffer]:
+    def _hosts(self, offers: Sequence[NodeCapacity], stages: int) -> list[NodeCapacity]:
         """Return a node for each stage: every node once, then again where memory is left; same nodes adjacent."""
         counts = [0] * len(offers)
         for _ in range(stages):
@@ -211,14 +211,14 @@ class Planner:
             counts[unused[0] if unused else roomiest] += 1
         return [offer for offer, count in zip(offers, counts, strict=True) for _ in range(count)]
 
-    def _split(self, hosts: Sequence[NodeOffer]) -> Sequence[Placed] | None:
+    def _split(self, hosts: Sequence[NodeCapacity]) -> Sequence[Placed] | None:
         """Return the split whose slowest stage is fastest, or None when memory does not allow any.
 
         Dynamic programming over the allowed cuts: `best[c]` places the layers before `c` on the hosts so far.
         """
         ends = [*self._cuts, self._last + 1]
         best = {0: _Partial(0.0, 0, ())}
-        before: NodeOffer | None = None
+        before: NodeCapacity | None = None
         for i, host in enumerate(hosts):
             is_last = i == len(hosts) - 1
             reached: dict[int, _Partial] = {}
@@ -238,11 +238,11 @@ class Planner:
             best, before = reached, host
         return best[self._last + 1].placed if self._last + 1 in best else None
 
-    def _seconds(self, offer: NodeOffer, first_layer: int, last_layer: int) -> float:
+    def _seconds(self, offer: NodeCapacity, first_layer: int, last_layer: int) -> float:
         """Return the time of one token: its layers' weights are read once."""
         return self._footprint.read(first_layer, last_layer) / (offer.speed * offer.threads)
 
-    def _busy_seconds(self, offer: NodeOffer, first_layer: int, last_layer: int) -> float:
+    def _busy_seconds(self, offer: NodeCapacity, first_layer: int, last_layer: int) -> float:
         """Return the time for which a stage keeps the others waiting where they could all work at the same time.
 
         Of one session, that is while it reads the prompt, which needs no logits but those of the last token.
@@ -298,7 +298,7 @@ class Planner:
             ],
         )
 
-    def _reason(self, offer: NodeOffer, first_layer: int, last_layer: int) -> str:
+    def _reason(self, offer: NodeCapacity, first_layer: int, last_layer: int) -> str:
         how = "measured with this model" if offer.measured else "as fast as it reads memory"
         seconds = _milliseconds(self._seconds(offer, first_layer, last_layer))
         return f"{seconds} a token ({how}), {show_bytes(offer.memory)} free"

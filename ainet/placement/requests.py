@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ainet.links.request import Request
-from ainet.placement.plan import NodeOffer
+from ainet.placement.plan import NodeCapacity
 
 
 class DescribeNode(Request, frozen=True):
     """Ask what a node can give to a pipeline of this model now."""
 
-    reply = NodeOffer
+    reply = NodeCapacity
 
     model: str

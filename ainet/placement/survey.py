@@ -1,4 +1,4 @@
-"""Planning over the members that can be reached now: what each can give, and where a model then goes."""
+"""A survey of the members that can be reached now: what each can give, and where a model then goes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import msgspec
 
 from ainet.errors import AinetError, NotFound, UsageError
-from ainet.placement.plan import NodeOffer, Plan
+from ainet.placement.plan import NodeCapacity, Plan
 from ainet.placement.planner import Planner
 from ainet.placement.requests import DescribeNode
 from ainet.stages.protocol.spec import EXACT_UBATCH
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
     from ainet.config import AinetConfig
-    from ainet.hosting.stages import StageService
+    from ainet.hosting.stages import HostedStages
     from ainet.identity.identity import Identity
     from ainet.links.bandwidths import Bandwidths
     from ainet.links.links import Links
@@ -60,7 +60,7 @@ class Sizes(NamedTuple):
     n_ubatch: int
 
 
-class Planning:
+class Survey:
     """Makes plans for this node's owner.
 
     Parameters
@@ -87,7 +87,7 @@ class Planning:
         config: AinetConfig,
         identity: Identity,
         links: Links,
-        service: StageService,
+        service: HostedStages,
         allocator: Allocator,
         store: TensorStore,
         speed: float,
@@ -128,13 +128,13 @@ class Planning:
     def _objective(self) -> Objective:
         return cast("Objective", self._config.objective)
 
-    async def offer(self, digest: str) -> NodeOffer:
+    async def offer(self, digest: str) -> NodeCapacity:
         """Return what this node can give to a pipeline of the model with this digest."""
         links = self._links.links()
         holds = await asyncio.to_thread(self._holds, digest)
         free = self._allocator.free
         measured = self._speeds.get(digest)
-        return NodeOffer(
+        return NodeCapacity(
             node=self._identity.id,
             name=self._identity.name,
             memory=free.memory + self._service.parking.memory,
@@ -148,7 +148,7 @@ class Planning:
             gpu=self._allocator.caps.gpu,
         )
 
-    async def describe(self, digest: str) -> NodeOffer:
+    async def describe(self, digest: str) -> NodeCapacity:
         """Return what this node can give, and how far others are from it: that is measured, where it is not known."""
         await self._bandwidths.measure_all(self._links.links(), REMEMBER_SECONDS, MEASURE_SECONDS)
         return await self.offer(digest)
@@ -195,7 +195,7 @@ class Planning:
         """
         own, *others = await self._offers(manifest)
 
-        def is_near(offer: NodeOffer) -> bool:
+        def is_near(offer: NodeCapacity) -> bool:
             return bool(offer.models) or manifest.nbytes / own.bandwidths.get(offer.node, math.inf) <= FETCH_SECONDS
 
         able = [offer for offer in (own, *others) if offer.node not in used and is_near(offer)]
@@ -211,11 +211,11 @@ class Planning:
         planner = self._planner(manifest, [own])
         return Planned(planner.plan(1), [own.node], {}) if planner.fits(own) else None
 
-    async def plan_for(self, manifest: Manifest, stages: int | None, offers: Sequence[NodeOffer]) -> Plan:
+    async def plan_for(self, manifest: Manifest, stages: int | None, offers: Sequence[NodeCapacity]) -> Plan:
         """Place a model on devices that need not exist; see `plan`."""
         return await asyncio.to_thread(self._planner(manifest, offers).plan, stages)
 
-    def _planner(self, manifest: Manifest, offers: Sequence[NodeOffer]) -> Planner:
+    def _planner(self, manifest: Manifest, offers: Sequence[NodeCapacity]) -> Planner:
         return Planner(
             manifest,
             offers,
@@ -226,7 +226,7 @@ class Planning:
             exact=self._config.exact,
         )
 
-    async def _offers(self, manifest: Manifest) -> list[NodeOffer]:
+    async def _offers(self, manifest: Manifest) -> list[NodeCapacity]:
         """Return what this node and the members that can be reached can give."""
         members = [state for state in self._links.members() if state.connected and not state.is_self]
         others = await asyncio.gather(*(self._describe(state, manifest.digest) for state in members))
@@ -239,7 +239,7 @@ class Planning:
             return False
         return not self._store.missing(manifest, 0, manifest.n_layers - 1)
 
-    async def _describe(self, state: MemberState, digest: str) -> NodeOffer | None:
+    async def _describe(self, state: MemberState, digest: str) -> NodeCapacity | None:
         try:
             async with asyncio.timeout(DESCRIBE_SECONDS):
                 link = await self._links.connect(state.id)
@@ -259,5 +259,5 @@ class Planning:
         )
 
 
-def _with_idle(offer: NodeOffer, idle: Mapping[str, int]) -> NodeOffer:
+def _with_idle(offer: NodeCapacity, idle: Mapping[str, int]) -> NodeCapacity:
     return msgspec.structs.replace(offer, memory=offer.memory + idle.get(offer.node, 0))

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from ainet.errors import UsageError
-from ainet.placement.plan import NodeOffer
+from ainet.placement.plan import NodeCapacity
 from ainet.units import parse_bytes
 
 #: A device is taken to read memory so fast, where nothing is said (bytes a second, one thread).
@@ -46,11 +46,11 @@ class DescribedDevice(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     latency_ms: dict[Name, Latency] | Latency | None = None
     bandwidth: dict[Name, str] | str | None = None
 
-    def offer(self, names: list[str]) -> NodeOffer:
+    def offer(self, names: list[str]) -> NodeCapacity:
         """Return what the device would give to a pipeline; `names` are all devices."""
         latencies = self._ways("latency", self.latency_ms, names)
         bandwidths = self._ways("bandwidth", self.bandwidth, names)
-        return NodeOffer(
+        return NodeCapacity(
             node=self.name,
             name=self.name,
             memory=parse_bytes(self.memory),
@@ -80,7 +80,7 @@ class WhatIf(msgspec.Struct, forbid_unknown_fields=True):
 
     devices: Annotated[list[DescribedDevice], msgspec.Meta(min_length=1, max_length=MAX_DEVICES)]
 
-    def offers(self) -> list[NodeOffer]:
+    def offers(self) -> list[NodeCapacity]:
         """Return what the devices would give.
 
         Raises

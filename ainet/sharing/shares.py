@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ainet.links.link import PeerLink
     from ainet.links.links import Links
-    from ainet.swarm.feeds import Logs
+    from ainet.swarm.feeds import Feeds
 
 LOG = "shares"
 SWARM = "swarm"
@@ -82,7 +82,7 @@ class Shares:
 
     Parameters
     ----------
-    links, logs
+    links, feeds
         To the others; where members say what they share.
     path
         File in which it is noted what contacts share, for while they are away.
@@ -90,8 +90,8 @@ class Shares:
         For contacts that cannot be told.
     """
 
-    def __init__(self, links: Links, logs: Logs, path: Path, log: logging.Logger) -> None:
-        self._links, self._logs = links, logs
+    def __init__(self, links: Links, feeds: Feeds, path: Path, log: logging.Logger) -> None:
+        self._links, self._feeds = links, feeds
         self._identity = links.identity
         self._path = path
         self._told: dict[str, dict[str, Share]] = {}
@@ -106,7 +106,7 @@ class Shares:
         links.on_contact_linked(lambda link: self._tasks.spawn(self._tell(link)))
         links.on_revoked(self._forget)
         links.home.on_left(self._swarm_changed)
-        logs.on_change(lambda _author, name: self._changed() if name == LOG else None)
+        feeds.on_change(lambda _author, name: self._changed() if name == LOG else None)
 
     async def stop(self) -> None:
         """Stop telling."""
@@ -127,8 +127,8 @@ class Shares:
         by_members = [
             Listed(member.id, name, share)
             for member in self._identity.roster.members
-            for name in self._logs.keys(member.id, LOG)
-            if (share := self._logs.get(member.id, LOG, name, Share)) is not None
+            for name in self._feeds.keys(member.id, LOG)
+            if (share := self._feeds.get(member.id, LOG, name, Share)) is not None
             if share.swarm or me in (member.id, *share.nodes)
         ]
         by_contacts = [
@@ -186,8 +186,8 @@ class Shares:
 
     def publish(self, name: str, share: Share | None) -> None:
         """Share something under this name, or nothing any more."""
-        before = self._logs.get(self._identity.id, LOG, name, Share)
-        self._logs.publish(LOG, {name: share})
+        before = self._feeds.get(self._identity.id, LOG, name, Share)
+        self._feeds.publish(LOG, {name: share})
         for node in {*(before.nodes if before else ()), *(share.nodes if share else ())}:
             if (link := self._links.contact_link(node)) is not None:
                 self._tasks.spawn(self._tell(link))
@@ -240,8 +240,8 @@ class Shares:
     async def _tell(self, link: PeerLink) -> None:
         mine = {
             name: msgspec.structs.replace(share, swarm=False, nodes=[link.peer_id])
-            for name in self._logs.keys(self._identity.id, LOG)
-            if (share := self._logs.get(self._identity.id, LOG, name, Share)) is not None
+            for name in self._feeds.keys(self._identity.id, LOG)
+            if (share := self._feeds.get(self._identity.id, LOG, name, Share)) is not None
             if link.peer_id in share.nodes
         }
         await link.request(TellShares(dict(list(mine.items())[:MAX_TOLD])))
@@ -257,17 +257,17 @@ class Shares:
     def _swarm_changed(self, left: str | None) -> None:
         """Share nothing with the new swarm that was shared with another one."""
         if left is not None:
-            for name in self._logs.keys(self._identity.id, LOG):
+            for name in self._feeds.keys(self._identity.id, LOG):
                 self.publish(name, None)
-            self._logs.compact(LOG)  # it would still tell what was shared
+            self._feeds.compact(LOG)  # it would still tell what was shared
             self._told.clear()  # contacts know this device by the swarm that it left
             self._save()
         self._changed()
 
     def _forget(self, node_id: str) -> None:
         """Share nothing more with a device that is trusted no more, also when it comes back."""
-        for name in self._logs.keys(self._identity.id, LOG):
-            share = self._logs.get(self._identity.id, LOG, name, Share)
+        for name in self._feeds.keys(self._identity.id, LOG):
+            share = self._feeds.get(self._identity.id, LOG, name, Share)
             if share is not None and node_id in share.nodes:
                 left = msgspec.structs.replace(share, nodes=[node for node in share.nodes if node != node_id])
                 self.publish(name, left if left.swarm or left.nodes else None)

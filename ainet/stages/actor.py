@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from ainet.models.shards import Shard
     from ainet.stages.protocol.recovery import Recovery
     from ainet.stages.protocol.spec import StageSpec
-    from ainet.stages.ring.frames import DataLink, Listener
+    from ainet.stages.ring.frames import RingConnection, RingListener
     from ainet.stages.sessions.session_server import SessionServer
     from ainet.stages.stage import Remains, Stage
 
 
-class StageHost:
+class StageActor:
     """Loads a stage, links it to its neighbours, and ends it. Control only: data never comes this way.
 
     Parameters
@@ -39,9 +39,9 @@ class StageHost:
         self._host = host
         self._log = logging.getLogger("ainet.stage")
         self._stage: Stage | None = None
-        self._listener: Listener | None = None
+        self._listener: RingListener | None = None
         self._sessions: SessionServer | None = None
-        self._links: list[DataLink] = []
+        self._links: list[RingConnection] = []
         #: Held while loading, so that `close` finds either nothing or everything.
         self._loading = asyncio.Lock()
         self._closed = False
@@ -56,7 +56,7 @@ class StageHost:
         AinetError
             If the stage cannot be loaded, or was closed meanwhile.
         """
-        from ainet.stages.ring.frames import Listener
+        from ainet.stages.ring.frames import RingListener
         from ainet.stages.sessions.session_server import SessionServer
         from ainet.stages.stage import Stage
 
@@ -70,7 +70,7 @@ class StageHost:
             data_port = session_port = 0
             try:
                 if spec.n_stages > 1:
-                    self._listener = Listener(self._credentials, self._host, self._log.warning)
+                    self._listener = RingListener(self._credentials, self._host, self._log.warning)
                     data_port = self._listener.port
                 if shard.is_last:
                     self._sessions = SessionServer(self._stage, self._credentials, self._log)
@@ -134,7 +134,7 @@ class StageHost:
         patience = FORWARDED_SILENCE_SECONDS if is_forwarded else SILENCE_SECONDS
         stage.start(previous, after, kept_tokens, recovery=recovery, patience=patience)
 
-    async def _connect(self, following: StageAddress) -> DataLink:
+    async def _connect(self, following: StageAddress) -> RingConnection:
         from ainet.stages.ring.frames import connect
 
         stage = self._loaded()

@@ -20,7 +20,7 @@ from ainet.stages.llama.embedding import Embedding
 from ainet.stages.llama.llama import Llama
 from ainet.stages.protocol.segments import SEGMENT_BYTES, Segment
 from ainet.stages.protocol.sockets import ALIVE_SECONDS, FIRST_SILENCE_SECONDS, SILENCE_SECONDS
-from ainet.stages.ring.frames import DataLink, Frame, Kind
+from ainet.stages.ring.frames import Frame, Kind, RingConnection
 from ainet.stages.ring.hidden_states import HiddenStates
 from ainet.stages.ring.inbox import Inbox
 from ainet.stages.ring.kept_states import KeptStates
@@ -98,8 +98,8 @@ class Stage:
             raise
         self._hidden_states = HiddenStates(spec.hidden_states, self.llama.n_embd)
         self.inbox = Inbox()
-        self._previous: DataLink | None = None
-        self._next: DataLink | None = None
+        self._previous: RingConnection | None = None
+        self._next: RingConnection | None = None
         self._composer = Composer(spec.n_ubatch, spec.n_stages)
         self._in_flight = 0
         #: Positions of sessions that a new first stage computes for other new ones only.
@@ -143,8 +143,8 @@ class Stage:
 
     def start(
         self,
-        previous: DataLink | None,
-        following: DataLink | None,
+        previous: RingConnection | None,
+        following: RingConnection | None,
         kept_tokens: int = 0,
         *,
         recovery: Recovery | None = None,
@@ -429,7 +429,7 @@ class Stage:
         )
 
     @property
-    def _link(self) -> DataLink:
+    def _link(self) -> RingConnection:
         if self._next is None:
             raise ProtocolError(f"The stage with layers {self._layers} has no next stage.")
         return self._next

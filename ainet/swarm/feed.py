@@ -25,7 +25,7 @@ MAX_STATE = 256 * 1024  # bytes of what a log says in all
 MAX_KEYS = 512
 MAX_ENTRIES = 1024  # since the last snapshot
 
-LogName = Annotated[str, msgspec.Meta(pattern="^[a-z]{1,32}$")]
+FeedName = Annotated[str, msgspec.Meta(pattern="^[a-z]{1,32}$")]
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 State = dict[str, msgspec.Raw]
 
@@ -50,7 +50,7 @@ class Body(msgspec.Struct, frozen=True, array_like=True):
     """
 
     author: NodeId
-    log: LogName
+    log: FeedName
     epoch: Count
     seq: Count
     previous: Annotated[bytes, msgspec.Meta(max_length=32)]
@@ -123,7 +123,7 @@ class Place(msgspec.Struct, frozen=True, array_like=True):
         return self.epoch, self.seq
 
 
-class Log:
+class Feed:
     """One log of one author: its entries since the last snapshot, and what they say together."""
 
     def __init__(self) -> None:

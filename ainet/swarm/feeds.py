@@ -10,7 +10,7 @@ import msgspec
 from ainet.errors import AinetError, Refused
 from ainet.identity.roster import NodeId
 from ainet.links.request import Request
-from ainet.swarm.feed import MAX_BODY, NULL, Body, Entry, Log, LogName, Place, make_entry
+from ainet.swarm.feed import MAX_BODY, NULL, Body, Entry, Feed, FeedName, Place, make_entry
 from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ MAX_ENTRIES = 4096  # in one message
 MAX_BATCH = 1024 * 1024
 
 
-class KnownLog(msgspec.Struct, frozen=True, array_like=True):
+class KnownFeed(msgspec.Struct, frozen=True, array_like=True):
     """How far the speaker knows one log."""
 
     author: NodeId
-    log: LogName
+    log: FeedName
     place: Place
 
 
@@ -51,7 +51,7 @@ class SyncLogs(Request, frozen=True):
 
     reply = Entries
 
-    known: Annotated[list[KnownLog], msgspec.Meta(max_length=MAX_LOGS)]
+    known: Annotated[list[KnownFeed], msgspec.Meta(max_length=MAX_LOGS)]
 
 
 class PushEntries(Request, frozen=True):
@@ -60,7 +60,7 @@ class PushEntries(Request, frozen=True):
     entries: Annotated[list[Entry], msgspec.Meta(max_length=MAX_ENTRIES)]
 
 
-class Logs:
+class Feeds:
     """Keeps the logs of the swarm's members.
 
     Parameters
@@ -77,9 +77,9 @@ class Logs:
         self._links = links
         self._identity = links.identity
         self._log = log
-        self._logs: dict[tuple[str, str], Log] = {}
+        self._feeds: dict[tuple[str, str], Feed] = {}
         self._callbacks: list[Callable[[str, str], object]] = []
-        self._tasks = Tasks("Logs were not exchanged", log)
+        self._tasks = Tasks("Feeds were not exchanged", log)
         self._outgoing: dict[str, list[Entry]] = {}  # by peer
         self._file = sqlite3.connect(path, isolation_level=None)
         path.chmod(0o600)
@@ -106,12 +106,12 @@ class Logs:
 
     def get(self, author: str, log: str, key: str, kind: type[Any]) -> Any:
         """Return what the author says under `key` of its log, as a `kind`; None when it says nothing, or nonsense."""
-        found = self._logs.get((author, log))
+        found = self._feeds.get((author, log))
         return found.get(key, kind) if found is not None else None
 
     def keys(self, author: str, log: str) -> list[str]:
         """Return the keys of a log."""
-        found = self._logs.get((author, log))
+        found = self._feeds.get((author, log))
         return list(found.state) if found is not None else []
 
     def publish(self, log: str, changes: Mapping[str, Any]) -> None:
@@ -122,7 +122,7 @@ class Logs:
         Refused
             The log would be too large.
         """
-        known = self._logs.setdefault((self._identity.id, log), Log())
+        known = self._feeds.setdefault((self._identity.id, log), Feed())
         encoded = {key: msgspec.Raw(_encode(value)) for key, value in changes.items()}
         news = {key: value for key, value in encoded.items() if bytes(known.state.get(key, NULL)) != bytes(value)}
         if news or known.place is None:
@@ -135,7 +135,7 @@ class Logs:
 
     def compact(self, log: str) -> None:
         """Say in one entry what this node's own log says, so that nobody hears what it said before."""
-        known = self._logs.get((self._identity.id, log))
+        known = self._feeds.get((self._identity.id, log))
         if known is not None and known.place is not None:
             self._say(log, known, known.state, snapshot=True)
 
@@ -145,7 +145,7 @@ class Logs:
         if size > MAX_SAID:
             raise Refused(f"This device says too much in its log {log} ({size:,} bytes; {MAX_SAID:,} are allowed).")
 
-    def _say(self, name: str, log: Log, said: Mapping[str, msgspec.Raw], *, snapshot: bool, epoch: int = 0) -> None:
+    def _say(self, name: str, log: Feed, said: Mapping[str, msgspec.Raw], *, snapshot: bool, epoch: int = 0) -> None:
         place = log.place
         following = (place.epoch, place.seq + 1) if place is not None else (0, 0)
         if epoch > following[0]:
@@ -165,8 +165,8 @@ class Logs:
         self._told(self._identity.id, name)
         self._pass_on([entry], None)
 
-    def _known(self) -> list[KnownLog]:
-        return [KnownLog(author, name, log.place) for (author, name), log in self._logs.items() if log.place]
+    def _known(self) -> list[KnownFeed]:
+        return [KnownFeed(author, name, log.place) for (author, name), log in self._feeds.items() if log.place]
 
     def _take(self, entries: Iterable[Entry]) -> tuple[list[Entry], bool]:
         """Add entries; return those that were new, and whether some did not fit to what is known."""
@@ -177,30 +177,30 @@ class Logs:
             if self._identity.roster.member(body.author) is None:
                 continue
             key = (body.author, body.log)
-            log = self._logs.get(key) or Log()
+            log = self._feeds.get(key) or Feed()
             if body.author == self._identity.id:
                 self._meet_own(log, body, entry)
                 continue
             if not log.accepts(body):
                 gap = gap or log.place is None or (body.epoch, body.seq) > log.place.order
                 continue
-            if key not in self._logs and sum(author == body.author for author, _ in self._logs) >= LOGS_OF_ONE:
+            if key not in self._feeds and sum(author == body.author for author, _ in self._feeds) >= LOGS_OF_ONE:
                 raise Refused(f"{body.author[:8]} has {LOGS_OF_ONE} logs already.")
             log.add(entry, body)
-            self._logs[key] = log
+            self._feeds[key] = log
             self._keep(entry, body)
             fresh.append(entry)
         for author, name in dict.fromkeys((body.author, body.log) for body in (entry.open() for entry in fresh)):
             self._told(author, name)
         return fresh, gap
 
-    def _meet_own(self, log: Log, body: Body, entry: Entry) -> None:
+    def _meet_own(self, log: Feed, body: Body, entry: Entry) -> None:
         """Notice that others know more of this node's own log than itself: it was restored from a backup."""
         place, here = log.place, (body.epoch, body.seq)
         if place is None or here > place.order or (here == place.order and entry.digest != place.digest):
             self._log.warning("Others know a later part of this node's log %s: it begins anew.", body.log)
             key = (self._identity.id, body.log)
-            mine = self._logs.setdefault(key, Log())
+            mine = self._feeds.setdefault(key, Feed())
             self._say(body.log, mine, mine.state, snapshot=True, epoch=body.epoch + 1)
 
     def _pass_on(self, entries: list[Entry], origin: str | None) -> None:
@@ -244,13 +244,13 @@ class Logs:
         known = {(one.author, one.log): one.place for one in request.known}
         if any(self._is_ahead(one) for one in request.known):
             self._tasks.spawn(self._pull(link))  # the signed entries show whether that is true
-        lacking = [entry for key, log in self._logs.items() for entry in log.since(known.get(key))]
+        lacking = [entry for key, log in self._feeds.items() for entry in log.since(known.get(key))]
         batches = list(_batches(lacking))
         return Entries(batches[0], more=len(batches) > 1) if batches else Entries([])
 
-    def _is_ahead(self, known: KnownLog) -> bool:
+    def _is_ahead(self, known: KnownFeed) -> bool:
         """Whether somebody says that it knows more of this node's own log than the node itself."""
-        log = self._logs.get((self._identity.id, known.log))
+        log = self._feeds.get((self._identity.id, known.log))
         mine = log.place if log is not None else None
         return known.author == self._identity.id and (mine is None or known.place.order > mine.order)
 
@@ -268,14 +268,14 @@ class Logs:
                 self._log.exception("A callback failed when a log changed.")
 
     def _forget(self, node_id: str) -> None:
-        for key in [key for key in self._logs if key[0] == node_id]:
-            del self._logs[key]
+        for key in [key for key in self._feeds if key[0] == node_id]:
+            del self._feeds[key]
             self._told(*key)
         self._file.execute("DELETE FROM entries WHERE author = ?", (node_id,))
 
     def _swarm_changed(self, _left: str | None) -> None:
         """Forget what the members of the former swarm said."""
-        for author in {author for author, _ in self._logs} - {self._identity.id}:
+        for author in {author for author, _ in self._feeds} - {self._identity.id}:
             self._forget(author)
 
     def _keep(self, entry: Entry, body: Body) -> None:
@@ -294,7 +294,7 @@ class Logs:
             entry = Entry(encoded, signature)
             try:
                 body = entry.open()
-                log = self._logs.setdefault((body.author, body.log), Log())
+                log = self._feeds.setdefault((body.author, body.log), Feed())
                 if log.accepts(body):
                     log.add(entry, body)
             except Refused as exc:

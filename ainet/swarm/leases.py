@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ainet.links.link import PeerLink
     from ainet.links.links import Links
-    from ainet.swarm.feeds import Logs
+    from ainet.swarm.feeds import Feeds
 
 LOG = "leases"
 #: Who waits for a lease looks again this often (s), also when it hears nothing.
@@ -99,14 +99,14 @@ class Leases:
 
     Parameters
     ----------
-    links, logs
+    links, feeds
         To the other members; where they say what they hold.
     log
         For leases that are lost.
     """
 
-    def __init__(self, links: Links, logs: Logs, log: logging.Logger) -> None:
-        self._links, self._logs = links, logs
+    def __init__(self, links: Links, feeds: Feeds, log: logging.Logger) -> None:
+        self._links, self._feeds = links, feeds
         self._identity = links.identity
         self._log = log
         self._grants: dict[str, _Grant] = {}
@@ -119,10 +119,10 @@ class Leases:
         links.handle(TakeLease, self._answer_take)
         links.handle(ReturnLease, self._answer_return)
         links.on_linked(self._linked)
-        logs.on_change(self._log_changed)
+        feeds.on_change(self._log_changed)
         stale = {name: lease for name in self._own() if (lease := self._lease(self._identity.id, name)) and lease.held}
         if stale:  # this node ended in the middle of something
-            logs.publish(LOG, {name: Lease(lease.number, held=False) for name, lease in stale.items()})
+            feeds.publish(LOG, {name: Lease(lease.number, held=False) for name, lease in stale.items()})
 
     async def stop(self) -> None:
         """End what goes on in the background."""
@@ -281,10 +281,10 @@ class Leases:
                 del self._seen[next(iter(self._seen))]
 
     def _own(self) -> list[str]:
-        return self._logs.keys(self._identity.id, LOG)
+        return self._feeds.keys(self._identity.id, LOG)
 
     def _lease(self, node: str, name: str) -> Lease | None:
-        found: Any = self._logs.get(node, LOG, name, Lease)
+        found: Any = self._feeds.get(node, LOG, name, Lease)
         return found if isinstance(found, Lease) else None
 
     def _say(self, name: str, lease: Lease) -> None:
@@ -292,7 +292,7 @@ class Leases:
         own = self._own()
         if len(own) >= MAX_REMEMBERED and name not in own:
             changes[next(one for one in own if one not in self._running)] = None
-        self._logs.publish(LOG, changes)
+        self._feeds.publish(LOG, changes)
 
     def _linked(self, link: PeerLink) -> None:
         link.on_close(self._unlinked)

@@ -95,7 +95,7 @@ class Frame(NamedTuple):
             raise ProtocolError(f"A {self.kind.name} frame of {self.rows} rows has {len(self.payload)} bytes.")
 
 
-class DataLink:
+class RingConnection:
     """One direction of the ring: only ever sent to at one end and received from at the other.
 
     One thread receives. Several may send: the decode thread, and the one that gives signs of life.
@@ -209,7 +209,7 @@ class DataLink:
             self._end += n
 
 
-class Listener:
+class RingListener:
     """Accepts the one connection that the stage before makes, and refuses everybody else.
 
     Parameters
@@ -229,7 +229,7 @@ class Listener:
         self.port = int(self._socket.getsockname()[1])
         self._log = log
 
-    def accept(self, expected_id: str, epoch: bytes, max_payload: int) -> DataLink:
+    def accept(self, expected_id: str, epoch: bytes, max_payload: int) -> RingConnection:
         """Wait for the stage on the node `expected_id` that knows `epoch`, then stop listening.
 
         Raises
@@ -260,13 +260,13 @@ class Listener:
         """Stop listening."""
         self._socket.close()
 
-    def _greet(self, raw: socket.socket, expected_id: str, epoch: bytes, max_payload: int) -> DataLink:
+    def _greet(self, raw: socket.socket, expected_id: str, epoch: bytes, max_payload: int) -> RingConnection:
         raw.settimeout(GREETING_TIMEOUT)
         tune(raw)
         if raw.recv(1, socket.MSG_PEEK) != TLS_HANDSHAKE:
             _turn_away(raw)
             raise Refused("it does not speak TLS")
-        link = DataLink(self._context.wrap_socket(raw, server_side=True), max_payload)
+        link = RingConnection(self._context.wrap_socket(raw, server_side=True), max_payload)
         try:
             if link.peer != expected_id:
                 raise Refused(f"the certificate belongs to {link.peer[:8]}, not to {expected_id[:8]}")
@@ -292,7 +292,7 @@ def _turn_away(raw: socket.socket) -> None:
 
 def connect(
     credentials: Credentials, address: tuple[str, int], expected_id: str, epoch: bytes, max_payload: int
-) -> DataLink:
+) -> RingConnection:
     """Connect to the stage after this one, on the node `expected_id`.
 
     Raises
@@ -306,7 +306,7 @@ def connect(
     try:
         raw = socket.create_connection(address, timeout=LINK_TIMEOUT)
         tune(raw)
-        link = DataLink(client_context(credentials).wrap_socket(raw), max_payload)
+        link = RingConnection(client_context(credentials).wrap_socket(raw), max_payload)
         if link.peer == expected_id:
             link.send(Kind.HELLO, payload=epoch)
             link.socket.settimeout(None)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import select
     from collections.abc import Callable
 
-    from ainet.stages.ring.frames import DataLink
+    from ainet.stages.ring.frames import RingConnection
 
 
 class Inbox:
@@ -23,7 +23,7 @@ class Inbox:
         self._commands: list[Callable[[], None]] = []
         self._woken, self._waker = socket.socketpair()
         self._waker.setblocking(False)
-        self._waiting: dict[DataLink | None, select.poll] = {}
+        self._waiting: dict[RingConnection | None, select.poll] = {}
 
     def put(self, command: Callable[[], None]) -> None:
         """Have the decode thread call `command` before its next step."""
@@ -42,7 +42,7 @@ class Inbox:
             commands, self._commands = self._commands, []
         return commands
 
-    def wait(self, link: DataLink | None, seconds: float) -> bool | None:
+    def wait(self, link: RingConnection | None, seconds: float) -> bool | None:
         """Wait for a command or a frame on `link`; True for a frame, None when neither came in so many seconds."""
         if link is not None and link.buffered:
             return True
