@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rpc import PlainProcess, RpcServer
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
-from lan import Lan, LanNodes, lan_nodes, wait_for
+from support.lan import Lan, LanNodes, lan_nodes, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distance import NAMES, SETTINGS, wait_for
-from lan import lan_nodes
 from rpc import model_path
+from support.lan import lan_nodes
 
 if TYPE_CHECKING:
-    from lan import LanNodes
+    from support.lan import LanNodes
 
 DISTANCES = (0.0, 0.020)  # s, one way
 N_TOKENS = 128

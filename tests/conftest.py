@@ -3,8 +3,8 @@
 import signal
 
 from hypothesis import settings
-from nodes import jupyter_dirs, node_dir, own_jupyter
-from smollm2 import smollm2_manifest, smollm2_path, smollm2_store
+from support.nodes import jupyter_dirs, node_dir, own_jupyter
+from support.smollm2 import smollm2_manifest, smollm2_path, smollm2_store
 
 __all__ = ["jupyter_dirs", "node_dir", "own_jupyter", "smollm2_manifest", "smollm2_path", "smollm2_store"]
 

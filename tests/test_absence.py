@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swarms import devices, until
+from support.swarms import devices, until
 
 from ainet.errors import PeerUnreachable
 from ainet.hosting.absence import AbsenceWatch

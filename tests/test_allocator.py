@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
-from processes import running
+from support.processes import running
 
 from ainet.config import AinetConfig
 from ainet.errors import NotEnough

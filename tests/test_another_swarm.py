@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
-from swarms import devices, until
-from test_documents import PLAN, plan, says, sharing
+from support.documents import PLAN, plan, says, sharing
+from support.swarms import devices, until
 
 from ainet.documents.store import DocumentStore
 from ainet.sharing.shares import Share, Shares

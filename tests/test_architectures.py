@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from tiny_models import HEAD, N_VOCAB, WINDOW, write_model
+from support.tiny_models import HEAD, N_VOCAB, WINDOW, write_model
 
 from ainet.errors import CannotSplit
 from ainet.models.architectures import Architecture, Transformer, check_cuts, check_range

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from swarms import devices, until
+from support.swarms import devices, until
 
 from ainet.errors import PeerUnreachable
 from ainet.links.bandwidths import Bandwidths

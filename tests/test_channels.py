@@ -7,8 +7,9 @@ import contextlib
 import random
 
 import pytest
-from linked import Echo, Peer, raw
-from swarms import devices, until
+from support.linked import Echo, Peer, raw
+from support.services import DATA, echo, service, talk, unreachable
+from support.swarms import devices, until
 
 from ainet.links import channel as channels
 from ainet.links.channel import WINDOW, Channel
@@ -26,59 +27,9 @@ from ainet.links.frames import (
 )
 from ainet.wire.address import split_address
 
-DATA = random.Random(1).randbytes(3 * WINDOW + 12345)
-
-
-@contextlib.asynccontextmanager
-async def service(answer):
-    """Run a TCP service; yields its port."""
-
-    serving = set()
-
-    async def serve(reader, writer):
-        serving.add(asyncio.current_task())
-        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
-            await answer(reader, writer)
-        writer.transport.abort()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in serving:
-            task.cancel()
-        await asyncio.gather(*serving)
-        await server.wait_closed()
-
-
-async def echo(reader, writer):
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
-    await writer.wait_closed()
-
 
 async def never(reader, writer):
     await asyncio.sleep(3600)
-
-
-async def talk(channel, data):
-    """Send `data` and return what comes back until the end."""
-
-    async def write():
-        for begin in range(0, len(data), 50_000):
-            channel.write(data[begin : begin + 50_000])
-            await channel.drain()
-        channel.write_eof()
-
-    async with asyncio.TaskGroup() as group:
-        group.create_task(write())
-        back = bytearray()
-        while piece := await channel.read():
-            back += piece
-    return bytes(back)
 
 
 def cut_links(*devices):
@@ -251,16 +202,6 @@ async def test_the_direct_way_is_preferred_where_it_exists(tmp_path):
 
 
 # Relays
-
-
-def unreachable(device, from_device):
-    """Make `device` impossible to dial for `from_device`."""
-    book = from_device.links.book
-
-    def addresses(node_id, before=book.addresses):
-        return [] if node_id == device.id else before(node_id)
-
-    book.addresses = addresses
 
 
 @contextlib.asynccontextmanager

@@ -11,8 +11,8 @@ import sys
 import time
 
 import pytest
-from nodes import ainet, answer_of
-from processes import running
+from support.nodes import ainet, answer_of
+from support.processes import running
 
 from ainet.cli import tables
 from ainet.cli.commands import COMMANDS

@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from processes import running
-from servers import serve, until
+from support.processes import running
+from support.servers import serve, until
 
 from ainet.client.answer import Answer
 from ainet.client.client import NodeClient

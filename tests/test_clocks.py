@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from swarms import Device, at, until
-from test_documents import plan, says, sharing
+from support.documents import plan, says, sharing
+from support.swarms import Device, at, until
 
 from ainet.swarm.feeds import Feeds
 

@@ -7,8 +7,8 @@ import stat
 
 import msgspec
 import pytest
-from linked import Echo, Peer, dial
-from swarms import DAY, Device, at, devices, until
+from support.linked import Echo, Peer, dial
+from support.swarms import DAY, Device, at, devices, until
 
 from ainet.errors import AinetError, NotFound, PeerUnreachable, ProtocolError, Refused, UsageError
 from ainet.identity.credentials import client_context

@@ -15,8 +15,8 @@ import time
 
 import psutil
 import pytest
-from nodes import OPTIONS, ainet, alive, answer_of, family_of
-from processes import running
+from support.nodes import OPTIONS, ainet, alive, answer_of, family_of
+from support.processes import running
 
 from ainet.daemon import daemon, runtime
 from ainet.daemon.options import keep_options

@@ -10,36 +10,16 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from linked import raw
 from pycrdt import Array, Doc, Map, Text, merge_updates
-from swarms import devices, until
+from support.documents import PLAN, plan, says, sharing
+from support.linked import raw
+from support.swarms import devices, until
 
 from ainet.documents import exchange as module
 from ainet.documents.document import Document, Incomplete
-from ainet.documents.exchange import Documents, PushUpdate, check_name
+from ainet.documents.exchange import PushUpdate, check_name
 from ainet.documents.store import DocumentStore
 from ainet.errors import Refused, UsageError
-
-PLAN = "shared/plan"
-
-
-@contextlib.asynccontextmanager
-async def sharing(*several):
-    """Give each device its documents."""
-    opened = [Documents(device.links, device.folder / "documents.sqlite", device.log) for device in several]
-    try:
-        yield opened
-    finally:
-        for one in opened:
-            await one.stop()
-
-
-def plan(documents):
-    return documents.open(PLAN).doc.get("map", type=Map)
-
-
-def says(documents):
-    return plan(documents).to_py() or {}
 
 
 async def test_what_one_member_writes_all_read(tmp_path):

@@ -9,13 +9,13 @@ import signal
 
 import msgspec
 import pytest
-from smollm2 import N_CTX, one_process
-from swarms import until
-from test_node import ask as ask_node
-from test_node import nodes
-from test_pipeline import GREEDY, ask
-from test_stage import EPOCH, whole
-from tiny_models import write_model
+from support.local_nodes import ask as ask_node
+from support.local_nodes import nodes
+from support.smollm2 import N_CTX, one_process
+from support.swarms import until
+from support.tiny_models import write_model
+from support.whole_stage import EPOCH, whole
+from support.workshop import GREEDY, ask
 
 from ainet.errors import UsageError
 from ainet.executor.session_client import SessionClient

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from smollm2 import CHUNK, N_CTX, one_process
-from test_failover import loaded_to_pause, once, said
-from test_node import nodes, question
-from test_pipeline import GREEDY, answer, ask, in_workers, workshop
-from test_stage import whole
-from tiny_models import write_model
+from support.local_nodes import nodes, question
+from support.losses import loaded_to_pause, once, said
+from support.smollm2 import CHUNK, N_CTX, one_process
+from support.tiny_models import write_model
+from support.whole_stage import whole
+from support.workshop import GREEDY, answer, ask, in_workers, workshop
 
 from ainet.models.tensors import TensorStore
 from ainet.stages.llama.llama import Llama

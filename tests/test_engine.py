@@ -19,7 +19,7 @@ import msgspec
 import psutil
 import pytest
 from distributed import Client
-from processes import family, line, living, ports, python, until
+from support.processes import family, line, living, ports, python, until
 
 from ainet.config import AinetConfig
 from ainet.engine.certificates import ClusterCA

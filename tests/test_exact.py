@@ -8,8 +8,8 @@ import random
 import llama_cpp
 import numpy as np
 import pytest
-from smollm2 import N_CTX
-from test_node import ask, nodes
+from support.local_nodes import ask, nodes
+from support.smollm2 import N_CTX
 
 from ainet.errors import UsageError
 from ainet.placement.survey import EXACT

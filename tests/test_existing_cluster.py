@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from processes import python, until
+from support.processes import python, until
 
 from ainet.config import AinetConfig
 from ainet.engine.certificates import ClusterCA

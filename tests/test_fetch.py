@@ -8,7 +8,7 @@ import random
 
 import psutil
 import pytest
-from swarms import devices, until
+from support.swarms import devices, until
 
 from ainet.errors import Busy, ModelError, NotEnough, NotFound, PeerUnreachable, ProtocolError, Refused
 from ainet.hosting.fetch import Fetcher

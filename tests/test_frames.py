@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.whole_stage import EPOCH
 
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
 from ainet.identity.credentials import client_context
@@ -20,7 +21,6 @@ from ainet.stages.ring.frames import HEADER, PLAIN_WORD, Kind, RingConnection, R
 from ainet.stages.ring.hidden_states import HiddenStates
 from ainet.stages.ring.inbox import Inbox
 
-EPOCH = b"e" * 16
 LIMIT = 1 << 16
 FORM, EIGHT = HiddenStates("float32", 576), HiddenStates("float32", 8)
 

@@ -9,8 +9,8 @@ from typing import Any
 import gguf
 import llama_cpp
 import pytest
-from gguf_files import check, entry, rewrite, shipped_model, start, text, within
-from tiny_models import HEAD, N_VOCAB, TOKENS, add_value, write_model
+from support.gguf_files import check, entry, rewrite, shipped_model, start, text, within, write_parts
+from support.tiny_models import HEAD, N_VOCAB, TOKENS, add_value, write_model
 
 from ainet.errors import ModelError
 from ainet.models.gguf import MAX_HEADER, GGUFFile, open_model
@@ -367,25 +367,6 @@ def test_a_file_without_tensors_is_refused(tmp_path: Path) -> None:
 
 
 # --- models in several files ---------------------------------------------------------------------------------------
-
-
-def write_parts(path: Path, folder: Path) -> list[Path]:
-    """Split a model into three files as llama-gguf-split does: all metadata in the first."""
-    file, data = GGUFFile.open(path), path.read_bytes()
-    third = -(-len(file.tensors) // 3)
-    paths = []
-    for part in range(3):
-        tensors = file.tensors[part * third : (part + 1) * third]
-        metadata = dict(file.metadata) if part == 0 else {}
-        metadata["split.no"] = Value.of(Kind.UINT16, part)
-        metadata["split.count"] = Value.of(Kind.UINT16, 3)
-        metadata["split.tensors.count"] = Value.of(Kind.INT32, len(file.tensors))
-        head, places, size = header(metadata, [(info.name, info.shape, info.type) for info in tensors])
-        paths.append(folder / f"tiny-{part + 1:05}-of-00003.gguf")
-        with paths[-1].open("wb") as target:
-            chunks = ([data[info.offset : info.offset + info.nbytes]] for info in tensors)
-            write(target, head, zip(places, chunks, strict=True), size)
-    return paths
 
 
 def test_a_model_in_several_files_is_one_model(tiny: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from gguf_files import check, rewrite, shipped_model, start, within
-from tiny_models import HEAD, write_model
+from support.gguf_files import check, rewrite, shipped_model, start, within
+from support.tiny_models import HEAD, write_model
 
 from ainet.errors import ModelError
 from ainet.models.gguf import GGUFFile

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tiny_models import write_model
+from support.tiny_models import write_model
 
 from ainet.config import AinetConfig
 from ainet.errors import ModelError, NotEnough, NotFound, PeerUnreachable, UsageError

@@ -10,7 +10,7 @@ import time
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from swarms import DAY, at
+from support.swarms import DAY, at
 
 from ainet.errors import AinetError, NotFound, Refused, UsageError
 from ainet.files import write_private

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 import pytest
-from swarms import devices, until
+from support.swarms import devices, until
 
 from ainet.errors import LeaseLost, PeerUnreachable
 from ainet.swarm.feeds import Feeds

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from swarms import devices, until
+from support.swarms import devices, until
 
 from ainet.engine.certificates import ClusterCA
 from ainet.errors import AinetError, NotEnough, NotFound, PeerUnreachable, Refused
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from swarms import Device
+    from support.swarms import Device
 
     from ainet.resources.allocator import Reservation
 

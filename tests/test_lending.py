@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from distributed import Client
 from distributed.core import rpc
-from processes import family, line, living, ports, python, until
+from support.processes import family, line, living, ports, python, until
 
 from ainet.engine.certificates import ClusterCA, DaskCredentials
 from ainet.errors import PeerUnreachable

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from linked import Blob, Count, Echo, Peer, Progress, Raise, Wait, two
-from swarms import Device, devices, until
+from support.linked import Blob, Count, Echo, Peer, Progress, Raise, Wait, two
+from support.swarms import Device, devices, until
 
 from ainet.errors import AinetError, Busy, NotFound, PeerUnreachable, ProtocolError, UsageError
 from ainet.links.frames import MAX_FRAME, WINDOW, Hint
@@ -249,7 +249,7 @@ async def other_process(tmp_path, desk):
     invitation = await desk.pairing.invite()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        str(Path(__file__).with_name("peer_process.py")),
+        str(Path(__file__).parent / "support" / "peer_process.py"),
         str(tmp_path / "other"),
         invitation.ticket,
         stdin=asyncio.subprocess.PIPE,

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from linked import Blob, Count, Echo, Peer, Progress, answer, dial, greeted_as, hello_of, raw, two
-from swarms import devices, until
+from support.linked import Blob, Count, Echo, Peer, Progress, answer, dial, greeted_as, hello_of, raw, two
+from support.swarms import devices, until
 
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
 from ainet.identity.credentials import client_context, pairing_client_context

@@ -13,8 +13,8 @@ from jupyter_server.services.contents.largefilemanager import AsyncLargeFileMana
 from jupyter_server_ydoc.rooms import DocumentRoom
 from jupyter_ydoc import YNotebook
 from pycrdt import Map, Text
-from servers import until
-from test_shared_notebooks import code, desks, part, shared
+from support.desks import code, desks, part, shared
+from support.servers import until
 
 from ainet.sharing.cell_changes import merge_texts, with_their_changes
 from ainet.sharing.notebook_files import NotebookFiles

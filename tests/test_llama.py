@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from smollm2 import CHUNK, N_CTX
+from support.smollm2 import CHUNK, N_CTX
 
 from ainet.errors import ModelError, NotEnough
 from ainet.models.shards import ShardStore

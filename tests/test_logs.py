@@ -6,7 +6,7 @@ import contextlib
 import shutil
 
 import pytest
-from swarms import devices, until
+from support.swarms import devices, until
 
 from ainet.errors import Refused
 from ainet.swarm.feed import Body, Place, make_entry

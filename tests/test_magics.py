@@ -116,7 +116,7 @@ def test_without_a_subcommand_the_status_is_shown(run):
 
 @pytest.mark.parametrize("command", ["status", "models", "plan", "members"])
 def test_what_needs_no_kernel_is_the_same_as_on_the_command_line(run, command):
-    from nodes import ainet
+    from support.nodes import ainet
 
     shown = run(f"%ainet {command}")
     printed = ainet(command).stdout

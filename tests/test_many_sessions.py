@@ -8,9 +8,9 @@ import random
 
 import msgspec
 import pytest
-from smollm2 import N_CTX, one_process
-from test_pipeline import GREEDY, answer, ask, workshop
-from test_stage import ENDLESS
+from support.smollm2 import N_CTX, one_process
+from support.whole_stage import ENDLESS
+from support.workshop import GREEDY, answer, ask, workshop
 
 from ainet.errors import Busy
 from ainet.stages.protocol.generation import Done, Started, Text

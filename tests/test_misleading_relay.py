@@ -6,9 +6,9 @@ import contextlib
 import logging
 
 import pytest
-from linked import Echo, Peer
-from swarms import devices, until
-from test_channels import unreachable
+from support.linked import Echo, Peer
+from support.services import unreachable
+from support.swarms import devices, until
 
 from ainet.errors import PeerUnreachable
 from ainet.links.frames import ToNode

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tiny_models import write_model
+from support.tiny_models import write_model
 
 from ainet.config import AinetConfig
 from ainet.errors import ModelError, NotFound, UsageError
@@ -247,7 +247,7 @@ def test_listing_reads_headers_only(store: TensorStore, tmp_path: Path) -> None:
 
 
 def test_a_model_in_several_files_is_listed_once(store: TensorStore, tmp_path: Path) -> None:
-    from test_gguf import write_parts
+    from support.gguf_files import write_parts
 
     (tmp_path / "parts").mkdir()
     write_parts(write_model(tmp_path / "tiny.gguf", "llama", 2), tmp_path / "parts")

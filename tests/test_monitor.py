@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import psutil
 import pytest
-from processes import running
+from support.processes import running
 
 from ainet.resources import monitor
 

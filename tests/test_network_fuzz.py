@@ -7,9 +7,9 @@ import contextlib
 import random
 
 import pytest
-from linked import Echo, Peer, hello_of
 from pycrdt import Array, Doc, Map, Text
-from swarms import devices, until
+from support.linked import Echo, Peer, hello_of
+from support.swarms import devices, until
 
 from ainet.documents.document import Document
 from ainet.documents.store import DocumentStore
@@ -124,7 +124,7 @@ def test_ten_thousand_damaged_updates(tmp_path):
 
 
 def test_a_thousand_damaged_log_entries(tmp_path):
-    from test_signed_log import Author
+    from support.authors import Author
 
     author = Author()
     samples = []

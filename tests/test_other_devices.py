@@ -10,8 +10,8 @@ import time
 
 import httpx
 import pytest
-from nodes import ainet, alive, answer_of, family_of
-from swarms import Device, devices, until
+from support.nodes import ainet, alive, answer_of, family_of
+from support.swarms import Device, devices, until
 
 from ainet.client.client import NodeClient
 from ainet.daemon import daemon, runtime

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from swarms import DAY, Device, at, devices, until
+from support.swarms import DAY, Device, at, devices, until
 
 from ainet.errors import AinetError, PeerUnreachable, Refused, UsageError
 from ainet.identity.certificates import to_der

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
-from swarms import devices, until
-from test_documents import plan, says, sharing
+from support.documents import plan, says, sharing
+from support.swarms import devices, until
 
 from ainet.errors import PeerUnreachable
 from ainet.swarm.feeds import Feeds

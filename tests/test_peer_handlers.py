@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from swarms import devices, until
+from support.swarms import devices, until
 
 from ainet.engine.engine import Engine
 from ainet.errors import CannotSplit, LeaseLost, NotEnough, NotFound, PeerUnreachable, ProtocolError, Refused
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from swarms import Device
+    from support.swarms import Device
 
 
 class Host:

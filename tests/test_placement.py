@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_stage import whole
+from support.whole_stage import whole
 
 from ainet.errors import CannotSplit, NotEnough
 from ainet.placement.footprint import OVERHEAD, Footprint

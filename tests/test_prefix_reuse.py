@@ -7,8 +7,8 @@ import functools
 import random
 
 import pytest
-from smollm2 import CHUNK, one_process
-from test_pipeline import GREEDY, ask, workshop
+from support.smollm2 import CHUNK, one_process
+from support.workshop import GREEDY, ask, workshop
 
 from ainet.stages.protocol.generation import Done, Started, Text
 from ainet.stages.protocol.sampling_params import SamplingParams

@@ -6,8 +6,8 @@ import contextlib
 
 import pytest
 from pycrdt import Map
-from swarms import Device, devices, until
-from test_documents import says
+from support.documents import says
+from support.swarms import Device, devices, until
 
 from ainet.documents.exchange import Documents, PushUpdate
 from ainet.errors import PeerUnreachable, Refused

@@ -8,7 +8,7 @@ import threading
 
 import psutil
 import pytest
-from test_node import ask, nodes
+from support.local_nodes import ask, nodes
 
 from ainet.resources.speeds import CHANGED, MAX_MODELS, Speeds
 

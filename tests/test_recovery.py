@@ -9,9 +9,9 @@ import time
 
 import msgspec
 import pytest
-from test_frames import EPOCH
-from test_pipeline import GREEDY, ask
-from tiny_models import write_model
+from support.tiny_models import write_model
+from support.whole_stage import EPOCH
+from support.workshop import GREEDY, ask
 
 from ainet.identity.identity import Identity
 from ainet.models.shards import ShardStore

@@ -7,10 +7,10 @@ import os
 import signal
 
 import pytest
-from smollm2 import one_process
-from swarms import until
-from test_node import ENDLESS, nodes, question
-from test_pipeline import pause
+from support.local_nodes import ENDLESS, nodes, question
+from support.smollm2 import one_process
+from support.swarms import until
+from support.workshop import pause
 
 from ainet.executor.affinity import BLOCK, MAX_BLOCKS, Affinity
 from ainet.executor.request import GenerateRequest

@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from swarms import DAY, Device, at, devices, until
+from support.swarms import DAY, Device, at, devices, until
 
 from ainet.errors import NotFound, PeerUnreachable, Refused, UsageError
 from ainet.identity import certificates

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 
 import pytest
-from test_failover import SETTINGS, TOKENS, answer, outlived, said
-from test_node import nodes
+from support.local_nodes import nodes
+from support.losses import SETTINGS, TOKENS, answer, outlived, said
 
 N_EMBD = 576  # of SmolLM2
 

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from processes import running
+from support.processes import running
 
 from ainet.daemon import runtime
 from ainet.daemon.runtime import NodeLock, NodeTaken, Runtime

@@ -8,7 +8,7 @@ import llama_cpp
 import msgspec
 import numpy as np
 import pytest
-from smollm2 import N_CTX, one_process
+from support.smollm2 import N_CTX, one_process
 
 from ainet.errors import UsageError
 from ainet.executor.request import GenerateRequest

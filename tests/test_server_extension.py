@@ -7,7 +7,7 @@ import stat
 
 import httpx
 import pytest
-from servers import JUPYTER_TOKEN, NodeDouble, serve
+from support.servers import JUPYTER_TOKEN, NodeDouble, serve
 
 from ainet.daemon import runtime
 from ainet.errors import NotEnough

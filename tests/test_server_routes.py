@@ -4,7 +4,7 @@ import json
 
 import httpx
 import pytest
-from servers import JUPYTER_TOKEN, serve, until
+from support.servers import JUPYTER_TOKEN, serve, until
 
 from ainet.errors import Busy, CannotSplit, StageLost
 from ainet.server.base import MAX_BODY, MAX_DROPPED

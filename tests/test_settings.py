@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from pycrdt import Map
-from swarms import devices, until
-from test_documents import sharing
+from support.documents import sharing
+from support.swarms import devices, until
 
 from ainet.errors import UsageError
 from ainet.swarm.settings import MAX_VALUE, SwarmSettings

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tiny_models import write_model
+from support.tiny_models import write_model
 
 from ainet.errors import CannotSplit, ModelError, NotEnough, NotFound
 from ainet.models.gguf import GGUFFile

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from swarms import devices, until
+from support.swarms import devices, until
 
 from ainet.errors import Refused
 from ainet.sharing.shares import Share, Shares, TellShares

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from servers import until
-from swarms import Device
-from test_shared_notebooks import code, desks, part, shared
+from support.desks import code, desks, part, shared
+from support.servers import until
+from support.swarms import Device
 
 from ainet.cli.main import main
 from ainet.documents.exchange import ListDocuments, PullDocument, PushUpdate

@@ -10,40 +10,20 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from smollm2 import CHUNK, N_CTX, one_process
+from support.smollm2 import N_CTX, one_process
+from support.whole_stage import ENDLESS, EPOCH, whole
 
 from ainet.errors import AinetError, Busy, PromptTooLong, Refused, StageLost
 from ainet.executor.session_client import SessionClient
 from ainet.identity.identity import Identity
-from ainet.models.shards import ShardStore
 from ainet.stages.protocol.generation import Done, Message, Open, Started, Text
 from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.stages.protocol.segments import Segment
-from ainet.stages.protocol.spec import StageSpec
 from ainet.stages.sessions.session_server import SessionServer
 from ainet.stages.stage import Stage
 
-EPOCH = b"e" * 16
 QUESTION = "Name three colours of the rainbow and explain them."
 GREEDY = SamplingParams(temperature=0)
-#: A grammar without an end.
-ENDLESS = SamplingParams(temperature=1.0, seed=1, grammar="root ::= [a-z ] root")
-
-
-def whole(store, manifest, owner="o", **options):
-    """Return a stage with a whole model, which was not started yet."""
-    spec = StageSpec(
-        pipeline="p",
-        epoch=EPOCH,
-        owner=owner,
-        model=manifest.digest,
-        first_layer=0,
-        last_layer=manifest.n_layers - 1,
-        n_stages=1,
-        **{"n_ctx": N_CTX, "n_ubatch": CHUNK, "threads": 1, "gpu": False, "sessions": 1, "queue": 1, **options},
-    )
-    shard = ShardStore(store).assemble(manifest, 0, manifest.n_layers - 1)
-    return Stage(spec, shard, logging.getLogger("stage"))
 
 
 @pytest.fixture

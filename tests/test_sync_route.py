@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from pycrdt import Doc, Map, Text, YMessageType, create_sync_message, create_update_message
-from servers import JUPYTER_TOKEN, serve, until
-from swarms import Device
-from test_websocket_links import LinkedNode
+from support.served_nodes import SharingNode
+from support.servers import JUPYTER_TOKEN, serve, until
+from support.swarms import Device
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
@@ -24,18 +24,6 @@ PLAN = "shared/plan"
 
 
 pytestmark = pytest.mark.usefixtures("own_jupyter")
-
-
-class SharingNode(LinkedNode):
-    """A node that shares documents."""
-
-    async def start(self):
-        await super().start()
-        self.documents = Documents(self.links, self.folder / "documents.sqlite", self.log)
-
-    async def stop(self):
-        await self.documents.stop()
-        await super().stop()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from tiny_models import write_model
+from support.tiny_models import write_model
 
 from ainet.errors import Busy, ModelError, NotEnough, NotFound
 from ainet.models.gguf import GGUFFile

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from swarms import until
-from test_node import ask, nodes
+from support.local_nodes import ask, nodes
+from support.swarms import until
 
 from ainet.errors import PeerUnreachable
 from ainet.hosting.requests import CloseStages

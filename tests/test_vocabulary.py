@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from smollm2 import N_CTX
+from support.smollm2 import N_CTX
 
 from ainet.stages.llama.llama import Llama
 from ainet.stages.llama.vocabulary import TextStream, Vocabulary

@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 
 import httpx
 import pytest
-from linked import Echo, Peer
-from servers import NodeDouble, serve
-from swarms import Device, until
-from test_channels import DATA, echo, service, talk
+from support.linked import Echo
+from support.served_nodes import LinkedNode
+from support.servers import serve
+from support.services import DATA, echo, service, talk
+from support.swarms import Device, until
 from tornado.websocket import websocket_connect
 
 from ainet.errors import PeerUnreachable, Refused
-from ainet.identity.identity import Identity
 from ainet.links import door, links
 from ainet.links.frames import ToPort
-from ainet.links.links import Links
-from ainet.pairing.pairing import Pairing
 from ainet.wire.websocket import MAX_MESSAGE
 
 pytestmark = pytest.mark.usefixtures("own_jupyter")
-
-
-class LinkedNode(NodeDouble):
-    """A node reduced to what is between devices."""
-
-    async def start(self):
-        self.folder = self.config.make_data_dir()
-        name = self.folder.parent.name
-        self.log = logging.getLogger(f"ainet.tests.{name}")
-        self.identity = Identity.open(self.folder, name)
-        self.links = Links(self.identity, self.config, self.log)
-        self.id = self.identity.id
-        self.pairing = Pairing(self.identity, self.links, self.log)
-        await self.links.start()
-        Peer(self)
-
-    async def stop(self):
-        await self.pairing.stop()
-        await self.links.stop()
 
 
 @contextlib.asynccontextmanager

@@ -6,8 +6,8 @@ import re
 
 import nbformat
 import pytest
-from servers import until
-from test_shared_notebooks import code, desks, shared
+from support.desks import code, desks, shared
+from support.servers import until
 
 pytestmark = pytest.mark.usefixtures("own_jupyter")
 

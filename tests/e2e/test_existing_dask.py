@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from smollm2 import CHUNK, N_CTX, one_process
+from support.smollm2 import CHUNK, N_CTX, one_process
 
 from ainet.client.client import NodeClient
 from ainet.config import CONFIG_FILE

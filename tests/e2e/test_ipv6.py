@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from lan import POSSIBLE, lan_nodes, wait_for
-from nodes import alive
+from support.lan import POSSIBLE, lan_nodes, wait_for
+from support.nodes import alive
 
 pytestmark = [
     pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root and iproute2"),

@@ -6,8 +6,8 @@ import contextlib
 import re
 
 import pytest
-from lab import CHROMIUM, OPTIONS, TOKEN, running_lab
 from playwright.sync_api import expect, sync_playwright
+from support.lab import CHROMIUM, OPTIONS, TOKEN, running_lab
 
 ANSWER_MS = 120_000
 

@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from lan import POSSIBLE, lan_nodes, wait_for
-from nodes import alive
-from processes import running
-from smollm2 import CHUNK, N_CTX, one_process
+from support.lan import POSSIBLE, lan_nodes, wait_for
+from support.nodes import alive
+from support.processes import running
+from support.smollm2 import CHUNK, N_CTX, one_process
 
 from ainet.links.channel import RESUME_SECONDS
 from ainet.stages.protocol.sampling_params import SamplingParams

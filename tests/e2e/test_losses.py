@@ -11,9 +11,9 @@ import time
 
 import psutil
 import pytest
-from lan import POSSIBLE, lan_nodes, wait_for
-from nodes import alive
-from smollm2 import CHUNK, N_CTX, one_process
+from support.lan import POSSIBLE, lan_nodes, wait_for
+from support.nodes import alive
+from support.smollm2 import CHUNK, N_CTX, one_process
 
 from ainet.errors import AinetError
 from ainet.stages.protocol.sampling_params import SamplingParams

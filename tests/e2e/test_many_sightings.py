@@ -8,8 +8,8 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from lan import POSSIBLE, Lan, enter
-from swarms import until
+from support.lan import POSSIBLE, Lan, enter
+from support.swarms import until
 from zeroconf import IPVersion, ServiceInfo, Zeroconf
 
 from ainet.links import discovery as module

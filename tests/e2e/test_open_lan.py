@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from lan import POSSIBLE, Lan, LanNodes, wait_for
-from nodes import alive
+from support.lan import POSSIBLE, Lan, LanNodes, wait_for
+from support.nodes import alive
 from zeroconf import IPVersion, Zeroconf
 
 from ainet.config import CONFIG_FILE

@@ -9,10 +9,10 @@ import subprocess
 import sys
 
 import pytest
-from lan import POSSIBLE, lan_nodes, wait_for
-from nodes import alive
-from processes import running
-from smollm2 import N_CTX, one_process
+from support.lan import POSSIBLE, lan_nodes, wait_for
+from support.nodes import alive
+from support.processes import running
+from support.smollm2 import N_CTX, one_process
 
 from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.stages.protocol.spec import EXACT_UBATCH

@@ -7,8 +7,8 @@ import json
 
 import nbformat
 import pytest
-from lab import CHROMIUM, OPTIONS, TOKEN, running_lab
 from playwright.sync_api import expect, sync_playwright
+from support.lab import CHROMIUM, OPTIONS, TOKEN, running_lab
 
 from ainet.client.client import NodeClient
 

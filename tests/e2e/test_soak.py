@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from nodes import family_of
-from smollm2 import CHUNK, N_CTX, one_process
+from support.nodes import family_of
+from support.smollm2 import CHUNK, N_CTX, one_process
 
 from ainet.client.client import NodeClient
 from ainet.config import CONFIG_FILE, AinetConfig

@@ -9,8 +9,8 @@ import time
 
 import psutil
 import pytest
-from nodes import alive, family_of
-from smollm2 import CHUNK, N_CTX, one_process
+from support.nodes import alive, family_of
+from support.smollm2 import CHUNK, N_CTX, one_process
 
 from ainet.client.client import NodeClient
 from ainet.config import CONFIG_FILE

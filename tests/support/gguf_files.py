@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ainet.models.gguf import GGUFFile, open_model
+from ainet.models.gguf_values import Kind, Value
 from ainet.models.gguf_writer import header, write
 from ainet.models.manifest import Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from ainet.models.gguf_values import Value
 
 
 def shipped_model() -> Path:
@@ -63,3 +62,22 @@ def start(n_tensors: int, n_keys: int, version: int = 3) -> bytes:
 
 def entry(name: bytes, shape: tuple[int, ...], kind: int = 0, offset: int = 0) -> bytes:
     return text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+
+
+def write_parts(path: Path, folder: Path) -> list[Path]:
+    """Split a model into three files as llama-gguf-split does: all metadata in the first."""
+    file, data = GGUFFile.open(path), path.read_bytes()
+    third = -(-len(file.tensors) // 3)
+    paths = []
+    for part in range(3):
+        tensors = file.tensors[part * third : (part + 1) * third]
+        metadata = dict(file.metadata) if part == 0 else {}
+        metadata["split.no"] = Value.of(Kind.UINT16, part)
+        metadata["split.count"] = Value.of(Kind.UINT16, 3)
+        metadata["split.tensors.count"] = Value.of(Kind.INT32, len(file.tensors))
+        head, places, size = header(metadata, [(info.name, info.shape, info.type) for info in tensors])
+        paths.append(folder / f"tiny-{part + 1:05}-of-00003.gguf")
+        with paths[-1].open("wb") as target:
+            chunks = ([data[info.offset : info.offset + info.nbytes]] for info in tensors)
+            write(target, head, zip(places, chunks, strict=True), size)
+    return paths

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from swarms import Device
+from support.swarms import Device
 
 
 async def main(folder: str, ticket: str) -> None:

@@ -145,6 +145,7 @@ async def serve(
     config.AinetExtension.node_class = node_class
     config.AinetConfig.data_dir = str(data_dir)
     config.IdentityProvider.token = JUPYTER_TOKEN
+    config.BaseFileIdManager.db_path = str(folder / "file_ids.db")  # by default in the user's own folder
     root = folder / "root"
     root.mkdir(parents=True, exist_ok=True)
     given = {"ip": "127.0.0.1", "port": 0, "root_dir": str(root), "allow_unauthenticated_access": False} | traits

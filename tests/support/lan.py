@@ -17,12 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nodes import family_of
-
 from ainet.client import shared_variables
 from ainet.client.client import NodeClient
 from ainet.config import CONFIG_FILE
 from ainet.daemon import runtime
+from support.nodes import family_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -5,7 +5,6 @@ import contextlib
 from typing import Annotated
 
 import msgspec
-from swarms import Device, devices, until
 
 from ainet.errors import NotFound
 from ainet.identity.credentials import client_context
@@ -14,6 +13,7 @@ from ainet.links.request import Request
 from ainet.wire.address import split_address
 from ainet.wire.carrier import CHUNK, TcpCarrier
 from ainet.wire.stream import SecureStream
+from support.swarms import Device, devices, until
 
 
 class Blob(msgspec.Struct):

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 import psutil
-from nodes import alive
+
+from support.nodes import alive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

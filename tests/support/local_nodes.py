@@ -1,0 +1,46 @@
+"""Whole nodes in the process of the test, and questions for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from ainet.config import AinetConfig
+from ainet.executor.request import GenerateRequest
+from ainet.node.node import Node
+from ainet.stages.protocol.generation import Message
+
+SMALL = {"stage_threads": 1, "context_window": 512, "threads": 1}
+ENDLESS = "root ::= [a-z ] root"
+
+
+@contextlib.asynccontextmanager
+async def nodes(tmp_path, **settings):
+    """Real nodes by name, each with its own settings; the others are members of the first one's swarm."""
+    found: dict[str, Node] = {}
+    async with contextlib.AsyncExitStack() as stack:
+        for name, values in settings.items():
+            config = AinetConfig(data_dir=str(tmp_path / name), name=name, **(SMALL | values))
+            node = Node(config, log=logging.getLogger(name))
+            stack.push_async_callback(node.stop)
+            await node.start()
+            found[name] = node
+        first, *others = found.values()
+        for node in others:
+            await node.join((await first.invite(None, 10))["ticket"])
+        async with asyncio.timeout(20):
+            for node in found.values():
+                while not all(member["connected"] for member in await node.members()):
+                    await asyncio.sleep(0.05)
+        yield found
+
+
+def question(text="Hello", **options):
+    return GenerateRequest(messages=[Message("user", text)], **({"temperature": 0.0, "max_tokens": 4} | options))
+
+
+async def ask(node, **options):
+    events = [event async for event in node.generate(question(**options))]
+    assert events[-1]["event"] == "done"
+    return events[-1]
