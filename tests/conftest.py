@@ -1,12 +1,17 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use; what a test may do and how long it may take, by its folder."""
 
 import signal
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from support.nodes import jupyter_dirs, node_dir, own_jupyter
 from support.smollm2 import smollm2_manifest, smollm2_path, smollm2_store
 
 __all__ = ["jupyter_dirs", "node_dir", "own_jupyter", "smollm2_manifest", "smollm2_path", "smollm2_store"]
+
+#: The seconds in which a test must end.
+LIMITS = {"unit": 60, "node": 180, "e2e": 300}
 
 # A shell that runs the tests in the background lets them ignore Ctrl-C, and with them the programs that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -14,3 +19,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long an example takes depends on what else the machine does.
 settings.register_profile("ainet", deadline=None)
 settings.load_profile("ainet")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by its folder; one that starts a process in a file of others that do not says so itself."""
+    for item in items:
+        kind = item.path.relative_to(Path(__file__).parent).parts[0]
+        if kind == "unit" and item.get_closest_marker("node"):
+            kind = "node"
+        item.add_marker(kind)
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LIMITS[kind]))

@@ -13,7 +13,7 @@ from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-SPEC = Path(__file__).parents[1] / "kernel" / "spec"
+SPEC = Path(__file__).parents[3] / "kernel" / "spec"
 GREEDY = "--temperature 0 --max-tokens 8"
 
 

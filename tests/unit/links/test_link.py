@@ -1,9 +1,9 @@
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
-from pathlib import Path
 
 import pytest
 from support.linked import Blob, Count, Echo, Peer, Progress, Raise, Wait, two
@@ -249,9 +249,11 @@ async def other_process(tmp_path, desk):
     invitation = await desk.pairing.invite()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        str(Path(__file__).parent / "support" / "peer_process.py"),
+        "-m",
+        "support.peer_process",
         str(tmp_path / "other"),
         invitation.ticket,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -266,6 +268,7 @@ async def other_process(tmp_path, desk):
         process._transport.close()
 
 
+@pytest.mark.node
 async def test_a_frozen_peer_is_noticed(tmp_path, caplog):
     async with (
         devices(tmp_path, "desk", link_keepalive=0.1, link_timeout=0.5) as (desk,),
@@ -282,6 +285,7 @@ async def test_a_frozen_peer_is_noticed(tmp_path, caplog):
         await until(lambda: desk.links.linked(link.peer_id))  # thawed, it comes back
 
 
+@pytest.mark.node
 async def test_a_killed_peer_is_noticed_at_once(tmp_path):
     async with devices(tmp_path, "desk") as (desk,), other_process(tmp_path, desk) as (process, link):
         process.kill()

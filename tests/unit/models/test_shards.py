@@ -232,6 +232,7 @@ def test_fetched_tensors_and_their_shard_are_not_counted_twice(source: TensorSto
         assert store.used() < needed + 20_000
 
 
+@pytest.mark.node
 def test_the_death_of_the_process_leaves_no_partial_shard(source: TensorStore, tiny: Path) -> None:
     manifest = source.register(tiny)
     source.close()

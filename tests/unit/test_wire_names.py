@@ -1,7 +1,7 @@
 """What travels between devices of different versions, and what is kept, has the names that it had.
 
-Where a change is wanted, the protocol's version or a migration belongs to it; then `python tests/test_wire_names.py`
-writes the golden file anew.
+Where a change is wanted, the protocol's version or a migration belongs to it; then the golden file is written anew by
+`python tests/unit/test_wire_names.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.wire import import_everything, shape, struct_shape, subclasses
 
@@ -44,7 +44,7 @@ from ainet.swarm import facts as capabilities
 from ainet.swarm import leases, offers
 from ainet.swarm.feed import Body, Entry
 
-GOLDEN = Path(__file__).parent / "golden" / "wire.json"
+GOLDEN = Path(__file__).parents[1] / "golden" / "wire.json"
 
 
 def requests() -> dict[str, Any]:

@@ -159,6 +159,7 @@ KEYS = (
 )
 
 
+@pytest.mark.node
 def test_llama_cpp_survives_what_is_accepted(tmp_path: Path) -> None:
     chance = random.Random(4)
     accepted = []

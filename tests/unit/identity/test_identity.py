@@ -111,6 +111,7 @@ def test_a_roster_changed_on_disk_is_noticed(tmp_path):
         Identity.open(tmp_path, "desk")
 
 
+@pytest.mark.node
 def test_the_identity_is_cheap_to_import():
     code = (
         "import sys, ainet.identity; print('asyncio' in sys.modules, any(m.startswith('jupyter') for m in sys.modules))"

@@ -98,6 +98,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
+@pytest.mark.node
 def test_what_a_dead_process_had_is_free_again(sleeper: subprocess.Popen[bytes]) -> None:
     allocator = Allocator(CAPS)
     bound = allocator.reserve("smollm2 layers 0–9", memory=900)
@@ -113,6 +114,7 @@ def test_what_a_dead_process_had_is_free_again(sleeper: subprocess.Popen[bytes])
     assert allocator.reserve("another model", memory=900).memory == 900
 
 
+@pytest.mark.node
 def test_binding_to_a_process_that_is_gone_releases_at_once(sleeper: subprocess.Popen[bytes]) -> None:
     sleeper.kill()
     sleeper.wait()

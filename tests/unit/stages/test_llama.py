@@ -85,6 +85,7 @@ print("alive")
 """
 
 
+@pytest.mark.node
 def test_a_model_can_be_freed_after_another_one_was_loaded_and_forgotten(smollm2_path):
     done = subprocess.run(
         [sys.executable, "-c", FORGOTTEN, str(smollm2_path)], capture_output=True, text=True, timeout=60, check=False

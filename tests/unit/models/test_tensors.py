@@ -312,6 +312,7 @@ def test_a_cut_transfer_goes_on_where_it_stopped(store: TensorStore) -> None:
         assert again.read(TENSOR.hash, 0, len(DATA)) == DATA
 
 
+@pytest.mark.node
 def test_a_transfer_survives_the_death_of_its_process(store: TensorStore) -> None:
     program = (
         "import sys, time, pathlib\n"

@@ -13,7 +13,7 @@ from ainet.client.shared_variables import close_all, open_shared
 from ainet.daemon import daemon
 
 #: Made by version 0.1.0 on a device named desk: a swarm with phone, a contact friend, a notebook shared and one opened.
-OLD = Path(__file__).parent / "golden" / "data-directory-0.1.0.tar.xz"
+OLD = Path(__file__).parents[1] / "golden" / "data-directory-0.1.0.tar.xz"
 ID = "qh6wcxarngiv75i4"
 
 

@@ -10,9 +10,9 @@ from ainet.errors import Busy, CannotSplit, StageLost
 from ainet.server.base import MAX_BODY, MAX_DROPPED
 from ainet.server.routes import ROUTES
 
-#: The one route without a login: whoever comes in proves itself inside (tests/test_websocket_links.py).
+#: The one route without a login: whoever comes in proves itself inside (tests/node/links/test_websocket_links.py).
 OPEN_ROUTE = "/ainet/peer"
-#: A WebSocket (tests/test_sync_route.py): it refuses in the Jupyter server's own way.
+#: A WebSocket (tests/node/server/test_sync_route.py): it refuses in the Jupyter server's own way.
 SYNC_ROUTE = "/ainet/api/sync/(.+)"
 VERBS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
 AS_USER = {"Authorization": f"token {JUPYTER_TOKEN}"}

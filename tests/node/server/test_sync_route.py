@@ -19,7 +19,7 @@ from tornado.websocket import websocket_connect
 from ainet.client.document_copy import DocumentCopy
 from ainet.documents.exchange import Documents
 
-YJS = Path(__file__).parent / "yjs"
+YJS = Path(__file__).parents[2] / "yjs"
 PLAN = "shared/plan"
 
 
