@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated
 from weakref import WeakKeyDictionary
 
 import msgspec
 
 from ainet.documents.document import Document, Incomplete
+from ainet.documents.kinds import Fetch, Kind, Kinds, MembersOnly
 from ainet.documents.store import DocumentStore
-from ainet.errors import AinetError, Busy, NotFound, PeerUnreachable, ProtocolError, Refused, UsageError
+from ainet.errors import AinetError, Busy, NotFound, PeerUnreachable, ProtocolError, Refused
 from ainet.links.request import Request
+from ainet.links.standing import Standing
 from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import AsyncGenerator, Callable, Collection
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
+    from ainet.documents.kinds import Access
     from ainet.links.link import PeerLink
     from ainet.links.links import Links
 
-SETTINGS = "settings"
+#: What all members may read and edit, by any name.
 SHARED = "shared/"
-#: Notebooks are exchanged by those only who have opened them.
-NOTEBOOK = "notebook/"
 #: Bytes of an update that is pushed; of a longer one the peer is only told that there is something to ask for.
 MAX_PUSH = 256 * 1024
 PART = 1024 * 1024  # bytes of a longer update that travel at once
@@ -67,6 +67,7 @@ class PullDocument(Request, frozen=True):
     """Ask for what the asker lacks of a document, who has seen `state`; the update comes in parts."""
 
     progress = UpdatePart
+    audience = Standing.CONTACT
 
     name: DocumentName
     state: Annotated[bytes, msgspec.Meta(max_length=MAX_STATE)]
@@ -75,21 +76,10 @@ class PullDocument(Request, frozen=True):
 class PushUpdate(Request, frozen=True):
     """Tell of a change; without an update: of one that is too long, and must be asked for."""
 
+    audience = Standing.CONTACT
+
     name: DocumentName
     update: Annotated[bytes, msgspec.Meta(max_length=MAX_PUSH)]
-
-
-class Access(Protocol):
-    """Who may have which document."""
-
-    def check_read(self, document: str, node: str) -> None:
-        """Raise `Refused` unless the node may have the document."""
-
-    def check_write(self, document: str, node: str) -> None:
-        """Raise `Refused` unless the node may change the document."""
-
-    def contacts(self, document: str) -> Collection[str]:
-        """Return the contacts (node ids) that the document is exchanged with."""
 
 
 class Documents:
@@ -113,20 +103,21 @@ class Documents:
         self._documents: dict[str, Document] = {}
         self._watchers: dict[str, list[Callable[[bytes, object], object]]] = {}
         self._ended: dict[str, list[Callable[[], object]]] = {}
-        self._access: Access = _MembersOnly(links)
+        self._kinds = Kinds()
+        self.register(SHARED)
         self._tasks = Tasks("Shared documents were not exchanged", log)
         self._outgoing: dict[str, dict[str, list[bytes]]] = {}  # by peer and document
         self._pulling: dict[tuple[str, str], bool] = {}  # by peer and document: whether once more
         self._answering: Counter[str] = Counter()  # pulls of each peer
         self._refused: WeakKeyDictionary[PeerLink, int] = WeakKeyDictionary()  # updates of contacts
         links.handle(ListDocuments, self._list)
-        links.handle(PullDocument, self._answer_pull, contacts=True)
-        links.handle(PushUpdate, self._answer_push, contacts=True)
+        links.handle(PullDocument, self._answer_pull)
+        links.handle(PushUpdate, self._answer_push)
         links.on_linked(self._linked)
-        links.on_contact_linked(self._contact_linked)
+        links.on_linked(self._contact_linked, Standing.CONTACT)
         links.home.on_left(self._swarm_changed)
         for name in self._store.names():
-            self.open(name)
+            self._documents[name] = Document(name, self._store, self._changed)
 
     async def stop(self) -> None:
         """Stop exchanging, and close the file."""
@@ -151,15 +142,32 @@ class Documents:
         """
         document = self._documents.get(name)
         if document is None:
-            check_name(name)
+            self.check_name(name)
             if len(self._documents) >= MAX_DOCUMENTS:
                 raise Refused(f"There are {MAX_DOCUMENTS} shared documents already.")
             document = self._documents[name] = Document(name, self._store, self._changed)
         return document
 
-    def guard(self, access: Access) -> None:
-        """Ask `access` who may have what from now on; before, members may have everything but notebooks."""
-        self._access = access
+    def register(
+        self, prefix: str, access: Access | None = None, fetch: Fetch = Fetch.WHEN_MET, *, stays: bool = True
+    ) -> None:
+        """Exchange documents whose name begins with `prefix` from now on; see `Kind`.
+
+        Parameters
+        ----------
+        access
+            Who may have them; None: all members, and nobody else.
+
+        Raises
+        ------
+        ValueError
+            There are documents with such a prefix already.
+        """
+        self._kinds.add(Kind(prefix, access or MembersOnly(self._links.identity), fetch, stays))
+
+    def check_name(self, name: str) -> None:
+        """Raise `UsageError` unless `name` can be that of a document: of a kind that was registered."""
+        self._kinds.check_name(name)
 
     async def fetch(self, name: str, node: str) -> Document:
         """Return the document with this name, with all that the member or contact knows of it.
@@ -172,7 +180,7 @@ class Documents:
         known = name in self._documents
         document = self.open(name)
         try:
-            link = await self._links.reach(node)
+            link = await self._links.connect(node, Standing.CONTACT)
             await self._pull(link, name)
         except AinetError:
             if not known:
@@ -213,7 +221,9 @@ class Documents:
     def _swarm_changed(self, left: str | None) -> None:
         """Keep what is this device's own; put aside what it had together with the members of the swarm it left."""
         if left is None:
-            self.delete(SETTINGS)  # those of the new swarm hold
+            for name in self.names():
+                if not self._kinds.of(name).stays:
+                    self.delete(name)
             return
         for name in self.names():
             self._drop(name)
@@ -230,11 +240,12 @@ class Documents:
                 callback(update, origin)
             except Exception:
                 self._log.exception("A callback failed when %s changed.", document.name)
+        access = self._kinds.of(document.name).access
         try:
-            self._access.check_write(document.name, self._links.identity.id)
+            access.check_write(document.name, self._links.identity.id)
         except Refused:
             return  # the others take it from elsewhere
-        peers = {link.peer_id for link in self._links.links()} | set(self._access.contacts(document.name))
+        peers = {link.peer_id for link in self._links.links()} | set(access.contacts(document.name))
         for peer in peers - {origin}:
             if not self._may_read(document.name, peer):
                 continue
@@ -257,13 +268,13 @@ class Documents:
 
     async def _tell(self, peer: str, name: str, update: bytes) -> None:
         """Send an update. What is lost with the last link, the peer asks for on the next one."""
-        link = self._links.link_to(peer)
+        link = self._links.open_link(peer)
         try:
             if link is not None:
                 await link.request(PushUpdate(name, update))
         except AinetError as exc:
             self._log.info("A change of %s was not taken: %s", name, exc.message)
-            newer = self._links.link_to(peer)
+            newer = self._links.open_link(peer)
             if newer is not None and newer is not link:
                 # The two met on that link before this change: now the peer must ask once more.
                 with contextlib.suppress(AinetError):
@@ -276,12 +287,12 @@ class Documents:
         await self._pull_all(link, (await link.request(ListDocuments())).names)
 
     def _contact_linked(self, link: PeerLink) -> None:
-        shared = [name for name in self._documents if link.peer_id in self._access.contacts(name)]
+        shared = [name for name in self._documents if link.peer_id in self._kinds.of(name).access.contacts(name)]
         self._tasks.spawn(self._pull_all(link, shared))
 
     async def _pull_all(self, link: PeerLink, names: list[str]) -> None:
         for name in names:
-            if name in self._documents or not name.startswith(NOTEBOOK):
+            if name in self._documents or self._kinds.of(name).fetch is Fetch.WHEN_MET:
                 try:
                     await self._pull(link, name)
                 except AinetError as exc:
@@ -304,9 +315,9 @@ class Documents:
             del self._pulling[key]
 
     async def _pull_once(self, link: PeerLink, name: str) -> None:
-        self._access.check_write(name, link.peer_id)
+        self._kinds.of(name).access.check_write(name, link.peer_id)
         document = self.open(name)
-        most = MAX_CONTACT_UPDATE if link.is_contact else MAX_UPDATE
+        most = MAX_CONTACT_UPDATE if _is_contact(link) else MAX_UPDATE
         update = bytearray()
         try:
             async with (
@@ -324,9 +335,9 @@ class Documents:
     def _apply(self, document: Document, update: bytes, link: PeerLink) -> None:
         if not update:
             return
-        if link.is_contact and document.size + len(update) > MAX_CONTACT_DOCUMENT:
+        if _is_contact(link) and document.size + len(update) > MAX_CONTACT_DOCUMENT:
             document.compact()  # its size is that of all saved updates
-        if link.is_contact and document.size + len(update) > MAX_CONTACT_DOCUMENT:
+        if _is_contact(link) and document.size + len(update) > MAX_CONTACT_DOCUMENT:
             raise Refused(
                 f"{document.name} would have more than {MAX_CONTACT_DOCUMENT >> 20} MiB, too much of a contact."
             )
@@ -335,7 +346,7 @@ class Documents:
         except Refused:
             # Trying an update costs more than sending one.
             self._refused[link] = self._refused.get(link, 0) + 1
-            if link.is_contact and self._refused[link] > MAX_REFUSED:
+            if _is_contact(link) and self._refused[link] > MAX_REFUSED:
                 link.close(ProtocolError("This device sent too many changes that are none."))
             raise
         document.compact_if_due()
@@ -344,10 +355,10 @@ class Documents:
         return DocumentNames([name for name in self.names() if self._may_read(name, link.peer_id)])
 
     async def _answer_pull(self, link: PeerLink, request: PullDocument) -> AsyncGenerator[UpdatePart, None]:
-        self._access.check_read(request.name, link.peer_id)
+        self._kinds.of(request.name).access.check_read(request.name, link.peer_id)
         if request.name not in self._documents:
             raise NotFound(f"There is no document {request.name!r} here.")
-        if link.is_contact and self._answering[link.peer_id] >= MAX_CONTACT_PULLS:
+        if _is_contact(link) and self._answering[link.peer_id] >= MAX_CONTACT_PULLS:
             raise Busy(
                 f"The device sends {MAX_CONTACT_PULLS} documents to this one already. Ask again in a second.",
                 retry_after=1.0,
@@ -361,8 +372,10 @@ class Documents:
             self._answering[link.peer_id] -= 1
 
     async def _answer_push(self, link: PeerLink, request: PushUpdate) -> None:
-        self._access.check_write(request.name, link.peer_id)
-        if request.name.startswith(NOTEBOOK) and request.name not in self._documents:
+        self.check_name(request.name)
+        kind = self._kinds.of(request.name)
+        kind.access.check_write(request.name, link.peer_id)
+        if kind.fetch is Fetch.ONCE_OPENED and request.name not in self._documents:
             return  # nobody has opened it here
         document = self.open(request.name)
         if request.update:
@@ -373,36 +386,14 @@ class Documents:
 
     def _may_read(self, name: str, node: str) -> bool:
         try:
-            self._access.check_read(name, node)
+            self._kinds.of(name).access.check_read(name, node)
         except Refused:
             return False
         return True
 
 
-def check_name(name: str) -> None:
-    """Raise `UsageError` unless `name` can be that of a document: ``settings``, ``shared/NAME``, ``notebook/NAME``."""
-    folder, _, own = name.partition("/")
-    named = f"{folder}/" in (SHARED, NOTEBOOK) and re.fullmatch(r"[^/\x00-\x1f\x7f]{1,128}", own)
-    if name != SETTINGS and not named:
-        raise UsageError(
-            f"{name[:200]!r} cannot be the name of a shared document: use 1 to 128 characters without a slash."
-        )
-
-
-class _MembersOnly:
-    """Members may have everything but notebooks, which nobody shares."""
-
-    def __init__(self, links: Links) -> None:
-        self._links = links
-
-    def check_read(self, document: str, node: str) -> None:
-        if document.startswith(NOTEBOOK) or self._links.identity.roster.member(node) is None:
-            raise Refused("This device does not share that at the moment.")
-
-    check_write = check_read
-
-    def contacts(self, _document: str) -> Collection[str]:
-        return ()
+def _is_contact(link: PeerLink) -> bool:
+    return not link.standing.permits(Standing.MEMBER)
 
 
 def _merge(updates: list[bytes]) -> bytes:

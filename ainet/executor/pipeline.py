@@ -25,6 +25,7 @@ from ainet.hosting.requests import (
     StageFigures,
     StageLoaded,
 )
+from ainet.links.standing import Standing
 from ainet.stages.protocol.recovery import plan_recovery
 from ainet.stages.protocol.sockets import FORWARDED_SILENCE_SECONDS, SILENCE_SECONDS
 from ainet.stages.protocol.spec import EPOCH_BYTES, StageSpec
@@ -385,7 +386,7 @@ class Pipeline:
         """
         if not self.usable:
             return
-        link = self._links.linked(node)
+        link = self._links.open_link(node, Standing.MEMBER)
         if link is None or instance not in {None, link.instance}:
             self.cut()
             return
@@ -402,7 +403,11 @@ class Pipeline:
         """Tell the nodes that could not be told, and are linked again, to unload their stages."""
         self.untold = {node for node in self.untold if self._identity.roster.member(node) is not None}
         await asyncio.gather(
-            *(self._close(node, park=False) for node in list(self.untold) if self._links.linked(node) is not None)
+            *(
+                self._close(node, park=False)
+                for node in list(self.untold)
+                if self._links.open_link(node, Standing.MEMBER) is not None
+            )
         )
 
     async def _close(self, node: str, *, park: bool) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from ainet.links.standing import Standing
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -63,7 +65,7 @@ class AbsenceWatch:
 
     async def _run(self, member: str, instance: str) -> None:
         while not await self._stays_away(member, instance):
-            if (link := self._links.linked(member)) is not None:
+            if (link := self._links.open_link(member, Standing.MEMBER)) is not None:
                 await link.closed.wait()
         if self._watched.get(member) == instance:  # else a later run has been told of
             del self._watched[member]  # before it is told: what the member begins from now on is watched anew
@@ -72,7 +74,9 @@ class AbsenceWatch:
     async def _stays_away(self, member: str, instance: str) -> bool:
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._seconds
-        while (link := self._links.linked(member)) is None:  # links tell when they close, but not when they open
+        while (
+            link := self._links.open_link(member, Standing.MEMBER)
+        ) is None:  # links tell when they close, but not when they open
             if clock() >= deadline:
                 return True
             await asyncio.sleep(min(LOOK_SECONDS, self._seconds))

@@ -12,6 +12,7 @@ from ainet.hosting.admission import admitted
 from ainet.hosting.hosted_stage import HostedStage
 from ainet.hosting.parking import Parking
 from ainet.hosting.requests import LoadProgress, StageFigures, StageLoaded, WorkerState
+from ainet.links.standing import Standing
 from ainet.models.shards import ShardStore
 from ainet.placement.footprint import OVERHEAD, STAGE_SECONDS, Footprint
 from ainet.resources import monitor
@@ -217,7 +218,7 @@ class HostedStages:
         if following is not None and self._engine.own:  # other workers may be on another machine than this node
             host, port = await self._links.forwarders.route(following.node, following.host, following.data_port)
             following = msgspec.structs.replace(following, host=host, data_port=port)
-        link = self._links.linked(previous)
+        link = self._links.open_link(previous, Standing.MEMBER)
         is_near = link is None or link.machine == machine()
         await self._alive(stage, lambda actor: actor.link(previous, following, kept_tokens, recovery, is_near=is_near))
 

@@ -17,6 +17,7 @@ from ainet.lending.client_cluster import ClientCluster
 from ainet.lending.lent_worker import LentWorker
 from ainet.links.channel import RESUME_SECONDS
 from ainet.links.request import Request
+from ainet.links.standing import Standing
 from ainet.wire.interfaces import own_loopback
 
 if TYPE_CHECKING:
@@ -334,7 +335,7 @@ class Lender:
     async def _return(self, name: str, node: str) -> None:
         if node == self._identity.id:
             await self._end(name)
-        elif (link := self._links.linked(node)) is not None:
+        elif (link := self._links.open_link(node, Standing.MEMBER)) is not None:
             with contextlib.suppress(AinetError):  # its worker ends with the scheduler anyway
                 await link.request(ReturnWorker(name), timeout=RETURN_SECONDS)
 

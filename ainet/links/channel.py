@@ -168,7 +168,7 @@ class Channel:
                 words = f"There was no connection for {RESUME_SECONDS:g} seconds."
                 self._expiry = loop.call_later(RESUME_SECONDS, lambda: self.reset(PeerUnreachable(words), tell=True))
 
-    def take(self, link: PeerLink, frame: ChannelFrame) -> None:
+    def receive(self, link: PeerLink, frame: ChannelFrame) -> None:
         """Act on what the other end says; raises `ProtocolError` when it makes no sense."""
         self._confirmed = True
         match frame:

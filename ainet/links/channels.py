@@ -89,14 +89,14 @@ class Channels:
             if other is not None and channel.waiting:
                 channel.attach(other)
 
-    def take(self, link: PeerLink, frame: ChannelFrame) -> None:
+    def receive(self, link: PeerLink, frame: ChannelFrame) -> None:
         """Act on a frame that came over `link`."""
         channel = self._channels.get(link.peer_id, {}).get(frame.id)
         if channel is None and isinstance(frame, OpenChannel):
             self._opened(link, frame)
         elif channel is not None:
             try:
-                channel.take(link, frame)
+                channel.receive(link, frame)
             except ProtocolError as exc:
                 self._log.warning("A channel of %s is closed: %s", link.peer_name, exc.message)
                 channel.reset(exc, tell=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from ainet.links.link import PeerLink
-    from ainet.links.links import Links
+    from ainet.links.link_table import LinkTable
 
 T = TypeVar("T")
 
@@ -36,16 +36,16 @@ class Dialler:
 
     Parameters
     ----------
-    links
-        This node's links, to which new ones are added.
+    table
+        The open links, to which new ones are added.
     context
         Returns the TLS context of the dialling end.
     log
         For refusals.
     """
 
-    def __init__(self, links: Links, context: Callable[[], ssl.SSLContext], log: logging.Logger) -> None:
-        self._links = links
+    def __init__(self, table: LinkTable, context: Callable[[], ssl.SSLContext], log: logging.Logger) -> None:
+        self._table = table
         self._context = context
         self._log = log
         self._dialling: dict[str, asyncio.Task[PeerLink]] = {}
@@ -74,7 +74,7 @@ class Dialler:
             It does not answer, is another one, or may not be linked.
         """
         stream = SecureStream(await dial(address), self._context(), server_side=False, peer=name)
-        return await self._links.begin(stream, address, node_id)
+        return await self._table.begin(stream, address, node_id)
 
     async def _dial(self, node_id: str, name: str) -> PeerLink:
         async def attempt(address: str) -> PeerLink:
@@ -84,12 +84,12 @@ class Dialler:
                 self._log.warning("The link to %s at %s was refused: %s", name, address, exc.message)
                 raise
 
-        found = await first(self._links.known_addresses(node_id), attempt)
+        found = await first(self._table.known_addresses(node_id), attempt)
         if not isinstance(found, Attempts):
             return found
-        if link := self._links.link_to(node_id):  # it dialled this node meanwhile, or is reached through another one
+        if link := self._table.open_link(node_id):  # it dialled this node meanwhile, or is reached through another one
             return link
-        is_member = self._links.identity.roster.member(node_id) is not None
+        is_member = self._table.identity.roster.member(node_id) is not None
         if is_member and (link := await self._dial_through_members(node_id, name)):
             return link
         if found.refused is not None:
@@ -101,13 +101,13 @@ class Dialler:
         raise PeerUnreachable(f"{name} does not answer ({'; '.join(found.reasons)}). Is ainet running there?")
 
     async def _dial_through_members(self, node_id: str, name: str) -> PeerLink | None:
-        others = [link for link in self._links.links() if link.relay is None and link.peer_id != node_id]
+        others = [link for link in self._table.links() if link.relay is None and link.peer_id != node_id]
         relays = {link.peer_id: link for link in others}
 
         async def attempt(relay: str) -> PeerLink:
-            channel = self._links.channels.open(relay, ToNode(node_id))
+            channel = self._table.channels.open(relay, ToNode(node_id))
             stream = SecureStream(channel, self._context(), server_side=False, peer=name)
-            return await self._links.begin(stream, f"through {relays[relay].peer_name}", node_id, relay=relay)
+            return await self._table.begin(stream, f"through {relays[relay].peer_name}", node_id, relay=relay)
 
         found = await first(list(relays), attempt)
         return None if isinstance(found, Attempts) else found

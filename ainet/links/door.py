@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
-    from ainet.links.links import Links
+    from ainet.links.link_table import LinkTable
 
 MAX_GREETINGS = 64  # connections that have not proved themselves yet
 MAX_GUESTS = 32  # of them on carriers that did not come over the node's own port
@@ -29,8 +29,8 @@ class Door:
 
     Parameters
     ----------
-    links
-        This node's links, to which new ones are added.
+    table
+        The open links, to which new ones are added.
     context
         Returns the TLS context of the accepting end.
     peer_url
@@ -39,8 +39,10 @@ class Door:
         For connections that come to nothing.
     """
 
-    def __init__(self, links: Links, context: Callable[[], ssl.SSLContext], peer_url: str, log: logging.Logger) -> None:
-        self._links = links
+    def __init__(
+        self, table: LinkTable, context: Callable[[], ssl.SSLContext], peer_url: str, log: logging.Logger
+    ) -> None:
+        self._table = table
         self._context = context
         self._peer_url = peer_url
         self._log = log
@@ -139,7 +141,7 @@ class Door:
     async def _greet(self, carrier: Carrier, address: str, relay: str | None = None) -> None:
         stream = SecureStream(carrier, self._context(), server_side=True, peer="the other device")
         try:
-            await self._links.begin(stream, address, relay=relay)
+            await self._table.begin(stream, address, relay=relay)
         except PeerUnreachable as exc:
             self._log.info("A connection from %s came to nothing: %s", address, exc.message)
         except AinetError as exc:

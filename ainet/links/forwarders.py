@@ -16,8 +16,10 @@ from ainet.wire.listener import Listener
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Awaitable, Callable
 
-    from ainet.links.links import Links
+    from ainet.links.link import PeerLink
+    from ainet.links.link_table import LinkTable
 
 LOOPBACK = "127.0.0.1"
 MAX_CONNECTIONS = 256  # through one forwarder
@@ -33,14 +35,17 @@ class Forwarders:
 
     Parameters
     ----------
-    links
-        The way to members.
+    table
+        The open links.
+    connect
+        Returns a link to a member.
     log
         For connections that come to nothing.
     """
 
-    def __init__(self, links: Links, log: logging.Logger) -> None:
-        self._links = links
+    def __init__(self, table: LinkTable, connect: Callable[[str], Awaitable[PeerLink]], log: logging.Logger) -> None:
+        self._table = table
+        self._connect = connect
         self._log = log
         self._open: dict[tuple[str, int, str, int], Listener] = {}
         self._opening = asyncio.Lock()
@@ -48,7 +53,7 @@ class Forwarders:
 
     async def route(self, node_id: str, host: str, port: int) -> tuple[str, int]:
         """Return where to connect to reach `port` of `host`, an address of the node: there, or at a forwarder here."""
-        if node_id == self._links.identity.id or await self._is_near(node_id, host):
+        if node_id == self._table.identity.id or await self._is_near(node_id, host):
             return host, port
         return await self.forward(node_id, port)
 
@@ -88,7 +93,7 @@ class Forwarders:
         AinetError
             The node cannot be reached, or this system has no further loopback addresses.
         """
-        if node_id == self._links.identity.id or (await self._links.connect(node_id)).machine == machine():
+        if node_id == self._table.identity.id or (await self._connect(node_id)).machine == machine():
             return
         host = own_loopback(node_id)
         try:
@@ -109,7 +114,7 @@ class Forwarders:
 
     async def _serve(self, carrier: TcpCarrier, node_id: str, port: int) -> None:
         try:
-            channel = self._links.channels.open(node_id, ToPort(port))
+            channel = self._table.channels.open(node_id, ToPort(port))
         except AinetError as exc:
             self._log.info("A connection to port %d of %s came to nothing: %s", port, node_id[:8], exc.message)
             carrier.cut()
@@ -118,7 +123,7 @@ class Forwarders:
 
     async def _is_near(self, node_id: str, host: str) -> bool:
         """Whether the node's own port answers at `host`: then its other ports do, too."""
-        for address in self._links.known_addresses(node_id):
+        for address in self._table.known_addresses(node_id):
             if not is_url(address) and split_address(address)[0] == host:
                 when, answer = self._answers.get(address, (0.0, False))
                 if time.monotonic() - when > REMEMBER_SECONDS:

@@ -21,6 +21,7 @@ from ainet.links.frames import (
     encode_frame,
     expect,
 )
+from ainet.links.standing import Standing
 from ainet.wire.interfaces import machine
 
 if TYPE_CHECKING:
@@ -42,8 +43,7 @@ class Greeting(msgspec.Struct, frozen=True):
     certificate_expires: float
     #: Of the roster that the other end knows now, at least.
     roster_digest: bytes
-    #: Whether the other end is another owner's device.
-    is_contact: bool = False
+    standing: Standing = Standing.MEMBER
 
 
 async def greet(
@@ -142,7 +142,7 @@ async def _greet_contact(
     await expect(stream, Welcome, MAX_EARLY_FRAME)
     named = msgspec.structs.replace(other, name=contact.name)
     expires = certificate.not_valid_after_utc.timestamp()
-    return Greeting(named, (), serial_of(certificate), expires, b"", is_contact=True)
+    return Greeting(named, (), serial_of(certificate), expires, b"", Standing.CONTACT)
 
 
 def agree(other: Hello) -> int:

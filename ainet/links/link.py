@@ -9,7 +9,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from ainet.errors import AinetError, Busy, PeerUnreachable, ProtocolError
 from ainet.links.calls import Incoming, Outgoing, check, decode, encode
@@ -36,6 +36,8 @@ from ainet.links.frames import (
     encode_frame,
     read_frame,
 )
+from ainet.links.standing import Standing
+from ainet.signals import Signal
 
 if TYPE_CHECKING:
     import logging
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from ainet.links.channels import Channels
     from ainet.links.frames import ChannelFrame
     from ainet.links.request import Request
     from ainet.wire.stream import SecureStream
@@ -51,8 +52,6 @@ if TYPE_CHECKING:
     Answer = Awaitable[msgspec.Struct | None] | AsyncIterator[msgspec.Struct]
     #: Answers a request of one type: a coroutine, or an async generator of progress that ends with the reply.
     Handler = Callable[["PeerLink", Any], Answer]
-
-T = TypeVar("T")
 
 MAX_CALLS = 64  # requests of one peer that are answered at once
 MAX_BACKLOG = 16 * 1024 * 1024  # bytes that a peer who does not read may leave unsent
@@ -70,12 +69,12 @@ class PeerLink:
         Where the peer was dialled, or where it came from; the id of the member that relays, if any does.
     machine, instance
         As the peer's `Hello` names them.
-    channels
-        Takes the frames of channels; None when the peer may have none.
+    standing
+        What the peer is to this device.
     handlers
         By the name of the request's class.
-    take_roster
-        Called with a roster update; raises when it is not the CA's. None when the peer may send none.
+    receive_channel_frame, receive_roster
+        Called with this link and a frame of a channel, or a roster; the latter raises when it is not the CA's.
     follows
         Whether it is the peer that pings; this end then answers, and pings only now and then, for the round trip.
     keepalive, timeout
@@ -92,9 +91,10 @@ class PeerLink:
         relay: str | None,
         machine: str,
         instance: str,
-        channels: Channels | None,
+        standing: Standing,
         handlers: Mapping[str, tuple[type[Request], Handler]],
-        take_roster: Callable[[PeerLink, RosterUpdate], None] | None,
+        receive_channel_frame: Callable[[PeerLink, ChannelFrame], None],
+        receive_roster: Callable[[PeerLink, RosterUpdate], None],
         follows: bool,
         keepalive: float,
         timeout: float,
@@ -102,8 +102,8 @@ class PeerLink:
     ) -> None:
         self.peer_id = peer_id
         self.peer_name = peer_name
-        #: Whether the peer is a device of another owner, which may ask for much less than a member.
-        self.is_contact = take_roster is None
+        #: What the peer is to this device; what it may ask for follows from it.
+        self.standing = standing
         #: Where the peer was dialled, or where it came from.
         self.path = path
         #: Differs between devices that do not share their loopback addresses.
@@ -119,16 +119,16 @@ class PeerLink:
         #: Why the link is closed.
         self.error: AinetError | None = None
         self._stream = stream
-        self._channels = channels
         self._handlers = handlers
-        self._take_roster = take_roster
+        self._receive_channel_frame = receive_channel_frame
+        self._receive_roster = receive_roster
         self._follows, self._pinged = follows, False
         self._keepalive, self._timeout = keepalive, timeout
         self._log = log
         self._ids = itertools.count()
         self._calls: dict[int, Outgoing] = {}
         self._serving: dict[int, Incoming] = {}
-        self._on_close: list[Callable[[PeerLink], object]] = []
+        self._closing: Signal[[PeerLink]] = Signal(f"the link to {peer_name} closed", log)
         self._sending = asyncio.Lock()
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
         self._finish: asyncio.Task[None] | None = None
@@ -195,7 +195,7 @@ class PeerLink:
         if self.closed.is_set():
             callback(self)
         else:
-            self._on_close.append(callback)
+            self._closing.connect(callback)
 
     def send_roster(self, update: RosterUpdate) -> None:
         """Show the peer a roster."""
@@ -230,11 +230,7 @@ class PeerLink:
             with contextlib.suppress(AinetError):
                 self._stream.write(encode_frame(Goodbye.from_error(reason)))
         self._finish = asyncio.create_task(self._end(tell=tell))
-        for callback in self._on_close:
-            try:
-                callback(self)
-            except Exception:
-                self._log.exception("A callback failed when the link to %s closed.", self.peer_name)
+        self._closing.emit(self)
 
     async def wait_closed(self) -> None:
         """Wait until the link is closed and nothing of it is left."""
@@ -255,7 +251,7 @@ class PeerLink:
     async def _read(self) -> None:
         try:
             while not self.closed.is_set():
-                self._take(await read_frame(self._stream))
+                self._receive(await read_frame(self._stream))
         except AinetError as exc:
             if isinstance(exc, PeerUnreachable):
                 self.close(PeerUnreachable(f"The link to {self.peer_name} was lost: {exc.message}"), tell=False)
@@ -287,7 +283,7 @@ class PeerLink:
                 self.close(PeerUnreachable(msg), tell=False)
                 return
 
-    def _take(self, frame: Frame) -> None:
+    def _receive(self, frame: Frame) -> None:
         match frame:
             case Ping():
                 self._pinged = True
@@ -307,18 +303,19 @@ class PeerLink:
                 if frame.id in self._serving:
                     self._serving[frame.id].grant(frame.count)
             case OpenChannel() | ChannelData() | ChannelAck() | ChannelEnd() | ChannelResume() | ChannelReset():
-                self._allowed(self._channels, frame).take(self, frame)
+                self._check_member(frame)
+                self._receive_channel_frame(self, frame)
             case RosterUpdate():
-                self._allowed(self._take_roster, frame)(self, frame)
+                self._check_member(frame)
+                self._receive_roster(self, frame)
             case Goodbye():
                 self.close(frame.to_error(), tell=False)
             case _:
                 raise ProtocolError(f"The other device sent {type(frame).__name__} in the middle of a link.")
 
-    def _allowed(self, what: T | None, frame: Frame) -> T:
-        if what is None:
+    def _check_member(self, frame: Frame) -> None:
+        if not self.standing.permits(Standing.MEMBER):
             raise ProtocolError(f"A contact sent {type(frame).__name__}, which only members may.")
-        return what
 
     @property
     def distance(self) -> float | None:
@@ -344,7 +341,7 @@ class PeerLink:
         if call.id in self._serving:
             raise ProtocolError("The other device used the number of a request twice.")
         kind, handler = self._handlers.get(call.kind, (None, None))
-        if kind is None or handler is None:
+        if kind is None or handler is None or not self.standing.permits(kind.audience):
             msg = f"The device does not know the request {call.kind!r}. Is its ainet older? Update it."
             self._post(Failure(call.id, ProtocolError(msg).to_dict()))
         elif len(self._serving) >= MAX_CALLS:

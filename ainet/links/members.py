@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ainet.identity.certificates import DAY
+from ainet.links.standing import Standing
 
 if TYPE_CHECKING:
-    from ainet.links.links import Links
+    from ainet.links.link_table import LinkTable
 
 
 class MemberState(msgspec.Struct, frozen=True):
@@ -33,13 +34,13 @@ class MemberState(msgspec.Struct, frozen=True):
     holds_ca: bool
 
 
-def member_states(links: Links) -> list[MemberState]:
+def member_states(table: LinkTable, addresses: tuple[str, ...]) -> list[MemberState]:
     """Return all members of the swarm, this node first; a node that was removed sees only itself."""
-    identity, now = links.identity, links.identity.now()
+    identity, now = table.identity, table.identity.now()
     me = MemberState(
         id=identity.id,
         name=identity.name,
-        addresses=list(links.addresses()),
+        addresses=list(addresses),
         connected=True,
         last_seen=now,
         certificate_days=identity.days_left,
@@ -50,9 +51,9 @@ def member_states(links: Links) -> list[MemberState]:
         MemberState(
             id=member.id,
             name=member.name,
-            addresses=links.known_addresses(member.id),
-            connected=(connected := links.linked(member.id) is not None),
-            last_seen=now if connected else links.book.last_seen(member.id),
+            addresses=table.known_addresses(member.id),
+            connected=(connected := table.open_link(member.id, Standing.MEMBER) is not None),
+            last_seen=now if connected else table.book.last_seen(member.id),
             certificate_days=(member.expires - now) / DAY,
             is_self=False,
             holds_ca=member.holds_ca,

@@ -6,6 +6,8 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
+from ainet.links.standing import Standing
+
 
 class Request(msgspec.Struct, frozen=True):
     """Base of everything that one node asks of another; the name of the class is its name on the wire.
@@ -16,10 +18,13 @@ class Request(msgspec.Struct, frozen=True):
         Type of the answer; None when the answer is only that it was done.
     progress
         Type of what may come before the answer; None when nothing does.
+    audience
+        The lowest standing of those who may ask.
     """
 
     reply: ClassVar[type[msgspec.Struct] | None] = None
     progress: ClassVar[type[msgspec.Struct] | None] = None
+    audience: ClassVar[Standing] = Standing.MEMBER
 
 
 #: Bytes that a bandwidth is measured with.
@@ -33,9 +38,10 @@ class Payload(msgspec.Struct, frozen=True):
 
 
 class Probe(Request, frozen=True):
-    """Ask for so many bytes, to see how long they take."""
+    """Ask for this many bytes, to see how long they take."""
 
     reply = Payload
+    audience = Standing.CONTACT
 
     size: Annotated[int, msgspec.Meta(ge=0, le=PROBE_BYTES)]
 

@@ -13,10 +13,12 @@ from ainet.wire.interfaces import host_addresses
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Awaitable, Callable
 
     from ainet.identity.contacts import Contact
     from ainet.links.link import PeerLink
-    from ainet.links.links import Links
+    from ainet.links.link_table import LinkTable
+    from ainet.links.trust import Trust
 
 TICK = 1.0  # seconds
 LOOK_SECONDS = 2.0  # between two looks at this device's addresses
@@ -26,11 +28,33 @@ RENEWAL_RETRY = 600.0  # seconds
 
 
 class Upkeep:
-    """Keeps this node linked to every member that can be reached, and its certificate young."""
+    """Keeps this node linked to every member that can be reached, and its certificate young.
 
-    def __init__(self, links: Links, log: logging.Logger) -> None:
-        self._links = links
-        self._identity = links.identity
+    Parameters
+    ----------
+    table, trust
+        The open links; who may have one.
+    dial
+        Tries to reach a device on the best path, also when there is a link already.
+    network_changed
+        Called when this device has other addresses than before.
+    log
+        For certificates, and for what fails.
+    """
+
+    def __init__(
+        self,
+        table: LinkTable,
+        trust: Trust,
+        dial: Callable[[str], Awaitable[None]],
+        network_changed: Callable[[], Awaitable[None]],
+        log: logging.Logger,
+    ) -> None:
+        self._table = table
+        self._trust = trust
+        self._dial_anew = dial
+        self._network_changed = network_changed
+        self._identity = table.identity
         self._log = log
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -40,6 +64,7 @@ class Upkeep:
         self._started = False
         self._hosts: list[str] = []  # this device's addresses
         self._next_look = 0.0
+        table.changed.connect(lambda is_back: self.reset() if is_back else self.wake())
 
     def start(self) -> None:
         """Begin."""
@@ -85,14 +110,14 @@ class Upkeep:
         self._next_look = now + LOOK_SECONDS
         before, self._hosts = self._hosts, host_addresses()
         if before != self._hosts and self._started:
-            await self._links.network_changed()
+            await self._network_changed()
 
     def _cut_expired(self) -> None:
-        if self._identity.expired and not self._identity.holds_ca and self._links.links():
+        if self._identity.expired and not self._identity.holds_ca and self._table.links():
             problem = Refused(str(self._identity.problem))
             self._log.warning("%s", problem.message)
-            self._links.close_all(problem)
-        for link in self._links.expired_links():
+            self._table.close_all(problem)
+        for link in self._table.expired_links():
             msg = f"The certificate of {link.peer_name} has expired. It must join again with a new ticket."
             self._log.warning("%s", msg)
             link.close(Refused(msg))
@@ -105,7 +130,7 @@ class Upkeep:
         for member in others:
             if member.id == self._identity.id:
                 continue
-            link = self._links.link_to(member.id)
+            link = self._table.open_link(member.id)
             if link is not None and link.relay is None:
                 self._retry.pop(member.id, None)
                 continue
@@ -113,7 +138,7 @@ class Upkeep:
             first = now + FIRST_RETRY * (0.5 if self._identity.id < member.id else 1.5) if self._started else now
             when, pause = self._retry.setdefault(member.id, (first, FIRST_RETRY))
             # Whose address is unknown may be known to a member that relays; a relayed link waits for a direct one.
-            if now >= when and (self._links.known_addresses(member.id) or self._may_be_relayed(member, link)):
+            if now >= when and (self._table.known_addresses(member.id) or self._may_be_relayed(member, link)):
                 self._retry[member.id] = (now + pause * random.uniform(0.7, 1.3), min(2 * pause, LAST_RETRY))  # noqa: S311
                 task = asyncio.create_task(self._dial_one(member.id))
                 self._dials.add(task)
@@ -121,11 +146,11 @@ class Upkeep:
         self._started = True
 
     def _may_be_relayed(self, member: Member | Contact, link: PeerLink | None) -> bool:
-        return link is None and isinstance(member, Member) and bool(self._links.links())
+        return link is None and isinstance(member, Member) and bool(self._table.links())
 
     async def _dial_one(self, node_id: str) -> None:
         try:
-            await self._links.dial_anew(node_id)
+            await self._dial_anew(node_id)
         except AinetError as exc:
             self._log.debug("%s", exc.message)
 
@@ -135,10 +160,10 @@ class Upkeep:
             return
         if self._identity.holds_ca:
             self._identity.renew_own()
-            self._links.roster_changed()
+            self._trust.roster_changed()
             return
         holders = {member.id for member in self._identity.roster.members if member.holds_ca}
-        for link in self._links.links():
+        for link in self._table.links():
             if link.peer_id not in holders:
                 continue
             self._next_renewal = now + RENEWAL_RETRY

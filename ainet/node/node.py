@@ -13,6 +13,7 @@ import msgspec
 
 from ainet.daemon.options import keep_options
 from ainet.documents.exchange import Documents
+from ainet.documents.kinds import Fetch
 from ainet.engine.engine import Engine
 from ainet.errors import AinetError, UsageError
 from ainet.executor.directory import PipelineDirectory
@@ -26,6 +27,7 @@ from ainet.identity.identity import Identity
 from ainet.lending.lender import Lender
 from ainet.links.bandwidths import Bandwidths
 from ainet.links.links import Links
+from ainet.links.standing import Standing
 from ainet.models.catalog import ModelCatalog
 from ainet.models.tensors import TensorStore
 from ainet.node.advertiser import Advertiser
@@ -36,7 +38,7 @@ from ainet.resources import monitor
 from ainet.resources.allocator import Allocator, Caps
 from ainet.resources.speeds import Speeds
 from ainet.sharing.notebooks import Notebooks
-from ainet.sharing.shares import Shares
+from ainet.sharing.shares import NOTEBOOK, Shares
 from ainet.swarm.feeds import Feeds
 from ainet.swarm.leases import Leases
 from ainet.swarm.settings import SwarmSettings
@@ -113,7 +115,7 @@ class Node:
         #: Who may have which notebook.
         self.shares = Shares(self.links, self.feeds, self._data_dir / "contact_shares.json", log)
         stack.push_async_callback(self.shares.stop)
-        self.documents.guard(self.shares)
+        self.documents.register(NOTEBOOK, self.shares, Fetch.ONCE_OPENED)
         #: What all members have agreed on.
         self.settings = SwarmSettings(self.documents)
         fetcher = Fetcher(self.store, self.links)
@@ -295,7 +297,7 @@ class Node:
 
     async def connect(self, address: str) -> dict[str, Any]:
         """Connect to the member at `address` and remember it."""
-        link = await self.links.connect_to(address)
+        link = await self.links.connect_address(address)
         return {"id": link.peer_id, "name": link.peer_name, "path": link.path}
 
     async def open_lan(self) -> None:
@@ -326,7 +328,7 @@ class Node:
         """Remove a member from the swarm; every connection to it is cut at once."""
         if name in (self.name, self.id):
             raise UsageError("A device cannot remove itself. Remove it from the device that holds the swarm's key.")
-        return msgspec.to_builtins(self.links.remove(name))
+        return msgspec.to_builtins(self.links.trust.remove(name))
 
     async def introduce(self, listen: str | None, minutes: float, *, lan: bool = False) -> dict[str, Any]:
         """Return a ticket with which a device of another owner becomes a contact; as `invite`."""
@@ -343,11 +345,11 @@ class Node:
     async def contacts(self) -> list[dict[str, Any]]:
         """Return the devices of other owners that were introduced."""
         known = self.identity.contacts.all()
-        return [_contact(one, connected=self.links.contact_link(one.id) is not None) for one in known]
+        return [_contact(one, connected=self.links.open_link(one.id, Standing.CONTACT) is not None) for one in known]
 
     async def forget(self, name: str) -> dict[str, Any]:
         """Forget a contact; every connection to it is cut at once."""
-        return _contact(self.links.forget(name), connected=False)
+        return _contact(self.links.trust.forget(name), connected=False)
 
     async def swarm_settings(self, key: str | None = None, value: str | None = None) -> dict[str, str]:
         """Return the settings that all members share, after setting `key` (None as value takes it back)."""
@@ -394,7 +396,7 @@ class Node:
         }
 
     async def _models_of(self, state: MemberState) -> tuple[str, list[ModelEntry]]:
-        link = self.links.linked(state.id)
+        link = self.links.open_link(state.id, Standing.MEMBER)
         if link is None:
             return state.name, []
         try:
@@ -410,7 +412,7 @@ class Node:
 
     async def _member(self, state: Any) -> dict[str, Any]:
         found: dict[str, Any] = {**msgspec.to_builtins(state), "workers": []}
-        link = self.links.linked(state.id)
+        link = self.links.open_link(state.id, Standing.MEMBER)
         try:
             if state.is_self:
                 workers = await self.stages.workers()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ainet.links.discovery import swarm_hash
+from ainet.links.standing import Standing
 from ainet.swarm import offers
 from ainet.swarm.facts import LOG, DeviceFacts, HeldModel, HeldStage, Load
 from ainet.swarm.offers import Offer
@@ -77,7 +78,7 @@ class Peers:
         return [*found, *contacts, *strangers]
 
     async def _contact(self, contact: Contact) -> dict[str, Any]:
-        link = self._links.contact_link(contact.id)
+        link = self._links.open_link(contact.id, Standing.CONTACT)
         return {
             "id": contact.id,
             "name": contact.name,
@@ -91,7 +92,7 @@ class Peers:
         }
 
     async def _member(self, state: MemberState) -> dict[str, Any]:
-        link = self._links.linked(state.id)
+        link = self._links.open_link(state.id, Standing.MEMBER)
         told = {
             "device": self._feeds.get(state.id, LOG, "device", DeviceFacts),
             "models": self._feeds.get(state.id, LOG, "models", list[HeldModel]),

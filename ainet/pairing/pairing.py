@@ -219,7 +219,7 @@ class Pairing:
     async def import_key(self, text: str, passphrase: str) -> None:
         """Make this device hold the CA key, too, and tell the members; raises what `Identity.import_key` raises."""
         self._identity.take_key(await asyncio.to_thread(unseal, text, passphrase))
-        self._links.roster_changed()
+        self._links.trust.roster_changed()
 
     async def stop(self) -> None:
         """Stop waiting for joiners."""
@@ -311,8 +311,8 @@ class Pairing:
         now = self._identity.now()
         here = [Hint(self._identity.id, address, now) for address in addresses]
         hints = (*here, *self._links.book.hints())
-        self._links.learn(tuple(Hint(member.id, address, now) for address in body.addresses))
-        self._links.roster_changed()
+        self._links.table.learn(tuple(Hint(member.id, address, now) for address in body.addresses))
+        self._links.trust.roster_changed()
         return Admitted(
             certificate=admission.certificate,
             ca=admission.ca,

@@ -10,6 +10,7 @@ from tornado import web
 from tornado.http1connection import HTTP1Connection
 
 from ainet.errors import AinetError, Busy, NotFound, Refused, UsageError
+from ainet.server.served import Served
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from jupyter_server.auth import IdentityProvider
 
     from ainet.node.node import Node
-    from ainet.server.extension import AinetExtension
 
 #: Most bytes of a request's body: a prompt of a million characters fits.
 MAX_BODY = 4 * 1024 * 1024
@@ -46,14 +46,14 @@ class NodeHandler(APIHandler):
         self.received = 0
 
     @property
-    def extension(self) -> AinetExtension:
-        """The extension that this server runs."""
-        return self.settings["ainet"]
+    def served(self) -> Served:
+        """The node that this server serves."""
+        return Served.of(self.settings)
 
     @property
     def identity_provider(self) -> IdentityProvider:
         """The node's own for requests with its token, the Jupyter server's for all others."""
-        own = self.extension.identity
+        own = self.served.identity
         return own if own.accepts(self) else super().identity_provider
 
     @property
@@ -106,7 +106,7 @@ class NodeHandler(APIHandler):
     async def answer(self, call: Callable[[Node], Awaitable[Any]]) -> None:
         """Answer with what `call` makes of the node."""
         try:
-            result = await call(self.extension.running_node())
+            result = await call(self.served.running_node())
         except AinetError as error:
             self.fail(error)
         else:

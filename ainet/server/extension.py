@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,8 +19,7 @@ from ainet.config import CONFIG_FILE, AinetConfig
 from ainet.daemon.log import FAILED, LogFile
 from ainet.daemon.runtime import NodeLock, NodeTaken, Runtime
 from ainet.errors import AinetError, NodeNotRunning, UsageError
-from ainet.server.auth import NodeTokenIdentity
-from ainet.server.rooms import Rooms
+from ainet.server.served import SETTING, Served
 
 if TYPE_CHECKING:
     from jupyter_server.serverapp import ServerApp
@@ -44,14 +42,10 @@ class AinetExtension(ExtensionApp):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.identity = NodeTokenIdentity(token=secrets.token_urlsafe(32))
-        self.node: Node | None = None
-        #: The clients of shared documents.
-        self.rooms = Rooms()
-        self.failure: AinetError = NodeNotRunning("The node is still starting. Ask again in a few seconds.")
+        #: What the routes know.
+        self.served = Served()
         self.failed = False
         self._stopping: asyncio.Task[None] | None = None
-        self.url = ""
         self._starting: asyncio.Task[None] | None = None
         self._lock: NodeLock | None = None
         self._listener: HTTPServer | None = None
@@ -63,6 +57,10 @@ class AinetExtension(ExtensionApp):
 
         return Node
 
+    def initialize_settings(self) -> None:
+        """Let the routes know the node."""
+        self.settings[SETTING] = self.served
+
     def initialize_handlers(self) -> None:
         """Register the routes."""
         from ainet.server.peer import PeerHandler
@@ -70,18 +68,6 @@ class AinetExtension(ExtensionApp):
         from ainet.server.sync import SyncHandler
 
         self.handlers.extend([*ROUTES, (r"/ainet/api/sync/(.+)", SyncHandler), (r"/ainet/peer", PeerHandler)])
-
-    def running_node(self) -> Node:
-        """Return the node.
-
-        Raises
-        ------
-        AinetError
-            It is still starting, did not start, or lives in another server.
-        """
-        if self.node is None:
-            raise self.failure
-        return self.node
 
     def make_config(self, server_options: Config) -> AinetConfig:
         """Return the node's configuration: Jupyter's files, then the data directory's, then the command line.
@@ -124,16 +110,16 @@ class AinetExtension(ExtensionApp):
             lock.acquire()
             self._lock = lock
             self._log_file = LogFile(data_dir, [self.log, serverapp.log] if self.headless else [self.log])
-            self.url = self._listen(serverapp)
+            self.served.url = self._listen(serverapp)
             node = cast("type[Node]", self.node_class)(config, log=self.log)
             try:
                 await node.start()
             except BaseException:
                 await node.stop()
                 raise
-            self.node = node
+            self.served.node = node
             await node.open_notebooks(serverapp.contents_manager, self._live_document)
-            runtime = Runtime(os.getpid(), self.url, self.identity.token, time.time(), self.headless)
+            runtime = Runtime(os.getpid(), self.served.url, self.served.identity.token, time.time(), self.headless)
             lock.publish(runtime)
             self.log.info("The node %s is ready (%s).", node.name, data_dir)
         except NodeTaken as taken:
@@ -162,7 +148,7 @@ class AinetExtension(ExtensionApp):
 
     def _give_up(self, error: AinetError) -> None:
         self.failed = True
-        self.failure = error if isinstance(error, NodeTaken) else NodeNotRunning(f"{FAILED}{error.message}")
+        self.served.failure = error if isinstance(error, NodeTaken) else NodeNotRunning(f"{FAILED}{error.message}")
 
     def _listen(self, serverapp: ServerApp) -> str:
         """Return an address for this device's own processes: plain HTTP on the loopback interface."""
@@ -185,8 +171,8 @@ class AinetExtension(ExtensionApp):
         if self._starting is not None and not self._starting.done():
             self._starting.cancel()
             await asyncio.wait([self._starting])
-        self.failure = NodeNotRunning("The node has stopped.")
-        node, self.node = self.node, None
+        self.served.failure = NodeNotRunning("The node has stopped.")
+        node, self.served.node = self.served.node, None
         try:
             if node is not None:
                 await node.stop()

@@ -37,7 +37,7 @@ class StatusHandler(NodeHandler):
 
         async def status(node: Node) -> dict[str, Any]:
             found = await node.status()
-            found["node"]["url"] = self.extension.url
+            found["node"]["url"] = self.served.url
             return found
 
         await self.answer(status)
@@ -116,7 +116,7 @@ class GenerateHandler(NodeHandler):
         """Stream the events of `Node.generate`; an error before the first event has its own status."""
         try:
             request = self.decode(GenerateRequest)
-            events = self.extension.running_node().generate(request)
+            events = self.served.running_node().generate(request)
         except AinetError as error:
             self.fail(error)
             return

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, cast
 from jupyter_server.auth.decorator import allow_unauthenticated
 from tornado.websocket import WebSocketHandler
 
+from ainet.server.served import Served
 from ainet.wire.websocket import MAX_MESSAGE, WebSocketCarrier
 
 if TYPE_CHECKING:
     from tornado.websocket import WebSocketProtocol13
-
-    from ainet.server.extension import AinetExtension
 
 #: Messages that may wait to be read.
 UNREAD = 4
@@ -38,8 +37,8 @@ class PeerHandler(WebSocketHandler):
     @allow_unauthenticated
     async def get(self, *arguments: str, **options: str) -> None:
         """Upgrade the connection, if a node runs here and not too many wait to prove themselves."""
-        extension: AinetExtension = self.settings["ainet"]
-        if extension.node is None or not extension.node.links.door.may_greet:
+        node = Served.of(self.settings).node
+        if node is None or not node.links.door.may_greet:
             self.set_status(503)
             self.finish("No node answers here at the moment. Try again in a minute.\n")
             return
@@ -47,12 +46,12 @@ class PeerHandler(WebSocketHandler):
 
     def open(self, *_arguments: str, **_options: str) -> None:
         """Hand the connection to the node."""
-        extension: AinetExtension = self.settings["ainet"]
-        if extension.node is None or self.ws_connection is None:
+        node = Served.of(self.settings).node
+        if node is None or self.ws_connection is None:
             self.close()
             return
         carrier = WebSocketCarrier(cast("WebSocketProtocol13", self.ws_connection), self._receive, self.close)
-        extension.node.links.door.accept(carrier, self.request.remote_ip or "somewhere")
+        node.links.door.accept(carrier, self.request.remote_ip or "somewhere")
 
     async def on_message(self, message: str | bytes) -> None:
         """Keep a message until it is read; while too many wait, no more are taken from the network."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from ainet.server.sync import SyncHandler
+
+class Client(Protocol):
+    """Somebody who edits a document."""
+
+    def send(self, message: bytes) -> None:
+        """Send a message of the y-websocket protocol, soon."""
 
 
 class Rooms:
     """The clients of each document, by its name."""
 
     def __init__(self) -> None:
-        self._clients: dict[str, dict[SyncHandler, bytes]] = {}
+        self._clients: dict[str, dict[Client, bytes]] = {}
 
-    def enter(self, name: str, client: SyncHandler) -> None:
+    def enter(self, name: str, client: Client) -> None:
         """Let a client hear of the others, and what they have said so far."""
         others = self._clients.setdefault(name, {})
         for message in others.values():
@@ -22,14 +26,14 @@ class Rooms:
                 client.send(message)
         others[client] = b""
 
-    def leave(self, name: str, client: SyncHandler) -> None:
+    def leave(self, name: str, client: Client) -> None:
         """Take `enter` back. The others forget the client by themselves, as it says nothing more."""
         clients = self._clients.get(name, {})
         clients.pop(client, None)
         if not clients:
             self._clients.pop(name, None)
 
-    def tell(self, name: str, message: bytes, origin: SyncHandler) -> None:
+    def tell(self, name: str, message: bytes, origin: Client) -> None:
         """Pass a client's awareness message on to the others."""
         clients = self._clients.get(name, {})
         if origin in clients:

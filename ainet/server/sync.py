@@ -15,6 +15,7 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from ainet.client.document_copy import ENDED
 from ainet.errors import AinetError
+from ainet.server.served import Served
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from jupyter_server.auth import IdentityProvider
 
     from ainet.documents.document import Document
-    from ainet.server.extension import AinetExtension
 
 MAX_MESSAGE = 16 * 1024 * 1024  # bytes
 MAX_BACKLOG = 32 * 1024 * 1024  # bytes that a client may leave unread
@@ -43,14 +43,14 @@ class SyncHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
         self._backlog = 0
 
     @property
-    def extension(self) -> AinetExtension:
-        """The extension that this server runs."""
-        return self.settings["ainet"]
+    def served(self) -> Served:
+        """The node that this server serves."""
+        return Served.of(self.settings)
 
     @property
     def identity_provider(self) -> IdentityProvider:
         """The node's own for requests with its token, the Jupyter server's for all others."""
-        own = self.extension.identity
+        own = self.served.identity
         return own if own.accepts(self) else super().identity_provider
 
     @property
@@ -66,7 +66,7 @@ class SyncHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
     async def get(self, name: str) -> None:
         """Upgrade the connection, if the document can be opened."""
         try:
-            self._document = self.extension.running_node().documents.open(name)
+            self._document = self.served.running_node().documents.open(name)
         except AinetError as error:
             raise web.HTTPError(error.status, error.message) from error
         await super().get(name)
@@ -75,10 +75,10 @@ class SyncHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
         """Tell the client what this side has seen; it answers with what is missing here."""
         assert self._document is not None  # noqa: S101 - `get` has set it
         super().open()
-        documents = self.extension.running_node().documents
+        documents = self.served.running_node().documents
         self._unwatch = documents.watch(self._document.name, self._changed, self._ended)
         self.send(create_sync_message(self._document.doc))
-        self.extension.rooms.enter(self._document.name, self)
+        self.served.rooms.enter(self._document.name, self)
 
     async def on_message(self, message: str | bytes) -> None:
         """Act on a message of the client; what is no message ends the connection."""
@@ -90,7 +90,7 @@ class SyncHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
             if message[0] == YMessageType.SYNC:
                 self._sync(document, YSyncMessageType(message[1]), read_payload(message[2:]))
             elif message[0] == YMessageType.AWARENESS:
-                self.extension.rooms.tell(document.name, message, self)
+                self.served.rooms.tell(document.name, message, self)
         except AinetError as exc:
             self.close(CLOSE_REFUSED, exc.message[:120])
         except (ValueError, IndexError, RuntimeError):
@@ -101,7 +101,7 @@ class SyncHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
         super().on_close()
         self._unwatch()
         if self._document is not None:
-            self.extension.rooms.leave(self._document.name, self)
+            self.served.rooms.leave(self._document.name, self)
 
     def send(self, message: bytes) -> None:
         """Send a message of the protocol, soon."""
@@ -130,7 +130,7 @@ class SyncHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
 
     def _ended(self) -> None:
         if self._document is not None:
-            self.extension.rooms.leave(self._document.name, self)
+            self.served.rooms.leave(self._document.name, self)
         self._document = None  # nothing more of it is taken
         self.close(ENDED, "This device does not have the document any more.")
 

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from tornado.web import HTTPError
 
-from ainet.documents.exchange import check_name
 from ainet.errors import AinetError, NotFound, PeerUnreachable, UsageError
 from ainet.files import make_private_dir
 from ainet.sharing.notebook_files import NotebookFiles
@@ -134,7 +133,7 @@ class Notebooks:
         swarm, nodes = self._node.shares.audience(audience)
         share = Share(secrets.token_hex(8), read_only, self._node.identity.now(), swarm, nodes)
         listed = Listed(self._node.id, name, share)
-        check_name(listed.document)
+        self._node.documents.check_name(listed.document)
         if any((one.sharer, one.name) == (listed.sharer, name) for one in self._node.shares.all()):
             raise UsageError(
                 f"A notebook called {name!r} is shared by this device already. Choose another name (--name)."
@@ -229,7 +228,7 @@ class Notebooks:
 
     def _is_apart(self, document: str) -> bool:
         links = self._node.links
-        return not links.links() and not any(map(links.contact_link, self._node.shares.contacts(document)))
+        return not links.links() and not any(map(links.open_link, self._node.shares.contacts(document)))
 
     def _with(self, share: Share) -> Sequence[str]:
         names = self._node.shares.names()

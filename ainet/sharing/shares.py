@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import msgspec
 
-from ainet.documents.exchange import NOTEBOOK
+from ainet.documents.kinds import NOT_SHARED
 from ainet.errors import AinetError, NotFound, Refused, UsageError
 from ainet.files import write_private
 from ainet.identity.roster import NodeId
 from ainet.links.request import Request
+from ainet.links.standing import Standing
 from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from ainet.swarm.feeds import Feeds
 
 LOG = "shares"
+#: The names of documents that hold notebooks begin so.
+NOTEBOOK = "notebook/"
 SWARM = "swarm"
 MAX_AUDIENCE = 64
 MAX_TOLD = 256  # shares of one contact
@@ -72,6 +75,8 @@ ShareName = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 class TellShares(Request, frozen=True):
     """Tell a contact everything that is shared with it."""
 
+    audience = Standing.CONTACT
+
     shares: Annotated[dict[ShareName, Share], msgspec.Meta(max_length=MAX_TOLD)]
 
 
@@ -102,8 +107,8 @@ class Shares:
                 self._told = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, Share]])
             except msgspec.DecodeError as exc:
                 log.warning("%s is damaged (%s): what contacts share is asked for again.", path, exc)
-        links.handle(TellShares, self._take, contacts=True)
-        links.on_contact_linked(lambda link: self._tasks.spawn(self._tell(link)))
+        links.handle(TellShares, self._receive)
+        links.on_linked(lambda link: self._tasks.spawn(self._tell(link)), Standing.CONTACT)
         links.on_revoked(self._forget)
         links.home.on_left(self._swarm_changed)
         feeds.on_change(lambda _author, name: self._changed() if name == LOG else None)
@@ -189,22 +194,22 @@ class Shares:
         before = self._feeds.get(self._identity.id, LOG, name, Share)
         self._feeds.publish(LOG, {name: share})
         for node in {*(before.nodes if before else ()), *(share.nodes if share else ())}:
-            if (link := self._links.contact_link(node)) is not None:
+            if (link := self._links.open_link(node, Standing.CONTACT)) is not None:
                 self._tasks.spawn(self._tell(link))
 
     def check_read(self, document: str, node: str) -> None:
         """Raise `Refused` unless the node may have the document."""
-        listed = self._listed(document, node)
-        if listed is not None and not self._may_read(listed, node):
-            raise Refused(_NOT_SHARED)
+        listed = self._listed(document)
+        if not self._may_read(listed, node):
+            raise Refused(NOT_SHARED)
 
     def check_write(self, document: str, node: str) -> None:
         """Raise `Refused` unless the node may change the document."""
-        listed = self._listed(document, node)
-        if listed is None or node == listed.sharer:
+        listed = self._listed(document)
+        if node == listed.sharer:
             return
         if not self._may_read(listed, node):
-            raise Refused(_NOT_SHARED)
+            raise Refused(NOT_SHARED)
         if listed.share.read_only:
             raise Refused(f"{listed.name!r} may only be read.")
 
@@ -216,15 +221,10 @@ class Shares:
         parties = listed.share.nodes if listed.sharer == self._identity.id else [listed.sharer]
         return [node for node in parties if self._identity.contacts.get(node) is not None]
 
-    def _listed(self, document: str, node: str) -> Listed | None:
-        """Return the notebook's share; None for what all members may have, unless the node is none."""
-        if not document.startswith(NOTEBOOK):
-            if self._identity.roster.member(node) is None:
-                raise Refused(_NOT_SHARED)
-            return None
+    def _listed(self, document: str) -> Listed:
         listed = self._find_document(document)
         if listed is None:
-            raise Refused(_NOT_SHARED)
+            raise Refused(NOT_SHARED)
         return listed
 
     def _find_document(self, document: str) -> Listed | None:
@@ -246,8 +246,8 @@ class Shares:
         }
         await link.request(TellShares(dict(list(mine.items())[:MAX_TOLD])))
 
-    async def _take(self, link: PeerLink, request: TellShares) -> None:
-        if not link.is_contact:
+    async def _receive(self, link: PeerLink, request: TellShares) -> None:
+        if link.standing is not Standing.CONTACT:
             raise Refused("Members say in their logs what they share.")
         shares = {name: share for name, share in request.shares.items() if _can_be_shown(name)}
         if self._told.get(link.peer_id, {}) != shares:
@@ -284,9 +284,6 @@ class Shares:
     def _changed(self) -> None:
         for callback in self._callbacks:
             callback()
-
-
-_NOT_SHARED = "That is not shared with this device."
 
 
 def _can_be_shown(name: str) -> bool:

@@ -10,6 +10,7 @@ import msgspec
 from ainet.errors import AinetError, Refused
 from ainet.identity.roster import NodeId
 from ainet.links.request import Request
+from ainet.links.standing import Standing
 from ainet.swarm.feed import MAX_BODY, NULL, Body, Entry, Feed, FeedName, Place, make_entry
 from ainet.tasks import Tasks
 
@@ -217,12 +218,12 @@ class Feeds:
             while waiting := self._outgoing.get(peer):
                 self._outgoing[peer] = []
                 for batch in _batches(waiting):
-                    if (link := self._links.linked(peer)) is None:
+                    if (link := self._links.open_link(peer, Standing.MEMBER)) is None:
                         break
                     try:
                         await link.request(PushEntries(batch))
                     except AinetError:
-                        newer = self._links.linked(peer)
+                        newer = self._links.open_link(peer, Standing.MEMBER)
                         if newer is None or newer is link:
                             raise
                         await newer.request(PushEntries(batch))

@@ -19,6 +19,7 @@ import msgspec
 from ainet.errors import AinetError, LeaseLost
 from ainet.identity.roster import Count, NodeId
 from ainet.links.request import Request
+from ainet.links.standing import Standing
 from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ class Leases:
         return max(holders).holder if holders else None
 
     def _reached(self, node: str) -> bool:
-        return node == self._identity.id or self._links.linked(node) is not None
+        return node == self._identity.id or self._links.open_link(node, Standing.MEMBER) is not None
 
     def _highest(self, name: str) -> Fence:
         said = [

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from pycrdt import Map
 
-from ainet.documents.exchange import SETTINGS
 from ainet.errors import UsageError
 
 if TYPE_CHECKING:
     from ainet.documents.exchange import Documents
 
+#: The name of the document.
+SETTINGS = "settings"
 #: What can be set, and what it means.
 KEYS = {"model": "model that is used when none is named, on every member that has it not set otherwise"}
 MAX_VALUE = 1000  # characters
@@ -28,6 +29,7 @@ class SwarmSettings:
 
     def __init__(self, documents: Documents) -> None:
         self._documents = documents
+        documents.register(SETTINGS, stays=False)  # where this device joins a swarm, those of the swarm hold
 
     def all(self) -> dict[str, str]:
         """Return what is set."""

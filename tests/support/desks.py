@@ -7,9 +7,10 @@ import json
 
 import nbformat
 
+from ainet.documents.kinds import Fetch
 from ainet.errors import PeerUnreachable
 from ainet.sharing.notebooks import Notebooks
-from ainet.sharing.shares import Shares
+from ainet.sharing.shares import NOTEBOOK, Shares
 from ainet.swarm.feeds import Feeds
 from support.served_nodes import SharingNode
 from support.servers import serve, until
@@ -25,7 +26,7 @@ class NotebookNode(SharingNode):
         self.name, self.data_dir = self.identity.name, self.folder
         self.logs = Feeds(self.links, self.folder / "logs.sqlite", self.log)
         self.shares = Shares(self.links, self.logs, self.folder / "contact_shares.json", self.log)
-        self.documents.guard(self.shares)
+        self.documents.register(NOTEBOOK, self.shares, Fetch.ONCE_OPENED)
 
     async def open_notebooks(self, contents, live):
         self.notebooks = Notebooks(self, contents, live, self.log)
@@ -65,7 +66,9 @@ class Desk:
         file = self.folder / "root" / path
         before = file.stat().st_mtime_ns if file.exists() else 0
         found = nbformat.v4.new_notebook(cells=list(cells))
-        nbformat.write(found, file)
+        partial = file.with_name(f".{file.name}.partial")
+        nbformat.write(found, partial)
+        partial.replace(file)  # as Jupyter does: nobody reads half of it
         assert file.stat().st_mtime_ns != before
 
     def read(self, path):
@@ -105,7 +108,7 @@ async def desks(tmp_path, *, collaboration=False, contacts=False):
             await bob.pairing.accept((await ada.pairing.invite(purpose="introduce")).ticket)
         else:
             await bob.pairing.join((await ada.pairing.invite()).ticket, "bob")
-        await until(lambda: ada.links.link_to(bob.id) and bob.links.link_to(ada.id))
+        await until(lambda: ada.links.open_link(bob.id) and bob.links.open_link(ada.id))
         yield found
 
 
@@ -121,5 +124,5 @@ async def part(ada, bob):
     """Cut the two off from each other until the test connects them."""
     for desk in (ada, bob):
         await desk.node.links._upkeep.stop()
-    ada.node.links.close_all(PeerUnreachable("The cable is pulled."))
-    await until(lambda: not bob.node.links.link_to(ada.node.id))
+    ada.node.links.table.close_all(PeerUnreachable("The cable is pulled."))
+    await until(lambda: not bob.node.links.open_link(ada.node.id))

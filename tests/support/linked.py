@@ -125,7 +125,7 @@ async def raw(tmp_path, *, greeted=True):
                 await expect(stream, Hello)
                 stream.write(encode_frame(Welcome()))
                 await expect(stream, Welcome)
-                await until(lambda: desk.links.linked(phone.id))
+                await until(lambda: desk.links.open_link(phone.id))
             yield desk, phone, stream
         finally:
             await stream.abort()

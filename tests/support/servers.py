@@ -128,7 +128,7 @@ class Served:
 
     @property
     def node(self) -> NodeDouble:
-        return self.extension.node
+        return self.extension.served.node
 
     @property
     def headers(self) -> dict[str, str]:

@@ -20,7 +20,7 @@ from support.wire import import_everything, shape, struct_shape, subclasses
 
 from ainet.config import AinetConfig
 from ainet.daemon.runtime import Runtime
-from ainet.documents import exchange as documents
+from ainet.documents.exchange import SHARED
 from ainet.errors import AinetError
 from ainet.executor.directory import LOG as PLACEMENTS
 from ainet.executor.directory import AnnouncedPipeline
@@ -43,6 +43,7 @@ from ainet.stages.ring import frames
 from ainet.swarm import facts as capabilities
 from ainet.swarm import leases, offers
 from ainet.swarm.feed import Body, Entry
+from ainet.swarm.settings import SETTINGS
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "wire.json"
 
@@ -80,7 +81,7 @@ def described() -> dict[str, Any]:
         "errors": {kind.code: kind.status for kind in sorted(subclasses(AinetError), key=lambda kind: kind.code)},
         "routes": {pattern: handler_verbs(handler) for pattern, handler in ROUTES},
         "body of generate": struct_shape(GenerateRequest),
-        "documents": [documents.SETTINGS, documents.SHARED, documents.NOTEBOOK],
+        "documents": [SETTINGS, SHARED, shares.NOTEBOOK],
         "signed logs": {
             capabilities.LOG: {
                 "device": shape(capabilities.DeviceFacts),

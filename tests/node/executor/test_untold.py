@@ -16,7 +16,7 @@ class Deaf:
     """A node that does not answer when it is told to close stages, until it may."""
 
     def __init__(self, node):
-        self._handlers = node.links._handlers
+        self._handlers = node.links.table._handlers
         self._kind, self._handler = self._handlers[CloseStages.__name__]
         self.asked, self.may_hear = 0, asyncio.Event()
         self._handlers[CloseStages.__name__] = (self._kind, self.handle)

@@ -124,7 +124,7 @@ async def host_and_asker(tmp_path: Path, smollm2_path: Path) -> AsyncIterator[tu
     async with devices(tmp_path, "holder", "asker", **settings) as (holder, asker):
         with TensorStore(tmp_path / "store") as store:
             host = Host(holder, store)
-            await until(lambda: asker.links.linked(holder.id))
+            await until(lambda: asker.links.open_link(holder.id))
             try:
                 yield host, asker
             finally:
@@ -287,10 +287,10 @@ async def test_stages_of_an_owner_that_stays_away_are_unloaded(tmp_path, smollm2
         assert isinstance(items[-1], StageLoaded)
         assert all(isinstance(item, LoadProgress) for item in items[:-1])
 
-        asker.links.close_all(PeerUnreachable("the cable was pulled"))
-        await until(lambda: host.links.linked(asker.id) is None)
+        asker.links.table.close_all(PeerUnreachable("the cable was pulled"))
+        await until(lambda: host.links.open_link(asker.id) is None)
         link = await asker.links.connect(host.device.id)  # within the grace time
-        await until(lambda: host.links.linked(asker.id))
+        await until(lambda: host.links.open_link(asker.id))
         assert len((await link.request(DescribeStages(spec.pipeline))).stages) == 1
 
         await asker.stop()

@@ -73,7 +73,7 @@ async def parties(tmp_path: Path, **lend: bool) -> AsyncIterator[list[Party]]:
     async with devices(tmp_path, *lend) as made:
         found = [Party(device, lend=lend[device.name]) for device in made]
         for device in made[1:]:
-            await until(lambda device=device: made[0].links.linked(device.id))
+            await until(lambda device=device: made[0].links.open_link(device.id))
         try:
             yield found
         finally:
@@ -183,11 +183,11 @@ async def test_a_borrower_that_came_back_and_then_stays_away_loses_its_workers(t
     monkeypatch.setattr("ainet.lending.lender.RESUME_SECONDS", 3.0)
     async with parties(tmp_path, desk=False, laptop=True) as (desk, laptop):
         await desk.lender.open(1)
-        before = laptop.device.links.linked(desk.id)
-        desk.device.links.close_all(PeerUnreachable("the cable was pulled"))
+        before = laptop.device.links.open_link(desk.id)
+        desk.device.links.table.close_all(PeerUnreachable("the cable was pulled"))
         grace = time.monotonic() + 3.5
         await desk.device.links.connect(laptop.id)  # at once, and not when it is tried anyway
-        await until(lambda: laptop.device.links.linked(desk.id) not in (None, before))
+        await until(lambda: laptop.device.links.open_link(desk.id) not in (None, before))
         await until(lambda: time.monotonic() > grace)
         assert laptop.lends == 1
         await desk.device.stop()  # its scheduler lives on

@@ -14,7 +14,7 @@ from support.swarms import Device, until
 from tornado.websocket import websocket_connect
 
 from ainet.errors import PeerUnreachable, Refused
-from ainet.links import door, links
+from ainet.links import door, link_table
 from ainet.links.frames import ToPort
 from ainet.wire.websocket import MAX_MESSAGE
 
@@ -38,9 +38,9 @@ async def hub_and_phone(tmp_path):
     async with serve(tmp_path, LinkedNode) as served, device(tmp_path, "phone") as phone:
         hub = served.node
         await phone.joins(hub)
-        await until(lambda: hub.links.linked(phone.id))
+        await until(lambda: hub.links.open_link(phone.id))
         for node in (hub, phone):
-            node.links.close_all(PeerUnreachable("The test begins."))
+            node.links.table.close_all(PeerUnreachable("The test begins."))
             node.links.book._seen.clear()
             node.links.book.learn = lambda *_: None  # the direct way stays unknown
         yield served, hub, phone
@@ -48,10 +48,10 @@ async def hub_and_phone(tmp_path):
 
 async def test_members_are_linked_through_the_jupyter_port(tmp_path):
     async with hub_and_phone(tmp_path) as (served, hub, phone), service(echo) as port:
-        link = await phone.links.connect_to(served.url)
+        link = await phone.links.connect_address(served.url)
         assert (link.peer_id, link.path, link.relay) == (hub.id, served.url, None)
         assert (await link.request(Echo(b"x" * 3_000_000))).data == b"x" * 3_000_000
-        back = hub.links.linked(phone.id)
+        back = hub.links.open_link(phone.id)
         assert back.path == "127.0.0.1"
         hub.links.channels.expose("127.0.0.1", port)
         assert await talk(phone.links.channels.open(hub.id, ToPort(port)), DATA) == DATA
@@ -62,14 +62,14 @@ async def test_members_are_linked_through_the_jupyter_port(tmp_path):
 async def test_a_stranger_is_refused_inside(tmp_path, caplog):
     async with hub_and_phone(tmp_path) as (served, hub, _), device(tmp_path, "stranger") as stranger:
         with pytest.raises(Refused, match=r"not of (this|its) swarm"):
-            await stranger.links.connect_to(served.url)
+            await stranger.links.connect_address(served.url)
         await until(lambda: not hub.links.door._guests)
         assert not hub.links.links()
         assert "was refused" in caplog.text
 
 
 async def test_who_proves_nothing_is_let_go(tmp_path, monkeypatch):
-    monkeypatch.setattr(links, "GREETING_TIMEOUT", 0.3)
+    monkeypatch.setattr(link_table, "GREETING_TIMEOUT", 0.3)
     async with hub_and_phone(tmp_path) as (served, hub, _):
         url = served.url.replace("http", "ws") + "ainet/peer"
         silent = await websocket_connect(url)
@@ -102,10 +102,10 @@ async def test_only_so_many_may_wait_to_prove_themselves(tmp_path):
         waiting = [await websocket_connect(url) for _ in range(door.MAX_GUESTS)]
         await until(lambda: len(hub.links.door._guests) == door.MAX_GUESTS)
         with pytest.raises(PeerUnreachable, match="HTTP status 503"):
-            await phone.links.connect_to(served.url)
+            await phone.links.connect_address(served.url)
         waiting.pop().close()
         await until(lambda: hub.links.door.may_greet)
-        assert await phone.links.connect_to(served.url)
+        assert await phone.links.connect_address(served.url)
         for one in waiting:
             one.close()
         await until(lambda: not hub.links.door._guests)
@@ -130,6 +130,6 @@ async def test_the_route_tells_nothing_to_browsers(tmp_path):
 async def test_a_server_without_a_node_is_named(tmp_path):
     async with serve(tmp_path, LinkedNode) as served, device(tmp_path, "phone") as phone:
         with pytest.raises(PeerUnreachable, match="no node answers behind that Jupyter server"):
-            await phone.links.connect_to(f"{served.url}elsewhere/")
+            await phone.links.connect_address(f"{served.url}elsewhere/")
         with pytest.raises(PeerUnreachable, match="refused"):
-            await phone.links.connect_to("http://127.0.0.1:1/")
+            await phone.links.connect_address("http://127.0.0.1:1/")

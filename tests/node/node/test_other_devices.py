@@ -17,6 +17,7 @@ from ainet.client.client import NodeClient
 from ainet.daemon import daemon, runtime
 from ainet.executor.directory import PipelineDirectory
 from ainet.links.bandwidths import Bandwidths
+from ainet.links.standing import Standing
 from ainet.node.peers import Peers
 from ainet.swarm.feeds import Feeds
 from ainet.wire.address import join_address
@@ -72,7 +73,7 @@ async def test_a_contact_is_a_row_that_tells_how_it_is_reached_and_nothing_else(
     async with devices(tmp_path, "bob", "carl") as (bob, _), peers_of(bob) as peers:
         ticket = (await ask(desk, lambda node: node.introduce()))["ticket"]
         node_id = (await bob.pairing.accept(ticket)).id
-        await until(lambda: bob.links.contact_link(node_id))
+        await until(lambda: bob.links.open_link(node_id, Standing.CONTACT))
         async with asyncio.timeout(20):
             while not any(one["connected"] for one in await ask(desk, lambda node: node.contacts())):
                 await asyncio.sleep(0.05)

@@ -36,7 +36,7 @@ async def test_a_second_server_leaves_the_first_one_the_node(tmp_path, caplog):
     async with serve(tmp_path / "1") as first:
         before = first.runtime
         async with serve(tmp_path / "2", data_dir=first.data_dir) as second, httpx.AsyncClient(trust_env=False) as http:
-            assert second.extension.node is None
+            assert second.extension.served.node is None
             answer = await http.get(f"{second.url}ainet/api/status", headers=AS_USER)
             assert answer.status_code == 409
             assert f"(process {os.getpid()}, {before.url}) is already the node" in answer.json()["message"]
@@ -79,7 +79,7 @@ async def test_a_wrong_setting_is_named(tmp_path, text, words):
     data_dir.mkdir()
     (data_dir / "ainet_config.json").write_text(text)
     async with serve(tmp_path) as served:
-        assert words in served.extension.failure.message
+        assert words in served.extension.served.failure.message
 
 
 async def test_a_server_elsewhere_is_reached_on_the_loopback_interface(tmp_path):

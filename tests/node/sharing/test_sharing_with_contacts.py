@@ -12,6 +12,7 @@ from support.swarms import Device
 from ainet.cli.main import main
 from ainet.documents.exchange import ListDocuments, PullDocument, PushUpdate
 from ainet.errors import NotFound, PeerUnreachable, ProtocolError, Refused
+from ainet.links.standing import Standing
 from ainet.sharing.notebooks import Notebooks
 from ainet.sharing.shares import Share, TellShares
 from ainet.swarm.feeds import SyncLogs
@@ -61,7 +62,7 @@ async def test_contacts_that_were_apart_merge_also_after_a_restart(tmp_path):
         await again.start()  # the sharer is away, what it shares is not forgotten
         assert [one.path for one in again._open.values()] == ["plan.ipynb"]
         await until(lambda: "bob" in str(bob.opened("plan")._base))
-        await bob.node.links.reach(ada.node.id)
+        await bob.node.links.connect(ada.node.id, Standing.CONTACT)
         for desk in (ada, bob):
             await until(lambda desk=desk: desk.sources("plan.ipynb") == ["ada", "2", "bob"], 15)
 
@@ -70,7 +71,7 @@ async def test_a_contact_that_may_only_read_changes_nothing(tmp_path):
     async with desks(tmp_path, contacts=True) as (ada, bob):
         assert (await shared(ada, bob, audience=["bob"], read_only=True))["read_only"]
         document = bob.document("plan")
-        link = await bob.node.links.reach(ada.node.id)
+        link = await bob.node.links.connect(ada.node.id, Standing.CONTACT)
         with pytest.raises(Refused, match="may only be read"):
             await link.request(PushUpdate(document.name, document.doc.get_update()))
         ada.write("plan.ipynb", code("a", "ada"))
@@ -83,9 +84,9 @@ async def test_a_contact_gets_nothing_else(tmp_path):
         await ada.notebooks.share("private.ipynb")
         await shared(ada, bob, audience=["bob"])
         ada.node.documents.open("shared/plan")
-        link = bob.node.links.contact_link(ada.node.id)
+        link = bob.node.links.open_link(ada.node.id, Standing.CONTACT)
         private = next(name for name in ada.node.documents.names() if "private" in name)
-        for name in (private, "shared/plan", "settings", "shared/new", "notebook/new"):
+        for name in (private, "shared/plan", "shared/new", "notebook/new"):
             with pytest.raises(Refused, match="not shared with this device"):
                 await link.request(PullDocument(name, b"\0"))
             with pytest.raises(Refused, match="not shared with this device"):
@@ -105,12 +106,12 @@ async def test_what_is_shared_no_more_or_by_somebody_forgotten_ends(tmp_path):
         await ada.notebooks.unshare("plan")
         await until(lambda: not bob.notebooks.list() and not bob.notebooks._open)
         with pytest.raises(Refused, match="not shared with this device"):
-            await bob.node.links.contact_link(ada.node.id).request(PullDocument(document, b"\0"))
+            await bob.node.links.open_link(ada.node.id, Standing.CONTACT).request(PullDocument(document, b"\0"))
         assert bob.sources("plan.ipynb") == ["1", "2"]
         await ada.notebooks.share("plan.ipynb", audience=["bob"])
         await until(bob.notebooks.list)
         await bob.notebooks.open("plan", "again.ipynb")
-        bob.node.links.forget("ada")
+        bob.node.links.trust.forget("ada")
         await until(lambda: not bob.notebooks.list() and not bob.notebooks._open)
 
 
@@ -141,7 +142,7 @@ async def test_a_contact_can_take_only_so_much(tmp_path, monkeypatch):
     async with desks(tmp_path, contacts=True) as (ada, bob):
         await shared(ada, bob, audience=["bob"])
         name = ada.document("plan").name
-        link = bob.node.links.contact_link(ada.node.id)
+        link = bob.node.links.open_link(ada.node.id, Standing.CONTACT)
         monkeypatch.setattr("ainet.documents.exchange.MAX_CONTACT_DOCUMENT", 2000)
         with pytest.raises(Refused, match="too much of a contact"):
             await link.request(PushUpdate(name, b"\0" * 2000))

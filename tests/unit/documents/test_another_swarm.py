@@ -32,14 +32,15 @@ async def swarm(tmp_path, *names, joined=True):
 
 async def test_a_device_that_was_alone_keeps_its_own_and_takes_over_the_swarms_settings(tmp_path):
     async with swarm(tmp_path, "desk", "phone", joined=False) as ((desk, _, one, _), (phone, logs, other, shares)):
-        SwarmSettings(one).set("model", "theirs")
-        SwarmSettings(other).set("model", "mine")
+        theirs, mine = SwarmSettings(one), SwarmSettings(other)
+        theirs.set("model", "theirs")
+        mine.set("model", "mine")
         plan(other)["mine"] = 1
         shares.publish("notes", SHARE)
         await phone.joins(desk)
         await until(lambda: says(one) == {"mine": 1})
-        await until(lambda: SwarmSettings(other).get("model") == "theirs")
-        assert SwarmSettings(one).get("model") == "theirs"
+        await until(lambda: mine.get("model") == "theirs")
+        assert theirs.get("model") == "theirs"
         assert logs.keys(phone.id, "shares") == ["notes"]
 
 
@@ -57,10 +58,10 @@ async def test_a_device_that_left_others_takes_nothing_of_theirs_along(tmp_path)
         ended = []
         other.watch(PLAN, lambda *_: None, lambda: ended.append(True))
         left = phone.identity.swarm
-        desk.links.remove("phone")
+        desk.links.trust.remove("phone")
         await until(lambda: phone.identity.removed)
         await phone.joins(new)
-        await until(lambda: phone.links.linked(new.id))
+        await until(lambda: phone.links.open_link(new.id))
         assert ended == [True]
         assert not logs.keys(desk.id, "shares")
         assert not logs.keys(phone.id, "shares")
@@ -75,7 +76,7 @@ async def test_a_device_that_was_removed_and_comes_back_has_everything_still(tmp
     async with swarm(tmp_path, "desk", "phone") as ((desk, _, one, _), (phone, _, other, _)):
         plan(one)["a"] = 1
         await until(lambda: says(other) == {"a": 1})
-        desk.links.remove("phone")
+        desk.links.trust.remove("phone")
         await until(lambda: phone.identity.removed)
         plan(other)["b"] = 2
         await phone.joins(desk)

@@ -17,7 +17,8 @@ from support.swarms import devices, until
 
 from ainet.documents import exchange as module
 from ainet.documents.document import Document, Incomplete
-from ainet.documents.exchange import PushUpdate, check_name
+from ainet.documents.exchange import SHARED, PushUpdate
+from ainet.documents.kinds import Kinds, MembersOnly
 from ainet.documents.store import DocumentStore
 from ainet.errors import Refused, UsageError
 
@@ -50,7 +51,8 @@ async def test_edits_made_apart_merge_when_members_meet(tmp_path):
         ):
             phone.links.handle(kind, handler)
         phone.links.on_linked(other._linked)
-        other._access._links = phone.links
+        other._kinds = Kinds()
+        other.register(SHARED)
         await phone.start()
         await phone.links.connect(desk.id)
         for documents in (one, other):
@@ -94,7 +96,7 @@ async def test_there_is_a_limit_of_documents(tmp_path, monkeypatch):
 
 async def test_nothing_is_taken_from_a_removed_member(tmp_path):
     async with raw(tmp_path) as (desk, phone, _), sharing(desk) as (documents,):
-        desk.links.remove(phone.name)
+        desk.links.trust.remove(phone.name)
         await until(lambda: not desk.links.links())
         phone.open()
         await phone.start()
@@ -107,20 +109,16 @@ async def test_a_refused_change_takes_no_other_with_it(tmp_path):
     async with devices(tmp_path, "desk", "phone") as (desk, phone), sharing(desk, phone) as (one, other):
         await phone.links.connect(desk.id)
 
-        class Closed(type(other._access)):
+        class Closed(MembersOnly):
             def check_write(self, document, node):
-                if document == "shared/closed" and node == desk.id:
+                if node == desk.id:
                     raise Refused("Not this one.")
 
-        other.guard(Closed(phone.links))
-        one.open("shared/closed").doc.get("map", type=Map)["a"] = 1
+        one.register("closed/")
+        other.register("closed/", Closed(phone.identity))
+        one.open("closed/plan").doc.get("map", type=Map)["a"] = 1
         plan(one)["b"] = 2
         await until(lambda: says(other) == {"b": 2})
-
-
-@pytest.mark.parametrize("name", ["settings", "shared/plan", "shared/Ideen für 2027 ☂"])
-def test_names_that_can_be(name):
-    check_name(name)
 
 
 class Swarm(RuleBasedStateMachine):

@@ -76,7 +76,7 @@ async def test_a_cut_fetch_goes_on_where_it_stopped(tmp_path, smollm2_store, smo
 
         def cut(n: int, data: bytes) -> bytes:
             if n == 20:  # the cable is pulled, once
-                holder.links.close_all(PeerUnreachable("the cable was pulled"))
+                holder.links.table.close_all(PeerUnreachable("the cable was pulled"))
             return data
 
         serve(holder, smollm2_store, change=cut)
@@ -92,7 +92,7 @@ async def test_a_source_that_sends_wrong_bytes_is_passed_over(tmp_path, smollm2_
         serve(holder, smollm2_store)
         lies = serve(liar, smollm2_store, change=lambda _n, data: bytes(len(data)))
         fetcher = Fetcher(empty_store, asker.links)
-        await until(lambda: asker.links.linked(liar.id))
+        await until(lambda: asker.links.open_link(liar.id))
         await fetcher.fetch(smollm2_manifest, (5, 5), [liar.id, holder.id], ignore)
         assert lies
         assert empty_store.missing(smollm2_manifest, 5, 5) == []
@@ -223,7 +223,7 @@ async def test_whatever_a_source_says_the_next_one_is_asked(
 
         serve(holder, smollm2_store)
         refusals = serve(other, smollm2_store, change=refuse)
-        await until(lambda: asker.links.linked(other.id))
+        await until(lambda: asker.links.open_link(other.id))
         await Fetcher(empty_store, asker.links).fetch(smollm2_manifest, (5, 5), [other.id, holder.id], ignore)
         assert empty_store.missing(smollm2_manifest, 5, 5) == []
         # Once it failed, it comes last.
@@ -241,7 +241,7 @@ async def test_a_source_that_trickles_is_left_for_one_that_does_not(
             raise NotFound(request.hash)
 
         slow.links.handle(ReadTensor, read)
-        await until(lambda: asker.links.linked(slow.id))
+        await until(lambda: asker.links.open_link(slow.id))
         fetcher = Fetcher(empty_store, asker.links)
         monkeypatch.setattr("ainet.hosting.fetch.ROUNDS", 1)
         with pytest.raises(PeerUnreachable, match="slow sends less than 10 kB a second"):
@@ -276,7 +276,7 @@ async def test_bytes_of_failed_tries_are_counted(tmp_path, smollm2_store, smollm
     async with devices(tmp_path, "holder", "liar", "asker") as (holder, liar, asker):
         serve(holder, smollm2_store)
         lies = serve(liar, smollm2_store, change=lambda _n, data: bytes(len(data)))
-        await until(lambda: asker.links.linked(liar.id))
+        await until(lambda: asker.links.open_link(liar.id))
         received = await Fetcher(empty_store, asker.links).fetch(smollm2_manifest, (5, 5), [liar.id, holder.id], ignore)
         useless = sum(request.length for request in lies)
         assert received == empty_store.bytes_received == size_of(smollm2_manifest, 5, 5) + useless

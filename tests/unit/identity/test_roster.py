@@ -227,19 +227,19 @@ async def test_a_removal_cuts_all_links_at_once_everywhere(tmp_path, caplog):
         to_desk, to_phone = await tablet.links.connect(desk.id), await tablet.links.connect(phone.id)
         pending = asyncio.create_task(to_phone.request(Ask(), timeout=None))
         await asked.wait()
-        await until(lambda: phone.links.linked(desk.id))
+        await until(lambda: phone.links.open_link(desk.id))
 
-        record = desk.links.remove("tablet")
+        record = desk.links.trust.remove("tablet")
 
         assert record.id == tablet.id
-        assert desk.links.linked(tablet.id) is None
+        assert desk.links.open_link(tablet.id) is None
         await until(lambda: to_desk.closed.is_set() and to_phone.closed.is_set())
         with pytest.raises((Refused, PeerUnreachable)):
             await pending
         await until(lambda: all(told.values()))
         assert told == {"desk": [tablet.id], "phone": [tablet.id], "tablet": [tablet.id]}
-        assert phone.links.linked(tablet.id) is None
-        assert phone.links.linked(desk.id)
+        assert phone.links.open_link(tablet.id) is None
+        assert phone.links.open_link(desk.id)
 
         with pytest.raises(Refused, match="This device was removed from the swarm"):
             await tablet.links.connect(desk.id)
@@ -254,8 +254,8 @@ async def test_a_removal_cuts_all_links_at_once_everywhere(tmp_path, caplog):
 async def test_a_removed_device_that_was_away_is_refused_and_learns_why(tmp_path, caplog):
     async with devices(tmp_path, "desk", "phone") as (desk, phone):
         await phone.stop()
-        await until(lambda: desk.links.linked(phone.id) is None)
-        desk.links.remove("phone")
+        await until(lambda: desk.links.open_link(phone.id) is None)
+        desk.links.trust.remove("phone")
         phone.open()
         assert phone.identity.problem is None  # it does not know yet
 
@@ -263,7 +263,7 @@ async def test_a_removed_device_that_was_away_is_refused_and_learns_why(tmp_path
         await until(lambda: phone.identity.problem)
 
         assert "removed from the swarm" in phone.identity.problem
-        assert desk.links.linked(phone.id) is None
+        assert desk.links.open_link(phone.id) is None
         await until(lambda: "A connection from 127.0.0.1:" in caplog.text)
         refusals = {record.name: record.message for record in caplog.records if "refused" in record.message}
         assert "phone was removed" in refusals[desk.log.name] or "This device was removed" in refusals[desk.log.name]
@@ -274,19 +274,19 @@ async def test_a_removed_device_that_was_away_is_refused_and_learns_why(tmp_path
 async def test_a_removed_device_that_hides_the_roster_is_refused(tmp_path, caplog):
     async with devices(tmp_path, "desk", "phone") as (desk, phone):
         phone.identity.apply = lambda signed: False  # a changed program, which ignores what it is shown
-        desk.links.remove("phone")
-        await until(lambda: phone.links.linked(desk.id) is None)
+        desk.links.trust.remove("phone")
+        await until(lambda: phone.links.open_link(desk.id) is None)
 
         with pytest.raises(Refused, match="phone was removed from the swarm and is refused"):
             await phone.links.connect(desk.id)
-        assert desk.links.linked(phone.id) is None
+        assert desk.links.open_link(phone.id) is None
         await until(lambda: "was refused: phone was removed from the swarm" in caplog.text)
 
 
 async def test_a_member_that_was_away_learns_of_a_removal_before_it_serves_anything(tmp_path):
     async with devices(tmp_path, "desk", "phone", "tablet") as (desk, phone, tablet):
         await phone.stop()
-        desk.links.remove("tablet")
+        desk.links.trust.remove("tablet")
         phone.open()
         assert not phone.identity.roster.removed(tablet.id)
         revoked = []
@@ -313,7 +313,7 @@ async def test_holders_of_the_key_that_changed_the_roster_apart_agree_when_they_
         phone.identity.remove("old")
         desk.identity.remove("tablet")  # the links do not learn of it: tablet must hear it from the others
         assert phone.identity.roster.serial == desk.identity.roster.serial
-        await until(lambda: tablet.links.linked(desk.id) and old.links.linked(desk.id))
+        await until(lambda: tablet.links.open_link(desk.id) and old.links.open_link(desk.id))
 
         await phone.start()
         await until(lambda: phone.identity.signed_roster == desk.identity.signed_roster)
@@ -411,7 +411,7 @@ async def test_a_certificate_that_expires_meanwhile_ends_the_links(tmp_path, cap
 async def test_the_certificate_of_a_peer_that_expires_meanwhile_ends_the_link(tmp_path, caplog):
     async with devices(tmp_path, "desk", "phone") as (desk, phone):
         link = await phone.links.connect(desk.id)
-        await until(lambda: desk.links.linked(phone.id))
+        await until(lambda: desk.links.open_link(phone.id))
         desk.identity.now = at(91 * DAY)  # it renews its own certificate, since it holds the key
         await until(link.closed.is_set)
         assert desk.identity.problem is None

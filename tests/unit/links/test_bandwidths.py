@@ -33,8 +33,8 @@ class Cable:
 
 async def test_a_real_link_is_measured_once_in_a_while(tmp_path):
     async with devices(tmp_path, "desk", "laptop") as (desk, laptop):
-        await until(lambda: desk.links.linked(laptop.id))
-        link = desk.links.linked(laptop.id)
+        await until(lambda: desk.links.open_link(laptop.id))
+        link = desk.links.open_link(laptop.id)
         bandwidths = Bandwidths(LOG)
         assert bandwidths.known(link) is None
         measured = await bandwidths.measure(link, 60.0)

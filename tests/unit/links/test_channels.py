@@ -73,7 +73,7 @@ async def test_nothing_is_lost_or_doubled_when_links_are_cut_again_and_again(tmp
             cut_links(chance.choice([desk, phone]))
             if chance.random() < 0.5:
                 await until(lambda: not phone.links.links())
-                await phone.links.dial_anew(desk.id)
+                await phone.links._dial_anew(desk.id)
         assert await asyncio.wait_for(talking, 30) == [DATA] * 3
         await until(lambda: not phone.links.channels.count(desk.id) and not desk.links.channels.count(phone.id))
 
@@ -85,8 +85,8 @@ async def test_a_new_link_takes_over_while_the_old_one_lives(tmp_path):
         channel = phone.links.channels.open(desk.id, ToPort(port))
         talking = asyncio.create_task(talk(channel, DATA))
         await until(lambda: channel.bytes_received > 0)
-        await phone.links.dial_anew(desk.id)
-        assert phone.links.linked(desk.id) is not old
+        await phone.links._dial_anew(desk.id)
+        assert phone.links.open_link(desk.id) is not old
         old._stream.cut()
         assert await talking == DATA
 
@@ -98,7 +98,7 @@ async def test_an_acknowledgement_that_overtakes_a_resume_does_no_harm(tmp_path)
         channel = phone.links.channels.open(desk.id, ToPort(port))
         talking = asyncio.create_task(talk(channel, DATA))
         await until(lambda: channel._taken > 100_000)
-        channel.take(link, ChannelResume(channel.number, 1000))  # said long ago, on a slower link
+        channel.receive(link, ChannelResume(channel.number, 1000))  # said long ago, on a slower link
         assert await talking == DATA
 
 
@@ -169,7 +169,7 @@ async def test_frames_that_make_no_sense_end_their_channel_only(tmp_path, frames
         while not isinstance(frame := await read_frame(stream), ChannelReset):
             pass
         assert frame.code in {"protocol", "unreachable"}
-        assert desk.links.linked(phone.id)
+        assert desk.links.open_link(phone.id)
 
 
 async def test_a_forwarder_makes_a_port_of_a_member_one_of_this_device(tmp_path):
@@ -216,7 +216,7 @@ async def triangle(tmp_path, **settings):
             for link in device.links.links():
                 if link.peer_id == other.id:
                     link._stream.cut()
-        await until(lambda: desk.links.linked(phone.id) and desk.links.linked(tablet.id))
+        await until(lambda: desk.links.open_link(phone.id) and desk.links.open_link(tablet.id))
         yield desk, phone, tablet
 
 
@@ -226,7 +226,7 @@ async def test_a_member_is_reached_through_another_one_and_proves_itself_end_to_
         link = await phone.links.connect(tablet.id)
         assert (link.peer_id, link.relay, link.path) == (tablet.id, desk.id, "through desk")
         assert (await link.request(Echo(b"hello"))).data == b"hello"
-        back = tablet.links.linked(phone.id)
+        back = tablet.links.open_link(phone.id)
         assert (back.relay, back.path) == (desk.id, "through desk")
 
 
@@ -238,18 +238,18 @@ async def test_a_channel_goes_on_when_its_relay_fails_and_a_direct_way_appears(t
         talking = asyncio.create_task(talk(channel, DATA))
         await until(lambda: channel.bytes_received > 0)
         await desk.stop()
-        await phone.links.connect_to(tablet.links.address)
+        await phone.links.connect_address(tablet.links.address)
         assert await talking == DATA
-        assert phone.links.linked(tablet.id).relay is None
+        assert phone.links.open_link(tablet.id).relay is None
 
 
 async def test_a_direct_link_replaces_a_relayed_one_in_use(tmp_path):
     async with triangle(tmp_path) as (_, phone, tablet):
         assert (await phone.links.connect(tablet.id)).relay
         del phone.links.book.addresses  # the way is free
-        await phone.links.dial_anew(tablet.id)
-        assert phone.links.linked(tablet.id).relay is None
-        assert split_address(phone.links.linked(tablet.id).path)
+        await phone.links._dial_anew(tablet.id)
+        assert phone.links.open_link(tablet.id).relay is None
+        assert split_address(phone.links.open_link(tablet.id).path)
 
 
 async def test_nobody_relays_to_whom_it_reaches_only_through_others(tmp_path):

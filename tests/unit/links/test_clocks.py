@@ -8,6 +8,7 @@ import pytest
 from support.documents import plan, says, sharing
 from support.swarms import Device, at, until
 
+from ainet.links.standing import Standing
 from ainet.swarm.feeds import Feeds
 
 HOUR = 3600.0
@@ -52,4 +53,8 @@ async def test_members_join_and_agree(tmp_path, seconds):
 async def test_contacts_are_introduced(tmp_path, seconds):
     async with apart(tmp_path, seconds) as (desk, phone):
         await phone.pairing.accept((await desk.pairing.invite(purpose="introduce")).ticket)
-        await until(lambda: phone.links.contact_link(desk.id) and desk.links.contact_link(phone.id))
+        await until(
+            lambda: (
+                phone.links.open_link(desk.id, Standing.CONTACT) and desk.links.open_link(phone.id, Standing.CONTACT)
+            )
+        )

@@ -21,7 +21,7 @@ from ainet.wire.address import split_address
 async def test_requests_go_both_ways_over_one_link(tmp_path):
     async with two(tmp_path) as (desk, phone, _, link):
         Peer(phone)
-        await until(lambda: desk.links.linked(phone.id))
+        await until(lambda: desk.links.open_link(phone.id))
         back = await desk.links.connect(phone.id)
         assert (link.peer_id, link.peer_name, back.peer_id, back.peer_name) == (desk.id, "desk", phone.id, "phone")
         replies = await asyncio.gather(*(side.request(Echo(bytes([n]))) for n in range(20) for side in (link, back)))
@@ -193,8 +193,8 @@ async def test_large_answers_do_not_delay_pings(tmp_path):
 
 async def test_short_messages_are_sent_at_once(tmp_path):
     async with two(tmp_path) as (desk, phone, _, _):
-        await until(lambda: desk.links.linked(phone.id))
-        for link in (desk.links.linked(phone.id), phone.links.linked(desk.id)):
+        await until(lambda: desk.links.open_link(phone.id))
+        for link in (desk.links.open_link(phone.id), phone.links.open_link(desk.id)):
             end = link._stream._carrier._writer.get_extra_info("socket")
             assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
@@ -226,7 +226,7 @@ async def test_members_find_each_other_again(tmp_path):
     async with two(tmp_path) as (desk, phone, _, link):
         link._stream._carrier._writer.transport.abort()
         await until(link.closed.is_set)
-        await until(lambda: phone.links.linked(desk.id) and desk.links.linked(phone.id))
+        await until(lambda: phone.links.open_link(desk.id) and desk.links.open_link(phone.id))
         assert await (await phone.links.connect(desk.id)).request(Echo(b"x")) == Blob(b"x")
 
 
@@ -282,7 +282,7 @@ async def test_a_frozen_peer_is_noticed(tmp_path, caplog):
         assert 0.4 < loop.time() - began < 5
         assert "The link is closed: other did not answer" in caplog.text
         process.send_signal(signal.SIGCONT)
-        await until(lambda: desk.links.linked(link.peer_id))  # thawed, it comes back
+        await until(lambda: desk.links.open_link(link.peer_id))  # thawed, it comes back
 
 
 @pytest.mark.node
@@ -314,7 +314,7 @@ async def test_two_nodes_that_dial_each_other_lose_nothing(tmp_path):
                 Peer(await device.start())
             desk, phone = both
             for one, other in ((desk, phone), (phone, desk)):
-                one.links.learn((Hint(other.id, other.links.address, other.identity.now()),))
+                one.links.table.learn((Hint(other.id, other.links.address, other.identity.now()),))
             links = await asyncio.gather(
                 *(one.links.connect(other.id) for one, other in ((desk, phone), (phone, desk)) * 3)
             )
@@ -329,7 +329,7 @@ async def test_a_restarted_node_keeps_its_port_and_is_linked_again(tmp_path):
         await desk.stop()
         await desk.open().start()
         assert desk.links.address == address
-        await until(lambda: phone.links.linked(desk.id))
+        await until(lambda: phone.links.open_link(desk.id))
 
 
 async def test_a_taken_port_is_replaced_and_told(tmp_path, caplog):
@@ -340,7 +340,7 @@ async def test_a_taken_port_is_replaced_and_told(tmp_path, caplog):
             await desk.open().start()
             assert desk.links.address != old
             assert "is taken: members will find this node on another one" in caplog.text
-            await until(lambda: phone.links.linked(desk.id))
+            await until(lambda: phone.links.open_link(desk.id))
             (state,) = [state for state in phone.links.members() if state.name == "desk"]
             assert state.addresses[0] == desk.links.address
         again = Device(phone.folder, "phone")
@@ -372,7 +372,7 @@ async def test_another_node_at_the_address_is_not_taken_for_the_one_that_was_mea
         await phone.stop()
         await until(lambda: tablet.identity.roster.member(phone.id))
         tablet.links.book.keep_only(set())
-        tablet.links.learn((Hint(phone.id, desk.links.address, tablet.identity.now()),))
+        tablet.links.table.learn((Hint(phone.id, desk.links.address, tablet.identity.now()),))
         words = ""
         async with asyncio.timeout(20):
             while "Another device answers there than phone" not in words:  # it may be dialled where it was at first

@@ -81,7 +81,7 @@ async def test_a_plain_client_is_told_and_logged(tmp_path, caplog):
 
 
 async def test_a_silent_client_is_told_and_logged(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("ainet.links.links.GREETING_TIMEOUT", 0.1)
+    monkeypatch.setattr("ainet.links.link_table.GREETING_TIMEOUT", 0.1)
     async with devices(tmp_path, "desk") as (desk,):
         reader, writer = await asyncio.open_connection(*split_address(desk.links.address))
         assert b"speaks TLS 1.3" in await reader.read()
@@ -186,7 +186,7 @@ async def test_a_restarted_peer_replaces_its_old_links_and_another_link_does_not
 
 async def test_progress_beyond_what_was_allowed_closes_the_link(tmp_path):
     async with raw(tmp_path) as (desk, phone, stream):
-        link = desk.links.linked(phone.id)
+        link = desk.links.open_link(phone.id)
         items = link.stream(Count(1))
         task = asyncio.create_task(anext(items))
         call = await answer(stream)
@@ -206,7 +206,7 @@ async def sent(stream, task, frame):
 
 async def test_a_peer_that_does_not_read_is_cut(tmp_path):
     async with raw(tmp_path) as (desk, phone, stream):
-        link = desk.links.linked(phone.id)
+        link = desk.links.open_link(phone.id)
         call = encode_frame(Call(0, "x" * 64, msgspec.Raw(b"\x80")))
         with contextlib.suppress(PeerUnreachable):
             for _ in range(2000):  # each is answered with an error that is not read

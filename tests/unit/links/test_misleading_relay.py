@@ -29,7 +29,7 @@ async def behind_a_relay(tmp_path):
         for link in phone.links.links():
             if link.peer_id != desk.id:
                 link.close(PeerUnreachable("The cable is pulled."))
-        await until(lambda: not any(other.links.linked(phone.id) for other in others))
+        await until(lambda: not any(other.links.open_link(phone.id) for other in others))
         yield found
 
 
@@ -48,7 +48,7 @@ async def test_a_relay_that_leads_elsewhere_is_found_out(tmp_path, monkeypatch, 
         refused = "A connection from through desk came to nothing: Another device answers there than tablet."
         await until(lambda: (attic.log.name, logging.INFO, refused) in caplog.record_tuples)
         assert {link.peer_id for link in phone.links.links()} == {desk.id}
-        assert not any(other.links.linked(phone.id) for other in (tablet, attic))
+        assert not any(other.links.open_link(phone.id) for other in (tablet, attic))
         monkeypatch.undo()
         link = await phone.links.connect(tablet.id)
         assert (link.peer_id, link.relay) == (tablet.id, desk.id)

@@ -173,7 +173,7 @@ async def test_hundreds_of_strange_requests_leave_a_link_well(tmp_path):
     async with devices(tmp_path, "desk", "phone") as (desk, phone):
         Peer(desk)
         link = await phone.links.connect(desk.id)
-        handled = list(desk.links._handlers)
+        handled = list(desk.links.table._handlers)
         chance = random.Random(3)
         for i in range(600):
             kind = chance.choice([*handled, "Nothing", ""])

@@ -14,6 +14,7 @@ from ainet.errors import AinetError, NotFound, PeerUnreachable, ProtocolError, R
 from ainet.identity.credentials import client_context
 from ainet.links.frames import Goodbye, Introduce, OpenChannel, RosterUpdate, ToPort, encode_frame, read_frame
 from ainet.links.request import Probe
+from ainet.links.standing import Standing
 from ainet.pairing.introductions import Card
 from ainet.pairing.tickets import Ticket
 
@@ -30,7 +31,9 @@ async def contacts(tmp_path):
     """Two devices of different owners that were introduced and are linked."""
     async with devices(tmp_path, "ada", "bob", joined=False) as (ada, bob):
         await introduce(ada, bob)
-        await until(lambda: ada.links.contact_link(bob.id) and bob.links.contact_link(ada.id))
+        await until(
+            lambda: ada.links.open_link(bob.id, Standing.CONTACT) and bob.links.open_link(ada.id, Standing.CONTACT)
+        )
         yield ada, bob
 
 
@@ -42,22 +45,24 @@ async def test_two_owners_devices_pin_each_other(tmp_path):
             assert len(device.identity.roster.members) == 1  # nobody joined anything
             assert not device.links.links()
             assert stat.S_IMODE((device.folder / "identity" / "contacts.json").stat().st_mode) == 0o600
-        link = ada.links.contact_link(bob.id)
+        link = ada.links.open_link(bob.id, Standing.CONTACT)
         assert len((await link.request(Probe(1000))).data) == 1000
 
 
 async def test_contacts_find_each_other_again_after_a_restart(tmp_path):
     async with contacts(tmp_path) as (ada, bob):
         await bob.stop()
-        await until(lambda: not ada.links.contact_link(bob.id))
+        await until(lambda: not ada.links.open_link(bob.id, Standing.CONTACT))
         await bob.open().start()
-        await until(lambda: ada.links.contact_link(bob.id) and bob.links.contact_link(ada.id))
+        await until(
+            lambda: ada.links.open_link(bob.id, Standing.CONTACT) and bob.links.open_link(ada.id, Standing.CONTACT)
+        )
 
 
 async def test_a_contact_may_ask_nothing_that_only_members_may(tmp_path):
     async with contacts(tmp_path) as (ada, bob):
         Peer(bob)
-        link = ada.links.contact_link(bob.id)
+        link = ada.links.open_link(bob.id, Standing.CONTACT)
         with pytest.raises(ProtocolError, match="does not know the request"):
             await link.request(Echo(b"x"))
         with pytest.raises(NotFound, match="No member has the id"):
@@ -69,7 +74,7 @@ async def test_a_contact_may_ask_nothing_that_only_members_may(tmp_path):
 @pytest.mark.parametrize("frame", ["channel", "roster"])
 async def test_a_contact_that_acts_as_a_member_is_cut_off(tmp_path, frame):
     async with contacts(tmp_path) as (ada, bob):
-        link = ada.links.contact_link(bob.id)
+        link = ada.links.open_link(bob.id, Standing.CONTACT)
         sent = OpenChannel(1, ToPort(80)) if frame == "channel" else RosterUpdate(ada.identity.signed_roster)
         link._stream.write(encode_frame(sent))
         await until(link.closed.is_set)
@@ -79,13 +84,13 @@ async def test_a_contact_that_acts_as_a_member_is_cut_off(tmp_path, frame):
 
 async def test_who_was_forgotten_is_refused_with_words(tmp_path):
     async with contacts(tmp_path) as (ada, bob):
-        assert ada.links.forget("bob").id == bob.id
-        await until(lambda: not bob.links.contact_link(ada.id))
+        assert ada.links.trust.forget("bob").id == bob.id
+        await until(lambda: not bob.links.open_link(ada.id, Standing.CONTACT))
         assert ada.links.known_addresses(bob.id) == []
         with pytest.raises(Refused, match=r"not of its swarm|no contact"):
-            await bob.links.dial_anew(ada.id)
+            await bob.links._dial_anew(ada.id)
         with pytest.raises(NotFound, match="Contacts are: nobody"):
-            ada.links.forget("bob")
+            ada.links.trust.forget("bob")
 
 
 async def test_another_device_of_the_contacts_owner_is_no_contact(tmp_path):
@@ -103,7 +108,7 @@ async def test_another_device_of_the_contacts_owner_is_no_contact(tmp_path):
         assert isinstance(frame, Goodbye)
         assert "no contact here" in frame.message
         await stream.abort()
-        assert not ada.links.contact_link(phone.id)
+        assert not ada.links.open_link(phone.id, Standing.CONTACT)
 
 
 @contextlib.asynccontextmanager
@@ -124,7 +129,7 @@ async def test_names_are_made_different(tmp_path):
         real = carl.identity.contacts
         assert real.all() == []
         await introduce(ada, carl)
-        ada.links.forget("carl")
+        ada.links.trust.forget("carl")
         renamed = msgspec.structs.replace(ada.identity.contacts.all()[0], id=carl.id)
         assert ada.identity.contacts.add(renamed).name == "bob 2"
 
@@ -178,7 +183,7 @@ async def test_a_wrong_introduction_is_refused_and_leaves_nothing(tmp_path, monk
             )
         elif wrong == "used":
             await bob.pairing.accept(str(ticket))
-            ada.links.forget("bob")
+            ada.links.trust.forget("bob")
         elif wrong == "expired":
             ada.identity.now = at(0.1 * DAY)
             ada.pairing._tickets._now = ada.identity.now

@@ -10,8 +10,9 @@ from support.documents import says
 from support.swarms import Device, devices, until
 
 from ainet.documents.exchange import Documents, PushUpdate
+from ainet.documents.kinds import Fetch
 from ainet.errors import PeerUnreachable, Refused
-from ainet.sharing.shares import Listed, Share, Shares
+from ainet.sharing.shares import NOTEBOOK, Listed, Share, Shares
 from ainet.swarm.feeds import Feeds
 
 
@@ -23,7 +24,7 @@ class Sharer:
         self.logs = Feeds(device.links, device.folder / "logs.sqlite", device.log)
         self.documents = Documents(device.links, device.folder / "documents.sqlite", device.log)
         self.shares = Shares(device.links, self.logs, device.folder / "contact_shares.json", device.log)
-        self.documents.guard(self.shares)
+        self.documents.register(NOTEBOOK, self.shares, Fetch.ONCE_OPENED)
 
     def cells(self, name):
         return self.documents.open(name).doc.get("map", type=Map)
@@ -76,7 +77,7 @@ async def test_a_third_member_asks_a_reader_for_nothing_when_they_meet(tmp_path)
             await one.device.links._upkeep.stop()
         for link in bob.device.links.links():
             link.close(PeerUnreachable("The cable is pulled."))
-        await until(lambda: not bob.device.links.links() and not carl.device.links.linked(bob.device.id))
+        await until(lambda: not bob.device.links.links() and not carl.device.links.open_link(bob.device.id))
         bob.cells(name)["a"] = "bob"
         bob.cells("shared/plan")["a"] = "bob"
         await bob.device.links.connect(carl.device.id)

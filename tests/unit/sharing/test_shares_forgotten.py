@@ -8,6 +8,7 @@ import pytest
 from support.swarms import devices, until
 
 from ainet.errors import Refused
+from ainet.links.standing import Standing
 from ainet.sharing.shares import Share, Shares, TellShares
 from ainet.swarm.feeds import MAX_SAID, Feeds
 
@@ -33,7 +34,7 @@ async def sharing(tmp_path):
 
 async def introduce(ada, bob):
     await bob.pairing.accept((await ada.pairing.invite(purpose="introduce")).ticket)
-    await until(lambda: ada.links.contact_link(bob.id) and bob.links.contact_link(ada.id))
+    await until(lambda: ada.links.open_link(bob.id, Standing.CONTACT) and bob.links.open_link(ada.id, Standing.CONTACT))
 
 
 def names(device):
@@ -45,8 +46,8 @@ async def test_who_was_forgotten_gets_nothing_back_by_a_new_introduction(tmp_pat
         ada.shares.publish("alone", share(bob.id))
         ada.shares.publish("both", share(bob.id, swarm=True))
         await until(lambda: names(bob) == ["alone", "both"])
-        ada.links.forget("bob")
-        bob.links.forget("ada")
+        ada.links.trust.forget("bob")
+        bob.links.trust.forget("ada")
         assert names(ada) == ["both"]
         await introduce(ada, bob)
         ada.shares.publish("new", share(bob.id))
@@ -57,7 +58,7 @@ async def test_a_contact_that_becomes_a_member_is_one_and_no_contact(tmp_path):
     async with sharing(tmp_path) as (ada, bob):
         ada.logs.publish("shares", {"for all": share(swarm=True)})
         await bob.joins(ada)
-        await until(lambda: ada.links.linked(bob.id))
+        await until(lambda: ada.links.open_link(bob.id))
         assert ada.identity.contacts.all() == []
         await until(lambda: names(bob) == ["for all"])
 
@@ -66,7 +67,9 @@ async def test_a_contact_that_becomes_a_member_is_one_and_no_contact(tmp_path):
 async def test_a_share_that_cannot_be_shown_is_passed_over(tmp_path, name):
     async with sharing(tmp_path) as (ada, bob):
         await ada.shares._tasks.finish()  # it has said that it shares nothing
-        await ada.links.contact_link(bob.id).request(TellShares({name: share(bob.id), "good": share(bob.id)}))
+        await ada.links.open_link(bob.id, Standing.CONTACT).request(
+            TellShares({name: share(bob.id), "good": share(bob.id)})
+        )
         assert names(bob) == ["good"]
 
 

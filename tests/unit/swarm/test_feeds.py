@@ -120,7 +120,7 @@ async def test_a_removed_member_is_forgotten_and_not_heard(tmp_path):
         phone_logs.publish(LOG, {"memory": 1})
         for logs in (desk_logs, tablet_logs):
             await until(lambda logs=logs: says(logs, phone, "memory") == 1)
-        desk.links.remove("phone")
+        desk.links.trust.remove("phone")
         for logs in (desk_logs, tablet_logs):
             await until(lambda logs=logs: says(logs, phone, "memory") is None)
         entry = make_entry(Body(phone.id, LOG, 5, 0, b"", 1.0, {}), phone.identity.sign)
