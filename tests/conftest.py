@@ -7,11 +7,12 @@ import pytest
 from hypothesis import settings
 from support.nodes import jupyter_dirs, node_dir, own_jupyter
 from support.smollm2 import smollm2_manifest, smollm2_path, smollm2_store
+from support.workshop import workshop
 
-__all__ = ["jupyter_dirs", "node_dir", "own_jupyter", "smollm2_manifest", "smollm2_path", "smollm2_store"]
+__all__ = ["jupyter_dirs", "node_dir", "own_jupyter", "smollm2_manifest", "smollm2_path", "smollm2_store", "workshop"]
 
 #: The seconds in which a test must end.
-LIMITS = {"unit": 60, "node": 180, "e2e": 300}
+LIMITS = {"unit": 120, "node": 180, "e2e": 300}
 
 # A shell that runs the tests in the background lets them ignore Ctrl-C, and with them the programs that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -177,7 +177,7 @@ def test_an_answer_outlives_the_device_whose_pipeline_it_asked(nodes, smollm2_pa
 LEND = """
 import sys, time
 from distributed import Client, Security
-from ainet.client import NodeClient
+from ainet.client.client import NodeClient
 with NodeClient.find() as node:
     for _ in range(20):  # a device that has just started may not lend yet
         opened = node.open_client(5); tls = opened["tls"]

@@ -19,7 +19,7 @@ from support.losses import loaded_to_pause, once, said
 from support.smollm2 import CHUNK, N_CTX, one_process
 from support.tiny_models import write_model
 from support.whole_stage import whole
-from support.workshop import GREEDY, answer, ask, in_workers, workshop
+from support.workshop import GREEDY, answer, ask, in_workers
 
 from ainet.models.tensors import TensorStore
 from ainet.stages.llama.llama import Llama
@@ -28,8 +28,6 @@ from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.stages.protocol.segments import Segment
 from ainet.stages.protocol.spec import EXACT_UBATCH
 from ainet.stages.sessions.drafts import LOOKUPS, MAX_DRAFT, PROBE, PROBE_EVERY, Drafter, LapTime, PromptLookup
-
-__all__ = ["workshop"]
 
 #: A text that the answer repeats.
 EDIT = (

@@ -10,14 +10,12 @@ import msgspec
 import pytest
 from support.smollm2 import N_CTX, one_process
 from support.whole_stage import ENDLESS
-from support.workshop import GREEDY, answer, ask, workshop
+from support.workshop import GREEDY, answer, ask
 
 from ainet.errors import Busy
 from ainet.stages.protocol.generation import Done, Started, Text
 from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.stages.protocol.spec import EXACT_UBATCH
-
-__all__ = ["workshop"]
 
 DRAWN = SamplingParams(temperature=0.9, seed=3, repeat_penalty=1.1)
 QUESTIONS = [

@@ -8,13 +8,11 @@ import random
 
 import pytest
 from support.smollm2 import CHUNK, one_process
-from support.workshop import GREEDY, ask, workshop
+from support.workshop import GREEDY, ask
 
 from ainet.stages.protocol.generation import Done, Started, Text
 from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.stages.protocol.spec import EXACT_UBATCH
-
-__all__ = ["workshop"]
 
 DOCUMENT = " ".join(
     f"In year {year} the river rose by {year % 37} inches and the fox had {year % 5} cubs."

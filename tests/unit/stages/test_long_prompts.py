@@ -22,8 +22,8 @@ from ainet.stages.ring.frames import RingListener, connect
 from ainet.stages.stage import Stage
 
 N_CTX = 60_000
-N_PROMPT = 7_000
-SESSIONS = 8
+N_PROMPT = 5_000
+SESSIONS = 12
 
 
 @pytest.fixture
