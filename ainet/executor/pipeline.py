@@ -15,7 +15,7 @@ import msgspec
 
 from ainet.errors import AinetError, ProtocolError, StageLost
 from ainet.executor.session_client import SessionClient
-from ainet.executor.speculator import Speculator
+from ainet.executor.speculator import Guesser, Speculator
 from ainet.hosting.requests import (
     CloseStages,
     DescribeStages,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from ainet.config import AinetConfig
-    from ainet.executor.draft_model import DraftModel
     from ainet.hosting.stages import HostedStages
     from ainet.identity.identity import Identity
     from ainet.links.links import Links
@@ -136,7 +135,7 @@ class Pipeline:
         self.untold: set[str] = set()
         self._client: SessionClient | None = None
         #: Guesses what this one will say, once it is loaded.
-        self.draft: DraftModel | None = None
+        self.draft: Guesser | None = None
         self._sessions = itertools.count(1)
         self._claims = 0
         self._names = {manifest.name.casefold(), manifest.digest}
@@ -287,7 +286,7 @@ class Pipeline:
         try:
             async for event in events:
                 if speculator is not None:
-                    speculator.take(event)
+                    speculator.receive(event)
                 yield event
         except StageLost as exc:
             raise StageLost(f"A stage of {self.plan.name} was lost while it answered: {exc}.") from exc

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ainet.stages.protocol.generation import Started, Text
 from ainet.stages.sessions.drafts import MAX_DRAFT
@@ -11,7 +11,6 @@ from ainet.stages.sessions.drafts import MAX_DRAFT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ainet.executor.draft_model import DraftModel
     from ainet.stages.protocol.generation import Event, Open
 
 #: Tokens that are guessed at once: the text may have gone on by then.
@@ -23,6 +22,24 @@ PAUSE, LONGEST_PAUSE = 64, 4096
 #: The last stage makes no use of guesses when it tried none for so many tokens.
 UNUSED = 48
 WEIGHT = 0.1
+
+
+class Guesser(Protocol):
+    """Something that guesses what follows a text; a small model, usually."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it guesses no more."""
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes of memory that it takes on each node (by id)."""
+
+    async def guess(self, text: list[int], most: int) -> list[int]:
+        """Return the most likely tokens to follow `text`; none where it cannot say."""
+
+    async def close(self) -> None:
+        """Guess no more."""
 
 
 class Speculator:
@@ -38,7 +55,7 @@ class Speculator:
         Takes how many tokens of the text are known, and those that are guessed to follow.
     """
 
-    def __init__(self, model: DraftModel, request: Open, suggest: Callable[[int, list[int]], None]) -> None:
+    def __init__(self, model: Guesser, request: Open, suggest: Callable[[int, list[int]], None]) -> None:
         self._model, self._suggest = model, suggest
         self._resumed = list(request.resume.generated) if request.resume is not None else []
         self._text: list[int] = []
@@ -49,12 +66,7 @@ class Speculator:
         self._changed = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name="guesses")
 
-    @property
-    def paused(self) -> bool:
-        """Whether guesses do not pay at the moment."""
-        return self._pause > 0
-
-    def take(self, event: Event) -> None:
+    def receive(self, event: Event) -> None:
         """Note what the large model said."""
         if isinstance(event, Started):
             self._text = [*event.prompt, *self._resumed]

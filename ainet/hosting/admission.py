@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ainet.errors import UsageError
-from ainet.models.architectures import check_range
 from ainet.stages.protocol.spec import EPOCH_BYTES, EXACT_UBATCH
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def admitted(spec: StageSpec, manifest: Manifest, caps: Caps) -> StageSpec:
     UsageError
         If context, chunk or epoch make no sense.
     """
-    check_range(manifest, spec.first_layer, spec.last_layer)
+    manifest.check_range(spec.first_layer, spec.last_layer)
     if len(spec.epoch) != EPOCH_BYTES or not 1 <= spec.n_stages <= manifest.n_layers:
         raise UsageError(f"A pipeline of {spec.n_stages} stages is not possible.")
     if not (1 <= spec.n_ctx <= manifest.n_ctx_train and 1 <= spec.n_ubatch <= MAX_UBATCH):

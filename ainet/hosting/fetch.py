@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from ainet.links.links import Links
-    from ainet.models.manifest import Manifest, Tensor
+    from ainet.models.description import Tensor
+    from ainet.models.manifest import Manifest
     from ainet.models.part_writer import PartWriter
     from ainet.models.tensors import TensorStore
 

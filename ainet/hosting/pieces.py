@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from ainet.links.link import PeerLink
-    from ainet.models.manifest import Tensor
+    from ainet.models.description import Tensor
 
 #: Pieces under way at once, so that the link's latency does not matter.
 WINDOW = 4

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ainet.errors import NotFound
-from ainet.models.architectures import check_range
 from ainet.models.gguf import files_of
 from ainet.models.gguf_values import F32, Kind, TensorInfo, Value
 from ainet.models.gguf_writer import header, write
@@ -112,7 +111,7 @@ class ShardStore:
         NotEnough
             If the disk, or the allowance, is full; nothing is left behind.
         """
-        check_range(manifest, first, last)
+        manifest.check_range(first, last)
         is_first, is_last = first == 0, last == manifest.n_layers - 1
         embedding = None
         with self._assembling:

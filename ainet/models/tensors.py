@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from io import FileIO
     from types import TracebackType
 
+    from ainet.models.description import Tensor
     from ainet.models.gguf import GGUFFile
     from ainet.models.gguf_values import TensorInfo, Value
-    from ainet.models.manifest import Tensor
 
     #: Called with the bytes done and the bytes in all.
     Progress = Callable[[int, int], None]

@@ -87,11 +87,11 @@ async def speculated(model, said, laps=(), resume=None):
     told = []
     request = Open(session=1, messages=[Message("user", "x")], raw=True, sampling=GREEDY, max_tokens=9, resume=resume)
     speculator = Speculator(model, request, lambda begin, tokens: told.append((begin, tokens)))
-    speculator.take(Started(1, [0]))
+    speculator.receive(Started(1, [0]))
     for token in said:
         for _ in range(40):
             await asyncio.sleep(0)
-        speculator.take(Text(1, "x", [token], list(laps)))
+        speculator.receive(Text(1, "x", [token], list(laps)))
     return speculator, told
 
 
@@ -102,7 +102,6 @@ async def test_guesses_run_ahead_and_follow_what_is_said():
         assert tokens == text[begin : begin + len(tokens)]
     assert max(len(tokens) for _, tokens in told) >= MAX_DRAFT
     assert max(len(tokens) for _, tokens in told) < MAX_DRAFT + STEP <= MAX_GUESS
-    assert not speculator.paused
     await speculator.stop()
     model = Oracle(text)
     speculator, told = await speculated(model, text[6:8], resume=Resume([0], text[1:6]))
@@ -110,21 +109,23 @@ async def test_guesses_run_ahead_and_follow_what_is_said():
     await speculator.stop()
 
 
+async def asks_no_more(speculator, model):
+    asked = model.asked
+    for _ in range(PAUSE // 2):
+        speculator.receive(Text(1, "x", [1]))
+        await asyncio.sleep(0)
+    assert model.asked == asked
+    await speculator.stop()
+
+
 async def test_wrong_or_unused_guesses_end_for_a_while():
     wrong = Oracle([5] * 400)
     speculator, _ = await speculated(wrong, [1] * 30)
-    assert speculator.paused
-    asked = wrong.asked
-    for _ in range(PAUSE // 2):
-        speculator.take(Text(1, "x", [1]))
-        await asyncio.sleep(0)
-    assert wrong.asked == asked
-    await speculator.stop()
+    await asks_no_more(speculator, wrong)
     text = [0, *range(1, 300)]
     unused = Oracle(text)
     speculator, _ = await speculated(unused, text[1 : UNUSED + 3])  # no lap with more than one row
-    assert speculator.paused
-    await speculator.stop()
+    await asks_no_more(speculator, unused)
 
 
 @pytest.mark.parametrize("suggested", ["right", "wrong", "impossible"])

@@ -8,7 +8,7 @@ import pytest
 from support.tiny_models import HEAD, N_VOCAB, WINDOW, write_model
 
 from ainet.errors import CannotSplit
-from ainet.models.architectures import Architecture, Transformer, check_cuts, check_range
+from ainet.models.architectures import Architecture, Transformer
 from ainet.models.gguf import GGUFFile, open_model
 from ainet.models.manifest import Manifest
 from ainet.models.shards import ShardStore
@@ -152,7 +152,8 @@ def test_every_allowed_split_gives_the_same_logits(pipeline: Pipeline) -> None:
     assert np.isfinite(whole).all()
     assert whole.std() > 0.01
     for chosen in [*combinations(cuts, 1), *combinations(cuts, 2)]:
-        check_cuts(manifest, [(a, b - 1) for a, b in pairwise((0, *chosen, manifest.n_layers))])
+        for first, end in pairwise((0, *chosen, manifest.n_layers)):
+            manifest.check_range(first, end - 1)
         difference = np.abs(pipeline.logits(*chosen) - whole).max()
         assert difference == 0.0, f"cut at {chosen}: {difference}"
 
@@ -187,38 +188,19 @@ def test_a_cut_between_the_allowed_ones_is_refused(tmp_path: Path) -> None:
     manifest = draft(write_model(tmp_path / "tiny.gguf", "smollm3", 8))
     assert manifest.cuts == [4]
     assert manifest.cuts_in_words == "multiples of 4"
-    check_cuts(manifest, [(0, 3), (4, 7)])
+    manifest.check_range(0, 3)
+    manifest.check_range(4, 7)
     with pytest.raises(
         CannotSplit, match=r"tiny cannot be cut before layer 3; its architecture allows multiples of 4\."
     ):
-        check_cuts(manifest, [(0, 2), (3, 7)])
-
-
-@pytest.mark.parametrize(
-    "ranges",
-    [
-        [],
-        [(0, 2)],
-        [(1, 5)],
-        [(0, 2), (4, 5)],
-        [(0, 3), (3, 5)],
-        [(3, 5), (0, 2)],
-        [(0, 5), (6, 5)],
-        [(0, 9)],
-        [(-1, 5)],
-    ],
-)
-def test_stages_that_do_not_cover_the_layers_are_refused(tmp_path: Path, ranges: list[tuple[int, int]]) -> None:
-    manifest = draft(write_model(tmp_path / "tiny.gguf", "llama", 6))
-    with pytest.raises(CannotSplit, match="do not cover the 6 layers of tiny in order"):
-        check_cuts(manifest, ranges)
+        manifest.check_range(0, 2)
 
 
 @pytest.mark.parametrize(("first", "last"), [(-1, 2), (3, 2), (4, 6), (0, 99)])
 def test_a_range_beyond_the_layers_is_refused(tmp_path: Path, first: int, last: int) -> None:
     manifest = draft(write_model(tmp_path / "tiny.gguf", "llama", 6))
     with pytest.raises(CannotSplit, match=f"has the layers 0 to 5; {first} to {last} is not a range of them"):
-        check_range(manifest, first, last)
+        manifest.check_range(first, last)
 
 
 UNSPLITTABLE: dict[str, tuple[str, int, dict[str, Any], str]] = {
@@ -254,7 +236,7 @@ def test_what_was_not_verified_runs_whole_only(tmp_path: Path, case: str) -> Non
         assert manifest.cuts_in_words.startswith("no: ")
         assert reason in manifest.cuts_in_words
         last = n_layers - 1
-        check_cuts(manifest, [(0, last)])
+        manifest.check_range(0, last)
         assert ShardStore(store).assemble(manifest, 0, last).path == str(path)
         if last:
             with pytest.raises(CannotSplit) as refused:
@@ -266,9 +248,10 @@ def test_what_was_not_verified_runs_whole_only(tmp_path: Path, case: str) -> Non
 
 def test_a_stage_of_62_gemma3_layers_is_refused(tmp_path: Path) -> None:
     manifest = draft(write_model(tmp_path / "tiny.gguf", "gemma3", 64, metadata=GEMMA))
-    check_cuts(manifest, [(0, 31), (32, 63)])
+    manifest.check_range(0, 31)
+    manifest.check_range(32, 63)
     with pytest.raises(CannotSplit, match=r"cannot run its layers 0 to 61 as one stage: llama\.cpp would take"):
-        check_cuts(manifest, [(0, 61), (62, 63)])
+        manifest.check_range(0, 61)
 
 
 def test_a_middle_shard_holds_its_layers_and_no_vocabulary(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ import pytest
 from support.tiny_models import write_model
 
 from ainet.errors import Busy, ModelError, NotEnough, NotFound
+from ainet.models.description import Tensor
 from ainet.models.gguf import GGUFFile
 from ainet.models.gguf_values import Kind, Value
-from ainet.models.manifest import Manifest, Tensor
+from ainet.models.manifest import Manifest
 from ainet.models.tensors import TensorStore
 
 if TYPE_CHECKING:
@@ -316,7 +317,7 @@ def test_a_cut_transfer_goes_on_where_it_stopped(store: TensorStore) -> None:
 def test_a_transfer_survives_the_death_of_its_process(store: TensorStore) -> None:
     program = (
         "import sys, time, pathlib\n"
-        "from ainet.models.manifest import Tensor\n"
+        "from ainet.models.description import Tensor\n"
         "from ainet.models.tensors import TensorStore\n"
         "data = bytes(range(256)) * 20_000\n"
         f"tensor = Tensor('x', ({len(DATA)},), 24, {len(DATA)}, '{TENSOR.hash}')\n"
