@@ -33,7 +33,7 @@ POLL_SECONDS = 0.02
 
 
 class ChildProcess:
-    """One child process that runs a `Program` of ``ainet.executor`` and answers JSON lines.
+    """One child process that runs a `Program` and answers JSON lines.
 
     Parameters
     ----------

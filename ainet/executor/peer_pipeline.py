@@ -9,7 +9,7 @@ from ainet.errors import NotFound, PeerUnreachable, ProtocolError, StageLost
 from ainet.executor.requests import AskPipeline
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     from ainet.executor.directory import ReachablePipeline
     from ainet.stages.protocol.generation import Event, Open
@@ -28,26 +28,32 @@ class PeerPipeline:
         The pipeline.
     names
         The name of each member, by its id.
+    lost
+        Called with the pipeline's name when it was lost.
     """
 
-    def __init__(self, offered: ReachablePipeline, names: Mapping[str, str]) -> None:
-        self._offered = offered
+    #: Whether its owner unloads it, only the owner knows.
+    unwanted = False
+
+    def __init__(self, offered: ReachablePipeline, names: Mapping[str, str], *, lost: Callable[[str], object]) -> None:
+        self.offered = offered
         self._names = names
+        self._lost = lost
 
     @property
     def name(self) -> str:
         """The pipeline's name."""
-        return self._offered.pipeline
+        return self.offered.pipeline
 
     @property
     def model(self) -> str:
         """The model's name."""
-        return self._offered.placement.name
+        return self.offered.placement.name
 
     @property
     def digest(self) -> str:
         """The model's digest."""
-        return self._offered.placement.model
+        return self.offered.placement.model
 
     @property
     def placement(self) -> list[dict[str, Any]]:
@@ -59,7 +65,7 @@ class PeerPipeline:
                 "first_layer": stage.first_layer,
                 "last_layer": stage.last_layer,
             }
-            for stage in self._offered.placement.stages
+            for stage in self.offered.placement.stages
         ]
 
     @property
@@ -67,8 +73,15 @@ class PeerPipeline:
         """Nothing was fetched to load it: it was loaded already."""
         return {}
 
+    def claim(self, _name: str) -> None:
+        """Note nothing: the owner counts who uses it."""
+
     def release(self) -> None:
         """Note nothing: the owner counts who uses it."""
+
+    def abandon(self) -> None:
+        """Do not find it for a while."""
+        self._lost(self.name)
 
     async def ask(self, request: Open) -> AsyncGenerator[Event, None]:
         """Answer one request; closing the generator cancels it on every stage.
@@ -80,7 +93,7 @@ class PeerPipeline:
         StageLost
             It was lost while it answered.
         """
-        link, said = self._offered.link, False
+        link, said = self.offered.link, False
         try:
             async with contextlib.aclosing(link.stream(AskPipeline(self.name, request))) as items:
                 async for item in items:

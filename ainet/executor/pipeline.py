@@ -119,6 +119,8 @@ class Pipeline:
         self.is_replica = is_replica
         #: Whether it was unloaded on purpose, whoever used it.
         self.unwanted = False
+        #: Called with the pipeline when it was lost, by whoever keeps it.
+        self.abandoned: Callable[[Pipeline], object] = lambda _: None
         self._lease = lease
         self.name = secrets.token_hex(8)
         self.last_used = time.monotonic()
@@ -212,6 +214,10 @@ class Pipeline:
         """Note that somebody has finished."""
         self._claims -= 1
         self.last_used = time.monotonic()
+
+    def abandon(self) -> None:
+        """Ask it no more: it was lost. Whoever keeps it unloads it."""
+        self.abandoned(self)
 
     def is_called(self, name: str) -> bool:
         """Whether the model was ever asked for by this name, or has this digest."""

@@ -109,6 +109,7 @@ class PipelinePool:
         except BaseException:
             self._closed(pipeline)
             raise
+        pipeline.abandoned = self.abandon
         self._loaded.append(pipeline)
         self._tell()
 

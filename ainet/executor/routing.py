@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from ainet.config import AinetConfig
-    from ainet.executor.directory import ReachablePipeline
+    from ainet.executor.peer_pipeline import PeerPipeline
     from ainet.executor.pipeline import Pipeline
+    from ainet.executor.provided import Provided
     from ainet.models.manifest import Manifest
     from ainet.placement.survey import Planned, Survey
 
@@ -31,7 +32,7 @@ AGAIN_SECONDS = 30.0
 class Candidate(NamedTuple):
     """A pipeline that can answer: its name, the time of a token in it (s), its stages, and who use it now."""
 
-    pipeline: Pipeline | ReachablePipeline
+    pipeline: Provided
     name: str
     seconds: float
     stages: int
@@ -82,8 +83,8 @@ class Router:
         self._affinity.note(model + text, pipeline)
 
     async def choose(
-        self, manifest: Manifest, text: str, own: Sequence[Pipeline], offered: Sequence[ReachablePipeline]
-    ) -> Pipeline | ReachablePipeline:
+        self, manifest: Manifest, text: str, own: Sequence[Pipeline], offered: Sequence[PeerPipeline]
+    ) -> Provided:
         """Return who answers `text`: who knows its beginning, else who is expected to be fastest.
 
         Parameters
@@ -92,7 +93,7 @@ class Router:
             What is loaded by this node and by others; there must be something.
         """
         mine = [Candidate(one, one.name, one.plan.seconds, len(one.plan.stages), one.sessions) for one in own]
-        names = [one.name for one in mine] + [one.pipeline for one in offered]
+        names = [one.name for one in mine] + [one.name for one in offered]
         known = self._affinity.find(manifest.digest + text, names)
         for one in mine:
             if one.name == known and one.sessions < self._config.sessions:
@@ -102,7 +103,7 @@ class Router:
             return _soonest(idle).pipeline
         described = await asyncio.gather(*map(_described, offered))
         theirs = [one for one in described if one is not None]
-        for silent in [one.pipeline for one, state in zip(offered, described, strict=True) if state is None]:
+        for silent in [one.name for one, state in zip(offered, described, strict=True) if state is None]:
             self._avoid(silent)
         for one in theirs:
             if one.name == known and one.sessions < self._config.sessions:
@@ -123,7 +124,7 @@ class Router:
         await asyncio.gather(*stopped, return_exceptions=True)
 
     def _grow(
-        self, manifest: Manifest, seconds: float, own: Sequence[Pipeline], offered: Sequence[ReachablePipeline]
+        self, manifest: Manifest, seconds: float, own: Sequence[Pipeline], offered: Sequence[PeerPipeline]
     ) -> None:
         """Begin to load a replica, if one would answer sooner than `seconds` from token to token."""
         now = time.monotonic()
@@ -133,7 +134,7 @@ class Router:
             return
         self._tried[manifest.digest] = now + AGAIN_SECONDS
         used = {stage.node for one in own for stage in one.plan.stages}
-        used |= {stage.node for one in offered for stage in one.placement.stages}
+        used |= {stage.node for one in offered for stage in one.offered.placement.stages}
         task = asyncio.create_task(self._load_replica(manifest, seconds, used))
         self._growing[task] = manifest
         task.add_done_callback(self._growing.pop)
@@ -160,12 +161,12 @@ def _soonest(candidates: Sequence[Candidate]) -> Candidate:
     return next(one for one in candidates if WORTH * one.expected <= least)
 
 
-async def _described(one: ReachablePipeline) -> Candidate | None:
+async def _described(one: PeerPipeline) -> Candidate | None:
     """Ask how busy a member's pipeline is."""
-    placed = one.placement
+    placed = one.offered.placement
     try:
         async with asyncio.timeout(ASK_SECONDS):
-            state = await one.link.request(DescribePipeline(one.pipeline))
+            state = await one.offered.link.request(DescribePipeline(one.name))
     except (AinetError, TimeoutError):
         return None
-    return Candidate(one, one.pipeline, placed.seconds, len(placed.stages), state.sessions)
+    return Candidate(one, one.name, placed.seconds, len(placed.stages), state.sessions)

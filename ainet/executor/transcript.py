@@ -12,8 +12,7 @@ from ainet.stages.protocol.generation import Done, Event, Resume, Started, Text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ainet.executor.peer_pipeline import PeerPipeline
-    from ainet.executor.pipeline import Pipeline
+    from ainet.executor.provided import Provided
     from ainet.stages.protocol.generation import Lap, Open
 
 
@@ -63,7 +62,7 @@ class Transcript:
         resume = Resume(self._prompt, self._tokens, self._laps, self._key)
         return msgspec.structs.replace(self._request, messages=[], resume=resume)
 
-    def take(self, pipeline: Pipeline | PeerPipeline, event: Event) -> Iterator[dict[str, Any]]:
+    def receive(self, pipeline: Provided, event: Event) -> Iterator[dict[str, Any]]:
         """Yield what the pipeline said in the form in which it travels to the notebook."""
         match event:
             case Started():
@@ -88,7 +87,7 @@ class Transcript:
                     yield {"event": "text", "text": event.text, "tokens": []}
                 yield self._done(pipeline, event.finish)
 
-    def _done(self, pipeline: Pipeline | PeerPipeline, finish: str) -> dict[str, Any]:
+    def _done(self, pipeline: Provided, finish: str) -> dict[str, Any]:
         n = len(self._tokens)
         seconds = self._last - self._first
         return {

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from ainet.errors import NotFound, ProtocolError, Refused
-from ainet.executor.requests import AskPipeline, DescribePipeline, PipelineState, Said
 from ainet.hosting.absence import GRACE_SECONDS, AbsenceWatch
 from ainet.hosting.requests import (
     PIECE,
@@ -30,19 +26,15 @@ from ainet.hosting.requests import (
     load_lease,
 )
 from ainet.models.manifest import Manifest
-from ainet.placement.requests import DescribeNode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from ainet.executor.executor import Executor
     from ainet.hosting.stages import HostedStages
     from ainet.links.link import PeerLink
     from ainet.links.links import Links
     from ainet.models.catalog import ModelCatalog
     from ainet.models.tensors import Progress, TensorStore
-    from ainet.placement.plan import NodeCapacity
-    from ainet.placement.survey import Survey
     from ainet.swarm.leases import Leases
 
 #: Whoever asks for a model hears that often (s) that its file is still being read.
@@ -56,16 +48,12 @@ class PeerHandlers:
         self,
         *,
         links: Links,
-        executor: Executor,
-        survey: Survey,
         leases: Leases,
         service: HostedStages,
         store: TensorStore,
         catalog: ModelCatalog,
     ) -> None:
         self._links = links
-        self._executor = executor
-        self._survey = survey
         self._leases = leases
         self._service = service
         self._store = store
@@ -75,14 +63,11 @@ class PeerHandlers:
         self._finder = ThreadPoolExecutor(1, thread_name_prefix="finding a model")
         links.handle(FindModel, self.find_model)
         links.handle(ReadTensor, self.read_tensor)
-        links.handle(DescribeNode, self.describe_node)
         links.handle(LoadStage, self.load_stage)
         links.handle(LinkStage, self.link_stage)
         links.handle(CloseStages, self.close_stages)
         links.handle(DescribeStages, self.describe_stages)
         links.handle(DescribeWorkers, self.describe_workers)
-        links.handle(AskPipeline, self.ask_pipeline)
-        links.handle(DescribePipeline, self.describe_pipeline)
 
     async def stop(self) -> None:
         """Stop waiting for owners to come back, and looking for models."""
@@ -114,10 +99,6 @@ class PeerHandlers:
             raise ProtocolError(f"A piece of {request.length} bytes at {request.offset} was asked for.")
         return Piece(await asyncio.to_thread(self._store.read, request.hash, request.offset, request.length))
 
-    async def describe_node(self, _link: PeerLink, request: DescribeNode) -> NodeCapacity:
-        """Return what this node can give."""
-        return await self._survey.describe(request.model)
-
     async def load_stage(self, link: PeerLink, request: LoadStage) -> AsyncGenerator[LoadProgress | StageLoaded, None]:
         """Load a stage for the asking member, telling how far it is."""
         if request.spec.owner != link.peer_id:
@@ -140,17 +121,6 @@ class PeerHandlers:
             loading.cancel()  # unless it is done
             await asyncio.gather(loading, return_exceptions=True)
         yield loading.result()
-
-    async def ask_pipeline(self, link: PeerLink, request: AskPipeline) -> AsyncGenerator[Said, None]:
-        """Answer a question on a pipeline of this node."""
-        asked = msgspec.structs.replace(request.request, user=link.peer_id)
-        async with contextlib.aclosing(self._executor.answer(request.pipeline, asked)) as events:
-            async for event in events:
-                yield Said(event)
-
-    async def describe_pipeline(self, _link: PeerLink, request: DescribePipeline) -> PipelineState:
-        """Return how busy a pipeline of this node is."""
-        return PipelineState(self._executor.offered(request.pipeline).sessions)
 
     async def link_stage(self, link: PeerLink, request: LinkStage) -> None:
         """Connect a stage to its neighbours."""

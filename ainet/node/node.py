@@ -16,9 +16,10 @@ from ainet.documents.exchange import Documents
 from ainet.documents.kinds import Fetch
 from ainet.engine.engine import Engine
 from ainet.errors import AinetError, UsageError
+from ainet.executor.answering import Answering
 from ainet.executor.directory import PipelineDirectory
-from ainet.executor.executor import Executor
 from ainet.executor.finder import ModelFinder
+from ainet.executor.provider import Provider
 from ainet.hosting.fetch import Fetcher
 from ainet.hosting.handlers import PeerHandlers
 from ainet.hosting.requests import DescribeWorkers, ListModels, ModelsListed
@@ -137,7 +138,8 @@ class Node:
             config=config,
             identity=self.identity,
             links=self.links,
-            service=self.stages,
+            parked=lambda: self.stages.parking.memory,
+            worker_limit=lambda: self.stages.worker_limit,
             allocator=self.allocator,
             store=self.store,
             speed=speed,
@@ -146,7 +148,7 @@ class Node:
             log=log,
         )
         directory = PipelineDirectory(self.links, self.feeds)
-        self.executor = Executor(
+        self.provider = Provider(
             config=config,
             identity=self.identity,
             links=self.links,
@@ -157,10 +159,9 @@ class Node:
             leases=leases,
             log=log,
         )
+        self._answering = Answering(self.provider, self.links, log)
         handlers = PeerHandlers(
             links=self.links,
-            executor=self.executor,
-            survey=survey,
             leases=leases,
             service=self.stages,
             store=self.store,
@@ -194,8 +195,8 @@ class Node:
         )
         await advertiser.start()
         stack.push_async_callback(advertiser.stop)
-        await self.executor.start()
-        stack.push_async_callback(self.executor.stop)
+        await self.provider.start()
+        stack.push_async_callback(self.provider.stop)
 
     async def open_notebooks(self, contents: Any, live: Callable[[str], Any]) -> None:
         """Share notebooks from now on: those of a Jupyter server, from its contents manager and live documents."""
@@ -247,7 +248,7 @@ class Node:
                 },
             },
             "members": members,
-            "pipelines": await asyncio.gather(*(self._pipeline(one) for one in self.executor.pipelines.usable())),
+            "pipelines": await asyncio.gather(*(self._pipeline(one) for one in self.provider.pipelines.usable())),
         }
 
     async def models(self) -> list[dict[str, Any]]:
@@ -276,20 +277,20 @@ class Node:
         what_if
             Devices to plan for in place of those that are there.
         """
-        manifest = await self.executor.manifest(model or self.settings.get("model"))
+        manifest = await self.provider.manifest(model or self.settings.get("model"))
         if what_if is not None:
-            return msgspec.to_builtins(await self.executor.plan_for(manifest, stages, what_if.offers()))
-        return msgspec.to_builtins((await self.executor.plan(manifest, stages)).plan)
+            return msgspec.to_builtins(await self.provider.plan_for(manifest, stages, what_if.offers()))
+        return msgspec.to_builtins((await self.provider.plan(manifest, stages)).plan)
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
-        """Answer `request`; see `Executor.generate`."""
+        """Answer `request`; see `Answering.generate`."""
         if request.model is None:
             request = msgspec.structs.replace(request, model=self.settings.get("model"))
-        return self.executor.generate(request)
+        return self._answering.generate(request)
 
     async def unload(self, model: str | None = None) -> list[str]:
         """Unload the pipelines of `model`, or all; returns the models' names."""
-        return await self.executor.unload(model)
+        return await self.provider.unload(model)
 
     async def peers(self) -> list[dict[str, Any]]:
         """Return the other devices; see `Peers.describe`."""
@@ -315,7 +316,7 @@ class Node:
         """Become a member of the swarm that the ticket is for."""
         if lan:
             await self.open_lan()
-        await self.executor.unload()
+        await self.provider.unload()
         await self.stages.parking.clear()  # what is kept is linked with the certificate of the swarm before
         joined = await self.pairing.join(ticket, name)
         return {"swarm": joined.swarm, "name": self.name, "warning": joined.warning, "members": await self.members()}
@@ -426,7 +427,7 @@ class Node:
         return found
 
     def _revoked(self, node_id: str) -> None:
-        self.executor.pipelines.revoke(node_id)
+        self.provider.pipelines.revoke(node_id)
         for work in (self.stages.close_all(node_id), self.lender.revoke(node_id)):
             task = asyncio.create_task(work)
             self._tasks.add(task)

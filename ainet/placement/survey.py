@@ -17,12 +17,12 @@ from ainet.stages.ring.hidden_states import HiddenStates
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Container, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from ainet.config import AinetConfig
-    from ainet.hosting.stages import HostedStages
     from ainet.identity.identity import Identity
     from ainet.links.bandwidths import Bandwidths
+    from ainet.links.link import PeerLink
     from ainet.links.links import Links
     from ainet.links.members import MemberState
     from ainet.models.manifest import Manifest
@@ -69,8 +69,10 @@ class Survey:
         Context window, chunk, threads.
     identity, links
         This node and the way to members.
-    service, allocator, store
-        The workers, the memory and the tensors of this node.
+    parked, worker_limit
+        Return the bytes of models that are kept for pipelines to come, and the most stages that can run here.
+    allocator, store
+        The memory and the tensors of this node.
     speed
         Bytes of memory that one thread reads in a second, measured.
     speeds
@@ -87,7 +89,8 @@ class Survey:
         config: AinetConfig,
         identity: Identity,
         links: Links,
-        service: HostedStages,
+        parked: Callable[[], int],
+        worker_limit: Callable[[], int | None],
         allocator: Allocator,
         store: TensorStore,
         speed: float,
@@ -98,13 +101,15 @@ class Survey:
         self._config = config
         self._identity = identity
         self._links = links
-        self._service = service
+        self._parked = parked
+        self._worker_limit = worker_limit
         self._allocator = allocator
         self._store = store
         self._speed = speed
         self._speeds = speeds
         self._bandwidths = bandwidths
         self._log = log
+        links.handle(DescribeNode, self._answer)
 
     def sizes(self, manifest: Manifest) -> Sizes:
         """Return the context window and the chunk that the owner wants for this model.
@@ -137,13 +142,13 @@ class Survey:
         return NodeCapacity(
             node=self._identity.id,
             name=self._identity.name,
-            memory=free.memory + self._service.parking.memory,
+            memory=free.memory + self._parked(),
             threads=self._config.stage_threads or self._allocator.caps.threads,
             speed=measured or self._speed,
             measured=measured is not None,
             latencies={link.peer_id: link.distance for link in links if link.distance is not None},
             bandwidths={link.peer_id: known for link in links if (known := self._bandwidths.known(link)) is not None},
-            workers=self._service.worker_limit,
+            workers=self._worker_limit(),
             models=[digest] if holds else [],
             gpu=self._allocator.caps.gpu,
         )
@@ -152,6 +157,9 @@ class Survey:
         """Return what this node can give, and how far others are from it: that is measured, where it is not known."""
         await self._bandwidths.measure_all(self._links.links(), REMEMBER_SECONDS, MEASURE_SECONDS)
         return await self.offer(digest)
+
+    async def _answer(self, _link: PeerLink, request: DescribeNode) -> NodeCapacity:
+        return await self.describe(request.model)
 
     async def fits_here(self, manifest: Manifest, idle: Mapping[str, int]) -> bool:
         """Whether the whole model fits on this device; `idle` as for `plan`."""

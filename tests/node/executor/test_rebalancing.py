@@ -78,7 +78,7 @@ async def test_layers_leave_a_device_that_has_become_slow(tmp_path, monkeypatch)
     memory = {"memory": "190MB"}
     async with nodes(tmp_path, desk=memory, attic=memory | {"discover_models": False}) as found:
         desk = found["desk"]
-        manifest = await desk.executor.manifest("smollm2")
+        manifest = await desk.provider.manifest("smollm2")
         for node, speed in ((desk, 50e9), (found["attic"], 5e9)):
             node.stages._speeds.note(manifest.digest, speed)  # so the desk gets most layers at first
         begun = await ask(desk, max_tokens=8)

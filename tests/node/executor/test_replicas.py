@@ -33,7 +33,7 @@ def patient(monkeypatch):
 async def equals(tmp_path, **settings):
     """Nodes that know the model, and that they are equally fast: measuring is disturbed by whatever else runs."""
     async with nodes(tmp_path, **settings) as found:
-        model = (await next(iter(found.values())).executor.manifest(None)).digest
+        model = (await next(iter(found.values())).provider.manifest(None)).digest
         for node in found.values():
             node.stages._speeds.note(model, 8e9)  # bytes a second
         yield found
@@ -88,7 +88,7 @@ async def replicated(node, *where):
 
 
 def usable(node):
-    return node.executor.pipelines.usable()
+    return node.provider.pipelines.usable()
 
 
 def pipelines(node):
@@ -160,15 +160,15 @@ async def test_what_a_member_has_loaded_is_used_and_not_loaded_twice(tmp_path):
 async def test_no_replica_is_loaded_where_none_is_wanted_and_none_where_it_would_be_slower(tmp_path):
     async with equals(tmp_path, desk=ROOMY, attic=ROOMY) as found:
         desk, attic = found["desk"], found["attic"]
-        desk.executor._config.replicas = 0
+        desk.provider._config.replicas = 0
         async with answering(desk, 2) as running:
             assert {answer.where[0] for answer in running} == {"desk"}
-            assert not desk.executor._router._growing
-            desk.executor._config.replicas = 1
+            assert not desk.provider._router._growing
+            desk.provider._config.replicas = 1
             model = usable(desk)[0].digest
             attic.stages._speeds.note(model, 1e6)  # bytes a second
             async with answering(desk, 1):
-                await until(lambda: not desk.executor._router._growing)
+                await until(lambda: not desk.provider._router._growing)
                 assert pipelines(desk) == [["desk"]]
 
 

@@ -13,7 +13,7 @@ N_EMBD = 576  # of SmolLM2
 
 async def bytes_sent(node):
     """Return how many bytes the first stage of the only pipeline has sent to the next."""
-    return (await node.executor.pipelines.usable()[0].figures())[0].bytes_sent
+    return (await node.provider.pipelines.usable()[0].figures())[0].bytes_sent
 
 
 @pytest.mark.parametrize(("form", "value_bytes"), [("float16", 2), ("int8", 1)])

@@ -79,7 +79,7 @@ async def test_a_device_may_be_told_twice_at_once(tmp_path, monkeypatch):
     async with nodes(tmp_path, desk=MEMORY, attic=MEMORY) as found:
         desk, attic = found["desk"], found["attic"]
         await ask(desk)
-        pipeline = desk.executor.pipelines.usable()[0]
+        pipeline = desk.provider.pipelines.usable()[0]
         deaf = Deaf(attic)
         await desk.unload()
         assert pipeline.untold == {attic.identity.id}

@@ -14,9 +14,10 @@ from support.swarms import devices, until
 
 from ainet.engine.engine import Engine
 from ainet.errors import CannotSplit, LeaseLost, NotEnough, NotFound, PeerUnreachable, ProtocolError, Refused
+from ainet.executor.answering import Answering
 from ainet.executor.directory import PipelineDirectory
-from ainet.executor.executor import Executor
 from ainet.executor.finder import ModelFinder
+from ainet.executor.provider import Provider
 from ainet.executor.requests import AskPipeline
 from ainet.hosting.fetch import Fetcher
 from ainet.hosting.handlers import PeerHandlers
@@ -80,7 +81,8 @@ class Host:
             config=device.config,
             identity=device.identity,
             links=device.links,
-            service=self.service,
+            parked=lambda: self.service.parking.memory,
+            worker_limit=lambda: self.service.worker_limit,
             allocator=self.allocator,
             store=store,
             speed=5e9,
@@ -88,7 +90,7 @@ class Host:
             bandwidths=Bandwidths(device.log),
             log=device.log,
         )
-        executor = Executor(
+        provider = Provider(
             config=device.config,
             identity=device.identity,
             links=device.links,
@@ -99,10 +101,9 @@ class Host:
             leases=self.leases,
             log=device.log,
         )
+        Answering(provider, device.links, device.log)
         self.handlers = PeerHandlers(
             links=device.links,
-            executor=executor,
-            survey=survey,
             leases=self.leases,
             service=self.service,
             store=store,

@@ -1,30 +1,27 @@
-"""The model executor: finds a model, places it, loads pipelines when they are needed, asks them, unloads idle ones."""
+"""Who provides pipelines: finds what is loaded, or places and loads a model, and unloads what nobody uses."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ainet.errors import AinetError, LeaseLost, NotEnough, NotFound, PeerUnreachable, StageLost
+from ainet.errors import LeaseLost, NotEnough, NotFound
 from ainet.executor.draft_model import DraftModel
-from ainet.executor.peer_pipeline import PeerPipeline, PeerPipelineGone
+from ainet.executor.peer_pipeline import PeerPipeline
 from ainet.executor.pipeline import Pipeline, PipelineOptions
 from ainet.executor.pool import PipelinePool
-from ainet.executor.request import turn
 from ainet.executor.routing import Router
-from ainet.executor.transcript import Transcript
 from ainet.hosting.requests import LoadProgress, load_lease
 from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from ainet.config import AinetConfig
     from ainet.executor.directory import PipelineDirectory, ReachablePipeline
     from ainet.executor.finder import ModelFinder
+    from ainet.executor.provided import Provided
     from ainet.executor.request import GenerateRequest
     from ainet.hosting.stages import HostedStages
     from ainet.identity.identity import Identity
@@ -32,20 +29,12 @@ if TYPE_CHECKING:
     from ainet.models.manifest import Manifest
     from ainet.placement.plan import NodeCapacity, Plan
     from ainet.placement.survey import Planned, Survey
-    from ainet.stages.protocol.generation import Event, Open
     from ainet.swarm.leases import Leases
 
     Progress = Callable[[LoadProgress], None]
 
-#: A model is placed anew so often when others place it at the same time.
+#: A model is placed anew this often when others place it at the same time.
 ATTEMPTS = 5
-#: An answer is given up when its pipeline is lost so often without one more token: it may be what ends the workers.
-LOST_ATTEMPTS = 10
-#: The same for a model that is lost while it is loaded.
-LOAD_ATTEMPTS = 3
-#: An answer that has lost devices waits so long (s) for them to come back, and looks again this often (s).
-WAIT_SECONDS = 120.0
-AGAIN_SECONDS = 2.0
 #: A broken pipeline usually ends within this time (s), and its workers can be used again.
 SETTLE_SECONDS = 1.0
 #: A stage has become faster or slower when its time changed by this share.
@@ -54,17 +43,13 @@ DRIFT = 1 / 3
 WORTH = 0.9
 
 
-class _LostInQueue(StageLost):
-    """The pipeline was lost before it came to this request: by no fault of it."""
-
-
-class Executor:
-    """Runs models for this node's owner, on this node and on members.
+class Provider:
+    """Provides pipelines for this node's owner, on this node and on members.
 
     Parameters
     ----------
     config
-        Queue, idle time, default model.
+        Idle time, default model.
     identity, links
         This node and the way to members.
     service
@@ -109,7 +94,7 @@ class Executor:
         )
         self._drafts = Tasks("A model that guesses was not loaded", log)
         self._router = Router(config, survey, load=self._load_replica, avoid=directory.avoid, log=log)
-        self._loading: dict[asyncio.Task[Pipeline | PeerPipeline], str] = {}
+        self._loading: dict[asyncio.Task[Provided], str] = {}
 
     async def start(self) -> None:
         """Begin to look for idle pipelines."""
@@ -133,108 +118,32 @@ class Executor:
         """Place the model on devices that need not exist; see `Survey.plan_for`."""
         return await self._survey.plan_for(manifest, stages, offers)
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
-        """Answer `request`; yields events. Closing the generator cancels the session on every stage.
+    def begin(self, request: GenerateRequest, text: str, progress: Progress) -> asyncio.Task[Provided]:
+        """Begin to find or load a pipeline for `request`; give it back to `finish`, whatever becomes of it.
 
-        Raises
-        ------
-        AinetError
-            Whatever prevents an answer.
+        Parameters
+        ----------
+        text
+            What is asked: whoever has read its beginning answers soonest.
+        progress
+            Told how far it is.
         """
-        transcript = Transcript(request.to_open(), time.monotonic())
-        failures, is_lost, missing_since = 0, False, None
-        while True:
-            said = transcript.said
-            try:
-                async with contextlib.aclosing(self._attempt(request, transcript)) as events:
-                    async for event in events:
-                        yield event
-            except PeerPipelineGone as exc:
-                self._log.info("A member's pipeline is not asked: %s", exc.message)
-            except StageLost as exc:
-                if transcript.said > said:
-                    failures = 0
-                is_lost = True
-                failures += not isinstance(exc, _LostInQueue)
-                if failures >= (LOST_ATTEMPTS if transcript.accepted else LOAD_ATTEMPTS):
-                    raise
-                goes_on = "The answer goes on where it stopped" if transcript.said else "It is tried once more"
-                self._log.warning("%s %s.", exc.message, goes_on)
-                yield _words(f"{exc.message} {goes_on}") | {"notice": True}
-            except (NotEnough, NotFound, PeerUnreachable) as exc:
-                # What is left does not suffice: a device that went may come back.
-                missing_since = missing_since or time.monotonic()
-                if not is_lost or time.monotonic() - missing_since > WAIT_SECONDS:
-                    raise
-                yield _words(f"waiting for devices to come back: {exc.message}") | {"notice": True}
-                await asyncio.sleep(AGAIN_SECONDS)
-                continue
-            else:
-                return
-            missing_since = None
-
-    async def _attempt(self, request: GenerateRequest, transcript: Transcript) -> AsyncGenerator[dict[str, Any], None]:
-        """Answer, or go on answering, on what is loaded or can be.
-
-        Raises
-        ------
-        PeerPipelineGone
-            A member's pipeline is not there any more; it has said nothing.
-        StageLost
-            The pipeline was lost; another one can go on.
-        AinetError
-            Whatever prevents an answer.
-        """
-        reports: asyncio.Queue[LoadProgress | None] = asyncio.Queue()
-        loading = asyncio.create_task(self._ready(request, reports.put_nowait))
+        loading = asyncio.create_task(self._ready(request, text, progress))
         self._loading[loading] = request.model or self._config.model
-        loading.add_done_callback(lambda _: reports.put_nowait(None))
-        try:
-            while (report := await reports.get()) is not None:
-                yield _words(report.text, report.done, report.total)
-            if loading.cancelled():
-                raise AinetError("The model was unloaded while it was being loaded.")
-            pipeline = loading.result()
-            self._router.note(pipeline.digest, request.text, pipeline.name)
-            started = False
-            try:
-                async with contextlib.aclosing(pipeline.ask(transcript.rest)) as events:
-                    async for event in events:
-                        started = True
-                        for shown in transcript.take(pipeline, event):
-                            yield shown
-                self._router.note(pipeline.digest, request.text + turn("assistant", transcript.text), pipeline.name)
-            except StageLost as exc:
-                if isinstance(pipeline, Pipeline) and pipeline.unwanted:
-                    raise AinetError(f"The model {pipeline.model} was unloaded while it answered.") from exc
-                self._abandon(pipeline)  # it is placed again
-                if started or isinstance(exc, PeerPipelineGone):
-                    raise
-                raise _LostInQueue(exc.message) from exc
-        finally:
-            await self._release(loading)
+        return loading
 
-    async def answer(self, name: str, request: Open) -> AsyncGenerator[Event, None]:
-        """Answer a member's request on the pipeline with this name.
+    async def finish(self, loading: asyncio.Task[Provided]) -> None:
+        """Take `begin` back: nobody needs what it gives any more."""
+        if not loading.done():
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+        del self._loading[loading]
+        if not loading.cancelled() and loading.exception() is None:
+            loading.result().release()
 
-        Raises
-        ------
-        NotFound
-            It is not loaded any more.
-        AinetError
-            Whatever prevents an answer.
-        """
-        pipeline = self.offered(name)
-        pipeline.claim(pipeline.model)
-        try:
-            async with contextlib.aclosing(pipeline.ask(request)) as events:
-                async for event in events:
-                    yield event
-        except StageLost:
-            self.pipelines.abandon(pipeline)
-            raise
-        finally:
-            pipeline.release()
+    def note(self, pipeline: Provided, text: str) -> None:
+        """Note that the pipeline has read `text`."""
+        self._router.note(pipeline.digest, text, pipeline.name)
 
     def offered(self, name: str) -> Pipeline:
         """Return the pipeline with this name, of those that members may ask.
@@ -259,22 +168,21 @@ class Executor:
         await asyncio.gather(*stopped, self._router.stop(called), return_exceptions=True)
         return names + await self.pipelines.unload(called)
 
-    async def _ready(self, request: GenerateRequest, progress: Progress) -> Pipeline | PeerPipeline:
+    async def _ready(self, request: GenerateRequest, text: str, progress: Progress) -> Provided:
         """Return a pipeline that is loaded and claimed by the caller."""
         name, stages = request.model, request.stages
         manifest = await self.manifest(name, progress)
         async with self.pipelines.alone(manifest.digest, stages):
             for left in reversed(range(ATTEMPTS)):
                 try:
-                    found = await self._find(manifest, stages, request.text)
-                    found = found or await self._place(manifest, request, progress)
+                    found = await self._find(manifest, stages, text)
+                    found = found or await self._place(manifest, stages, text, progress)
                 except LeaseLost as exc:
                     self._log.info("%s is placed again: %s", manifest.name, exc.message)
                     if not left:
                         raise
                     continue
-                if isinstance(found, Pipeline):
-                    found.claim(name or manifest.name)
+                found.claim(name or manifest.name)
                 return found
         raise AssertionError
 
@@ -282,7 +190,7 @@ class Executor:
     def _options(self) -> PipelineOptions:
         return PipelineOptions.of(self._config)
 
-    async def _find(self, manifest: Manifest, stages: int | None, text: str) -> Pipeline | PeerPipeline | None:
+    async def _find(self, manifest: Manifest, stages: int | None, text: str) -> Provided | None:
         """Return what is loaded already, by this node or by members, and answers `text` soonest."""
         own = self.pipelines.find(manifest.digest, stages)
         if stages is not None:
@@ -297,8 +205,7 @@ class Executor:
         able = [one for one in offered if one.is_whole or (not own and one is offered[0])]
         if not own and not able:
             return None
-        chosen = await self._router.choose(manifest, text, own, able)
-        return chosen if isinstance(chosen, Pipeline) else self._borrow(chosen)
+        return await self._router.choose(manifest, text, own, [self._borrow(one) for one in able])
 
     def _better(self, pipeline: Pipeline) -> ReachablePipeline | None:
         """Return a member's pipeline that answers in place of this one: both were loaded while they did not meet."""
@@ -325,11 +232,11 @@ class Executor:
         return better.seconds < WORTH * now and _split(better) != _split(plan)
 
     def _borrow(self, offered: ReachablePipeline) -> PeerPipeline:
-        return PeerPipeline(offered, {member.id: member.name for member in self._identity.roster.members})
+        names = {member.id: member.name for member in self._identity.roster.members}
+        return PeerPipeline(offered, names, lost=self._directory.avoid)
 
-    async def _place(self, manifest: Manifest, request: GenerateRequest, progress: Progress) -> Pipeline | PeerPipeline:
+    async def _place(self, manifest: Manifest, stages: int | None, text: str, progress: Progress) -> Provided:
         """Load the model; over several devices only one member at a time does so, and the others use what it loads."""
-        stages = request.stages
         try:
             planned = await self._plan_settled(manifest, stages)
         except NotEnough:
@@ -339,8 +246,8 @@ class Executor:
             if stages is not None or all(stage.node == self._identity.id for stage in planned.plan.stages):
                 return await self._load(planned, manifest, None, progress, unforced=stages is None)
 
-        async def place(number: int) -> Pipeline | PeerPipeline:
-            found = await self._find(manifest, None, request.text)  # somebody else may have been first
+        async def place(number: int) -> Provided:
+            found = await self._find(manifest, None, text)  # somebody else may have been first
             if found is not None:
                 return found
             again = await self._plan_settled(manifest, None)
@@ -416,20 +323,6 @@ class Executor:
             log=self._log,
         )
 
-    def _abandon(self, pipeline: Pipeline | PeerPipeline) -> None:
-        if isinstance(pipeline, Pipeline):
-            self.pipelines.abandon(pipeline)
-        else:
-            self._directory.avoid(pipeline.name)
-
-    async def _release(self, loading: asyncio.Task[Pipeline | PeerPipeline]) -> None:
-        if not loading.done():
-            loading.cancel()
-            await asyncio.gather(loading, return_exceptions=True)
-        del self._loading[loading]
-        if not loading.cancelled() and loading.exception() is None:
-            loading.result().release()
-
 
 def _has_drifted(planned: float, measured: float) -> bool:
     """Whether a stage's time of a token differs from the plan by more than a third of it."""
@@ -439,7 +332,3 @@ def _has_drifted(planned: float, measured: float) -> bool:
 def _split(plan: Plan) -> list[tuple[str, int]]:
     """Return the node and first layer of each stage."""
     return [(stage.node, stage.first_layer) for stage in plan.stages]
-
-
-def _words(text: str, done: int = 0, total: int = 0) -> dict[str, Any]:
-    return {"event": "progress", "text": text, "done": done, "total": total}

@@ -1,0 +1,160 @@
+"""Answers: one question is answered on whatever pipeline there is, and goes on on another one when that is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ainet.errors import AinetError, NotEnough, NotFound, PeerUnreachable, StageLost
+from ainet.executor.peer_pipeline import PeerPipelineGone
+from ainet.executor.request import turn
+from ainet.executor.requests import AskPipeline, DescribePipeline, PipelineState, Said
+from ainet.executor.transcript import Transcript
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import AsyncGenerator
+
+    from ainet.executor.provider import Provider
+    from ainet.executor.request import GenerateRequest
+    from ainet.hosting.requests import LoadProgress
+    from ainet.links.link import PeerLink
+    from ainet.links.links import Links
+
+#: An answer is given up when its pipeline is lost this often without one more token: it may be what ends the workers.
+LOST_ATTEMPTS = 10
+#: The same for a model that is lost while it is loaded.
+LOAD_ATTEMPTS = 3
+#: An answer that has lost devices waits this long (s) for them to come back, and looks again this often (s).
+WAIT_SECONDS = 120.0
+AGAIN_SECONDS = 2.0
+
+
+class _LostInQueue(StageLost):
+    """The pipeline was lost before it came to this request: by no fault of it."""
+
+
+class Answering:
+    """Answers the owner's questions, and those of members on what this node has loaded.
+
+    Parameters
+    ----------
+    provider
+        Where pipelines come from.
+    links
+        To members, who may ask.
+    log
+        For pipelines that are lost.
+    """
+
+    def __init__(self, provider: Provider, links: Links, log: logging.Logger) -> None:
+        self._provider = provider
+        self._log = log
+        links.handle(AskPipeline, self._answer_member)
+        links.handle(DescribePipeline, self._describe)
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
+        """Answer `request`; yields events. Closing the generator cancels the session on every stage.
+
+        Raises
+        ------
+        AinetError
+            Whatever prevents an answer.
+        """
+        transcript = Transcript(request.to_open(), time.monotonic())
+        failures, is_lost, missing_since = 0, False, None
+        while True:
+            said = transcript.said
+            try:
+                async with contextlib.aclosing(self._attempt(request, transcript)) as events:
+                    async for event in events:
+                        yield event
+            except PeerPipelineGone as exc:
+                self._log.info("A member's pipeline is not asked: %s", exc.message)
+            except StageLost as exc:
+                if transcript.said > said:
+                    failures = 0
+                is_lost = True
+                failures += not isinstance(exc, _LostInQueue)
+                if failures >= (LOST_ATTEMPTS if transcript.accepted else LOAD_ATTEMPTS):
+                    raise
+                goes_on = "The answer goes on where it stopped" if transcript.said else "It is tried once more"
+                self._log.warning("%s %s.", exc.message, goes_on)
+                yield _words(f"{exc.message} {goes_on}") | {"notice": True}
+            except (NotEnough, NotFound, PeerUnreachable) as exc:
+                # What is left does not suffice: a device that went may come back.
+                missing_since = missing_since or time.monotonic()
+                if not is_lost or time.monotonic() - missing_since > WAIT_SECONDS:
+                    raise
+                yield _words(f"waiting for devices to come back: {exc.message}") | {"notice": True}
+                await asyncio.sleep(AGAIN_SECONDS)
+                continue
+            else:
+                return
+            missing_since = None
+
+    async def _attempt(self, request: GenerateRequest, transcript: Transcript) -> AsyncGenerator[dict[str, Any], None]:
+        """Answer, or go on answering, on what is loaded or can be.
+
+        Raises
+        ------
+        PeerPipelineGone
+            A member's pipeline is not there any more; it has said nothing.
+        StageLost
+            The pipeline was lost; another one can go on.
+        AinetError
+            Whatever prevents an answer.
+        """
+        reports: asyncio.Queue[LoadProgress | None] = asyncio.Queue()
+        loading = self._provider.begin(request, request.text, reports.put_nowait)
+        loading.add_done_callback(lambda _: reports.put_nowait(None))
+        try:
+            while (report := await reports.get()) is not None:
+                yield _words(report.text, report.done, report.total)
+            if loading.cancelled():
+                raise AinetError("The model was unloaded while it was being loaded.")
+            pipeline = loading.result()
+            self._provider.note(pipeline, request.text)
+            started = False
+            try:
+                async with contextlib.aclosing(pipeline.ask(transcript.rest)) as events:
+                    async for event in events:
+                        started = True
+                        for shown in transcript.receive(pipeline, event):
+                            yield shown
+                self._provider.note(pipeline, request.text + turn("assistant", transcript.text))
+            except StageLost as exc:
+                if pipeline.unwanted:
+                    raise AinetError(f"The model {pipeline.model} was unloaded while it answered.") from exc
+                pipeline.abandon()  # it is placed again
+                if started or isinstance(exc, PeerPipelineGone):
+                    raise
+                raise _LostInQueue(exc.message) from exc
+        finally:
+            await self._provider.finish(loading)
+
+    async def _answer_member(self, link: PeerLink, request: AskPipeline) -> AsyncGenerator[Said, None]:
+        """Answer a member's question on a pipeline of this node."""
+        pipeline = self._provider.offered(request.pipeline)
+        pipeline.claim(pipeline.model)
+        asked = msgspec.structs.replace(request.request, user=link.peer_id)
+        try:
+            async with contextlib.aclosing(pipeline.ask(asked)) as events:
+                async for event in events:
+                    yield Said(event)
+        except StageLost:
+            pipeline.abandon()
+            raise
+        finally:
+            pipeline.release()
+
+    async def _describe(self, _link: PeerLink, request: DescribePipeline) -> PipelineState:
+        return PipelineState(self._provider.offered(request.pipeline).sessions)
+
+
+def _words(text: str, done: int = 0, total: int = 0) -> dict[str, Any]:
+    return {"event": "progress", "text": text, "done": done, "total": total}
