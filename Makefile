@@ -48,6 +48,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # llama.cpp's own RPC backend, which benchmarks compare with. Not from pip's cache: that holds the build without it.
 $(RPC)/.ready: constraints.txt

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+#: The classes that travel, by their codes.
+_BY_CODE: dict[str, type[AinetError]] = {}
+
 
 class AinetError(Exception):
     """An error whose message tells the user what happened and what to do.
@@ -20,9 +23,19 @@ class AinetError(Exception):
         JSON-compatible facts for programs (sizes in bytes, times in seconds).
     """
 
+    #: The name of the class on its way. One that does not name its own arrives as the class that it is made from.
     code: ClassVar[str] = "failed"
     #: The HTTP status that a handler answers with.
     status: ClassVar[int] = 500
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "code" in vars(cls):
+            if cls.__module__ != __name__:
+                raise TypeError(f"{cls.__name__} travels, so every device must know it: it belongs into {__name__}.")
+            if cls.code in _BY_CODE:
+                raise TypeError(f"Two errors have the code {cls.code!r}.")
+            _BY_CODE[cls.code] = cls
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -46,7 +59,7 @@ class AinetError(Exception):
         if not isinstance(data, dict):
             return AinetError("An error without a description arrived.")
         details = data.get("details")
-        kind = _by_code().get(str(data.get("code")), AinetError)
+        kind = _BY_CODE.get(str(data.get("code")), AinetError)
         words = {str(key): value for key, value in details.items()} if isinstance(details, dict) else {}
         error = kind(str(data.get("message", "unknown error")))
         error.details.update(words)
@@ -65,6 +78,20 @@ class NodeNotRunning(AinetError):
 
     code = "not-running"
     status = 503
+
+
+class NodeTaken(AinetError):
+    """Another process is already the node of the data directory."""
+
+    code = "taken"
+    status = 409
+
+
+class TooLarge(AinetError):
+    """The body of a request exceeds the limit."""
+
+    code = "too-large"
+    status = 413
 
 
 class NotFound(AinetError):
@@ -142,10 +169,6 @@ class ProtocolError(AinetError):
 
     code = "protocol"
     status = 400
-
-
-def _by_code() -> dict[str, type[AinetError]]:
-    return {kind.code: kind for kind in AinetError.__subclasses__()}
 
 
 def _rebuild(data: dict[str, Any]) -> AinetError:

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import settings
 from support.nodes import jupyter_dirs, node_dir, own_jupyter
 from support.smollm2 import smollm2_manifest, smollm2_path, smollm2_store
-from support.workshop import workshop
 
-__all__ = ["jupyter_dirs", "node_dir", "own_jupyter", "smollm2_manifest", "smollm2_path", "smollm2_store", "workshop"]
+__all__ = ["jupyter_dirs", "node_dir", "own_jupyter", "smollm2_manifest", "smollm2_path", "smollm2_store"]
 
 #: The seconds in which a test must end.
 LIMITS = {"unit": 120, "node": 180, "e2e": 300}

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ainet import __version__
 from ainet.cli import parser as arguments
 from ainet.cli import tables
 from ainet.cli.parser import SAMPLING, Parser
@@ -22,6 +21,7 @@ from ainet.client.answer import Answer
 from ainet.client.client import NodeClient
 from ainet.config import default_data_dir
 from ainet.errors import AinetError, UsageError
+from ainet.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-from ainet.errors import AinetError, NodeNotRunning
+from ainet.errors import NodeNotRunning, NodeTaken
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,13 +48,6 @@ class Runtime:
     token: str
     started: float
     headless: bool
-
-
-class NodeTaken(AinetError):
-    """Another server is already the node of this data directory."""
-
-    code = "taken"
-    status = 409
 
 
 class NodeLock:

@@ -34,7 +34,7 @@ LEAN: dict[str, Any] = {
 #: The node's own cluster runs actors on workers that are chosen by address: there is nothing to balance. Its workers
 #: import llama.cpp before they are needed, so that a stage is loaded without that wait.
 ACTORS_ONLY: dict[str, Any] = {
-    "distributed.worker.preload": ["ainet.stages.actor", "ainet.stages.stage", "ainet.stages.sessions.session_server"],
+    "distributed.worker.preload": ["ainet.stages.actor", "ainet.stages.stage", "ainet.stages.session_server"],
     "distributed.worker.preload-argv": [[], [], []],
     "distributed.scheduler.work-stealing": False,
     "distributed.scheduler.active-memory-manager.start": False,

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ainet.stages.protocol.address import StageAddress
     from ainet.stages.protocol.generation import Event, Open
     from ainet.stages.protocol.recovery import Recovery
-    from ainet.stages.ring.hidden_states import Form
+    from ainet.stages.protocol.spec import Form
 
 LINK_SECONDS = 30.0
 CLOSE_SECONDS = 15.0

@@ -12,7 +12,7 @@ from ainet.identity.certificates import certificate_id
 from ainet.identity.credentials import client_context
 from ainet.stages.protocol.generation import Cancel, Command, Done, Event, Failed, Guess, Guessed, Open, Suggest
 from ainet.stages.protocol.sockets import ALIVE_SECONDS, SILENCE_SECONDS, tune
-from ainet.stages.sessions.session_server import LENGTH_BYTES, pack_message, read_message
+from ainet.stages.session_server import LENGTH_BYTES, pack_message, read_message
 from ainet.wire.carrier import TcpCarrier
 from ainet.wire.stream import SecureStream
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from ainet.errors import AinetError
 from ainet.swarm import offers
 from ainet.swarm.facts import LOG, DeviceFacts, HeldModel, HeldStage, Load
 from ainet.swarm.offers import Offer
+from ainet.version import __version__
 
 if TYPE_CHECKING:
     import logging
@@ -92,7 +92,7 @@ class Advertiser:
         caps = self._allocator.caps
         tenth = max(1, caps.memory // 10)
         return {
-            "device": DeviceFacts(version("ainet"), caps.memory, caps.disk, caps.threads, caps.gpu, self._speed),
+            "device": DeviceFacts(__version__, caps.memory, caps.disk, caps.threads, caps.gpu, self._speed),
             "stages": [
                 HeldStage(stage.name, stage.spec.first_layer, stage.spec.last_layer)
                 for stage in self._stages.stages()

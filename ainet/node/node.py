@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import time
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -43,6 +42,7 @@ from ainet.sharing.shares import NOTEBOOK, Shares
 from ainet.swarm.feeds import Feeds
 from ainet.swarm.leases import Leases
 from ainet.swarm.settings import SwarmSettings
+from ainet.version import __version__
 
 if TYPE_CHECKING:
     import logging
@@ -200,7 +200,16 @@ class Node:
 
     async def open_notebooks(self, contents: Any, live: Callable[[str], Any]) -> None:
         """Share notebooks from now on: those of a Jupyter server, from its contents manager and live documents."""
-        self._notebooks = Notebooks(self, contents, live, self._log)
+        self._notebooks = Notebooks(
+            identity=self.identity,
+            links=self.links,
+            documents=self.documents,
+            shares=self.shares,
+            data_dir=self._data_dir,
+            contents=contents,
+            live=live,
+            log=self._log,
+        )
         self._stack.push_async_callback(self._notebooks.stop)
         await self._notebooks.start()
 
@@ -232,7 +241,7 @@ class Node:
             "node": {
                 "name": self.name,
                 "id": self.id,
-                "version": version("ainet"),
+                "version": __version__,
                 "data_dir": str(self._data_dir),
                 "address": self.links.address,
                 "pid": os.getpid(),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ainet.placement.optimiser import Objective
     from ainet.resources.allocator import Allocator
     from ainet.resources.speeds import Speeds
-    from ainet.stages.ring.hidden_states import Form
+    from ainet.stages.protocol.spec import Form
 
 #: A member that does not describe itself within this time (s) is left out of a plan.
 DESCRIBE_SECONDS = 5.0

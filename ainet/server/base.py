@@ -9,7 +9,7 @@ from jupyter_server.base.handlers import APIHandler
 from tornado import web
 from tornado.http1connection import HTTP1Connection
 
-from ainet.errors import AinetError, Busy, NotFound, Refused, UsageError
+from ainet.errors import AinetError, Busy, NotFound, Refused, TooLarge, UsageError
 from ainet.server.served import Served
 
 if TYPE_CHECKING:
@@ -25,13 +25,6 @@ MAX_BODY = 4 * 1024 * 1024
 MAX_DROPPED = 64 * 1024 * 1024
 
 T = TypeVar("T")
-
-
-class TooLarge(AinetError):
-    """The body of a request exceeds the limit."""
-
-    code = "too-large"
-    status = 413
 
 
 @web.stream_request_body

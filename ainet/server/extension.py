@@ -17,8 +17,8 @@ from traitlets.config.loader import JSONFileConfigLoader
 
 from ainet.config import CONFIG_FILE, AinetConfig
 from ainet.daemon.log import FAILED, LogFile
-from ainet.daemon.runtime import NodeLock, NodeTaken, Runtime
-from ainet.errors import AinetError, NodeNotRunning, UsageError
+from ainet.daemon.runtime import NodeLock, Runtime
+from ainet.errors import AinetError, NodeNotRunning, NodeTaken, UsageError
 from ainet.server.served import SETTING, Served
 
 if TYPE_CHECKING:

@@ -23,14 +23,17 @@ from ainet.errors import AinetError, NotFound, PeerUnreachable, UsageError
 from ainet.files import make_private_dir
 from ainet.sharing.notebook_files import NotebookFiles
 from ainet.sharing.shared_notebook import Remembered, SharedNotebook
-from ainet.sharing.shares import SWARM, Listed, Share
+from ainet.sharing.shares import SWARM, Listed, Share, Shares
 from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    from ainet.node.node import Node
+    from ainet.documents.exchange import Documents
+    from ainet.identity.identity import Identity
+    from ainet.links.links import Links
     from ainet.sharing.notebook_merge import Notebook
 
 MAX_NAME = 80  # characters of a share's name
@@ -43,8 +46,12 @@ class Notebooks:
 
     Parameters
     ----------
-    node
-        Its documents and logs.
+    identity, links
+        This node, and the way to others.
+    documents, shares
+        What is exchanged; who may have it.
+    data_dir
+        Where it is noted which notebooks are shared, below ``shared_notebooks``.
     contents
         The Jupyter server's contents manager.
     live
@@ -53,28 +60,40 @@ class Notebooks:
         For what cannot be kept up to date.
     """
 
-    def __init__(self, node: Node, contents: Any, live: Callable[[str], Any], log: logging.Logger) -> None:
-        self._node = node
-        self._folder = make_private_dir(node.data_dir / "shared_notebooks")
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        links: Links,
+        documents: Documents,
+        shares: Shares,
+        data_dir: Path,
+        contents: Any,
+        live: Callable[[str], Any],
+        log: logging.Logger,
+    ) -> None:
+        self._identity, self._links = identity, links
+        self._documents, self._shares = documents, shares
+        self._folder = make_private_dir(data_dir / "shared_notebooks")
         self._files = NotebookFiles(contents)
         self._live = live
         self._log = log
         self._open: dict[str, SharedNotebook] = {}
         self._unwatch: dict[str, Callable[[], None]] = {}
         self._tasks = Tasks("A shared notebook did not end as it should", log)
-        node.shares.on_change(self._shares_changed)
+        shares.on_change(self._shares_changed)
 
     async def start(self) -> None:
         """Go on with the notebooks that were shared and opened before."""
-        shared = {listed.document: listed for listed in self._node.shares.all()}
+        shared = {listed.document: listed for listed in self._shares.all()}
         for memory in self._folder.glob("*.json"):
             try:
                 noted = msgspec.json.decode(memory.read_bytes(), type=Remembered)
-                there = noted.document in shared and noted.document in self._node.documents.names()
+                there = noted.document in shared and noted.document in self._documents.names()
                 if not there or not await self._files.exists(noted.path):
                     self._log.info("The notebook %s is not shared any more.", noted.name)
                     memory.unlink()
-                    self._node.documents.delete(noted.document)
+                    self._documents.delete(noted.document)
                     continue
                 await self._begin(shared[noted.document], noted.path, may_write=noted.may_write, base=noted.base)
             except (AinetError, HTTPError, OSError, ValueError) as exc:
@@ -89,17 +108,17 @@ class Notebooks:
 
     def list(self) -> list[dict[str, Any]]:
         """Return every shared notebook: its name, by and with whom, whether it may be changed, the file here."""
-        names = self._node.shares.names()
+        names = self._shares.names()
         found = [
             {
                 "name": listed.name,
                 "by": names[listed.sharer],
-                "own": listed.sharer == self._node.id,
+                "own": listed.sharer == self._identity.id,
                 "with": self._with(listed.share),
                 "read_only": listed.share.read_only,
                 "path": self._open[listed.document].path if listed.document in self._open else None,
             }
-            for listed in self._node.shares.all()
+            for listed in self._shares.all()
         ]
         return sorted(found, key=lambda one: (str(one["name"]), str(one["by"])))
 
@@ -130,25 +149,25 @@ class Notebooks:
         name = name or PurePosixPath(path).stem
         if not 1 <= len(name) <= MAX_NAME:
             raise UsageError(f"The name of a shared notebook has 1 to {MAX_NAME} characters.")
-        swarm, nodes = self._node.shares.audience(audience)
-        share = Share(secrets.token_hex(8), read_only, self._node.identity.now(), swarm, nodes)
-        listed = Listed(self._node.id, name, share)
-        self._node.documents.check_name(listed.document)
-        if any((one.sharer, one.name) == (listed.sharer, name) for one in self._node.shares.all()):
+        swarm, nodes = self._shares.audience(audience)
+        share = Share(secrets.token_hex(8), read_only, self._identity.now(), swarm, nodes)
+        listed = Listed(self._identity.id, name, share)
+        self._documents.check_name(listed.document)
+        if any((one.sharer, one.name) == (listed.sharer, name) for one in self._shares.all()):
             raise UsageError(
                 f"A notebook called {name!r} is shared by this device already. Choose another name (--name)."
             )
         if not await self._files.exists(path):
             raise NotFound(f"There is no notebook {path!r} in this Jupyter server's folder.")
         await self._begin(listed, path, may_write=True)
-        self._node.shares.publish(name, share)
+        self._shares.publish(name, share)
         return {"name": name, "path": path, "read_only": read_only, "with": self._with(share)}
 
     async def unshare(self, name: str) -> dict[str, Any]:
         """Stop sharing a notebook of this device; the others keep their copies of the file."""
-        for listed in self._node.shares.all():
-            if (listed.sharer, listed.name) == (self._node.id, name):
-                self._node.shares.publish(name, None)
+        for listed in self._shares.all():
+            if (listed.sharer, listed.name) == (self._identity.id, name):
+                self._shares.publish(name, None)
                 await self._close(listed.document, for_ever=True)
                 return {"name": name}
         raise NotFound(f"This device shares no notebook called {name!r}.")
@@ -172,8 +191,8 @@ class Notebooks:
         UsageError
             The file exists already, or several devices share one of this name.
         """
-        listed = self._node.shares.find(name)
-        may_write = listed.sharer == self._node.id or not listed.share.read_only
+        listed = self._shares.find(name)
+        may_write = listed.sharer == self._identity.id or not listed.share.read_only
         here = self._open.get(listed.document)
         if here is not None:
             return {"name": listed.name, "path": here.path, "read_only": not may_write}
@@ -182,10 +201,10 @@ class Notebooks:
             raise UsageError(f"{path} exists already in this Jupyter server's folder. Name another file (--as).")
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                await self._node.documents.fetch(listed.document, listed.sharer)
+                await self._documents.fetch(listed.document, listed.sharer)
             await self._begin(listed, path, may_write=may_write)
         except BaseException as exc:
-            self._node.documents.delete(listed.document)
+            self._documents.delete(listed.document)
             if isinstance(exc, TimeoutError):
                 raise PeerUnreachable(
                     f"{listed.name} did not come within {OPEN_SECONDS:g} seconds. Try again."
@@ -194,7 +213,7 @@ class Notebooks:
         return {"name": listed.name, "path": path, "read_only": not may_write}
 
     async def _begin(self, listed: Listed, path: str, *, may_write: bool, base: Notebook | None = None) -> None:
-        document = self._node.documents.open(listed.document)
+        document = self._documents.open(listed.document)
         notebook = SharedNotebook(
             self._folder / f"{hashlib.sha256(listed.document.encode()).hexdigest()[:32]}.json",
             name=listed.name,
@@ -209,7 +228,7 @@ class Notebooks:
         )
         await notebook.start(base=base)
         self._open[document.name] = notebook
-        self._unwatch[document.name] = self._node.documents.watch(document.name, notebook.changed)
+        self._unwatch[document.name] = self._documents.watch(document.name, notebook.changed)
 
     async def _close(self, document: str, *, for_ever: bool = False) -> None:
         notebook = self._open.pop(document, None)
@@ -217,25 +236,25 @@ class Notebooks:
             self._unwatch.pop(document)()
             await notebook.stop(for_ever=for_ever)
             if for_ever:
-                self._node.documents.delete(document)
+                self._documents.delete(document)
 
     def _ran(self, listed: Listed) -> dict[str, Any]:
-        ran = {"device": self._node.name, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        ran = {"device": self._identity.name, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         # What the user is called on this device is nothing for other owners.
-        member = self._node.identity.roster.member
+        member = self._identity.roster.member
         stays = all(member(node) is not None for node in (listed.sharer, *listed.share.nodes))
         return ran | ({"user": getpass.getuser()} if stays else {})
 
     def _is_apart(self, document: str) -> bool:
-        links = self._node.links
-        return not links.links() and not any(map(links.open_link, self._node.shares.contacts(document)))
+        links = self._links
+        return not links.links() and not any(map(links.open_link, self._shares.contacts(document)))
 
     def _with(self, share: Share) -> Sequence[str]:
-        names = self._node.shares.names()
+        names = self._shares.names()
         return [*([SWARM] if share.swarm else []), *(names.get(node, node[:8]) for node in share.nodes)]
 
     def _shares_changed(self) -> None:
-        shared = {listed.document for listed in self._node.shares.all()}
+        shared = {listed.document for listed in self._shares.all()}
         for document in [document for document in self._open if document not in shared]:
             self._log.info("The notebook %s is not shared any more.", self._open[document].path)
             self._tasks.spawn(self._close(document, for_ever=True))

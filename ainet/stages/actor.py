@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ainet.stages.protocol.recovery import Recovery
     from ainet.stages.protocol.spec import StageSpec
     from ainet.stages.ring.frames import RingConnection, RingListener
-    from ainet.stages.sessions.session_server import SessionServer
+    from ainet.stages.session_server import SessionServer
     from ainet.stages.stage import Remains, Stage
 
 
@@ -57,7 +57,7 @@ class StageActor:
             If the stage cannot be loaded, or was closed meanwhile.
         """
         from ainet.stages.ring.frames import RingListener
-        from ainet.stages.sessions.session_server import SessionServer
+        from ainet.stages.session_server import SessionServer
         from ainet.stages.stage import Stage
 
         async with self._loading:

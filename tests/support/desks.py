@@ -28,8 +28,20 @@ class NotebookNode(SharingNode):
         self.shares = Shares(self.links, self.logs, self.folder / "contact_shares.json", self.log)
         self.documents.register(NOTEBOOK, self.shares, Fetch.ONCE_OPENED)
 
+    def notebooks_of(self, contents, live):
+        return Notebooks(
+            identity=self.identity,
+            links=self.links,
+            documents=self.documents,
+            shares=self.shares,
+            data_dir=self.folder,
+            contents=contents,
+            live=live,
+            log=self.log,
+        )
+
     async def open_notebooks(self, contents, live):
-        self.notebooks = Notebooks(self, contents, live, self.log)
+        self.notebooks = self.notebooks_of(contents, live)
         await self.notebooks.start()
 
     async def stop(self):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ainet.stages.protocol.spec import Form
     from ainet.stages.ring.frames import Frame
 
-#: float32 changes nothing. float16 keeps 11 bits of each value; int8 has 8 bits, and a scale for each row.
-Form = Literal["float32", "float16", "int8"]
 _FLOAT32, _FLOAT16 = np.dtype("<f4"), np.dtype("<f2")
 _INT8_MOST = 127
 _FLOAT16_MOST = np.float32(65504)

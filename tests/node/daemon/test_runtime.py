@@ -11,8 +11,8 @@ import pytest
 from support.processes import running
 
 from ainet.daemon import runtime
-from ainet.daemon.runtime import NodeLock, NodeTaken, Runtime
-from ainet.errors import NodeNotRunning
+from ainet.daemon.runtime import NodeLock, Runtime
+from ainet.errors import NodeNotRunning, NodeTaken
 
 HOLDER = """
 import os, sys, time

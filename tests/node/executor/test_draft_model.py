@@ -25,9 +25,9 @@ from ainet.stages.llama.llama import Llama
 from ainet.stages.llama.vocabulary import Vocabulary
 from ainet.stages.protocol.generation import MAX_GUESS, Done, Lap, Message, Open, Resume, Started, Text
 from ainet.stages.protocol.spec import EXACT_UBATCH
+from ainet.stages.session_server import SessionServer
 from ainet.stages.sessions.drafts import MAX_DRAFT, Drafter, LapTime
 from ainet.stages.sessions.guesses import Guesses
-from ainet.stages.sessions.session_server import SessionServer
 
 QUESTION = "Tell me about rain."
 

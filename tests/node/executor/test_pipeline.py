@@ -209,9 +209,9 @@ async def test_a_session_goes_on_when_only_its_connection_was_lost(workshop, smo
     first = await workshop.load(stages, speculate=False)
 
     def wait_for_who_has_left():
-        import ainet.stages.sessions.session_server
+        import ainet.stages.session_server
 
-        ainet.stages.sessions.session_server.LEFT_SECONDS = 600.0
+        ainet.stages.session_server.LEFT_SECONDS = 600.0
 
     # The stages neither come to the end of the answer nor give it up before they are put aside.
     await pause(workshop.service, first, 10, seconds=8.0)

@@ -14,7 +14,6 @@ from support.servers import until
 
 from ainet.errors import NotFound, Refused, UsageError
 from ainet.sharing.notebook_files import NotebookFiles
-from ainet.sharing.notebooks import Notebooks
 
 pytestmark = pytest.mark.usefixtures("own_jupyter")
 
@@ -253,7 +252,7 @@ async def test_a_restart_goes_on_with_what_was_changed_meanwhile(tmp_path):
         ada.write("plan.ipynb", code("a", "ada"), code("b", "2"))
         await until(lambda: "ada" in str(document.doc.get_update()))
         bob.write("plan.ipynb", code("a", "1"), code("b", "2"), code("c", "bob"))
-        bob.node.notebooks = again = Notebooks(bob.node, bob.contents, bob.notebooks._live, bob.node.log)
+        bob.node.notebooks = again = bob.node.notebooks_of(bob.contents, bob.notebooks._live)
         await again.start()
         for desk in (ada, bob):
             await until(lambda desk=desk: desk.sources("plan.ipynb") == ["ada", "2", "bob"], 15)

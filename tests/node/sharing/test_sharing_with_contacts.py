@@ -13,7 +13,6 @@ from ainet.cli.main import main
 from ainet.documents.exchange import ListDocuments, PullDocument, PushUpdate
 from ainet.errors import NotFound, PeerUnreachable, ProtocolError, Refused
 from ainet.links.standing import Standing
-from ainet.sharing.notebooks import Notebooks
 from ainet.sharing.shares import Share, TellShares
 from ainet.swarm.feeds import SyncLogs
 
@@ -58,7 +57,7 @@ async def test_contacts_that_were_apart_merge_also_after_a_restart(tmp_path):
         await until(lambda: "ada" in str(ada.opened("plan")._base))
         await bob.notebooks.stop()
         bob.write("plan.ipynb", code("b", "2"), code("c", "bob"))
-        bob.node.notebooks = again = Notebooks(bob.node, bob.contents, bob.notebooks._live, bob.node.log)
+        bob.node.notebooks = again = bob.node.notebooks_of(bob.contents, bob.notebooks._live)
         await again.start()  # the sharer is away, what it shares is not forgotten
         assert [one.path for one in again._open.values()] == ["plan.ipynb"]
         await until(lambda: "bob" in str(bob.opened("plan")._base))

@@ -19,7 +19,7 @@ from ainet.identity.identity import Identity
 from ainet.stages.protocol.generation import Done, Message, Open, Started, Text
 from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.stages.protocol.segments import Segment
-from ainet.stages.sessions.session_server import SessionServer
+from ainet.stages.session_server import SessionServer
 from ainet.stages.stage import Stage
 
 QUESTION = "Name three colours of the rainbow and explain them."

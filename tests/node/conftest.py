@@ -1,0 +1,5 @@
+"""Fixtures of tests that start processes."""
+
+from support.workshop import workshop
+
+__all__ = ["workshop"]
