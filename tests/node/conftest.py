@@ -1,5 +1,6 @@
 """Fixtures of tests that start processes."""
 
+from support.reaper import nothing_left
 from support.workshop import workshop
 
-__all__ = ["workshop"]
+__all__ = ["nothing_left", "workshop"]

@@ -22,6 +22,7 @@ from ainet.client.client import NodeClient
 from ainet.config import CONFIG_FILE
 from ainet.daemon import runtime
 from support.nodes import family_of
+from support.reaper import note_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -142,6 +143,7 @@ class Lan:
 
     def _namespace(self, name: str) -> None:
         subprocess.run(["ip", "netns", "del", self.namespace(name)], check=False, capture_output=True)
+        note_namespace(self.namespace(name))
         ip("netns", "add", self.namespace(name))
         self.ip(name, "link", "set", "lo", "up")
 
