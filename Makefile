@@ -6,12 +6,13 @@ READY := $(VENV)/.ready
 RPC := .venv-rpc
 YJS := tests/yjs/node_modules/.ready
 
-.PHONY: help setup demo test soak lint benchmark clean
+.PHONY: help setup demo quick test soak lint benchmark clean
 
 help:
 	@echo "make setup      private $(VENV) with all dependencies (llama.cpp compiles once, about 8 minutes on 2 cores)"
 	@echo "make demo       three nodes on this machine answer a question together"
-	@echo "make test       style, types and all tests"
+	@echo "make quick      style, types, and the tests that start no process: less than a minute"
+	@echo "make test       style, types and all tests: about 14 minutes"
 	@echo "make soak       200 answers while stages are killed all the time (about 6 minutes)"
 	@echo "make lint       style and types only"
 	@echo "make benchmark  measured figures, as a table and as JSON"
@@ -38,8 +39,17 @@ $(YJS): tests/yjs/package.json
 	@npm install --prefix tests/yjs --silent --no-audit --no-fund --no-package-lock
 	@touch $@
 
+# Types of what has changed since the last time; a tenth of the examples of property tests.
+quick: setup
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy --no-error-summary
+	@imports=$$($(BIN)/lint-imports --no-logo) || { echo "$$imports"; exit 1; }
+	@test ! -w /dev/shm || export TMPDIR=/dev/shm; AINET_QUICK=1 $(BIN)/python -m pytest --quiet --numprocesses 3 --dist worksteal tests/unit -m unit
+
+# Most tests wait for devices rather than for a processor, so there are more of them at once than processors.
 test: lint $(YJS)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@start=$$(date +%s); $(BIN)/python -m pytest --numprocesses 4 --dist loadfile; status=$$?; \
+		echo "== the tests took $$(( ($$(date +%s) - start) / 60 )) min $$(( ($$(date +%s) - start) % 60 )) s"; exit $$status
 
 soak: setup
 	AINET_SOAK=200 $(BIN)/python -m pytest --log-cli-level=INFO tests/e2e/test_soak.py

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from support.effort import examples
 from support.nodes import jupyter_dirs, node_dir, own_jupyter
 from support.smollm2 import smollm2_manifest, smollm2_path, smollm2_store
 
@@ -17,7 +18,7 @@ LIMITS = {"unit": 120, "node": 180, "e2e": 300}
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes depends on what else the machine does.
-settings.register_profile("ainet", deadline=None)
+settings.register_profile("ainet", deadline=None, max_examples=examples(100))
 settings.load_profile("ainet")
 
 

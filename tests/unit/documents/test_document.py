@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycrdt import Array, Doc, Map, Text
+from support.effort import examples
 
 from ainet.documents.document import COMPACT_UPDATES, Document, Incomplete
 from ainet.documents.store import DocumentStore
@@ -78,7 +79,7 @@ def test_an_update_that_is_known_already_changes_nothing(shelf):
     assert len(shelf.store.updates("shared/plan")) == 1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.binary(max_size=80), st.integers(0, 10_000), st.integers(1, 255))
 def test_a_malformed_update_leaves_no_trace(tmp_path_factory, junk, position, change):
     shelf = Shelf(tmp_path_factory.mktemp("documents") / "documents.sqlite")

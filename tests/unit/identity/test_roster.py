@@ -6,6 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.effort import examples
 from support.swarms import DAY, Device, at, devices, until
 
 from ainet.errors import NotFound, PeerUnreachable, Refused, UsageError
@@ -62,7 +63,7 @@ def rosters(draw):
     return Roster("aa", draw(st.integers(0, 5)), tuple(members), tuple(revoked))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(rosters(), rosters())
 def test_merging_does_not_depend_on_who_merges(one, other):
     merged = one.merge(other)
@@ -73,7 +74,7 @@ def test_merging_does_not_depend_on_who_merges(one, other):
     }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(rosters(), rosters())
 def test_merging_forgets_no_removal_unless_the_device_was_admitted_again(one, other):
     merged = one.merge(other)

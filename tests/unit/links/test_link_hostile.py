@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.effort import examples
 from support.linked import Blob, Count, Echo, Peer, Progress, answer, dial, greeted_as, hello_of, raw, two
 from support.swarms import devices, until
 
@@ -241,7 +242,7 @@ frames = st.sampled_from(
 )
 
 
-@settings(max_examples=3000)
+@settings(max_examples=examples(3000))
 @given(st.binary(max_size=300))
 @example(b"\x91" * 100_000)
 @example(b"\x93\x07\x01" + b"\x91" * 100_000)
@@ -252,7 +253,7 @@ def test_any_bytes_are_a_frame_or_a_protocol_error(data):
         decode_frame(data)
 
 
-@settings(max_examples=3000)
+@settings(max_examples=examples(3000))
 @given(frames, st.data())
 def test_damaged_frames_are_frames_or_protocol_errors(frame, data):
     body = bytearray(encode_frame(frame)[4:])

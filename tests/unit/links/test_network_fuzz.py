@@ -8,6 +8,7 @@ import random
 
 import pytest
 from pycrdt import Array, Doc, Map, Text
+from support.effort import examples
 from support.linked import Echo, Peer, hello_of
 from support.swarms import devices, until
 
@@ -76,7 +77,7 @@ async def test_ten_thousand_damaged_frames(tmp_path):
         ]
         samples = [encode_frame(frame)[4:] for frame in frames]
         outcomes = {"frame": 0, "refused": 0}
-        for data in mutations(samples, 10_000):
+        for data in mutations(samples, examples(10_000)):
             try:
                 frame = decode_frame(data)
             except ProtocolError:
@@ -86,7 +87,7 @@ async def test_ten_thousand_damaged_frames(tmp_path):
             if isinstance(frame, RosterUpdate):
                 with contextlib.suppress(Refused):
                     assert not desk.identity.apply(frame.roster)
-        assert min(outcomes.values()) > 500  # the damage is neither always fatal nor never
+        assert min(outcomes.values()) > examples(500)  # the damage is neither always fatal nor never
 
 
 def test_ten_thousand_damaged_updates(tmp_path):
@@ -105,7 +106,7 @@ def test_ten_thousand_damaged_updates(tmp_path):
     document = Document("shared/plan", store, lambda *_: None)
     document.apply(samples[-1])
     refused = 0
-    for data in mutations(samples, 10_000):
+    for data in mutations(samples, examples(10_000)):
         before = document.state
         try:
             document.apply(data)
@@ -114,7 +115,7 @@ def test_ten_thousand_damaged_updates(tmp_path):
             assert document.state == before
         if document.size > 500_000:
             document.compact()
-    assert refused > 500
+    assert refused > examples(500)
     content = document.doc.get("map", type=Map).to_py()
     document.close()
     again = Document("shared/plan", store, lambda *_: None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.effort import examples
 from zeroconf.asyncio import AsyncServiceInfo
 
 from ainet.links.discovery import SERVICE, Sighting, read_sighting
@@ -86,7 +87,7 @@ entries = st.one_of(
 )
 
 
-@settings(max_examples=1000)
+@settings(max_examples=examples(1000))
 @given(st.one_of(st.binary(max_size=400), st.lists(entries, max_size=8).map(lambda some: text(*some))))
 def test_records_of_any_bytes_are_read_within_limits_or_not_at_all(record):
     found = read_sighting(service(record))

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.effort import examples
 from support.swarms import DAY, Device, at, devices, until
 
 from ainet.errors import AinetError, PeerUnreachable, Refused, UsageError
@@ -41,7 +42,7 @@ def test_a_ticket_survives_being_copied(ticket):
     assert Ticket.parse(f"  {text[:20].upper()}\n {text[20:]}\n") == ticket
 
 
-@settings(max_examples=2000)
+@settings(max_examples=examples(2000))
 @given(st.one_of(st.text(), st.text("abcdefghijklmnopqrstuvwxyz234567-=18\n").map(PREFIX.__add__)))
 @example(PREFIX)
 @example("ainet1-" + "a" * 100_000)
@@ -50,7 +51,7 @@ def test_other_text_is_refused_as_a_ticket(text):
         Ticket.parse(text)
 
 
-@settings(max_examples=2000)
+@settings(max_examples=examples(2000))
 @given(st.binary(max_size=200))
 @example(b"\x91" * 200)
 @example(b"\xdf\xff\xff\xff\xff")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.effort import examples
 
 from ainet.placement.optimiser import MAX_DEVICES, Share, Ways, nearest, optimise
 
@@ -49,7 +50,7 @@ def brute_force(seconds, ways, objective, required):
     return best
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     n=st.integers(1, 4),

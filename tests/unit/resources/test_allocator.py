@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from support.effort import examples
 from support.processes import running
 
 from ainet.config import AinetConfig
@@ -87,7 +88,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert threads <= CAPS.threads
 
 
-AnyOrder.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+AnyOrder.TestCase.settings = settings(max_examples=examples(150), stateful_step_count=30, deadline=None)
 TestAnyOrder = AnyOrder.TestCase
 
 

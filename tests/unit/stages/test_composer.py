@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.effort import examples
 
 from ainet.stages.protocol.segments import SEGMENT_BYTES, Segment, pack, unpack
 from ainet.stages.sessions.composer import SHARED_ROWS, Composer
@@ -81,7 +82,7 @@ def test_a_long_prompt_rides_along_in_small_chunks_and_prompts_take_turns():
     assert shapes(composer) == [(0, 32, 0)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     n_ubatch=st.integers(1, 40),
     n_stages=st.integers(1, 4),

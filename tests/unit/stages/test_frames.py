@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.effort import examples
 from support.whole_stage import EPOCH
 
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
@@ -120,7 +121,7 @@ class Cut:
         return 0
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     rows=st.lists(st.integers(0, 9), max_size=12),
     sizes=st.lists(st.integers(1, 700), min_size=1, max_size=8),
@@ -147,7 +148,7 @@ def test_frames_arrive_whole_however_the_bytes_are_cut(rows, sizes, ahead):
         receiver.receive()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(junk=st.binary(min_size=HEADER.size, max_size=200))
 def test_bytes_that_are_no_frame_are_refused(junk):
     left, right = socket.socketpair()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as some
+from support.effort import examples
 
 from ainet.errors import ProtocolError
 from ainet.models.shards import ShardStore
@@ -33,7 +34,7 @@ def sent(form, hidden):
     return states.read(Frame(Kind.HIDDEN, [Segment(0, 0, len(hidden))], payload))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(ROWS)
 def test_the_error_is_that_of_the_form(hidden):
     largest = np.abs(hidden).max(axis=1, keepdims=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.effort import examples
 
 from ainet.stages.sessions.prefixes import MAX_AGE, Prefixes
 
@@ -57,7 +58,7 @@ def test_the_longest_unused_goes_first_and_the_old_by_themselves():
     assert first in prefixes.add(tokens(4), 1)[1]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     room=st.integers(0, 30),
     chunk=st.integers(1, 5),

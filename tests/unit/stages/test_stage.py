@@ -27,11 +27,13 @@ GREEDY = SamplingParams(temperature=0)
 
 
 @pytest.fixture
-async def pipeline(smollm2_store, smollm2_manifest, tmp_path):
-    """SmolLM2 as a pipeline of one stage: (stage, connect)."""
+async def pipeline(request, smollm2_store, smollm2_manifest, tmp_path):
+    """SmolLM2 as a pipeline of one stage: (stage, connect); the parameter names other options of the stage."""
     identity = Identity.open(tmp_path / "node", "node")
     credentials = identity.local_credentials()
-    stage = await asyncio.to_thread(whole, smollm2_store, smollm2_manifest, identity.id)
+    stage = await asyncio.to_thread(
+        whole, smollm2_store, smollm2_manifest, identity.id, **getattr(request, "param", {})
+    )
     server = SessionServer(stage, credentials, logging.getLogger("sessions"))
     port = await server.start("127.0.0.1")
     stage.start(None, None)
@@ -72,10 +74,10 @@ async def test_the_answer_is_that_of_one_process(pipeline, smollm2_path):
     _, connect = pipeline
     async with connect() as client:
         for sampling in (GREEDY, SamplingParams(temperature=1.0, seed=11)):
-            tokens, text, finish = await answer(client, ask(sampling=sampling, max_tokens=40))
-            expected = await asyncio.to_thread(one_process, smollm2_path, QUESTION, sampling, 40)
+            tokens, text, finish = await answer(client, ask(sampling=sampling, max_tokens=24))
+            expected = await asyncio.to_thread(one_process, smollm2_path, QUESTION, sampling, 24)
             assert (tokens, text) == expected
-            assert finish == ("length" if len(tokens) == 40 else "stop")
+            assert finish == ("length" if len(tokens) == 24 else "stop")
 
 
 async def test_a_stop_string_ends_the_answer(pipeline):
@@ -155,10 +157,11 @@ async def test_a_prompt_beyond_the_window_is_refused_with_both_lengths(pipeline)
         assert len(tokens) == 12
 
 
+@pytest.mark.parametrize("pipeline", [{"n_ctx": 256}], indirect=True)
 async def test_an_answer_ends_with_the_window(pipeline):
     _, connect = pipeline
     async with connect() as client:
-        question = "word " * (N_CTX - 60)
+        question = "word " * (256 - 60)
         tokens, _, finish = await answer(client, ask(question=question, max_tokens=900, sampling=ENDLESS))
         assert finish == "length"
         assert 5 < len(tokens) < 60

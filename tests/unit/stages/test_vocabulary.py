@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.effort import examples
 from support.smollm2 import N_CTX
 
 from ainet.stages.llama.llama import Llama
@@ -17,7 +18,7 @@ def vocabulary(smollm2_path):
         yield Vocabulary(llama)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(text=st.text(st.characters(max_codepoint=0x9FFF, categories=["L", "N", "P", "S", "Z"]), max_size=80))
 def test_text_survives_tokens_piece_by_piece(vocabulary, text):
     stream = TextStream(vocabulary)
@@ -32,7 +33,7 @@ def test_a_character_of_several_tokens_comes_whole(vocabulary):
     assert [stream.add(int(token)) for token in tokens] == [""] * (len(tokens) - 1) + ["🦙"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(text=st.text("abc", max_size=40), stop=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3))
 def test_a_stop_string_ends_the_text_before_it(vocabulary, text, stop):
     stream = TextStream(vocabulary, stop)
