@@ -253,6 +253,7 @@ class HostedStages:
         await self.close_all()
         await self.parking.clear()
         await self._tasks.stop()
+        await self._speeds.flush()
 
     async def close_all(self, node_id: str | None = None) -> None:
         """Unload every stage, or those in which the node with this id takes part."""
@@ -321,10 +322,7 @@ class HostedStages:
         read = _footprint(stage.manifest, spec).read(spec.first_layer, spec.last_layer)
         if seconds > 0:
             reading = max(seconds - STAGE_SECONDS, seconds / 4)
-            try:
-                self._speeds.note(spec.model, read / reading / spec.threads)
-            except OSError as exc:
-                self._log.warning("It is not noted how fast %s runs here: %s", stage.name, exc)
+            self._speeds.note(spec.model, read / reading / spec.threads)
 
     def _reserve_kept(self, stage: HostedStage) -> int:
         """Reserve memory for copies of earlier prompts, where there is plenty; return the tokens that they may have."""

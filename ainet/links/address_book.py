@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ainet.files import write_private
+from ainet.files import KeptFile
 from ainet.links.frames import MAX_HINTS, Hint
 from ainet.wire.address import can_be_dialled
 
 if TYPE_CHECKING:
+    import logging
     from pathlib import Path
 
 
@@ -24,10 +25,18 @@ class _Book(msgspec.Struct):
 
 
 class AddressBook:
-    """Where members listen, as they or others told, and this node's own port. Kept in a file."""
+    """Where members listen, as they or others told, and this node's own port.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Parameters
+    ----------
+    path
+        The file in which it is kept.
+    log
+        For what cannot be written.
+    """
+
+    def __init__(self, path: Path, log: logging.Logger) -> None:
+        self._file = KeptFile(path, log)
         self._seen: dict[str, dict[str, float]] = {}
         try:
             book = msgspec.json.decode(path.read_bytes(), type=_Book)
@@ -70,5 +79,9 @@ class AddressBook:
         self._seen = {node: known for node, known in self._seen.items() if node in node_ids}
 
     def save(self) -> None:
-        """Write the file."""
-        write_private(self._path, msgspec.json.encode(_Book(self.port, self.hints())))
+        """Write the file, soon."""
+        self._file.write(msgspec.json.encode(_Book(self.port, self.hints())))
+
+    async def flush(self) -> None:
+        """Wait until it is written."""
+        await self._file.flush()

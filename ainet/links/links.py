@@ -47,7 +47,7 @@ class Links:
     def __init__(self, identity: Identity, config: AinetConfig, log: logging.Logger) -> None:
         self.identity = identity
         data_dir = config.make_data_dir()
-        self.book = AddressBook(data_dir / "network.json")
+        self.book = AddressBook(data_dir / "network.json", log)
         #: Which swarm the data here belong to.
         self.home = Home(identity, data_dir / "swarm", log)
         self._config = config
@@ -138,6 +138,7 @@ class Links:
         self.table.close_all(PeerUnreachable(f"{self.identity.name} was stopped."))
         await self.table.wait_closed()
         self.book.save()
+        await self.book.flush()
 
     async def __aenter__(self) -> Links:
         await self.start()

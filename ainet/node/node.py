@@ -105,7 +105,7 @@ class Node:
         stack.callback(self.store.close)
         self.catalog = ModelCatalog(config, self.store)
         speed = await asyncio.to_thread(monitor.memory_speed, self._data_dir)
-        speeds = Speeds(self._data_dir)
+        speeds = Speeds(self._data_dir, log)
         self.engine = await stack.enter_async_context(Engine(config, self._data_dir, log))
         self.links = Links(self.identity, config, log)
         self.feeds = Feeds(self.links, self._data_dir / "logs.sqlite", log)

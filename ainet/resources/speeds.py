@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from ainet.files import KeptFile
+
 if TYPE_CHECKING:
+    import logging
     from pathlib import Path
 
 FILE = "model_speeds.json"
@@ -23,12 +25,14 @@ class Speeds:
     ----------
     data_dir
         Folder of the file that keeps them.
+    log
+        For what cannot be written.
     """
 
-    def __init__(self, data_dir: Path) -> None:
-        self._path = data_dir / FILE
+    def __init__(self, data_dir: Path, log: logging.Logger) -> None:
+        self._file = KeptFile(data_dir / FILE, log)
         try:
-            self._known = msgspec.json.decode(self._path.read_bytes(), type=dict[str, float])
+            self._known = msgspec.json.decode(self._file.path.read_bytes(), type=dict[str, float])
         except (FileNotFoundError, msgspec.DecodeError):  # it is measured again
             self._known = {}
 
@@ -37,12 +41,14 @@ class Speeds:
         return self._known.get(model)
 
     def note(self, model: str, speed: float) -> None:
-        """Note what was measured. Raises OSError if the disk is full."""
+        """Note what was measured."""
         before = self._known.pop(model, speed)
         changed = abs(speed - before) > CHANGED * before
         self._known[model] = speed if changed else before + WEIGHT * (speed - before)
         for oldest in list(self._known)[:-MAX_MODELS]:
             del self._known[oldest]
-        partial = self._path.with_suffix(f".{os.getpid()}.part")
-        partial.write_bytes(msgspec.json.encode(self._known))
-        partial.replace(self._path)
+        self._file.write(msgspec.json.encode(self._known))
+
+    async def flush(self) -> None:
+        """Wait until everything is written."""
+        await self._file.flush()

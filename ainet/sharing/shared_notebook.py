@@ -11,7 +11,7 @@ from jupyter_ydoc import YNotebook
 from tornado.web import HTTPError
 
 from ainet.errors import AinetError
-from ainet.files import write_private
+from ainet.files import KeptFile
 from ainet.sharing.cell_changes import put, with_their_changes
 from ainet.sharing.notebook_files import as_saved
 from ainet.sharing.notebook_merge import EMPTY, Notebook, mark_runs, merge, with_trust, without_trust
@@ -71,7 +71,7 @@ class SharedNotebook:
         is_apart: Callable[[], bool],
         log: logging.Logger,
     ) -> None:
-        self._memory = memory
+        self._memory = KeptFile(memory, log)
         self._remembered: Notebook | None = None
         self.name, self.path = name, path
         self.may_write = may_write
@@ -134,9 +134,10 @@ class SharedNotebook:
                     await self._files.write(self.path, self._base)
         self._leave()
         if for_ever:
-            self._memory.unlink(missing_ok=True)
+            await self._memory.delete()
         else:
             self._remember()
+            await self._memory.flush()
 
     def changed(self, _update: bytes, origin: object) -> None:
         """Note that the shared document changed elsewhere."""
@@ -278,7 +279,7 @@ class SharedNotebook:
     def _remember(self) -> None:
         if self._base != self._remembered:
             noted = Remembered(self._document.name, self.name, self.path, self.may_write, self._base)
-            write_private(self._memory, msgspec.json.encode(noted))
+            self._memory.write(msgspec.json.encode(noted))
             self._remembered = self._base
 
     def _leave(self) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import msgspec
 
 from ainet.documents.kinds import NOT_SHARED
-from ainet.errors import AinetError, NotFound, Refused, UsageError
-from ainet.files import write_private
+from ainet.errors import NotFound, Refused, UsageError
+from ainet.files import KeptFile
 from ainet.identity.roster import NodeId
 from ainet.links.request import Request
 from ainet.links.standing import Standing
@@ -98,7 +98,7 @@ class Shares:
     def __init__(self, links: Links, feeds: Feeds, path: Path, log: logging.Logger) -> None:
         self._links, self._feeds = links, feeds
         self._identity = links.identity
-        self._path = path
+        self._file = KeptFile(path, log)
         self._told: dict[str, dict[str, Share]] = {}
         self._callbacks: list[Callable[[], object]] = []
         self._tasks = Tasks("Shares were not told", log)
@@ -116,6 +116,7 @@ class Shares:
     async def stop(self) -> None:
         """Stop telling."""
         await self._tasks.stop()
+        await self._file.flush()
 
     def on_change(self, callback: Callable[[], object]) -> None:
         """Call `callback` whenever somebody shares something else than before."""
@@ -275,10 +276,7 @@ class Shares:
             self._save()
 
     def _save(self) -> None:
-        try:
-            write_private(self._path, msgspec.json.encode(self._told))
-        except OSError as exc:
-            raise AinetError(f"What is shared cannot be noted: {exc}") from exc
+        self._file.write(msgspec.json.encode(self._told))
         self._changed()
 
     def _changed(self) -> None:

@@ -38,7 +38,7 @@ class Workshop:
         self.allocator = Allocator(Caps(memory=10**9, threads=4, disk=10**9))
         self.manifest = manifest
         self.pipelines: list[Pipeline] = []
-        self.speeds = Speeds(config.make_data_dir())
+        self.speeds = Speeds(config.make_data_dir(), LOG)
         self.service = HostedStages(
             identity=self.identity,
             links=self.links,

@@ -9,24 +9,25 @@ import threading
 import psutil
 import pytest
 from support.local_nodes import ask, nodes
+from support.workshop import LOG
 
 from ainet.resources.speeds import CHANGED, MAX_MODELS, Speeds
 
 
 def test_speeds_are_kept_and_follow_what_is_measured(tmp_path):
-    speeds = Speeds(tmp_path)
+    speeds = Speeds(tmp_path, LOG)
     assert speeds.get("m") is None
     speeds.note("m", 100.0)
     speeds.note("m", 110.0)
     assert 100 < speeds.get("m") < 110  # noise
     speeds.note("m", 300.0)
     assert speeds.get("m") == 300 > 110 * (1 + CHANGED)  # another machine, as it were
-    assert Speeds(tmp_path).get("m") == 300
+    assert Speeds(tmp_path, LOG).get("m") == 300
     for i in range(MAX_MODELS):
         speeds.note(str(i), 1.0)
     assert speeds.get("m") is None
     (tmp_path / "model_speeds.json").write_text("{")
-    assert Speeds(tmp_path).get("1") is None
+    assert Speeds(tmp_path, LOG).get("1") is None
 
 
 async def test_a_plan_says_what_was_measured_and_what_a_token_will_take(tmp_path):

@@ -64,7 +64,7 @@ class Host:
         self.allocator = Allocator(Caps(memory=10**9, threads=4, disk=10**9))
         self.catalog = ModelCatalog(device.config, store)
         self.engine = Engine(device.config, device.folder, device.log)
-        self.speeds = Speeds(device.folder)
+        self.speeds = Speeds(device.folder, device.log)
         self.service = HostedStages(
             identity=device.identity,
             links=device.links,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from ainet.errors import PeerUnreachable
@@ -11,11 +13,13 @@ from ainet.links.frames import MAX_HINTS, Hint
 from ainet.wire.address import can_be_dialled
 from ainet.wire.carrier import dial
 
+LOG = logging.getLogger("ainet.tests")
+
 
 @pytest.mark.parametrize("address", ["http://[", "http://", "https://:80/", "http://h:99999/", "h:0", "nonsense", "::"])
 def test_what_is_no_address_is_not_kept(tmp_path, address):
     assert not can_be_dialled(address)
-    book = AddressBook(tmp_path / "network.json")
+    book = AddressBook(tmp_path / "network.json", LOG)
     book.learn(Hint("a" * 52, address, 1.0), 2.0)
     assert book.addresses("a" * 52) == []
 
@@ -37,7 +41,7 @@ async def test_one_bad_address_does_not_spoil_the_others():
 
 
 def test_what_is_told_of_many_members_fits_into_a_message(tmp_path):
-    book = AddressBook(tmp_path / "network.json")
+    book = AddressBook(tmp_path / "network.json", LOG)
     for member in range(1100):
         for i in range(12):
             book.learn(Hint(f"{member:052d}", f"10.0.0.{i + 1}:80", i + 1.0), 100.0)

@@ -343,6 +343,7 @@ async def test_a_taken_port_is_replaced_and_told(tmp_path, caplog):
             await until(lambda: phone.links.open_link(desk.id))
             (state,) = [state for state in phone.links.members() if state.name == "desk"]
             assert state.addresses[0] == desk.links.address
+        await phone.links.book.flush()
         again = Device(phone.folder, "phone")
         assert again.links.book.addresses(desk.id)[0] == desk.links.address
 
