@@ -9,6 +9,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from ainet.engine.engine import Worker
+    from ainet.engine.worker_pool import WorkerLease
     from ainet.models.manifest import Manifest
     from ainet.resources.allocator import Reservation
     from ainet.stages.protocol.address import StageAddress
@@ -22,7 +23,9 @@ class HostedStage:
         self.spec = spec
         self.manifest = manifest
         self.reservation = reservation
+        #: The worker, and the right to use it.
         self.worker: Worker | None = None
+        self.lease: WorkerLease | None = None
         self.actor: Any = None
         self.address: StageAddress | None = None
         #: Set when the worker is gone: nothing will be answered any more.

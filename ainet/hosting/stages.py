@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ainet.engine.worker_pool import Purpose, WorkerPool
 from ainet.errors import AinetError, NotEnough, NotFound, Refused, StageLost, UsageError
 from ainet.hosting.admission import admitted
 from ainet.hosting.hosted_stage import HostedStage
@@ -38,10 +39,6 @@ if TYPE_CHECKING:
 
 #: Seconds within which a worker must answer to be closed in an orderly way.
 CLOSE_SECONDS = 4.0
-#: Workers that held a stage are kept for this long (s): the next pipeline then need not wait for them to start.
-TRIM_SECONDS = 30.0
-#: A spare worker starts so long (s) after a stage was loaded: the other stages of its pipeline come first.
-SPARE_SECONDS = 2.0
 LOOPBACK = "127.0.0.1"
 #: Copies of earlier prompts take at most this share of the memory that is free when a stage was loaded.
 KEPT_SHARE = 0.25
@@ -89,7 +86,7 @@ class HostedStages:
         self._stages: dict[tuple[str, int], HostedStage] = {}
         #: Models that are still loaded, though their stages have ended.
         self.parking = Parking(self._close)
-        self._lock = asyncio.Lock()
+        self._workers = WorkerPool(engine, log)
         self._tasks = Tasks("The background work for stages failed", log)
         engine.on_worker_lost(self._lose_worker)
 
@@ -100,7 +97,7 @@ class HostedStages:
     @property
     def worker_limit(self) -> int | None:
         """Most stages that can run here; None when the engine grows on demand."""
-        return None if self._engine.own else len(self._engine.workers())
+        return self._workers.limit
 
     async def workers(self) -> list[WorkerState]:
         """Return the engine's workers and what they hold."""
@@ -174,7 +171,7 @@ class HostedStages:
         except BaseException:
             await asyncio.shield(self._close(stage))
             raise
-        self._tasks.spawn(self._keep_spare())
+        self._workers.keep_spare()
         return StageLoaded(stage.address, received, stage.reservation.memory, kept_tokens, figures["held"])
 
     async def link(
@@ -253,6 +250,7 @@ class HostedStages:
         await self.close_all()
         await self.parking.clear()
         await self._tasks.stop()
+        await self._workers.stop()
         await self._speeds.flush()
 
     async def close_all(self, node_id: str | None = None) -> None:
@@ -272,7 +270,8 @@ class HostedStages:
         parked = self.parking.take(spec, local=local)
         if parked is not None:
             stage = HostedStage(spec, manifest, parked.reservation)
-            stage.worker, stage.actor, stage.is_local = parked.worker, parked.actor, local
+            stage.lease, stage.worker = parked.lease, parked.worker
+            stage.actor, stage.is_local = parked.actor, local
             return stage
         try:
             reservation = self._allocator.reserve(what, memory, threads=threads)
@@ -288,14 +287,14 @@ class HostedStages:
 
     async def _host(self, stage: HostedStage) -> None:
         """Find a worker for a stage."""
-        async with self._lock:
-            try:
-                stage.worker = await self._free_worker()
-            except NotEnough:
-                if not self.parking:
-                    raise
-                await self.parking.clear()
-                stage.worker = await self._free_worker()
+        try:
+            stage.lease = await self._workers.lease(Purpose.STAGE)
+        except NotEnough:
+            if not self.parking:
+                raise
+            await self.parking.clear()
+            stage.lease = await self._workers.lease(Purpose.STAGE)
+        stage.worker = stage.lease.worker
         if self._engine.own:
             self._allocator.bind(stage.reservation, stage.worker.pid)
         host = self._stage_host(stage.worker, local=stage.is_local)
@@ -345,18 +344,9 @@ class HostedStages:
             address = self._links.address
         return address.rpartition(":")[0].strip("[]")
 
-    async def _free_worker(self) -> Worker:
-        used = self._used()
-        workers = await self._engine.ensure_workers(len(used) + 1)
-        return next(worker for worker in workers if worker.address not in used)
-
     def _holding(self) -> list[HostedStage]:
         """Return the stages, also those that have ended but still hold a model."""
         return [*self.stages(), *self.parking.stages]
-
-    def _used(self) -> set[str]:
-        """Return the addresses of workers that hold a model."""
-        return {stage.worker.address for stage in self._holding() if stage.worker is not None}
 
     async def _alive(self, stage: HostedStage, call: Callable[[Any], Any]) -> Any:
         """Await the answer to a call of a stage's actor, but not longer than its worker lives.
@@ -426,7 +416,8 @@ class HostedStages:
     def _forget(self, stage: HostedStage) -> None:
         self._leave(stage)
         stage.reservation.release()
-        self._tasks.spawn(self._trim())
+        if stage.lease is not None:
+            stage.lease.release()
 
     def _leave(self, stage: HostedStage) -> None:
         """Take a stage out of its pipeline."""
@@ -436,23 +427,6 @@ class HostedStages:
         if stage.following is not None:
             self._tasks.spawn(self._links.forwarders.close(stage.following.node, stage.following.data_port))
             stage.following = None
-
-    async def _keep_spare(self) -> None:
-        """Have a worker ready for a stage that takes the place of a lost one: starting one takes seconds."""
-        await asyncio.sleep(SPARE_SECONDS)
-        async with self._lock:
-            used = self._used()
-            if used and self._engine.own:
-                await self._engine.ensure_workers(len(used) + 1)
-
-    async def _trim(self) -> None:
-        """End workers that nobody needs any more, but keep one warm."""
-        await asyncio.sleep(TRIM_SECONDS)
-        async with self._lock:
-            used = self._used()
-            free = [worker for worker in self._engine.workers() if worker.address not in used]
-            for worker in free[1:]:
-                await self._engine.retire(worker.address)
 
 
 async def _answer(actor: Any, call: Callable[[Any], Any]) -> Any:

@@ -163,7 +163,7 @@ async def test_a_stage_ends_also_when_dask_knew_first_that_its_worker_is_lost(wo
 
 
 async def test_workers_that_nobody_needs_end_and_one_stays_warm(workshop, monkeypatch):
-    monkeypatch.setattr("ainet.hosting.stages.TRIM_SECONDS", 0.1)
+    monkeypatch.setattr("ainet.engine.worker_pool.TRIM_SECONDS", 0.1)
     pipeline = await workshop.load(3)
     engine = workshop.service._engine
     pids = [worker.pid for worker in engine.workers()]
