@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,7 +19,6 @@ from ainet.executor.finder import ModelFinder
 from ainet.executor.provider import Provider
 from ainet.hosting.fetch import Fetcher
 from ainet.hosting.handlers import PeerHandlers
-from ainet.hosting.requests import DescribeWorkers, ListModels, ModelsListed
 from ainet.hosting.stages import HostedStages
 from ainet.identity.identity import Identity
 from ainet.lending.lender import Lender
@@ -31,7 +28,9 @@ from ainet.links.standing import Standing
 from ainet.models.catalog import ModelCatalog
 from ainet.models.tensors import TensorStore
 from ainet.node.advertiser import Advertiser
+from ainet.node.model_list import ModelList
 from ainet.node.peers import Peers
+from ainet.node.status import Status
 from ainet.pairing.pairing import Pairing
 from ainet.placement.survey import Survey
 from ainet.resources import monitor
@@ -42,7 +41,7 @@ from ainet.sharing.shares import NOTEBOOK, Shares
 from ainet.swarm.feeds import Feeds
 from ainet.swarm.leases import Leases
 from ainet.swarm.settings import SwarmSettings
-from ainet.version import __version__
+from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
     import logging
@@ -50,15 +49,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ainet.config import AinetConfig
-    from ainet.executor.pipeline import Pipeline
     from ainet.executor.request import GenerateRequest
     from ainet.identity.contacts import Contact
-    from ainet.links.link import PeerLink
-    from ainet.links.members import MemberState
-    from ainet.models.catalog import ModelEntry
     from ainet.placement.what_if import WhatIf
-
-STATUS_SECONDS = 3.0  # a member that does not describe its workers in this time is shown without them
 
 
 class Node:
@@ -78,8 +71,7 @@ class Node:
         self._data_dir = config.make_data_dir()
         self.identity = Identity.open(self._data_dir, config.name)
         self._stack = contextlib.AsyncExitStack()
-        self._began = time.time()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._cutting = Tasks("A removed member was not cut off cleanly", log)
         self._notebooks: Notebooks | None = None
 
     @property
@@ -100,6 +92,7 @@ class Node:
     async def start(self) -> None:
         """Start the engine, open the ports for members, and be ready for questions."""
         config, log, stack = self._config, self._log, self._stack
+        stack.push_async_callback(self._cutting.stop)
         self.allocator = Allocator(Caps.from_config(config))
         self.store = TensorStore(self._data_dir / "store", disk=self.allocator.caps.disk)
         stack.callback(self.store.close)
@@ -179,7 +172,16 @@ class Node:
             log=log,
         )
         stack.push_async_callback(self.lender.stop)
-        self.links.handle(ListModels, self._list_models)
+        self._models = ModelList(self.links, self.catalog, log)
+        self._status = Status(
+            links=self.links,
+            engine=self.engine,
+            allocator=self.allocator,
+            store=self.store,
+            stages=self.stages,
+            pipelines=self.provider.pipelines,
+            log=log,
+        )
         self.links.on_revoked(self._revoked)
         await stack.enter_async_context(self.links)
         self.pairing = Pairing(self.identity, self.links, log)
@@ -232,49 +234,11 @@ class Node:
 
     async def status(self) -> dict[str, Any]:
         """Return what there is to know at a glance: this node, its members, their workers, the pipelines."""
-        members = await asyncio.gather(*(self._member(state) for state in self.links.members()))
-        caps = self.allocator.caps
-        used = await asyncio.to_thread(self.store.used)
-        reserved = msgspec.structs.replace(self.allocator.reserved, disk=used)
-        memory = await asyncio.to_thread(self._memory)
-        return {
-            "node": {
-                "name": self.name,
-                "id": self.id,
-                "version": __version__,
-                "data_dir": str(self._data_dir),
-                "address": self.links.address,
-                "pid": os.getpid(),
-                "started": self._began,
-                "pss_bytes": memory,
-                "caps": msgspec.to_builtins(caps),
-                "reserved": msgspec.to_builtins(reserved),
-                "received_bytes": self.store.bytes_received,
-                "certificate": {
-                    "days_left": round(self.identity.days_left, 1),
-                    "holds_ca": self.identity.holds_ca,
-                    "problem": self.identity.problem,
-                },
-            },
-            "members": members,
-            "pipelines": await asyncio.gather(*(self._pipeline(one) for one in self.provider.pipelines.usable())),
-        }
+        return await self._status.describe(str(self._data_dir))
 
     async def models(self) -> list[dict[str, Any]]:
-        """Return the models on this device, damaged files with their error, then those that only members have."""
-        own = await asyncio.to_thread(self.catalog.list)
-        lists = await asyncio.gather(*(self._models_of(state) for state in self.links.members()))
-        known = {entry.name for entry in own}
-        there: dict[str, tuple[ModelEntry, list[str]]] = {}
-        for member, entries in lists:
-            for entry in entries:
-                if entry.name not in known and entry.error is None:
-                    there.setdefault(entry.name, (entry, []))[1].append(member)
-        found = [entry.to_dict() | {"members": []} for entry in own]
-        for entry, members in there.values():
-            where = f"on {', '.join(members)}"
-            found.append(entry.to_dict() | {"where": where, "path": None, "members": members})
-        return found
+        """Return the models on this device, then those that only members have; see `ModelList.all`."""
+        return await self._models.all()
 
     async def plan(
         self, model: str | None = None, stages: int | None = None, what_if: WhatIf | None = None
@@ -384,68 +348,10 @@ class Node:
         """End such a cluster."""
         await self.lender.close(id)
 
-    def _memory(self) -> int:
-        """Return the bytes (PSS) of this server and its engine; kernels are the user's own."""
-        engine = self.engine.scheduler_pid
-        children = monitor.process_tree(engine) if engine is not None else []
-        return monitor.pss(os.getpid()) + sum(one.memory for one in children)
-
-    async def _pipeline(self, pipeline: Pipeline) -> dict[str, Any]:
-        try:
-            async with asyncio.timeout(STATUS_SECONDS):
-                stages = msgspec.to_builtins(await pipeline.figures())
-        except (AinetError, TimeoutError) as exc:
-            self._log.info("The stages of %s do not describe themselves: %s", pipeline.plan.name, exc)
-            stages = []
-        return {
-            "model": pipeline.plan.name,
-            "placement": pipeline.placement,
-            "received_bytes": pipeline.received,
-            "idle": pipeline.idle,
-            "stages": stages,
-        }
-
-    async def _models_of(self, state: MemberState) -> tuple[str, list[ModelEntry]]:
-        link = self.links.open_link(state.id, Standing.MEMBER)
-        if link is None:
-            return state.name, []
-        try:
-            return state.name, (await link.request(ListModels(), timeout=STATUS_SECONDS)).models
-        except AinetError as exc:
-            self._log.info("%s does not say which models it has: %s", state.name, exc)
-            return state.name, []
-
-    async def _list_models(self, _link: PeerLink, _request: ListModels) -> ModelsListed:
-        entries = await asyncio.to_thread(self.catalog.list)
-        # Where a file lies is this owner's own business.
-        return ModelsListed([msgspec.structs.replace(entry, path=None) for entry in entries if entry.error is None])
-
-    async def _member(self, state: Any) -> dict[str, Any]:
-        found: dict[str, Any] = {**msgspec.to_builtins(state), "workers": []}
-        link = self.links.open_link(state.id, Standing.MEMBER)
-        try:
-            if state.is_self:
-                workers = await self.stages.workers()
-            elif link is not None:
-                workers = (await link.request(DescribeWorkers(), timeout=STATUS_SECONDS)).workers
-            else:
-                workers = []
-            found["workers"] = msgspec.to_builtins(workers)
-        except AinetError as exc:
-            self._log.info("%s does not describe its workers: %s", state.name, exc)
-        return found
-
     def _revoked(self, node_id: str) -> None:
         self.provider.pipelines.revoke(node_id)
-        for work in (self.stages.close_all(node_id), self.lender.revoke(node_id)):
-            task = asyncio.create_task(work)
-            self._tasks.add(task)
-            task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._log.error("A removed member was not cut off cleanly.", exc_info=error)
+        self._cutting.spawn(self.stages.close_all(node_id))
+        self._cutting.spawn(self.lender.revoke(node_id))
 
 
 def _contact(contact: Contact, *, connected: bool) -> dict[str, Any]:
