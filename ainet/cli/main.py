@@ -7,8 +7,8 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from ainet.cli.commands import build_parser
 from ainet.cli.parser import HelpShown
+from ainet.cli.subcommands import build_parser
 from ainet.errors import AinetError, UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = build_parser("ainet", kernel=False).parse_args(given)
+        options = build_parser("ainet", in_kernel=False).parse_args(given)
         status: int = options.run(options)
     except HelpShown:
         return 0

@@ -15,9 +15,11 @@ from IPython.core.magic import Magics, line_cell_magic, magics_class
 from IPython.display import DisplayHandle, display
 
 from ainet.cli import tables
-from ainet.cli.commands import Options, build_parser, find_node, sampling, what_if
+from ainet.cli.command import Options, find_node
+from ainet.cli.commands.models import sampling, what_if
 from ainet.cli.parser import HelpShown
 from ainet.cli.progress import Progress, progress_text
+from ainet.cli.subcommands import build_parser
 from ainet.client.answer import Answer
 from ainet.errors import AinetError, PromptTooLong, UsageError
 from ainet.notebook.markdown import harmless
@@ -66,7 +68,7 @@ class AinetMagics(Magics):
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
-        self._parser = build_parser("%ainet", kernel=True)
+        self._parser = build_parser("%ainet", in_kernel=True)
         type(self).ainet.__doc__ = self._parser.format_help()
         self._conversation: list[dict[str, str]] = []
 

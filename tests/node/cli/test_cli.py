@@ -15,8 +15,8 @@ from support.nodes import ainet, answer_of
 from support.processes import running
 
 from ainet.cli import tables
-from ainet.cli.commands import COMMANDS
 from ainet.cli.main import main
+from ainet.cli.subcommands import COMMANDS
 from ainet.daemon import runtime
 
 GREEDY = ("--temperature", "0", "--max-tokens", "8")

@@ -1,0 +1,174 @@
+"""Asking models, and what becomes of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ainet.cli import tables
+from ainet.cli.command import Command, Options, find_node, print_json, read, report
+from ainet.cli.parser import count, number, only_json
+from ainet.cli.progress import Progress
+from ainet.client.answer import Answer
+from ainet.errors import AinetError, UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+#: Names of `ask`'s options that go to the node as they are.
+SAMPLING = (
+    "model",
+    "stages",
+    "raw",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repeat_penalty",
+    "seed",
+    "max_tokens",
+    "stop",
+)
+
+
+def _ask_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
+    """Add the question and how it is answered."""
+    parser.add_argument("text", metavar="TEXT", nargs="*", help="the question")
+    parser.add_argument("--model", metavar="NAME", help="name, path or hf:org/repo/file of the model")
+    parser.add_argument("--stages", metavar="N", type=count, help="split the model into that many stages")
+    parser.add_argument("--temperature", metavar="T", type=number, help="0 always takes the likeliest token")
+    parser.add_argument("--top-k", metavar="K", type=int, help="draw from the K likeliest tokens")
+    parser.add_argument("--top-p", metavar="P", type=number, help="draw from the likeliest tokens of probability P")
+    parser.add_argument("--min-p", metavar="P", type=number, help="least probability, relative to the likeliest token")
+    parser.add_argument("--repeat-penalty", metavar="R", type=number, help="above 1: repeats become less likely")
+    parser.add_argument("--seed", metavar="N", type=int, help="the same seed draws the same tokens")
+    parser.add_argument("--max-tokens", metavar="N", type=count, help="most tokens of the answer (default: 256)")
+    parser.add_argument("--stop", metavar="TEXT", action="append", help="end before this text; may be repeated")
+    parser.add_argument("--grammar", metavar="FILE", help="GBNF grammar that the answer must follow")
+    parser.add_argument("--json-schema", metavar="FILE", help="JSON schema that the answer must follow")
+    parser.add_argument("--system", metavar="TEXT", help="instructions that precede the conversation")
+    # None, so that an option that was not given does not override the node's default.
+    parser.add_argument("--raw", action="store_const", const=True, help="continue TEXT as it is: no chat template")
+    if kernel:
+        parser.add_argument("--to", metavar="VAR", help="also put the text of the answer into this variable")
+    only_json(parser, kernel)
+
+
+def _plan_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
+    """Add what is planned for."""
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="the model (default: the node's)")
+    parser.add_argument("--stages", metavar="N", type=count, help="split the model into that many stages")
+    parser.add_argument(
+        "--what-if", metavar="FILE", help="plan for the devices that this file (JSON) describes, not for those here"
+    )
+    only_json(parser, kernel)
+
+
+def _unload_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
+    """Add the model."""
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="the model (default: all)")
+    only_json(parser, kernel)
+
+
+def sampling(options: Options) -> dict[str, Any]:
+    """Return `ask`'s options as `NodeClient.generate` takes them."""
+    found = {name: getattr(options, name) for name in SAMPLING}
+    if options.grammar is not None:
+        found["grammar"] = read(options.grammar)
+    if options.json_schema is not None:
+        try:
+            found["json_schema"] = json.loads(read(options.json_schema))
+        except ValueError as exc:
+            raise UsageError(f"{options.json_schema} is not JSON: {exc}.") from exc
+    return found
+
+
+def conversation(options: Options, question: str) -> list[dict[str, str]]:
+    """Return the messages of a single question."""
+    system = [{"role": "system", "content": options.system}] if options.system else []
+    return [*system, {"role": "user", "content": question}]
+
+
+def _ask(options: Options) -> int:
+    question = " ".join(options.text)
+    if not options.text or question == "-":
+        if sys.stdin.isatty():
+            raise UsageError("ask what? Write the question behind `ainet ask`, or send it to its standard input.")
+        question = sys.stdin.read()
+    given = sampling(options)
+    answer = Answer()
+    progress = Progress()
+    interrupted = False
+    with find_node(options) as node:
+        events = node.generate(conversation(options, question), **given)
+        try:
+            for event in events:
+                answer.add(event)
+                if event["event"] == "progress":
+                    progress.show(event, amid=bool(answer.text))
+                elif event["event"] == "text" and not options.json:
+                    progress.clear()
+                    print(event["text"], end="", flush=True)
+        except KeyboardInterrupt:
+            interrupted = True
+            answer.cut_off()
+        except AinetError:
+            if answer.text and not options.json:
+                print(flush=True)
+            raise
+        finally:
+            events.close()
+            progress.clear()
+    if options.json:
+        print_json(answer.to_dict())
+    else:
+        print(flush=True)
+        print(answer.footer(), file=sys.stderr)
+    return 130 if interrupted else 0
+
+
+def what_if(options: Options) -> list[dict[str, Any]] | None:
+    """Return the devices that `plan --what-if` names, if it does."""
+    if options.what_if is None:
+        return None
+    try:
+        found = json.loads(Path(options.what_if).expanduser().read_text())
+        return list(found["devices"])
+    except OSError as exc:
+        raise UsageError(f"{options.what_if} cannot be read: {exc.strerror}.") from exc
+    except (ValueError, TypeError, KeyError) as exc:
+        raise UsageError(
+            f"{options.what_if} does not describe devices; it must be JSON: " + '{"devices": [{"name": …}, …]}.'
+        ) from exc
+
+
+def _plan(options: Options) -> int:
+    with find_node(options) as node:
+        report(options, node.plan(options.model, options.stages, what_if(options)), tables.plan)
+    return 0
+
+
+def _models(options: Options) -> int:
+    with find_node(options) as node:
+        report(options, node.models(), tables.models)
+    return 0
+
+
+def _unload(options: Options) -> int:
+    with find_node(options) as node:
+        unloaded = node.unload(options.model)
+    if options.json:
+        print_json({"unloaded": unloaded})
+    else:
+        print(f"Unloaded: {', '.join(unloaded)}." if unloaded else "Nothing was loaded.")
+    return 0
+
+
+COMMANDS = (
+    Command("ask", "ask a model", _ask_options, _ask),
+    Command("plan", "explain which layers would run where", _plan_options, _plan),
+    Command("models", "list the models", only_json, _models),
+    Command("unload", "unload a model", _unload_options, _unload),
+)

@@ -1,0 +1,110 @@
+"""Starting, stopping and looking at the node."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from ainet.cli import tables
+from ainet.cli.command import Command, Options, data_dir, find_node, print_json, report
+from ainet.cli.parser import count, only_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _up_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
+    """Add what the owner decides for this node."""
+    parser.description = "Start the node. Options are kept for the next start."
+    parser.add_argument("--name", help="name of this device in the swarm")
+    parser.add_argument("--listen", metavar="ADDR", help="address on which members may connect (default: 127.0.0.1)")
+    parser.add_argument(
+        "--lan",
+        action=argparse.BooleanOptionalAction,
+        help="accept members from the local networks, and look for them there",
+    )
+    parser.add_argument("--memory", metavar="SIZE", help="most memory that stages may use, such as 4GB")
+    parser.add_argument("--threads", metavar="N", type=count, help="most threads that stages may use")
+    parser.add_argument("--disk", metavar="SIZE", help="most disk space for tensors and shards")
+    boolean = argparse.BooleanOptionalAction
+    parser.add_argument("--gpu", action=boolean, help="let llama.cpp use a GPU that it was built for")
+    parser.add_argument("--lend", action=boolean, help="let members borrow a Dask worker")
+    if not kernel:
+        parser.add_argument("--foreground", action="store_true", help="stay, for service managers; Ctrl-C stops it")
+    else:
+        parser.set_defaults(foreground=False)
+    only_json(parser, kernel)
+
+
+def _logs_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
+    """Add how much of the log is shown."""
+    parser.add_argument("-f", "--follow", action="store_true", help="go on showing what is added")
+    parser.add_argument("-n", "--lines", metavar="N", type=count, default=50, help="how many lines (default: 50)")
+    only_json(parser, kernel)
+
+
+def _up(options: Options) -> int:
+    from ainet.daemon import daemon
+
+    directory = data_dir(options)
+    names = ("name", "listen", "lan", "memory", "threads", "disk", "gpu", "lend")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if options.foreground:
+        daemon.refuse_second(directory, given)
+        return _serve(directory, given)
+    running, started = daemon.up(directory, given)
+    if options.json:
+        print_json({"url": running.url, "pid": running.pid, "data_dir": str(directory), "started": started})
+    else:
+        print(f"The node {'is up' if started else 'already runs'}: process {running.pid}, {running.url}")
+    return 0
+
+
+def _serve(directory: Path, given: dict[str, Any]) -> int:
+    from ainet.daemon import daemon
+    from ainet.server.headless import serve
+
+    with daemon.options_kept(directory, given):
+        status = serve(directory, console=True)
+        if status:
+            raise daemon.not_started(directory, given, "the log above says why.")
+    return status
+
+
+def _down(options: Options) -> int:
+    from ainet.daemon import daemon
+
+    directory = data_dir(options)
+    stopped = daemon.down(directory)
+    if options.json:
+        print_json({"stopped": stopped is not None, "pid": stopped and stopped.pid, "data_dir": str(directory)})
+        return 0
+    print(f"The node (process {stopped.pid}) has stopped." if stopped else f"No node is running on {directory}.")
+    return 0
+
+
+def show_status(options: Options) -> int:
+    """Do what ``ainet`` does when nothing else was said."""
+    with find_node(options) as node:
+        report(options, node.status(), tables.status)
+    return 0
+
+
+def _logs(options: Options) -> int:
+    from ainet.daemon import daemon
+
+    texts = daemon.read_log(data_dir(options), options.lines, follow=options.follow)
+    if options.json:
+        texts = (json.dumps({"lines": text.splitlines()}, ensure_ascii=False) + "\n" for text in texts)
+    for text in texts:
+        print(text, end="", flush=True)
+    return 0
+
+
+COMMANDS = (
+    Command("up", "start the node", _up_options, _up),
+    Command("down", "stop the node and all of its processes", only_json, _down),
+    Command("status", "show the node, its members and what they hold", only_json, show_status),
+    Command("logs", "show the node's log", _logs_options, _logs),
+)
