@@ -17,7 +17,7 @@ import numpy as np
 from ainet.errors import AinetError, ModelError, ProtocolError, StageLost
 from ainet.stages.kv_cache import KVCache
 from ainet.stages.llama.embedding import Embedding
-from ainet.stages.llama.llama import Llama
+from ainet.stages.loading import load, probe
 from ainet.stages.protocol.segments import SEGMENT_BYTES, Segment
 from ainet.stages.protocol.sockets import ALIVE_SECONDS, FIRST_SILENCE_SECONDS, SILENCE_SECONDS
 from ainet.stages.ring.frames import Frame, Kind, RingConnection
@@ -26,7 +26,6 @@ from ainet.stages.ring.inbox import Inbox
 from ainet.stages.ring.kept_states import KeptStates
 from ainet.stages.ring.ring import Ring
 from ainet.stages.sessions.composer import Composer
-from ainet.stages.sessions.drafts import MAX_DRAFT
 from ainet.stages.sessions.head import Head
 
 if TYPE_CHECKING:
@@ -44,8 +43,6 @@ PLANS = frozenset((Kind.PROMPT, Kind.REPLAY, Kind.TOKENS))
 ORDERS = frozenset((Kind.RELEASE, Kind.CLEAR, Kind.KEEP, Kind.RESTORE, Kind.FORGET, Kind.BEGIN, Kind.AGAIN))
 #: A decode thread that is told to stop does so within this time (s), unless it waits for a neighbour.
 STOP_SECONDS = 1.0
-#: So many tokens are computed to measure the time of one: the first ones are slower.
-PROBES = 4
 
 
 class Remains(NamedTuple):
@@ -88,7 +85,7 @@ class Stage:
         self.spec = spec
         self._log = log
         self._is_first = shard.is_first
-        self.llama = remains.cache.llama if remains is not None else _load(spec, shard, aborted)
+        self.llama = remains.cache.llama if remains is not None else load(spec, shard, aborted)
         try:
             self._embedding = Embedding(shard) if shard.embedding is not None else None
             self._ring = Ring(self._tell)
@@ -121,7 +118,9 @@ class Stage:
             is_kept = self.llama.can_keep and not shard.is_last
             kept = KeptStates(self._hidden_states.row_bytes, folder, log) if is_kept else None
             self._cache = KVCache(self.llama, self._hidden_states, kept, exact=spec.exact)
-            self._token_seconds = self._probe()
+            self._token_seconds = probe(
+                self.llama, self._embedding, is_first=self._is_first, with_logits=self._head is not None
+            )
         #: How often llama.cpp was called.
         self.decodes = 0
         self._thread: threading.Thread | None = None
@@ -402,20 +401,6 @@ class Stage:
         if self._is_followed_by_new:
             self._link.send(Kind.KNOWN, segments, hidden)
 
-    def _probe(self) -> float:
-        """Return the time of one token here (s), measured before anybody asks."""
-        token = np.zeros(1, np.int32)
-        rows: NDArray[Any] = token if self._is_first else np.full((1, self.llama.n_embd), 0.01, np.float32)
-        times = []
-        for position in range(PROBES):
-            begun = time.perf_counter()
-            if self._embedding is not None:
-                rows = self._embedding.look_up(token)
-            self.llama.decode(rows, [Segment(0, position, 1, int(self._head is not None))])
-            times.append(time.perf_counter() - begun)
-        self.llama.clear()
-        return min(times)
-
     def _new_head(self) -> Head:
         spec = self.spec
         return Head(
@@ -456,18 +441,3 @@ class Stage:
         self.inbox.close()
         if self._embedding is not None:
             self._embedding.close()
-
-
-def _load(spec: StageSpec, shard: Shard, aborted: Callable[[], bool]) -> Llama:
-    return Llama(
-        shard.path,
-        hidden_out=not shard.is_last,
-        n_ctx=spec.n_ctx,
-        n_ubatch=spec.n_ubatch,
-        n_slots=spec.n_slots,
-        n_outputs=max(spec.sessions, MAX_DRAFT + 1),
-        threads=spec.threads,
-        gpu=spec.gpu,
-        exact=spec.exact,
-        aborted=aborted,
-    )
