@@ -276,7 +276,7 @@ async def test_closing_an_answer_stops_every_stage_within_a_token(workshop):
 
     def note():
         """Have a last stage note how many tokens there were when it heard that it shall end an answer."""
-        from ainet.stages.sessions import session_server
+        from ainet.stages import session_server
 
         session_server.noted = []
 
@@ -286,7 +286,7 @@ async def test_closing_an_answer_stops_every_stage_within_a_token(workshop):
         session_server._cancelling = cancelling
 
     def noted():
-        from ainet.stages.sessions import session_server
+        from ainet.stages import session_server
 
         return session_server.noted
 
