@@ -10,7 +10,6 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from ainet_widgets import PlacementBar
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 from IPython.display import DisplayHandle, display
 
@@ -158,6 +157,8 @@ class AinetMagics(Magics):
         return getattr(self.shell, "kernel", None) is not None
 
     def _plan(self, options: Options) -> None:
+        from ainet_widgets.placement import PlacementBar
+
         with find_node(options) as node:
             found = node.plan(options.model, options.stages, what_if(options))
         print(tables.plan(found))

@@ -6,11 +6,13 @@ import sys
 import pytest
 
 HEAVY = (
+    "ainet_widgets",
     "cryptography",
     "dask",
     "distributed",
     "gguf",
     "httpx",
+    "ipywidgets",
     "jupyter_server",
     "lancedb",
     "llama_cpp",

@@ -1,5 +1,1 @@
-"""What ainet shows inside a notebook."""
-
-from ainet_widgets.placement import PlacementBar
-
-__all__ = ["PlacementBar"]
+"""What ainet shows inside a notebook; each widget is imported by what shows it."""

@@ -1,4 +1,4 @@
-from ainet_widgets import PlacementBar
+from ainet_widgets.placement import PlacementBar
 
 STAGES = [
     {"node": "laptop", "first_layer": 0, "last_layer": 9},
