@@ -6,11 +6,15 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from ainet.errors import AinetError
+from ainet.sqlite import open_database
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SCHEMA = 1
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS updates (number INTEGER PRIMARY KEY, document TEXT, data BLOB);
+CREATE INDEX IF NOT EXISTS of_document ON updates (document);
+"""
 
 
 class DocumentStore:
@@ -28,28 +32,9 @@ class DocumentStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = sqlite3.connect(path, isolation_level=None)
-        try:
-            path.chmod(0o600)
-            self._file.executescript(
-                "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA secure_delete = ON;"
-            )
-            (version,) = self._file.execute("PRAGMA user_version").fetchone()
-            if version > SCHEMA:
-                raise AinetError(f"{path} was written by a newer ainet: update ainet on this device.")
-            self._file.executescript(
-                "CREATE TABLE IF NOT EXISTS updates (number INTEGER PRIMARY KEY, document TEXT, data BLOB);"
-                "CREATE INDEX IF NOT EXISTS of_document ON updates (document);"
-                f"PRAGMA user_version = {SCHEMA};"
-            )
-        except sqlite3.DatabaseError as exc:
-            self._file.close()
-            raise AinetError(
-                f"{path} is damaged ({exc}). Restore it from a backup, or move it away: the members have copies."
-            ) from exc
-        except BaseException:
-            self._file.close()
-            raise
+        self._file = open_database(
+            path, SCHEMA, 1, advice="Restore it from a backup, or move it away: the members have copies."
+        )
 
     def close(self) -> None:
         """Close the file."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ainet.errors import AinetError
 from ainet.models.gguf import files_of
+from ainet.sqlite import open_database
 
 if TYPE_CHECKING:
     import os
+    import sqlite3
     from collections.abc import Iterable
 
 SCHEMA = """
@@ -57,6 +59,7 @@ class TensorIndex:
     ) -> None:
         """Remember which tensors lie in a file, as (hash, offset, nbytes); `digest` if it is that of a whole model."""
         with self._lock, self._database:
+            self._database.execute("BEGIN IMMEDIATE")
             self._database.execute("DELETE FROM files WHERE path = ?", (str(path),))
             self._database.execute("INSERT INTO files VALUES (?, ?, ?, ?)", (str(path), *identity(stat), digest))
             self._database.executemany(
@@ -67,6 +70,7 @@ class TensorIndex:
     def forget(self, path: Path) -> None:
         """Forget the tensors of a file that is gone or changed."""
         with self._lock, self._database:
+            self._database.execute("BEGIN IMMEDIATE")
             self._database.execute("DELETE FROM files WHERE path = ?", (str(path),))
 
     def is_current(self, path: Path) -> bool:
@@ -115,25 +119,12 @@ def identity(stat: os.stat_result) -> tuple[int, int]:
 
 
 def _open(path: Path) -> sqlite3.Connection:
+    def opened() -> sqlite3.Connection:
+        return open_database(path, SCHEMA, SCHEMA_VERSION, advice="Delete it: files are then read again.")
+
     try:
-        return _prepared(path)
-    except sqlite3.DatabaseError:
+        return opened()
+    except AinetError:  # it is only an index: it is made anew
         for leftover in path.parent.glob(f"{path.name}*"):
             leftover.unlink()
-        return _prepared(path)
-
-
-def _prepared(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, check_same_thread=False, timeout=10)
-    try:
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version not in (0, SCHEMA_VERSION):
-            raise sqlite3.DatabaseError(f"schema {version}")
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA foreign_keys = ON")
-        database.executescript(SCHEMA)
-        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    except sqlite3.DatabaseError:
-        database.close()
-        raise
-    return database
+        return opened()

@@ -11,6 +11,7 @@ from ainet.errors import AinetError, Refused
 from ainet.identity.roster import NodeId
 from ainet.links.request import Request
 from ainet.links.standing import Standing
+from ainet.sqlite import open_database
 from ainet.swarm.feed import MAX_BODY, NULL, Body, Entry, Feed, FeedName, Place, make_entry
 from ainet.tasks import Tasks
 
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from ainet.links.link import PeerLink
     from ainet.links.links import Links
 
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (
+    author TEXT, log TEXT, epoch INTEGER, seq INTEGER, body BLOB, signature BLOB, PRIMARY KEY (author, log, epoch, seq)
+) WITHOUT ROWID;
+"""
 #: After so many entries the author writes a snapshot.
 COMPACT_AFTER = 64
 MAX_SAID = MAX_BODY - 1024  # bytes in one log
@@ -82,12 +88,8 @@ class Feeds:
         self._callbacks: list[Callable[[str, str], object]] = []
         self._tasks = Tasks("Feeds were not exchanged", log)
         self._outgoing: dict[str, list[Entry]] = {}  # by peer
-        self._file = sqlite3.connect(path, isolation_level=None)
-        path.chmod(0o600)
-        self._file.executescript(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA secure_delete = ON;"
-            "CREATE TABLE IF NOT EXISTS entries (author TEXT, log TEXT, epoch INTEGER, seq INTEGER, body BLOB,"
-            " signature BLOB, PRIMARY KEY (author, log, epoch, seq)) WITHOUT ROWID;"
+        self._file = open_database(
+            path, SCHEMA, 1, advice="Restore it from a backup, or move it away: the members tell theirs again."
         )
         self._read()
         links.handle(SyncLogs, self._answer_sync)

@@ -1,0 +1,51 @@
+"""SQLite files that only the owner may read: opened in one way, with a version and with words for damage."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+
+from ainet.errors import AinetError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def open_database(path: Path, schema: str, version: int, *, advice: str) -> sqlite3.Connection:
+    """Return the database at `path` (0600), created when it is missing.
+
+    It has a write-ahead log, keeps foreign keys, and overwrites what is deleted.
+    Every statement is a transaction of its own unless it stands between BEGIN and COMMIT.
+
+    Parameters
+    ----------
+    schema
+        Statements that create what is missing.
+    version
+        Of the schema.
+    advice
+        What to do about a damaged file: "Restore it from a backup, or …".
+
+    Raises
+    ------
+    AinetError
+        The file is damaged, cannot be written, or was written by a newer ainet.
+    """
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    try:
+        path.chmod(0o600)
+        (found,) = database.execute("PRAGMA user_version").fetchone()
+        if found > version:
+            raise AinetError(f"{path} was written by a newer ainet: update ainet on this device.")
+        database.executescript(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"
+            "PRAGMA secure_delete = ON; PRAGMA foreign_keys = ON;"
+            f"{schema}; PRAGMA user_version = {version};"
+        )
+    except sqlite3.DatabaseError as exc:
+        database.close()
+        raise AinetError(f"{path} is damaged ({exc}). {advice}") from exc
+    except BaseException:
+        database.close()
+        raise
+    return database
