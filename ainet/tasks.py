@@ -32,17 +32,21 @@ class Tasks:
         """Whether something goes on."""
         return bool(self._running)
 
-    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
-        """Begin a piece of work."""
-        task = asyncio.create_task(self._run(work))
+    def spawn(self, work: Coroutine[Any, Any, object], name: str | None = None) -> None:
+        """Do a piece of work in the background."""
+        task = asyncio.create_task(self._run(work), name=name)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         task.add_done_callback(lambda _: work.close())  # where it was cancelled before it began
 
     async def finish(self, seconds: float | None = None) -> None:
-        """Wait for what was begun, but at most so long."""
-        if self._running:
-            await asyncio.wait(self._running, timeout=seconds)
+        """Wait until nothing goes on, also what was begun meanwhile, but at most this long."""
+        deadline = None if seconds is None else asyncio.get_running_loop().time() + seconds
+        while self._running:
+            left = None if deadline is None else deadline - asyncio.get_running_loop().time()
+            if left is not None and left <= 0:
+                return
+            await asyncio.wait(self._running, timeout=left)
 
     async def stop(self) -> None:
         """Cancel what was begun."""

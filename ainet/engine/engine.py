@@ -18,10 +18,12 @@ import msgspec
 from ainet.engine.certificates import ClusterCA
 from ainet.engine.child import ChildProcess, remove_leftovers
 from ainet.errors import AinetError, NotEnough, PeerUnreachable, UsageError
+from ainet.signals import Signal
+from ainet.tasks import Tasks
 from ainet.wire.address import is_loopback, split_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from distributed import Client, Security
 
@@ -71,9 +73,9 @@ class Engine:
         self._workers: dict[str, Worker] = {}
         #: Addresses of workers that were lost while the client was connected.
         self._gone: set[str] = set()
-        self._callbacks: list[Callable[[str], None]] = []
+        self._worker_lost: Signal[[str]] = Signal("a worker is lost", log)
         self._lock = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks("Looking after the Dask cluster failed", log)
         self._watcher: asyncio.Task[None] | None = None
 
     @property
@@ -99,7 +101,7 @@ class Engine:
 
     def on_worker_lost(self, callback: Callable[[str], None]) -> None:
         """Have `callback` called, in the event loop, with the address of every worker that went away unasked."""
-        self._callbacks.append(callback)
+        self._worker_lost.connect(callback)
 
     async def __aenter__(self) -> Engine:
         await self.start()
@@ -132,8 +134,7 @@ class Engine:
         async with self._lock:
             self._workers.clear()
             self._let_go()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._tasks.finish()
 
     async def ensure_workers(self, n: int) -> list[Worker]:
         """Return at least `n` workers: the own cluster grows, an existing one must have them.
@@ -292,7 +293,7 @@ class Engine:
         elif action == "add-worker":
             # A Nanny brought a worker back, or somebody started another one in an existing cluster.
             self._gone.discard(message["worker"])
-            self._spawn(self._welcome(message["worker"]))
+            self._tasks.spawn(self._welcome(message["worker"]))
 
     async def _welcome(self, address: str) -> None:
         async with self._lock:
@@ -309,8 +310,7 @@ class Engine:
     def _lose_worker(self, address: str) -> None:
         if self._workers.pop(address, None) is not None:
             self._log.info("The worker %s is lost.", address)
-            for callback in self._callbacks:
-                callback(address)
+            self._worker_lost.emit(address)
 
     async def _watch(self, client: Client) -> None:
         while client.status == "running" and client.scheduler_comm and not client.scheduler_comm.closed():  # noqa: ASYNC110
@@ -329,12 +329,7 @@ class Engine:
         watcher, self._watcher = self._watcher, None
         if watcher is not None and watcher is not asyncio.current_task():
             watcher.cancel()
-        self._spawn(_put_away(client, child))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.spawn(_put_away(client, child))
 
 
 async def _put_away(client: Client | None, child: ChildProcess | None) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from ainet.engine.child import ChildProcess
 from ainet.errors import AinetError, PeerUnreachable
 from ainet.lending.worker import RESTART
+from ainet.signals import Signal
 
 if TYPE_CHECKING:
     import logging
@@ -75,7 +76,7 @@ class LentWorker:
         self._child: ChildProcess | None = None
         self._starts: list[float] = []
         self._restart: asyncio.Task[None] | None = None
-        self._callbacks: list[Callable[[], None]] = []
+        self._ended: Signal[[]] = Signal("a lent worker has ended", log)
         #: The worker's address (``tls://host:port``), once started.
         self.address = ""
 
@@ -122,7 +123,7 @@ class LentWorker:
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Have `callback` called, in the event loop, when the worker ended without `stop` and stays so."""
-        self._callbacks.append(callback)
+        self._ended.connect(callback)
 
     def _note_end(self) -> None:
         code = self._child.exit_code if self._child is not None else 0
@@ -141,5 +142,4 @@ class LentWorker:
             self._end()
 
     def _end(self) -> None:
-        for callback in self._callbacks:
-            callback()
+        self._ended.emit()

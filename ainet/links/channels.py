@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from ainet.errors import AinetError, Busy, NotFound, PeerUnreachable, ProtocolError, Refused
 from ainet.links.channel import Channel
 from ainet.links.frames import ChannelReset, OpenChannel, ToLink, ToNode, ToPort
+from ainet.tasks import Tasks
 from ainet.wire.carrier import dial
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from ainet.links.frames import ChannelFrame, Target
     from ainet.links.link import PeerLink
@@ -46,7 +47,7 @@ class Channels:
         self._log = log
         self._channels: dict[str, dict[int, Channel]] = {}
         self._exposed: dict[int, str] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks("A channel led nowhere", log)
 
     def expose(self, host: str, port: int) -> None:
         """Let members reach the TCP port `port` of `host` through channels."""
@@ -114,16 +115,8 @@ class Channels:
         ended = [channel for channels in self._channels.values() for channel in channels.values()]
         for channel in ended:
             channel.reset(PeerUnreachable("The node was stopped."), tell=True)
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, *(channel.wait_closed() for channel in ended), return_exceptions=True)
-
-    def spawn(self, work: Coroutine[None, None, None]) -> None:
-        """Run `work` until it is done or the node stops."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        await self._tasks.stop()
+        await asyncio.gather(*(channel.wait_closed() for channel in ended), return_exceptions=True)
 
     def _forget(self, channel: Channel) -> None:
         channels = self._channels.get(channel.peer_id, {})
@@ -150,12 +143,12 @@ class Channels:
             case ToPort(port):
                 if port not in self._exposed:
                     raise Refused(f"Port {port} of this device is not open to members.")
-                self.spawn(self._to_port(channel, self._exposed[port], port))
+                self._tasks.spawn(self._to_port(channel, self._exposed[port], port))
             case ToNode(node):
                 onward = self._linked(node)
                 if onward is None or onward.relay is not None or node == link.peer_id:
                     raise NotFound("This device has no link of its own to that member.")
-                self.spawn(splice(channel, self.open(node, ToLink(link.peer_id))))
+                self._tasks.spawn(splice(channel, self.open(node, ToLink(link.peer_id))))
             case ToLink(origin):
                 self._accept(channel, link, origin)
 

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import itertools
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from zeroconf import IPVersion, NonUniqueNameException, ServiceStateChange
@@ -15,12 +15,13 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 
 from ainet.identity.keys import is_node_id
 from ainet.links.frames import PROTOCOL
+from ainet.tasks import Tasks
 from ainet.wire.address import join_address
 from ainet.wire.interfaces import MOST
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from zeroconf import Zeroconf
 
@@ -101,8 +102,7 @@ class Discovery:
         self._info: AsyncServiceInfo | None = None
         self._sightings: dict[str, Sighting] = {}  # by the service's name
         self._gone: set[str] = set()  # services whose nodes went without a word
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._looking: asyncio.Task[None] | None = None
+        self._tasks = Tasks("A device on the local network could not be looked for", log)
 
     @property
     def active(self) -> bool:
@@ -126,14 +126,11 @@ class Discovery:
             return
         await self._announce()
         self._browser = AsyncServiceBrowser(self._zeroconf.zeroconf, SERVICE, handlers=[self._on_change])
-        self._looking = asyncio.create_task(self._look_again(self._zeroconf.zeroconf))
+        self._tasks.spawn(self._look_again(self._zeroconf.zeroconf))
 
     async def stop(self) -> None:
         """Say goodbye."""
-        tasks = [*self._tasks, *([self._looking] if self._looking else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.stop()
         if self._browser is not None:
             await self._browser.async_cancel()
         if self._zeroconf is not None:
@@ -155,7 +152,7 @@ class Discovery:
             self._log.warning("The local network cannot be used: %s", exc)
         await self._announce()
         for name in self._gone:
-            self._spawn(self._look(self._zeroconf.zeroconf, SERVICE, name))
+            self._tasks.spawn(self._look(self._zeroconf.zeroconf, SERVICE, name))
 
     async def _announce(self) -> None:
         assert self._zeroconf is not None  # noqa: S101 - both callers have just seen it
@@ -184,12 +181,7 @@ class Discovery:
             self._sightings.pop(name, None)
             self._gone.discard(name)
         elif self._info is None or name != self._info.name:
-            self._spawn(self._look(zeroconf, service_type, name))
-
-    def _spawn(self, look: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(look)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            self._tasks.spawn(self._look(zeroconf, service_type, name))
 
     async def _look(self, zeroconf: Zeroconf, service_type: str, name: str) -> None:
         info = AsyncServiceInfo(service_type, name)

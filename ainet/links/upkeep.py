@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ainet.errors import AinetError, Refused
 from ainet.identity.roster import Member
 from ainet.links.request import RenewCertificate
+from ainet.tasks import Tasks
 from ainet.wire.interfaces import host_addresses
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Upkeep:
         self._log = log
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._dials: set[asyncio.Task[None]] = set()
+        self._dials = Tasks("A device was not dialled", log)
         self._retry: dict[str, tuple[float, float]] = {}  # node id: when (loop time), after how many seconds again
         self._next_renewal = 0.0
         self._started = False
@@ -72,10 +73,10 @@ class Upkeep:
 
     async def stop(self) -> None:
         """End."""
-        tasks = [*self._dials, *([self._task] if self._task else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._dials.stop()
 
     def wake(self) -> None:
         """Look at once: a link came or went."""
@@ -140,9 +141,7 @@ class Upkeep:
             # Whose address is unknown may be known to a member that relays; a relayed link waits for a direct one.
             if now >= when and (self._table.known_addresses(member.id) or self._may_be_relayed(member, link)):
                 self._retry[member.id] = (now + pause * random.uniform(0.7, 1.3), min(2 * pause, LAST_RETRY))  # noqa: S311
-                task = asyncio.create_task(self._dial_one(member.id))
-                self._dials.add(task)
-                task.add_done_callback(self._dials.discard)
+                self._dials.spawn(self._dial_one(member.id))
         self._started = True
 
     def _may_be_relayed(self, member: Member | Contact, link: PeerLink | None) -> bool:

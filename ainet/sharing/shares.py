@@ -13,6 +13,7 @@ from ainet.files import KeptFile
 from ainet.identity.roster import NodeId
 from ainet.links.request import Request
 from ainet.links.standing import Standing
+from ainet.signals import Signal
 from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Shares:
         self._identity = links.identity
         self._file = KeptFile(path, log)
         self._told: dict[str, dict[str, Share]] = {}
-        self._callbacks: list[Callable[[], object]] = []
+        self._signal: Signal[[]] = Signal("other notebooks are shared than before", log)
         self._tasks = Tasks("Shares were not told", log)
         if path.exists():
             try:
@@ -120,7 +121,7 @@ class Shares:
 
     def on_change(self, callback: Callable[[], object]) -> None:
         """Call `callback` whenever somebody shares something else than before."""
-        self._callbacks.append(callback)
+        self._signal.connect(callback)
 
     def names(self) -> dict[str, str]:
         """Return the name of every member and contact, by its id."""
@@ -280,8 +281,7 @@ class Shares:
         self._changed()
 
     def _changed(self) -> None:
-        for callback in self._callbacks:
-            callback()
+        self._signal.emit()
 
 
 def _can_be_shown(name: str) -> bool:

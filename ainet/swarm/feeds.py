@@ -11,6 +11,7 @@ from ainet.errors import AinetError, Refused
 from ainet.identity.roster import NodeId
 from ainet.links.request import Request
 from ainet.links.standing import Standing
+from ainet.signals import Signal
 from ainet.sqlite import open_database
 from ainet.swarm.feed import MAX_BODY, NULL, Body, Entry, Feed, FeedName, Place, make_entry
 from ainet.tasks import Tasks
@@ -85,7 +86,7 @@ class Feeds:
         self._identity = links.identity
         self._log = log
         self._feeds: dict[tuple[str, str], Feed] = {}
-        self._callbacks: list[Callable[[str, str], object]] = []
+        self._changed: Signal[[str, str]] = Signal("a feed has changed", log)
         self._tasks = Tasks("Feeds were not exchanged", log)
         self._outgoing: dict[str, list[Entry]] = {}  # by peer
         self._file = open_database(
@@ -105,7 +106,7 @@ class Feeds:
 
     def on_change(self, callback: Callable[[str, str], object]) -> None:
         """Call `callback` with the author's node id and the log's name whenever a log has changed."""
-        self._callbacks.append(callback)
+        self._changed.connect(callback)
 
     def get(self, author: str, log: str, key: str, kind: type[Any]) -> Any:
         """Return what the author says under `key` of its log, as a `kind`; None when it says nothing, or nonsense."""
@@ -165,7 +166,7 @@ class Feeds:
         entry = make_entry(body, self._identity.sign)
         log.add(entry, body)
         self._keep(entry, body)
-        self._told(self._identity.id, name)
+        self._changed.emit(self._identity.id, name)
         self._pass_on([entry], None)
 
     def _known(self) -> list[KnownFeed]:
@@ -194,7 +195,7 @@ class Feeds:
             self._keep(entry, body)
             fresh.append(entry)
         for author, name in dict.fromkeys((body.author, body.log) for body in (entry.open() for entry in fresh)):
-            self._told(author, name)
+            self._changed.emit(author, name)
         return fresh, gap
 
     def _meet_own(self, log: Feed, body: Body, entry: Entry) -> None:
@@ -263,17 +264,10 @@ class Feeds:
         if gap:
             self._tasks.spawn(self._pull(link))
 
-    def _told(self, author: str, name: str) -> None:
-        for callback in self._callbacks:
-            try:
-                callback(author, name)
-            except Exception:
-                self._log.exception("A callback failed when a log changed.")
-
     def _forget(self, node_id: str) -> None:
         for key in [key for key in self._feeds if key[0] == node_id]:
             del self._feeds[key]
-            self._told(*key)
+            self._changed.emit(*key)
         self._file.execute("DELETE FROM entries WHERE author = ?", (node_id,))
 
     def _swarm_changed(self, _left: str | None) -> None:
