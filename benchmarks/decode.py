@@ -31,7 +31,7 @@ WORDS = "The quick brown fox jumps over the lazy dog and then the dog runs after
 
 
 class Plain:
-    """llama.cpp without ainet: alone, or with so many RPC servers of one thread each."""
+    """llama.cpp without ainet: alone, or with this many RPC servers of one thread each."""
 
     def __init__(self, python: str, n_servers: int = 0) -> None:
         self._servers = [RpcServer(python) for _ in range(n_servers)]

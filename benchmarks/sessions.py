@@ -31,7 +31,7 @@ WORDS = ("River", "Mountain", "Forest", "Harbour", "Winter", "Garden", "Market",
 
 
 class Asker:
-    """Asks a node so many questions at once."""
+    """Asks a node this many questions at once."""
 
     def __init__(self, client: NodeClient) -> None:
         self._client = client
@@ -55,7 +55,7 @@ class Asker:
 
 
 def processes(n: int) -> float:
-    """Return tokens a second of so many llama.cpp processes at once, each with a thread and a whole model."""
+    """Return tokens a second of this many llama.cpp processes at once, each with a thread and a whole model."""
     with contextlib.ExitStack() as stack:
         found = [PlainProcess(sys.executable) for _ in range(n)]
         for process in found:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ainet.links.frames import Frame
     from ainet.links.link import PeerLink
 
-#: After so many seconds without a question a pipeline is unloaded, in this measurement.
+#: After this many seconds without a question a pipeline is unloaded, in this measurement.
 IDLE_SECONDS = 15.0
 
 

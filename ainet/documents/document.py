@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: An update that changes nothing.
 NOTHING = b"\0\0"
 MAX_DOCUMENT = 64 * 1024 * 1024  # bytes
-#: Updates are replaced by a snapshot when they are so many, or several times as large as it was.
+#: Updates are replaced by a snapshot when they are this many, or several times as large as it was.
 COMPACT_UPDATES = 500
 COMPACT_FACTOR = 4
 COMPACT_BYTES = 256 * 1024

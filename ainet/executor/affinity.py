@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
-#: Texts are told apart in blocks of so many bytes.
+#: Texts are told apart in blocks of this many bytes.
 BLOCK = 256
-#: So many blocks are remembered: the longest unused ones are forgotten.
+#: This many blocks are remembered: the longest unused ones are forgotten.
 MAX_BLOCKS = 10_000
 #: What was answered before must be at least this share of a text: a common system prompt alone binds nobody.
 SHARE = 0.5

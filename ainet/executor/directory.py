@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LOG = "placements"
 MAX_STAGES = 1024
-#: A pipeline that did not answer is not asked again for so long (s): its owner may not have noticed yet.
+#: A pipeline that did not answer is not asked again for this long (s): its owner may not have noticed yet.
 AVOID_SECONDS = 10.0
 
 

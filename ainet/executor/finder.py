@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     Progress = Callable[[LoadProgress], None]
 
-#: A member that says nothing for so long (s) is not waited for.
+#: A member that says nothing for this long (s) is not waited for.
 PATIENCE_SECONDS = 5.0
-#: A model that guesses for another one has at most this share of its size; so many are tried.
+#: A model that guesses for another one has at most this share of its size; this many are tried.
 DRAFT_SHARE = 1 / 8
 MOST_DRAFTS = 5
 #: What makes tokens the same.

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 LINK_SECONDS = 30.0
 CLOSE_SECONDS = 15.0
-#: A device whose link was lost may be away for so long (s) before its pipelines are given up.
+#: A device whose link was lost may be away for this long (s) before its pipelines are given up.
 AWAY_SECONDS = 5.0
 
 

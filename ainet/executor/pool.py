@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SWEEP_SECONDS = 5.0
 #: Devices that were away are told this often (s) what has ended meanwhile, until they know.
 TELL_SECONDS = 1.0
-#: A pipeline is placed anew when it was outdated so often in a row, each time after it was used.
+#: A pipeline is placed anew when it was outdated this often in a row, each time after it was used.
 OUTDATED_TIMES = 3
 
 
@@ -150,7 +150,7 @@ class PipelinePool:
             self._closing.spawn(self._close(pipeline, park=park))
 
     async def settle(self, seconds: float | None = None) -> bool:
-        """Wait until abandoned pipelines have given their memory back, but at most so long; tell whether they have."""
+        """Wait until abandoned pipelines have given their memory back, at most this long; tell whether they have."""
         await self._closing.finish(seconds)
         if seconds is None:
             await asyncio.gather(*(pipeline.tell() for pipeline in list(self._untold)))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ASK_SECONDS = 1.0
 #: Another pipeline is used, or loaded, for a token that takes this share of the time.
 WORTH = 0.9
-#: After a replica was not found worth while, none is looked for so long (s).
+#: After a replica was not found worth while, none is looked for this long (s).
 AGAIN_SECONDS = 30.0
 
 

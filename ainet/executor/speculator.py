@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 #: Tokens that are guessed at once: the text may have gone on by then.
 STEP = 4
-#: Guesses of which a smaller share comes true are not worth the work; for so many tokens there are none then, and for
+#: Guesses of which a smaller share comes true are not worth the work; for this many tokens there are none then, and for
 #: more each time, as long as none is used.
 LEAST_AGREEMENT = 0.3
 PAUSE, LONGEST_PAUSE = 64, 4096
-#: The last stage makes no use of guesses when it tried none for so many tokens.
+#: The last stage makes no use of guesses when it tried none for this many tokens.
 UNUSED = 48
 WEIGHT = 0.1
 

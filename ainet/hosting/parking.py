@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ainet.hosting.hosted_stage import HostedStage
     from ainet.stages.protocol.spec import StageSpec
 
-#: They are kept for so long (s).
+#: They are kept for this long (s).
 PARK_SECONDS = 20.0
 
 

@@ -32,7 +32,7 @@ class ClientCluster:
     host
         Address of this device that the lenders reach.
     idle_seconds
-        Without a client for so long, the scheduler ends.
+        Without a client for this long, the scheduler ends.
     """
 
     def __init__(

@@ -61,7 +61,7 @@ class Bandwidths:
             return bandwidth
 
     async def measure_all(self, links: Sequence[PeerLink], age: float, seconds: float) -> None:
-        """Measure the links, for so long at most: what is not reached is measured the next time."""
+        """Measure the links, for this long at most: what is not reached is measured the next time."""
         try:
             async with asyncio.timeout(seconds):
                 for link in sorted(links, key=lambda one: one in self._measured):

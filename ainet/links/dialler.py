@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: The next address is tried when the one before has not answered for so long (s); as RFC 8305 recommends.
+#: The next address is tried when the one before has not answered for this long (s); as RFC 8305 recommends.
 STAGGER = 0.25
 
 

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 SERVICE = "_ainet._tcp.local."
 ASK_TIMEOUT = 3000  # milliseconds for a node to tell its addresses
 MAX_SIGHTINGS = 256
-#: What a node tells of itself is known for so long (s); after that it must be there to tell it again.
+#: What a node tells of itself is known for this long (s); after that it must be there to tell it again.
 KNOWN_SECONDS = 60
-#: It is looked this often (s) whether those who have no link are still there, and every so many times whether those
+#: It is looked this often (s) whether those who have no link are still there, and every this many times whether those
 #: are back who were not.
 LOOK_SECONDS = 15.0
 LOOKS = 4

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ainet.links.members import MemberState
     from ainet.swarm.feeds import Feeds
 
-#: A bandwidth counts for so long (s); then it is measured again when somebody asks.
+#: A bandwidth counts for this long (s); then it is measured again when somebody asks.
 REMEMBER_SECONDS = 60.0
 
 

@@ -21,7 +21,7 @@ STAGE_SECONDS = 0.001
 SESSIONS = 8
 #: Rows of logits at least: one for each token of a draft, and one.
 LOGITS = 16
-#: llama.cpp allocates cells of the KV cache by so many.
+#: llama.cpp allocates cells of the KV cache by this many.
 CELLS = 256
 
 

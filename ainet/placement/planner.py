@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ainet.models.manifest import Manifest
 
-#: Of so many devices at most it is said what each would cost that is left out.
+#: Of this many devices at most it is said what each would cost that is left out.
 EXPLAINED = 6
 
 
@@ -188,7 +188,7 @@ class Planner:
         )
 
     def _hop(self, one: NodeCapacity, other: NodeCapacity, size: int) -> float:
-        """Return the time of so many bytes from one node to another."""
+        """Return the time of this many bytes from one node to another."""
         if one.node == other.node:
             return STAGE_SECONDS
         pair = ((one, other), (other, one))

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 DESCRIBE_SECONDS = 5.0
 #: Quantisations for which llama.cpp computes a row in the same way whatever is beside it, tested on processors.
 EXACT = frozenset(("Q4_0", "Q4_1", "Q8_0"))
-#: Bandwidths are measured for so long (s) before a plan, and count for so long.
+#: Bandwidths are measured for this long (s) before a plan, and count for this long.
 MEASURE_SECONDS = 2.0
 REMEMBER_SECONDS = 600.0
 #: A replica whose tensors take longer (s) to fetch comes too late for those who wait.

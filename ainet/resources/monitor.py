@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 
 CGROUP = Path("/sys/fs/cgroup")
-#: The buffer of `memory_speed`: larger than the last-level cache of nearly every processor (bytes), read so often.
+#: The buffer of `memory_speed`: larger than the last-level cache of nearly every processor (bytes), read this often.
 SPEED_BUFFER = 96 * 1024**2
 SPEED_PASSES = 5
 #: A measured speed is measured again after this time (s), in case the device was busy then.

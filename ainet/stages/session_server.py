@@ -30,7 +30,7 @@ LENGTH_BYTES = 4
 MAX_CONNECTIONS = 16
 MAX_BACKLOG = 8 << 20  # bytes that a requester may leave unread before it is cut off
 GREETING_SECONDS = 10.0
-#: Sessions of a requester that has left go on for so long (s).
+#: Sessions of a requester that has left go on for this long (s).
 LEFT_SECONDS = 1.0
 PLAIN_WORD = b"This port speaks TLS 1.3 and is for the owner of a pipeline only.\n"
 

@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS entries (
     author TEXT, log TEXT, epoch INTEGER, seq INTEGER, body BLOB, signature BLOB, PRIMARY KEY (author, log, epoch, seq)
 ) WITHOUT ROWID;
 """
-#: After so many entries the author writes a snapshot.
+#: After this many entries the author writes a snapshot.
 COMPACT_AFTER = 64
 MAX_SAID = MAX_BODY - 1024  # bytes in one log
 MAX_LOGS = 4096

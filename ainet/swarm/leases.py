@@ -37,7 +37,7 @@ LOOK_SECONDS = 1.0
 ASK_SECONDS = 5.0
 #: Who was granted a lease says within this time (s) that it holds it; later the grant is void.
 GRANT_SECONDS = 60.0
-#: A node remembers the numbers of so many leases that it has held.
+#: A node remembers the numbers of this many leases that it has held.
 MAX_REMEMBERED = 256
 
 LeaseName = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]

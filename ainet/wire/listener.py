@@ -1,4 +1,4 @@
-"""Listening for connections, of which only so many may be unproved at once.
+"""Listening for connections, of which only this many may be unproved at once.
 
 `asyncio.Server` leaks a connection that arrives while it is closed (github.com/python/cpython/issues/109564); a
 pairing listener is closed at just such moments.

@@ -1,4 +1,4 @@
-"""A local network full of nodes, or of somebody who pretends that it is: only so many are kept in mind."""
+"""A local network full of nodes, or of somebody who pretends that it is: only this many are kept in mind."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def once(victim, at, how):
 
 
 async def loaded_to_pause(node, *at, stages=None):
-    """Load the model, so that each time an answer has so many tokens there is time to do something to it."""
+    """Load the model, so that each time an answer has this many tokens there is time to do something to it."""
     await ask(node, stages=stages)
     [pipeline] = node.provider.pipelines.usable()
     await pause(node.stages, pipeline, *at)

@@ -107,7 +107,7 @@ async def in_workers(service, pipeline, function):
 
 
 async def pause(service, pipeline, *at, seconds=2.0):
-    """Have the last stage of a pipeline pause, each time an answer has so many tokens.
+    """Have the last stage of a pipeline pause, each time an answer has this many tokens.
 
     So what is done to an answer then is done while it runs, however late. Who is told to end does so at once.
     """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ainet.models.shards import Shard
 
 
-#: Rows of so many tokens are remembered.
+#: Rows of this many tokens are remembered.
 MAX_KNOWN = 512
 
 

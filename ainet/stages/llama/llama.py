@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ainet.stages.protocol.segments import Segment
 
 _BYTES = ctypes.POINTER(ctypes.c_uint8)
-#: Up to so many cells, a single row is computed as it is among others; beyond, its attention is split over the threads.
+#: Up to this many cells, a single row is computed as it is among others; beyond, threads share its attention.
 SHORT = 256
 ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR
 BUFFER_LINE = re.compile(r"(model|KV|RS|compute|output) buffer size =\s*([\d.]+) MiB")

@@ -77,7 +77,7 @@ class Recovery(msgspec.Struct, frozen=True):
     spent_cells: Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
 
     def check(self, n_slots: int) -> None:
-        """Raise `ProtocolError` unless it is possible with so many slots."""
+        """Raise `ProtocolError` unless it is possible with this many slots."""
         slots = [one.slot for one in self.sessions] + self.spent_slots
         if len(set(slots)) < len(slots) or any(slot >= n_slots for slot in slots):
             raise ProtocolError("The sessions that shall go on cannot be those of this pipeline.")

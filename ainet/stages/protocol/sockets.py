@@ -7,14 +7,14 @@ from typing import Any
 
 #: Bytes that a sender may be ahead of its receiver's reading.
 SOCKET_BUFFER = 1 << 20
-#: A stage gives a sign of life this often (s); one that gave none for so long (s) is lost.
+#: A stage gives a sign of life this often (s); one that gave none for this long (s) is lost.
 ALIVE_SECONDS = 1.0
 SILENCE_SECONDS = 3.0
 #: Before the first sign of life: the stages of a pipeline do not begin at the same moment.
 FIRST_SILENCE_SECONDS = 15.0
 #: Where a forwarder lies in between, a short outage is only a pause.
 FORWARDED_SILENCE_SECONDS = 16.0
-#: What a requester's device has not confirmed for so long (s) does not arrive any more.
+#: What a requester's device has not confirmed for this long (s) does not arrive any more.
 VANISHED_SECONDS = 5.0
 
 
@@ -34,7 +34,7 @@ def tune(sock: Any) -> None:
 def notice_vanished(sock: Any) -> None:
     """Give a connection up whose other end has vanished although something was sent to it: keep-alive rests then.
 
-    Not for what is read slowly: where the other end makes no room for so long, that counts as vanished, too.
+    Not for what is read slowly: where the other end makes no room for this long, that counts as vanished, too.
     """
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * VANISHED_SECONDS))

@@ -90,7 +90,7 @@ class Frame(NamedTuple):
             raise ProtocolError("A stage sent an error that cannot be read.") from exc
 
     def check(self, row_bytes: int) -> None:
-        """Raise `ProtocolError` unless the payload has so many bytes for each row."""
+        """Raise `ProtocolError` unless the payload has this many bytes for each row."""
         if len(self.payload) != row_bytes * self.rows:
             raise ProtocolError(f"A {self.kind.name} frame of {self.rows} rows has {len(self.payload)} bytes.")
 

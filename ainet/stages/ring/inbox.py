@@ -43,7 +43,7 @@ class Inbox:
         return commands
 
     def wait(self, link: RingConnection | None, seconds: float) -> bool | None:
-        """Wait for a command or a frame on `link`; True for a frame, None when neither came in so many seconds."""
+        """Wait for a command or a frame on `link`; True for a frame, None when neither came in this many seconds."""
         if link is not None and link.buffered:
             return True
         waiting = self._waiting.get(link)

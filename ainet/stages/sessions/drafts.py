@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_DRAFT = 15
 #: How many tokens must occur again before what followed them is tried: rather more than fewer.
 LOOKUPS = (3, 2)
-#: A draft that does not pay is tried nevertheless, so briefly, once in so many tokens: the text may have changed.
+#: A draft that does not pay is tried nevertheless, so briefly, once in this many tokens: the text may have changed.
 PROBE, PROBE_EVERY = 2, 48
 #: Weight of what was measured last.
 WEIGHT = 0.2
@@ -45,7 +45,7 @@ class PromptLookup:
         return self._tokens[begin:] if 0 <= begin <= len(self._tokens) else None
 
     def draft(self, most: int) -> list[int]:
-        """Return what followed the last tokens when they occurred before, at most so many tokens."""
+        """Return what followed the last tokens when they occurred before, at most this many tokens."""
         places = [self._places.get(tuple(self._tokens[-length:])) for length in LOOKUPS]
         begin = next((place for place in places if place is not None), None)
         if begin is None or most <= 0:
@@ -72,7 +72,7 @@ class LapTime:
             self._more += (WEIGHT if self._more else 1.0) * (more - self._more)
 
     def seconds(self, rows: int) -> float:
-        """Return the time of a lap with so many rows; before one with several was seen, each costs half a first one."""
+        """Return the time of a lap with this many rows; until several were seen, each costs half a first one."""
         return self._one + (rows - 1) * (self._more or self._one / 2)
 
 
@@ -117,7 +117,7 @@ class Drafter:
         self._begin, self._guess = begin, tokens
 
     def draft(self, most: int) -> list[int]:
-        """Return the tokens to try after the last one, at most so many: what a model guessed, else what was found."""
+        """Return the tokens to try after the last one, at most this many: what a model guessed, else what was found."""
         guess = self._rest()
         self._is_guess = bool(guess)
         n = self.length()

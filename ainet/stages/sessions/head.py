@@ -379,7 +379,7 @@ class Head:
         return max(longest, prefix.cells if prefix is not None else 0)
 
     def _keep(self, session: Session, known: int, cells: int) -> None:
-        """Have the stages keep the tokens that are known of a session, in so many cells: for the next question."""
+        """Have the stages keep the tokens that are known of a session, in this many cells: for the next question."""
         if session.is_continued:
             return  # that its tokens are those that the stages know is what its asker says
         tokens = session.tokens if self._exact else session.prompt

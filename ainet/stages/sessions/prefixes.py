@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-#: A prefix that nobody used for so long (s) is forgotten.
+#: A prefix that nobody used for this long (s) is forgotten.
 MAX_AGE = 3600.0
 
 
@@ -33,7 +33,7 @@ class Prefixes:
     room
         Tokens that may be kept, of all prefixes together.
     chunk
-        Prefixes are shared in multiples of so many tokens: 1 where a row does not depend on the rows beside it, else
+        Prefixes are shared in multiples of this many tokens: 1 where a row does not depend on the rows beside it, else
         the size of a prompt's chunk, so that what is kept was computed as it would be computed again.
     """
 

@@ -174,7 +174,7 @@ class Session:
         return len(self.generated) > self.resumed
 
     def propose(self, most: int) -> list[int]:
-        """Return the tokens that are tried after the last one: at most so many, and none that could not be said."""
+        """Return the tokens that are tried after the last one: at most this many, and none that could not be said."""
         if self.drafter is None:
             return []
         left = self.request.max_tokens - len(self.generated)

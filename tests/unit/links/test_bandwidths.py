@@ -15,7 +15,7 @@ LOG = logging.getLogger("bandwidths")
 
 
 class Cable:
-    """A link whose peer needs so long for a probe."""
+    """A link whose peer needs this long for a probe."""
 
     latency = None
     peer_name = "peer"

@@ -45,7 +45,7 @@ class Answer:
         self.events.put(event)
 
     def hear(self, *, until: int = N_CTX) -> None:
-        """Listen until so many tokens came, or the end."""
+        """Listen until this many tokens came, or the end."""
         while not self.done and len(self.tokens) < until:
             self._take(self.events.get(timeout=60))
 
@@ -146,7 +146,7 @@ class Pipeline:
         self._store.close()
 
     def open(self, *requests, until: int = N_CTX, holds=None):
-        """Ask at once; the last stage holds what there is when every answer has so many tokens, or as `holds` says."""
+        """Ask at once; the last stage holds all there is when each answer has this many tokens, or as `holds` says."""
         answers = [Answer(request) for request in requests]
         self._ask(answers, until, holds)
         return answers[0] if len(answers) == 1 else answers
