@@ -21,6 +21,7 @@ from ainet.placement.plan import NodeCapacity
 from ainet.placement.planner import Planner
 from ainet.resources.allocator import Caps
 from ainet.resources.monitor import pss
+from ainet.signals import Signal
 from ainet.stages.protocol.address import StageAddress
 from ainet.stages.protocol.generation import Resume, Started, Text
 from ainet.stages.protocol.sampling_params import SamplingParams
@@ -148,7 +149,7 @@ async def test_a_worker_that_is_lost_before_it_holds_anything_is_said(workshop, 
 async def test_a_stage_ends_also_when_dask_knew_first_that_its_worker_is_lost(workshop):
     pipeline = await workshop.load(2)
     service = workshop.service
-    service._engine._callbacks.clear()  # nobody tells the service
+    service._engine._worker_lost = Signal("nobody tells the service", LOG)
     for park in (True, False):
         stage = service.stages()[0]
         os.kill(stage.worker.pid, signal.SIGKILL)
