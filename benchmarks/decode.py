@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from desk import desk
 from rpc import PlainProcess, RpcServer
 
+from ainet.api.node import status
 from ainet.resources import monitor
 from ainet.units import show_bytes
 
 if TYPE_CHECKING:
+    from ainet.client.answer import Answer
     from ainet.client.client import NodeClient
 
 STAGES = (1, 2, 3, 4)
@@ -61,22 +63,22 @@ class Ainet:
 
     def measure(self) -> dict[str, float]:
         """Return tokens a second for prompt and decoding."""
-        prompt = self._ask(N_PROMPT, 1)["timings"]
-        decode = self._ask(16, N_TOKENS)["timings"]
-        computed = prompt["prompt_tokens"] - prompt["reused_tokens"]
-        return {"prompt": computed / prompt["first_token_s"], "decode": decode["tokens_per_s"]}
+        prompt = self._ask(N_PROMPT, 1).timings
+        decode = self._ask(16, N_TOKENS).timings
+        computed = prompt.prompt_tokens - prompt.reused_tokens
+        return {"prompt": computed / prompt.first_token_s, "decode": decode.tokens_per_s}
 
     def figures(self) -> list[dict[str, Any]]:
         """Return what each stage measured, with its process's memory."""
-        status = self._client.status()
-        (pipeline,) = [one for one in status["pipelines"] if len(one["placement"]) == self._n_stages]
-        memory = {worker["pid"]: worker["memory"] for member in status["members"] for worker in member["workers"]}
-        return [{**stage, "memory": memory[stage["pid"]]} for stage in pipeline["stages"]]
+        found = self._client.call(status)
+        (pipeline,) = [one for one in found.pipelines if len(one.placement) == self._n_stages]
+        memory = {worker.pid: worker.memory for member in found.members for worker in member.workers}
+        return [{**vars(stage), "memory": memory[stage.pid]} for stage in pipeline.stages]
 
     def bytes_per_token(self) -> list[float]:
         """Return the bytes that each stage sends to the next for one generated token."""
         before = self._sent()
-        n = len(self._ask(16, N_TOKENS)["tokens"]) - 1
+        n = len(self._ask(16, N_TOKENS).tokens) - 1
         one = self._sent()
         self._ask(16, 1)  # the prompt alone
         two = self._sent()
@@ -89,12 +91,11 @@ class Ainet:
     def _sent(self) -> list[int]:
         return [figure["bytes_sent"] for figure in self.figures()]
 
-    def _ask(self, n_prompt: int, n: int) -> dict[str, Any]:
+    def _ask(self, n_prompt: int, n: int) -> Answer:
         text = " ".join(self._words[:n_prompt])
         # A grammar without an end would cost time; the seed and the temperature make an early end unlikely.
         options = {"raw": True, "temperature": 0.0, "max_tokens": n, "stages": self._n_stages}
-        *_, done = self._client.generate([{"role": "user", "content": text}], **options)
-        return done
+        return self._client.ask(text, **options)
 
 
 def measure(rounds: int, rpc_python: str | None) -> dict[str, Any]:
@@ -103,9 +104,9 @@ def measure(rounds: int, rpc_python: str | None) -> dict[str, Any]:
     extra: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(desk(kept_tokens=0, speculate=False))
-        idle = [w["memory"] for m in client.status()["members"] for w in m["workers"]]
+        idle = [worker.memory for member in client.call(status).members for worker in member.workers]
         extra["idle_worker_bytes"] = idle[0]
-        extra["idle_node_bytes"] = client.status()["node"]["pss_bytes"]
+        extra["idle_node_bytes"] = client.call(status).node.pss_bytes
         variants: dict[str, Any] = {"one llama.cpp process": Plain(sys.executable)}
         for n in STAGES:
             variants[f"ainet, {n} stage{'s' * (n > 1)}"] = Ainet(client, n)

@@ -59,13 +59,13 @@ def ask(nodes: LanNodes) -> tuple[float, list[int]]:
     """Return tokens a second of an answer, and its tokens."""
     options = {"raw": True, "temperature": 0.0, "max_tokens": N_TOKENS, "stages": len(NAMES)}
     answer = nodes.client(ASKER, lambda node: node.ask(TEXT, **options))
-    assert ASKER not in {part["node"] for part in answer.placement}
-    return answer.timings["tokens_per_s"], answer.tokens
+    assert ASKER not in {part.node for part in answer.placement}
+    return answer.timings.tokens_per_s, answer.tokens
 
 
 def predicted(nodes: LanNodes) -> float:
     """Return the time of a token that the plan predicts (s), once the model was measured."""
-    return nodes.client(ASKER, lambda node: node.plan("smollm2", len(NAMES)))["seconds"]
+    return nodes.client(ASKER, lambda node: node.plan("smollm2", len(NAMES))).seconds
 
 
 def measure(rounds: int, rpc_python: str | None) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def ask(nodes: LanNodes) -> tuple[float, list[int]]:
     """Return tokens a second of an answer, and its tokens."""
     options = {"temperature": 0.0, "max_tokens": N_TOKENS, "stages": len(NAMES)}
     answer = nodes.client(NAMES[0], lambda node: node.ask(QUESTION, **options))
-    return answer.timings["tokens_per_s"], answer.tokens
+    return answer.timings.tokens_per_s, answer.tokens
 
 
 def measure(rounds: int) -> dict[str, Any]:

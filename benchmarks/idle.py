@@ -34,7 +34,7 @@ def idle_cpu(seconds: float) -> dict[str, float]:
             running.append((data_dir, found))
         try:
             clients = [NodeClient(found.url, found.token) for _, found in running]
-            clients[1].join(clients[0].invite()["ticket"])
+            clients[1].join(clients[0].invite().ticket)
             server = psutil.Process(running[0][1].pid)
             family = [server, *server.children(recursive=True)]
             time.sleep(5)

@@ -45,9 +45,9 @@ def measure(rounds: int) -> dict[str, Any]:
                 text = document(number)
                 first = first_token(node, f"{text} In which year did the river rise most?", n)
                 second = first_token(node, f"{text} How many cubs had the fox in the last year?", n)
-                assert first["reused_tokens"] == 0
-                tokens = int(first["prompt_tokens"])
-                runs[n].append((first["first_token_s"], second["first_token_s"]))
+                assert first.reused_tokens == 0
+                tokens = first.prompt_tokens
+                runs[n].append((first.first_token_s, second.first_token_s))
     medians = {n: [statistics.median(times) for times in zip(*runs[n], strict=True)] for n in STAGES}
     return {"rounds": rounds, "prompt_tokens": tokens, "first_token_s": medians}
 

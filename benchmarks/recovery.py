@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from desk import desk
 from prompts import document
 
+from ainet.api.generate import Done, PlacedStage, Start, Text
+
 if TYPE_CHECKING:
     from ainet.client.client import NodeClient
 
@@ -35,23 +37,23 @@ def ask(
     *,
     question: str = QUESTION,
     max_tokens: int = TOKENS,
-) -> dict[str, Any]:
-    """Ask; when there are `hurt` tokens, send a random stage the signal. Returns tokens, the pause (s) and figures."""
-    placement: list[dict[str, Any]] = []
+) -> tuple[Done, float | None]:
+    """Ask; when there are `hurt` tokens, send a random stage the signal. Returns the answer and the pause (s)."""
+    placement: list[PlacedStage] = []
     n, sent, pause = 0, 0.0, None
     for event in node.generate(question, stages=STAGES, temperature=0.0, max_tokens=max_tokens):
-        if event["event"] == "start":
-            placement = event["placement"]
-        elif event["event"] == "text":
+        if isinstance(event, Start):
+            placement = event.placement
+        elif isinstance(event, Text):
             # What was on its way when the stage was hurt is no recovery.
             if sent and pause is None and time.perf_counter() - sent > 0.25:
                 pause = time.perf_counter() - sent
-            n += len(event["tokens"])
+            n += len(event.tokens)
             if hurt is not None and not sent and n >= hurt:
-                os.kill(random.choice(placement)["pid"], how)
+                os.kill(random.choice(placement).pid, how)
                 sent = time.perf_counter()
-        elif event["event"] == "done":
-            return {"tokens": event["tokens"], "pause_s": pause, "at": hurt, "timings": event["timings"]}
+        elif isinstance(event, Done):
+            return event, pause
     raise AssertionError
 
 
@@ -59,7 +61,7 @@ def measure(kills: int, hangs: int) -> dict[str, Any]:
     """Return the pauses."""
     random.seed(1)
     with desk(memory="2GB", threads=1) as node:
-        whole = ask(node)["tokens"]
+        whole = ask(node)[0].tokens
         begun = time.perf_counter()
         ask(node)
         seconds = time.perf_counter() - begun
@@ -67,9 +69,10 @@ def measure(kills: int, hangs: int) -> dict[str, Any]:
         for name, how, times in (("killed", signal.SIGKILL, kills), ("hung", signal.SIGSTOP, hangs)):
             pauses, same = [], 0
             for i in range(times):
-                answer = ask(node, random.randint(1, TOKENS - 20), how)
-                same += answer["tokens"] == whole
-                pauses.append((answer["at"], answer["pause_s"]))
+                at = random.randint(1, TOKENS - 20)
+                answer, pause = ask(node, at, how)
+                same += answer.tokens == whole
+                pauses.append((at, pause))
                 print(f"{name} {i + 1}: {pauses[-1]}", file=sys.stderr, flush=True)
             found[name] = {"times": times, "same_text": same, "pauses": pauses}
     return found | {"long": measure_long(hangs)}
@@ -82,12 +85,13 @@ def measure_long(times: int) -> dict[str, Any]:
         ask(node, max_tokens=1)  # loads the pipeline
         for i in range(times):
             question = f"{document(i)} Tell me about the fox and its cubs."
-            whole = ask(node, question=question, max_tokens=LONG_TOKENS)
-            prompts.append(whole["timings"]["first_token_s"])
-            n_prompt = whole["timings"]["prompt_tokens"]
-            again = ask(node, random.randint(1, LONG_TOKENS // 2), question=question, max_tokens=LONG_TOKENS)
-            same += whole["tokens"] == again["tokens"]
-            pauses.append((again["at"], again["pause_s"]))
+            whole, _ = ask(node, question=question, max_tokens=LONG_TOKENS)
+            prompts.append(whole.timings.first_token_s)
+            n_prompt = whole.timings.prompt_tokens
+            at = random.randint(1, LONG_TOKENS // 2)
+            again, pause = ask(node, at, question=question, max_tokens=LONG_TOKENS)
+            same += whole.tokens == again.tokens
+            pauses.append((at, pause))
             print(f"long prompt {i + 1}: {pauses[-1]}, the prompt {prompts[-1]}", file=sys.stderr, flush=True)
     return {"times": times, "same_text": same, "pauses": pauses, "prompt_tokens": n_prompt, "prompt_s": prompts}
 

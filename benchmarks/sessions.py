@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 from desk import desk
 from rpc import PlainProcess
 
+from ainet.api.generate import Text
+from ainet.api.node import status
+
 if TYPE_CHECKING:
     from ainet.client.client import NodeClient
 
@@ -49,8 +52,8 @@ class Asker:
         text = f"{WORDS[i]} is a word that I like, and this is a story about it. Once upon a time"
         times: list[float] = []
         for event in self._client.generate([{"role": "user", "content": text}], **options):
-            if event["event"] == "text":
-                times += [time.perf_counter()] * len(event["tokens"])
+            if isinstance(event, Text):
+                times += [time.perf_counter()] * len(event.tokens)
         return times
 
 
@@ -73,8 +76,8 @@ def with_a_core_each(stage_seconds: list[float], sessions: int) -> float:
 
 def stage_seconds(client: NodeClient, stages: int, rate: float) -> list[float]:
     """Return what a token takes in each stage and on the way to it (s), if one session gets `rate` tokens a second."""
-    (pipeline,) = [one for one in client.status()["pipelines"] if len(one["placement"]) == stages]
-    computing = [stage["token_seconds"] for stage in pipeline["stages"]]
+    (pipeline,) = [one for one in client.call(status).pipelines if len(one.placement) == stages]
+    computing = [stage.token_seconds for stage in pipeline.stages]
     way = max(0.0, 1 / rate - sum(computing)) / stages
     return [seconds + way for seconds in computing]
 

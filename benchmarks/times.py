@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from desk import desk
 from swarm import swarm, until
 
+from ainet.api.node import status
 from ainet.links.frames import Ping, ToPort
 
 if TYPE_CHECKING:
@@ -99,6 +100,6 @@ def idle_pipeline() -> float:
     with desk(idle_seconds=IDLE_SECONDS, memory="1GB", threads=1) as node:
         node.ask("Hi", max_tokens=2)
         begun = time.perf_counter()
-        while node.status()["pipelines"]:
+        while node.call(status).pipelines:
             time.sleep(0.1)
         return time.perf_counter() - begun

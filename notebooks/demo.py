@@ -87,7 +87,7 @@ def pair(nodes: dict[str, NodeClient]) -> None:
     """Make the other nodes members of the first one's swarm, each with a ticket of its own."""
     first, *others = NAMES
     for name in others:
-        nodes[name].join(nodes[first].invite()["ticket"])
+        nodes[name].join(nodes[first].invite().ticket)
         print(f"  {name} joined {first}'s swarm with a one-time ticket", flush=True)
 
 
@@ -129,19 +129,20 @@ def run_notebook() -> None:
 
 def report(nodes: dict[str, NodeClient]) -> None:
     """Print which device ran which layers and what it had to fetch."""
+    from ainet.api.node import status
     from ainet.units import show_bytes
 
-    status = nodes[NAMES[0]].status()
-    (pipeline,) = status["pipelines"]
+    found = nodes[NAMES[0]].call(status)
+    (pipeline,) = found.pipelines
     columns = f"{'layers':<8}{'memory of worker':>17}{'tensors fetched':>17}{'ms/token':>10}"
     print(f"\n\n{'device':<10}{'process':>8}  {columns}")
-    memory = {worker["pid"]: worker["memory"] for member in status["members"] for worker in member["workers"]}
-    for part, stage in zip(pipeline["placement"], pipeline["stages"], strict=True):
-        layers = f"{part['first_layer']}–{part['last_layer']}"
-        milliseconds = 1000 * stage["token_seconds"]
-        fetched = show_bytes(pipeline["received_bytes"][part["node"]])
+    memory = {worker.pid: worker.memory for member in found.members for worker in member.workers}
+    for part, stage in zip(pipeline.placement, pipeline.stages, strict=True):
+        layers = f"{part.first_layer}–{part.last_layer}"
+        milliseconds = 1000 * stage.token_seconds
+        fetched = show_bytes(pipeline.received_bytes[part.node])
         print(
-            f"{part['node']:<10}{part['pid']:>8}  {layers:<8}{show_bytes(memory[part['pid']]):>17}"
+            f"{part.node:<10}{part.pid:>8}  {layers:<8}{show_bytes(memory[part.pid]):>17}"
             f"{fetched:>17}{milliseconds:>10.1f}"
         )
 

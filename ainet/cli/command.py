@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+import msgspec
+
+from ainet.api.verb import Option
 from ainet.client.client import NodeClient
 from ainet.config import default_data_dir
 from ainet.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from ainet.api.verb import R, Verb
 
 
 Options = argparse.Namespace
@@ -40,6 +45,69 @@ class Command:
     help: str
     add_options: Callable[[argparse.ArgumentParser, bool], None]
     run: Callable[[Options], int]
+
+
+def verb_command(
+    verb: Verb[..., R],
+    words: Callable[[R, Options], str],
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    **types: Callable[[str], Any],
+) -> Command:
+    """Return the subcommand for a verb; its options are the fields of the verb's request.
+
+    Parameters
+    ----------
+    words
+        Returns what was answered in words, for people; programs get it as JSON.
+    name
+        What is typed, where it is not the verb's name.
+    description
+        More than the verb's one line.
+    types
+        What reads the values of options, by the names of fields.
+    """
+
+    def add_options(parser: argparse.ArgumentParser, _kernel: bool) -> None:
+        if description is not None:
+            parser.description = description
+        add_fields(parser, verb, types)
+        parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+    def run(options: Options) -> int:
+        with find_node(options) as node:
+            given = {name: getattr(options, name) for name in fields_of(verb)}
+            report(options, node.call(verb, **given), lambda found: words(found, options))
+        return 0
+
+    return Command(name or verb.name.replace("_", "-"), verb.help, add_options, run)
+
+
+def fields_of(verb: Verb[..., Any]) -> dict[str, dataclasses.Field[Any]]:
+    """Return the fields of a verb's request by their names."""
+    return {field.name: field for field in dataclasses.fields(verb.request)}  # type: ignore[arg-type]
+
+
+def add_fields(parser: argparse.ArgumentParser, verb: Verb[..., Any], types: dict[str, Callable[[str], Any]]) -> None:
+    """Add the fields of a verb's request: arguments where they must be given, options where they have a default."""
+    hints = get_type_hints(verb.request, include_extras=True)
+    for name, field in fields_of(verb).items():
+        option = next(one for one in hints[name].__metadata__ if isinstance(one, Option))
+        kind = next(one for one in (*get_args(hints[name]), hints[name]) if not isinstance(one, Option))
+        if field.default is dataclasses.MISSING:
+            parser.add_argument(name, metavar=option.metavar, type=types.get(name, str), help=option.help)
+        elif kind is bool:
+            parser.add_argument(f"--{option.flag or name}", dest=name, action="store_true", help=option.help)
+        else:
+            parser.add_argument(
+                f"--{option.flag or name.replace('_', '-')}",
+                dest=name,
+                metavar=option.metavar,
+                type=types.get(name, str),
+                default=field.default,
+                help=option.help,
+            )
 
 
 def data_dir(options: Options) -> Path:
@@ -72,7 +140,7 @@ def report(options: Options, found: Any, words: Callable[[Any], str]) -> None:
 
 def print_json(found: Any) -> None:
     """Print one line of JSON."""
-    print(json.dumps(found, ensure_ascii=False))
+    print(json.dumps(msgspec.to_builtins(found), ensure_ascii=False))
 
 
 def read(name: str) -> str:

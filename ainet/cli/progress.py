@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ainet.units import show_bytes
+
+if TYPE_CHECKING:
+    from ainet.api.generate import Progress
 
 #: Seconds between two lines of progress on a standard error that is no terminal.
 RARELY = 10.0
 
 
-class Progress:
+class ProgressLine:
     """What is loaded or fetched, on standard error: one line that changes on a terminal, now and then one elsewhere."""
 
     def __init__(self) -> None:
@@ -20,7 +23,7 @@ class Progress:
         self._due = time.monotonic()
         self._noticed = ""
 
-    def show(self, event: dict[str, Any], *, amid: bool = False) -> None:
+    def show(self, event: Progress, *, amid: bool = False) -> None:
         """Replace the line by that of a ``progress`` event.
 
         Parameters
@@ -33,7 +36,7 @@ class Progress:
         """
         words = progress_text(event)
         if amid:
-            if event.get("notice") and words != self._noticed:
+            if event.notice and words != self._noticed:
                 self._noticed = words
                 self._write(f"\n{words}\n")
         elif sys.stderr.isatty():
@@ -54,9 +57,8 @@ class Progress:
         sys.stderr.flush()
 
 
-def progress_text(event: dict[str, Any]) -> str:
+def progress_text(event: Progress) -> str:
     """Return a ``progress`` event in words."""
-    done, total = event.get("done", 0), event.get("total")
-    if not done and not total:
-        return f"{event['text']} …"
-    return f"{event['text']}: {show_bytes(done)}" + (f" of {show_bytes(total)}" if total else "")
+    if not event.done and not event.total:
+        return f"{event.text} …"
+    return f"{event.text}: {show_bytes(event.done)}" + (f" of {show_bytes(event.total)}" if event.total else "")

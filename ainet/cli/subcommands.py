@@ -25,7 +25,7 @@ def build_parser(prog: str, *, in_kernel: bool) -> Parser:
     )
     common.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
     parser = Parser(prog=prog, description="The node of this device.", parents=[common])
-    parser.set_defaults(command="status", json=False, run=node.show_status, in_kernel=in_kernel)
+    parser.set_defaults(command="status", json=False, run=node.STATUS.run, in_kernel=in_kernel)
     parser.add_argument("--version", action="version", version=f"ainet {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=not in_kernel)
     for command in (*COMMANDS, *kernel.COMMANDS) if in_kernel else COMMANDS:

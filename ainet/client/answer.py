@@ -5,11 +5,17 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from itertools import groupby
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from ainet.api.generate import Done, PlacedStage, Start, Text, Timings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from ainet.api.generate import Event
 
 
 def layer_range(first: int, last: int) -> str:
@@ -17,19 +23,29 @@ def layer_range(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}–{last}"
 
 
-def placement_words(placement: Iterable[dict[str, Any]]) -> str:
-    """Return which device has which layers; stages that follow each other on one device are one entry.
+class Layers(Protocol):
+    """Layers (0-based, inclusive) on a device: of a plan, or where they are loaded."""
 
-    Parameters
-    ----------
-    placement
-        Dictionaries with ``node``, ``first_layer`` and ``last_layer``, in the order of the layers.
-    """
+    @property
+    def device(self) -> str:
+        """The device's name."""
+
+    @property
+    def first_layer(self) -> int:
+        """The first one."""
+
+    @property
+    def last_layer(self) -> int:
+        """The last one."""
+
+
+def placement_words(placement: Iterable[Layers]) -> str:
+    """Return which device has which layers; stages that follow each other on one device are one entry."""
     words = []
-    for node, group in groupby(placement, key=itemgetter("node")):
+    for device, group in groupby(placement, key=attrgetter("device")):
         parts = list(group)
         stages = f" in {len(parts)} stages" if len(parts) > 1 else ""
-        words.append(f"{node} {layer_range(parts[0]['first_layer'], parts[-1]['last_layer'])}{stages}")
+        words.append(f"{device} {layer_range(parts[0].first_layer, parts[-1].last_layer)}{stages}")
     return ", ".join(words)
 
 
@@ -43,60 +59,51 @@ class Answer:
     text: str = ""
     tokens: list[int] = field(default_factory=list)
     model: str = ""
-    placement: list[dict[str, Any]] = field(default_factory=list)
-    seed: int | None = None
+    placement: list[PlacedStage] = field(default_factory=list)
+    timings: Timings = field(default_factory=Timings)
     #: ``stop``, ``length`` or ``cancelled``; empty while it grows.
     finish: str = ""
-    timings: dict[str, float] = field(default_factory=dict)
+    seed: int | None = None
     _asked: float = field(default_factory=time.monotonic)
     _first: float | None = None
     _last: float = 0.0
 
-    def add(self, event: dict[str, Any]) -> None:
+    def add(self, event: Event) -> None:
         """Take in one event of `NodeClient.generate`."""
-        kind = event["event"]
-        if kind == "start":
-            self.model = event["model"]
-            self.placement = event["placement"]
-            self.timings["prompt_tokens"] = event["prompt_tokens"]
-        elif kind == "text":
-            self._last = time.monotonic()
-            if self._first is None:
-                self._first = self._last
-            self.text += event["text"]
-            self.tokens += event["tokens"]
-        elif kind == "done":
-            for name in ("text", "tokens", "model", "placement", "seed", "finish", "timings"):
-                setattr(self, name, event[name])
+        match event:
+            case Start():
+                self.model, self.placement = event.model, event.placement
+                self.timings = Timings(prompt_tokens=event.prompt_tokens)
+            case Text():
+                self._last = time.monotonic()
+                if self._first is None:
+                    self._first = self._last
+                self.text += event.text
+                self.tokens += event.tokens
+            case Done():
+                self.text, self.tokens, self.finish = event.text, event.tokens, event.finish
+                self.model, self.placement, self.seed = event.model, event.placement, event.seed
+                self.timings = event.timings
 
     def cut_off(self) -> None:
         """Note that the generation was stopped before it was done."""
         self.finish = "cancelled"
-        self.timings.setdefault("prompt_tokens", 0)
-        self.timings["generated_tokens"] = len(self.tokens)
         first = self._first or self._asked
-        self.timings["first_token_s"] = first - self._asked
         seconds = self._last - first
-        self.timings["tokens_per_s"] = (len(self.tokens) - 1) / seconds if seconds > 0 else 0.0
+        self.timings = Timings(
+            prompt_tokens=self.timings.prompt_tokens,
+            generated_tokens=len(self.tokens),
+            first_token_s=first - self._asked,
+            tokens_per_s=(len(self.tokens) - 1) / seconds if seconds > 0 else 0.0,
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the form that ``ainet ask --json`` prints.
-
-        Layers are 0-based and inclusive; times in seconds.
-        """
-        return {
-            "text": self.text,
-            "tokens": self.tokens,
-            "model": self.model,
-            "placement": self.placement,
-            "timings": self.timings,
-            "finish": self.finish,
-            "seed": self.seed,
-        }
+        """Return the form that ``ainet ask --json`` prints: the public fields."""
+        return {name: value for name, value in msgspec.to_builtins(self).items() if not name.startswith("_")}
 
     def footer(self) -> str:
         """Return the quiet line below an answer: model, devices and layers, speed, time to the first token."""
-        speed = f"{self.timings.get('tokens_per_s', 0.0):.1f} tokens/s"
-        first = f"first token {self.timings.get('first_token_s', 0.0):.2f} s"
+        speed = f"{self.timings.tokens_per_s:.1f} tokens/s"
+        first = f"first token {self.timings.first_token_s:.2f} s"
         ending = {"length": ["stopped at the token limit"], "cancelled": ["stopped"]}.get(self.finish, [])
         return " · ".join([self.model, f"layers {placement_words(self.placement)}", speed, first, *ending])

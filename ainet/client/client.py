@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import functools
+import inspect
 import os
 import ssl
 from functools import cached_property
@@ -11,25 +12,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import msgspec
+
+from ainet.api import models
+from ainet.api.generate import PATH as GENERATE
+from ainet.api.generate import Done, Message, decode_event
+from ainet.api.verb import SHORT, all_verbs
 from ainet.client.answer import Answer
 from ainet.config import default_data_dir
 from ainet.daemon.runtime import wait_until_ready
 from ainet.errors import AinetError, NodeNotRunning
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
     from types import TracebackType
 
     import httpx
 
-#: Seconds in which a verb that computes or fetches nothing must have answered.
-SHORT = 30.0
-#: Seconds for verbs that load, pair or start processes, all of which have limits of their own.
-LONG = 600.0
+    from ainet.api.generate import Event
+    from ainet.api.models import Plan
+    from ainet.api.verb import P, R, Verb
+
+    #: The turns of a conversation, or a single question.
+    Conversation = str | Sequence[Message | Mapping[str, str]]
 
 
 class NodeClient:
     """A connection to the node of this device. One client may be used from one thread at a time.
+
+    Whatever the node does for its owner is a method: ``status()``, ``forget(name)``, … as in the command (`dir` lists
+    them). They return the dataclasses of `ainet.api`.
 
     Parameters
     ----------
@@ -74,17 +86,40 @@ class NodeClient:
             self._http.close()
             del self.__dict__["_http"]
 
-    def status(self) -> dict[str, Any]:
-        """Return the node, its members and its pipelines."""
-        return self._call("GET", "status")
+    def call(self, verb: Verb[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Have the node do something; the arguments are the fields of the verb's request.
 
-    def models(self) -> list[dict[str, Any]]:
-        """Return the models that the node can use."""
-        return self._call("GET", "models", timeout=LONG)
+        Raises
+        ------
+        AinetError
+            The node refused or failed.
+        """
+        fields = verb.make(*args, **kwargs)
+        path = verb.path.format(**{name: quote(str(fields.pop(name)), safe="") for name in verb.in_path})
+        content = self._send(verb.method, path, fields, verb.timeout)
+        try:
+            return msgspec.json.decode(content, type=verb.reply)
+        except msgspec.DecodeError as exc:
+            raise AinetError(
+                f"The node's answer is not understood ({exc}). Restart what is older: the node or this kernel."
+            ) from exc
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """Return the verb with this name as a method."""
+        verb = all_verbs().get(name)
+        if verb is None:
+            raise AttributeError(f"A node has no verb {name!r}.")
+        method = functools.partial(self.call, verb)
+        method.__doc__ = f"{verb.help[0].upper()}{verb.help[1:]}."
+        method.__signature__ = inspect.signature(verb.request)  # type: ignore[attr-defined]
+        return method
+
+    def __dir__(self) -> Iterable[str]:
+        return [*super().__dir__(), *all_verbs()]
 
     def plan(
-        self, model: str | None = None, stages: int | None = None, devices: list[dict[str, Any]] | None = None
-    ) -> dict[str, Any]:
+        self, model: str | None = None, stages: int | None = None, devices: Sequence[Mapping[str, Any]] | None = None
+    ) -> Plan:
         """Return which layers would run where, and why; nothing is loaded.
 
         Parameters
@@ -92,12 +127,17 @@ class NodeClient:
         devices
             Devices to plan for in place of those that are there, the asking one first; see `DescribedDevice`.
         """
+        whole = whole_path(model)
         if devices is not None:
-            body = {"model": _whole_path(model), "stages": stages, "devices": devices}
-            return self._call("POST", "plan", body, timeout=LONG)
-        return self._call("GET", "plan", params={"model": _whole_path(model), "stages": stages}, timeout=LONG)
+            return self.call(models.plan_for, devices, whole, stages)
+        return self.call(models.plan, whole, stages)
 
-    def generate(self, messages: str | list[dict[str, str]], **options: Any) -> Generator[dict[str, Any], None, None]:
+    def unload(self, model: str | None = None) -> list[str]:
+        """Unload `model`, or all models; return the names of what was unloaded."""
+        whole = whole_path(model)
+        return (self.call(models.unload, whole) if whole else self.call(models.unload_all)).unloaded
+
+    def generate(self, messages: Conversation, **options: Any) -> Generator[Event, None, None]:
         """Generate, yielding events as they happen; closing the generator stops the generation on every stage.
 
         Parameters
@@ -105,13 +145,12 @@ class NodeClient:
         messages
             The conversation, ``[{"role": "user", "content": "…"}]``, or the text of a single question.
         options
-            `model` (a path is relative to the folder of the caller), `stages`, `raw`, `temperature`, `top_k`, `top_p`,
-            `min_p`, `repeat_penalty`, `seed`, `max_tokens`, `stop`, `grammar`, `json_schema`; None leaves the default.
+            The other fields of `GenerateRequest`. A path as `model` is relative to the folder of the caller.
 
         Yields
         ------
-        dict
-            ``event`` is ``progress``, ``start``, ``text`` or, at the end, ``done``.
+        Progress, Start, Text, Done
+            `Done` comes last.
 
         Raises
         ------
@@ -121,123 +160,34 @@ class NodeClient:
         import httpx
 
         if isinstance(messages, str):
-            messages = [{"role": "user", "content": messages}]
-        body = {"messages": messages} | {name: value for name, value in options.items() if value is not None}
+            messages = [Message("user", messages)]
+        body = {name: value for name, value in options.items() if value is not None}
         if "model" in body:
-            body["model"] = _whole_path(body["model"])
+            body["model"] = whole_path(body["model"])
+        body["messages"] = msgspec.to_builtins(messages)
         # Loading a model or fetching layers may be silent for long; a dead node closes the connection.
         timeout = httpx.Timeout(SHORT, read=None)
         try:
-            with self._http.stream("POST", "generate", json=body, timeout=timeout) as response:
+            with self._http.stream("POST", GENERATE, json=body, timeout=timeout) as response:
                 if not response.is_success:
                     response.read()
                     raise _error(response)
                 for line in response.iter_lines():
-                    event = json.loads(line)
-                    if event["event"] == "error":
-                        raise AinetError.from_dict(event["error"])
-                    yield event
-                    if event["event"] == "done":
+                    event = decode_event(line)
+                    if event is not None:
+                        yield event
+                    if isinstance(event, Done):
                         return
         except httpx.TransportError as exc:
             raise self._gone(exc) from exc
         raise NodeNotRunning(f"The node at {self.url} stopped in the middle of the answer. `ainet logs` may say why.")
 
-    def ask(self, messages: str | list[dict[str, str]], **options: Any) -> Answer:
+    def ask(self, messages: Conversation, **options: Any) -> Answer:
         """Generate and return the whole answer; parameters and errors as of `generate`."""
         answer = Answer()
         for event in self.generate(messages, **options):
             answer.add(event)
         return answer
-
-    def unload(self, model: str | None = None) -> list[str]:
-        """Unload `model`, or all models; return the names of what was unloaded."""
-        whole = _whole_path(model)
-        path = f"pipelines/{quote(whole, safe='')}" if whole else "pipelines"
-        return self._call("DELETE", path, timeout=LONG)["unloaded"]
-
-    def invite(self, listen: str | None = None, minutes: float = 10.0, *, lan: bool = False) -> dict[str, Any]:
-        """Return a one-time ticket for a further device of the owner; `lan` opens the node to the local networks."""
-        return self._call("POST", "invitations", {"listen": listen, "minutes": minutes, "lan": lan})
-
-    def join(self, ticket: str, name: str | None = None, *, lan: bool = False) -> dict[str, Any]:
-        """Join the swarm that the ticket is for; `lan` opens the node to the local networks."""
-        return self._call("POST", "membership", {"ticket": ticket, "name": name, "lan": lan}, timeout=LONG)
-
-    def introduce(self, listen: str | None = None, minutes: float = 10.0, *, lan: bool = False) -> dict[str, Any]:
-        """Return a one-time ticket with which a device of another owner becomes a contact."""
-        return self._call("POST", "introductions", {"listen": listen, "minutes": minutes, "lan": lan})
-
-    def accept(self, ticket: str, *, lan: bool = False) -> dict[str, Any]:
-        """Become contacts with the device that gave out the ticket."""
-        return self._call("POST", "contacts", {"ticket": ticket, "lan": lan}, timeout=LONG)
-
-    def contacts(self) -> list[dict[str, Any]]:
-        """Return the devices of other owners that were introduced."""
-        return self._call("GET", "contacts")
-
-    def forget(self, name: str) -> dict[str, Any]:
-        """Forget a contact."""
-        return self._call("DELETE", f"contacts/{quote(name, safe='')}")
-
-    def settings(self) -> dict[str, str]:
-        """Return the settings that all members share."""
-        return self._call("GET", "settings")
-
-    def set_setting(self, key: str, value: str | None) -> dict[str, str]:
-        """Set one of them for all members, or take it back (None); return all."""
-        return self._call("POST", "settings", {"key": key, "value": value})
-
-    def notebooks(self) -> list[dict[str, Any]]:
-        """Return the notebooks that members share."""
-        return self._call("GET", "notebooks")
-
-    def share(
-        self, path: str, name: str | None = None, *, read_only: bool = False, audience: Sequence[str] = ()
-    ) -> dict[str, Any]:
-        """Share a notebook of this node's Jupyter server with members and contacts; by default with the swarm."""
-        wanted = {"path": path, "name": name, "read_only": read_only, "with": list(audience)}
-        return self._call("POST", "notebooks", wanted, timeout=LONG)
-
-    def unshare(self, name: str) -> dict[str, Any]:
-        """Stop sharing a notebook."""
-        return self._call("DELETE", f"notebooks/{quote(name, safe='')}")
-
-    def open_notebook(self, name: str, path: str | None = None) -> dict[str, Any]:
-        """Open a notebook that another device shares, as the file `path` of this node's Jupyter server."""
-        return self._call("POST", "notebooks/open", {"name": name, "path": path}, timeout=LONG)
-
-    def peers(self) -> list[dict[str, Any]]:
-        """Return the other devices: how each is reached, and what it has."""
-        return self._call("GET", "peers")
-
-    def connect(self, address: str) -> dict[str, Any]:
-        """Connect to whichever member listens at `address`, and remember it; return its name and the path."""
-        return self._call("POST", "links", {"address": address})
-
-    def members(self) -> list[dict[str, Any]]:
-        """Return the members of the swarm."""
-        return self._call("GET", "members")
-
-    def remove(self, name: str) -> dict[str, Any]:
-        """Remove a member from the swarm."""
-        return self._call("DELETE", f"members/{quote(name, safe='')}", timeout=LONG)
-
-    def export_key(self, passphrase: str) -> str:
-        """Return the swarm's key, encrypted with `passphrase`."""
-        return self._call("POST", "key/export", {"passphrase": passphrase}, timeout=LONG)["key"]
-
-    def import_key(self, key: str, passphrase: str) -> dict[str, Any]:
-        """Take over the swarm's key that another device exported."""
-        return self._call("POST", "key/import", {"key": key, "passphrase": passphrase}, timeout=LONG)
-
-    def open_client(self, workers: int | None = None) -> dict[str, Any]:
-        """Start a Dask cluster of lent workers; return its id, address and TLS texts."""
-        return self._call("POST", "clients", {"workers": workers}, timeout=LONG)
-
-    def close_client(self, client: str) -> None:
-        """End such a cluster."""
-        self._call("DELETE", f"clients/{quote(client, safe='')}", timeout=LONG)
 
     @cached_property
     def _http(self) -> httpx.Client:
@@ -252,32 +202,28 @@ class NodeClient:
             verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         )
 
-    def _call(
-        self,
-        method: str,
-        path: str,
-        body: dict[str, Any] | None = None,
-        params: dict[str, Any] | None = None,
-        timeout: float = SHORT,
-    ) -> Any:
+    def _send(self, method: str, path: str, fields: dict[str, Any], timeout: float) -> bytes:
         import httpx
 
-        given = {name: value for name, value in (params or {}).items() if value is not None}
+        given = {name: value for name, value in fields.items() if value is not None}
         try:
-            response = self._http.request(method, path, json=body, params=given, timeout=timeout)
+            if method == "GET":
+                response = self._http.request(method, path, params=given, timeout=timeout)
+            else:
+                response = self._http.request(method, path, json=given or None, timeout=timeout)
         except httpx.TimeoutException as exc:
             raise NodeNotRunning(f"The node at {self.url} did not answer within {timeout:.0f} s.") from exc
         except httpx.TransportError as exc:
             raise self._gone(exc) from exc
         if not response.is_success:
             raise _error(response)
-        return response.json()
+        return response.content
 
     def _gone(self, cause: Exception) -> NodeNotRunning:
         return NodeNotRunning(f"The node at {self.url} does not answer any more ({cause}). `ainet logs` may say why.")
 
 
-def _whole_path(model: str | None) -> str | None:
+def whole_path(model: str | None) -> str | None:
     """Return the name of a model; where it is a path, one that means the same in the node's own folder."""
     if not model or model.startswith("hf:"):
         return model

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from ainet.api import generate as shown
 from ainet.errors import AinetError, NotEnough, NotFound, PeerUnreachable, StageLost
 from ainet.executor.peer_pipeline import PeerPipelineGone
-from ainet.executor.request import turn
+from ainet.executor.request import conversation, to_open, turn
 from ainet.executor.requests import AskPipeline, DescribePipeline, PipelineState, Said
 from ainet.executor.transcript import Transcript
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from ainet.executor.provider import Provider
-    from ainet.executor.request import GenerateRequest
     from ainet.hosting.requests import LoadProgress
     from ainet.links.link import PeerLink
     from ainet.links.links import Links
@@ -57,7 +57,7 @@ class Answering:
         links.handle(AskPipeline, self._answer_member)
         links.handle(DescribePipeline, self._describe)
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
+    async def generate(self, request: shown.GenerateRequest) -> AsyncGenerator[shown.Event, None]:
         """Answer `request`; yields events. Closing the generator cancels the session on every stage.
 
         Raises
@@ -65,7 +65,7 @@ class Answering:
         AinetError
             Whatever prevents an answer.
         """
-        transcript = Transcript(request.to_open(), time.monotonic())
+        transcript = Transcript(to_open(request), time.monotonic())
         failures, is_lost, missing_since = 0, False, None
         while True:
             said = transcript.said
@@ -84,20 +84,23 @@ class Answering:
                     raise
                 goes_on = "The answer goes on where it stopped" if transcript.said else "It is tried once more"
                 self._log.warning("%s %s.", exc.message, goes_on)
-                yield _words(f"{exc.message} {goes_on}") | {"notice": True}
+                yield shown.Progress(text=f"{exc.message} {goes_on}", notice=True)
             except (NotEnough, NotFound, PeerUnreachable) as exc:
                 # What is left does not suffice: a device that went may come back.
                 missing_since = missing_since or time.monotonic()
                 if not is_lost or time.monotonic() - missing_since > WAIT_SECONDS:
                     raise
-                yield _words(f"waiting for devices to come back: {exc.message}") | {"notice": True}
+                words = f"waiting for devices to come back: {exc.message}"
+                yield shown.Progress(text=words, notice=True)
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue
             else:
                 return
             missing_since = None
 
-    async def _attempt(self, request: GenerateRequest, transcript: Transcript) -> AsyncGenerator[dict[str, Any], None]:
+    async def _attempt(
+        self, request: shown.GenerateRequest, transcript: Transcript
+    ) -> AsyncGenerator[shown.Event, None]:
         """Answer, or go on answering, on what is loaded or can be.
 
         Raises
@@ -109,24 +112,25 @@ class Answering:
         AinetError
             Whatever prevents an answer.
         """
+        text = conversation(request)
         reports: asyncio.Queue[LoadProgress | None] = asyncio.Queue()
-        loading = self._provider.begin(request, request.text, reports.put_nowait)
+        loading = self._provider.begin(request, text, reports.put_nowait)
         loading.add_done_callback(lambda _: reports.put_nowait(None))
         try:
             while (report := await reports.get()) is not None:
-                yield _words(report.text, report.done, report.total)
+                yield shown.Progress(text=report.text, done=report.done, total=report.total)
             if loading.cancelled():
                 raise AinetError("The model was unloaded while it was being loaded.")
             pipeline = loading.result()
-            self._provider.note(pipeline, request.text)
+            self._provider.note(pipeline, text)
             started = False
             try:
                 async with contextlib.aclosing(pipeline.ask(transcript.rest)) as events:
                     async for event in events:
                         started = True
-                        for shown in transcript.receive(pipeline, event):
-                            yield shown
-                self._provider.note(pipeline, request.text + turn("assistant", transcript.text))
+                        for told in transcript.receive(pipeline, event):
+                            yield told
+                self._provider.note(pipeline, text + turn("assistant", transcript.text))
             except StageLost as exc:
                 if pipeline.unwanted:
                     raise AinetError(f"The model {pipeline.model} was unloaded while it answered.") from exc
@@ -154,7 +158,3 @@ class Answering:
 
     async def _describe(self, _link: PeerLink, request: DescribePipeline) -> PipelineState:
         return PipelineState(self._provider.offered(request.pipeline).sessions)
-
-
-def _words(text: str, done: int = 0, total: int = 0) -> dict[str, Any]:
-    return {"event": "progress", "text": text, "done": done, "total": total}

@@ -94,7 +94,7 @@ class PipelineDirectory:
         for pipeline in pipelines:
             plan = pipeline.plan
             stages = [
-                PlacedLayers(stage.node, placed["pid"], stage.first_layer, stage.last_layer)
+                PlacedLayers(stage.node, placed.pid, stage.first_layer, stage.last_layer)
                 for stage, placed in zip(plan.stages, pipeline.placement, strict=True)
             ]
             told[pipeline.name] = AnnouncedPipeline(

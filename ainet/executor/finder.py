@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Callable
 
+    from ainet.api.swarm import MemberState
     from ainet.links.links import Links
-    from ainet.links.members import MemberState
     from ainet.models.catalog import ModelCatalog
     from ainet.models.tensors import TensorStore
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ainet.api.generate import PlacedStage
 from ainet.errors import NotFound, PeerUnreachable, ProtocolError, StageLost
 from ainet.executor.requests import AskPipeline
 
@@ -56,15 +57,10 @@ class PeerPipeline:
         return self.offered.placement.model
 
     @property
-    def placement(self) -> list[dict[str, Any]]:
-        """Where each range of layers runs: node name, process id, first and last layer."""
+    def placement(self) -> list[PlacedStage]:
+        """Where each range of layers runs."""
         return [
-            {
-                "node": self._names.get(stage.node, stage.node[:8]),
-                "pid": stage.pid,
-                "first_layer": stage.first_layer,
-                "last_layer": stage.last_layer,
-            }
+            PlacedStage(self._names.get(stage.node, stage.node[:8]), stage.pid, stage.first_layer, stage.last_layer)
             for stage in self.offered.placement.stages
         ]
 

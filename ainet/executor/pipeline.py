@@ -13,18 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 
+from ainet.api.generate import PlacedStage
 from ainet.errors import AinetError, ProtocolError, StageLost
 from ainet.executor.session_client import SessionClient
 from ainet.executor.speculator import Guesser, Speculator
-from ainet.hosting.requests import (
-    CloseStages,
-    DescribeStages,
-    LinkStage,
-    LoadProgress,
-    LoadStage,
-    StageFigures,
-    StageLoaded,
-)
+from ainet.hosting.requests import CloseStages, DescribeStages, LinkStage, LoadProgress, LoadStage, StageLoaded
 from ainet.links.standing import Standing
 from ainet.stages.protocol.recovery import plan_recovery
 from ainet.stages.protocol.sockets import FORWARDED_SILENCE_SECONDS, SILENCE_SECONDS
@@ -34,12 +27,13 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import AsyncGenerator, Callable
 
+    from ainet.api.models import Plan, PlannedStage
+    from ainet.api.node import StageFigures
     from ainet.config import AinetConfig
     from ainet.hosting.stages import HostedStages
     from ainet.identity.identity import Identity
     from ainet.links.links import Links
     from ainet.models.manifest import Manifest
-    from ainet.placement.plan import Plan, PlannedStage
     from ainet.stages.protocol.address import StageAddress
     from ainet.stages.protocol.generation import Event, Open
     from ainet.stages.protocol.recovery import Recovery
@@ -175,15 +169,10 @@ class Pipeline:
         return self._claims == 0
 
     @property
-    def placement(self) -> list[dict[str, Any]]:
-        """Where each range of layers runs: node name, process id, first and last layer."""
+    def placement(self) -> list[PlacedStage]:
+        """Where each range of layers runs."""
         return [
-            {
-                "node": stage.name,
-                "pid": loaded.address.pid,
-                "first_layer": stage.first_layer,
-                "last_layer": stage.last_layer,
-            }
+            PlacedStage(stage.name, loaded.address.pid, stage.first_layer, stage.last_layer)
             for stage, loaded in zip(self.plan.stages, self._loaded, strict=True)
         ]
 

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
+    from ainet.api.models import Plan
     from ainet.config import AinetConfig
     from ainet.executor.pipeline import Pipeline
     from ainet.hosting.requests import LoadProgress
-    from ainet.placement.plan import Plan
 
 #: Idle pipelines are looked for this often (s).
 SWEEP_SECONDS = 5.0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from ainet.api.generate import PlacedStage
     from ainet.stages.protocol.generation import Event, Open
 
 
@@ -26,8 +27,8 @@ class Provided(Protocol):
         """The model's digest."""
 
     @property
-    def placement(self) -> list[dict[str, Any]]:
-        """Where each range of layers runs: node name, process id, first and last layer."""
+    def placement(self) -> list[PlacedStage]:
+        """Where each range of layers runs."""
 
     @property
     def received(self) -> dict[str, int]:

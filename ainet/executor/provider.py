@@ -18,16 +18,17 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Sequence
 
+    from ainet.api.generate import GenerateRequest
+    from ainet.api.models import Plan
     from ainet.config import AinetConfig
     from ainet.executor.directory import PipelineDirectory, ReachablePipeline
     from ainet.executor.finder import ModelFinder
     from ainet.executor.provided import Provided
-    from ainet.executor.request import GenerateRequest
     from ainet.hosting.stages import HostedStages
     from ainet.identity.identity import Identity
     from ainet.links.links import Links
     from ainet.models.manifest import Manifest
-    from ainet.placement.plan import NodeCapacity, Plan
+    from ainet.placement.capacity import NodeCapacity
     from ainet.placement.survey import Planned, Survey
     from ainet.swarm.leases import Leases
 

@@ -1,14 +1,18 @@
-"""A request as it comes from a notebook or a program."""
+"""What becomes of a request from a notebook or a program."""
 
 from __future__ import annotations
 
 import secrets
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ainet.errors import PromptTooLong, UsageError
-from ainet.stages.protocol.generation import MAX_PROMPT, Message, Open
+from ainet.stages.protocol.generation import MAX_PROMPT, Open
 from ainet.stages.protocol.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from ainet.api.generate import GenerateRequest
 
 MAX_STOPS = 16
 MAX_STOP = 1000  # characters
@@ -16,98 +20,62 @@ MAX_TOKENS = 256  # when the request names no number
 MOST_TOKENS = 2**31 - 1
 
 
-class GenerateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What to answer and how; None leaves the choice to the node.
+def conversation(request: GenerateRequest) -> str:
+    """Return all of a conversation as one text, by which it is known again."""
+    return "".join(turn(message.role, message.content) for message in request.messages)
 
-    Attributes
-    ----------
-    messages
-        The conversation, its last turn the question.
-    model
-        Name, path or digest of a model.
-    stages
-        Number of stages to force.
-    raw
-        Whether the last message is completed as plain text, without chat template.
-    max_tokens
-        Most tokens to generate.
-    stop
-        Texts that end the answer.
-    json_schema
-        JSON schema that the answer follows.
+
+def to_open(request: GenerateRequest) -> Open:
+    """Return a request in the checked form that a pipeline is asked with; a missing seed is drawn here.
+
+    Raises
+    ------
+    UsageError
+        For values that make no sense.
+    PromptTooLong
+        For a conversation that no message to a pipeline can hold.
     """
-
-    messages: list[Message]
-    model: str | None = None
-    stages: int | None = None
-    raw: bool = False
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repeat_penalty: float | None = None
-    seed: int | None = None
-    max_tokens: int | None = None
-    stop: list[str] = []
-    grammar: str | None = None
-    json_schema: dict[str, object] | None = None
-
-    @property
-    def text(self) -> str:
-        """All of the conversation, by which it is known again."""
-        return "".join(turn(message.role, message.content) for message in self.messages)
-
-    def to_open(self) -> Open:
-        """Return the checked form that a pipeline is asked with; a missing seed is drawn here.
-
-        Raises
-        ------
-        UsageError
-            For values that make no sense.
-        PromptTooLong
-            For a conversation that no message to a pipeline can hold.
-        """
-        if not self.messages or not self.messages[-1].content.strip():
-            raise UsageError("There is nothing to answer: the question is empty.")
-        if self.max_tokens is not None and not 1 <= self.max_tokens <= MOST_TOKENS:
-            raise UsageError(f"max_tokens is {self.max_tokens}; it must lie between 1 and {MOST_TOKENS}.")
-        if self.stages is not None and self.stages < 1:
-            raise UsageError(f"stages is {self.stages}; it must be at least 1.")
-        if len(self.stop) > MAX_STOPS:
-            raise UsageError(f"There are {len(self.stop)} stop strings; at most {MAX_STOPS} are allowed.")
-        if (longest := max(map(len, self.stop), default=0)) > MAX_STOP:
-            raise UsageError(f"A stop string has {longest} characters; at most {MAX_STOP} are allowed.")
-        # As it will travel: many short turns weigh more than their texts.
-        try:
-            size = len(msgspec.msgpack.encode((self.messages, self.stop)))
-        except UnicodeEncodeError as exc:
-            raise UsageError(
-                f"The prompt or a stop string is not valid Unicode: {exc.reason} at character {exc.start}."
-            ) from exc
-        if size > MAX_PROMPT:
-            raise PromptTooLong(
-                f"The prompt has {size} bytes; at most {MAX_PROMPT} are allowed. Shorten it.",
-                prompt_bytes=size,
-                most_bytes=MAX_PROMPT,
-            )
-        given = {
-            name: value
-            for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "grammar")
-            if (value := getattr(self, name)) is not None
-        }
-        given.setdefault("seed", secrets.randbits(31))
-        if self.json_schema is not None:
-            given["json_schema"] = msgspec.json.encode(self.json_schema).decode()
-        sampling = SamplingParams(**given)
-        sampling.check()
-        return Open(
-            session=0,
-            messages=self.messages,
-            raw=self.raw,
-            sampling=sampling,
-            max_tokens=self.max_tokens or MAX_TOKENS,
-            stop=self.stop,
+    if not request.messages or not request.messages[-1].content.strip():
+        raise UsageError("There is nothing to answer: the question is empty.")
+    if request.max_tokens is not None and not 1 <= request.max_tokens <= MOST_TOKENS:
+        raise UsageError(f"max_tokens is {request.max_tokens}; it must lie between 1 and {MOST_TOKENS}.")
+    if request.stages is not None and request.stages < 1:
+        raise UsageError(f"stages is {request.stages}; it must be at least 1.")
+    if len(request.stop) > MAX_STOPS:
+        raise UsageError(f"There are {len(request.stop)} stop strings; at most {MAX_STOPS} are allowed.")
+    if (longest := max(map(len, request.stop), default=0)) > MAX_STOP:
+        raise UsageError(f"A stop string has {longest} characters; at most {MAX_STOP} are allowed.")
+    # As it will travel: many short turns weigh more than their texts.
+    try:
+        size = len(msgspec.msgpack.encode((request.messages, request.stop)))
+    except UnicodeEncodeError as exc:
+        raise UsageError(
+            f"The prompt or a stop string is not valid Unicode: {exc.reason} at character {exc.start}."
+        ) from exc
+    if size > MAX_PROMPT:
+        raise PromptTooLong(
+            f"The prompt has {size} bytes; at most {MAX_PROMPT} are allowed. Shorten it.",
+            prompt_bytes=size,
+            most_bytes=MAX_PROMPT,
         )
+    given = {
+        name: value
+        for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "grammar")
+        if (value := getattr(request, name)) is not None
+    }
+    given.setdefault("seed", secrets.randbits(31))
+    if request.json_schema is not None:
+        given["json_schema"] = msgspec.json.encode(request.json_schema).decode()
+    sampling = SamplingParams(**given)
+    sampling.check()
+    return Open(
+        session=0,
+        messages=request.messages,
+        raw=request.raw,
+        sampling=sampling,
+        max_tokens=request.max_tokens or MAX_TOKENS,
+        stop=request.stop,
+    )
 
 
 def turn(role: str, content: str) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from ainet.api import generate as shown
 from ainet.stages.protocol.generation import Done, Event, Resume, Started, Text
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Transcript:
-    """Turns what pipelines say, one after the other, into events (dictionaries), and measures.
+    """Turns what pipelines say, one after the other, into the events of the answer, and measures.
 
     Parameters
     ----------
@@ -62,17 +63,12 @@ class Transcript:
         resume = Resume(self._prompt, self._tokens, self._laps, self._key)
         return msgspec.structs.replace(self._request, messages=[], resume=resume)
 
-    def receive(self, pipeline: Provided, event: Event) -> Iterator[dict[str, Any]]:
+    def receive(self, pipeline: Provided, event: Event) -> Iterator[shown.Event]:
         """Yield what the pipeline said in the form in which it travels to the notebook."""
         match event:
             case Started():
                 self._prompt, self._reused, self._key = event.prompt, event.reused, event.key
-                yield {
-                    "event": "start",
-                    "model": pipeline.model,
-                    "placement": pipeline.placement,
-                    "prompt_tokens": len(event.prompt),
-                }
+                yield shown.Start(model=pipeline.model, placement=pipeline.placement, prompt_tokens=len(event.prompt))
             case Text():
                 self._last = time.monotonic()
                 if not self._tokens:
@@ -80,30 +76,29 @@ class Transcript:
                 self._text.append(event.text)
                 self._tokens += event.tokens
                 self._laps += event.laps
-                yield {"event": "text", "text": event.text, "tokens": event.tokens}
+                yield shown.Text(text=event.text, tokens=event.tokens)
             case Done():
                 if event.text:
                     self._text.append(event.text)
-                    yield {"event": "text", "text": event.text, "tokens": []}
+                    yield shown.Text(text=event.text, tokens=[])
                 yield self._done(pipeline, event.finish)
 
-    def _done(self, pipeline: Provided, finish: str) -> dict[str, Any]:
+    def _done(self, pipeline: Provided, finish: str) -> shown.Done:
         n = len(self._tokens)
         seconds = self._last - self._first
-        return {
-            "event": "done",
-            "finish": finish,
-            "text": "".join(self._text),
-            "tokens": self._tokens,
-            "model": pipeline.model,
-            "seed": self._seed,
-            "placement": pipeline.placement,
-            "received": pipeline.received,
-            "timings": {
-                "prompt_tokens": len(self._prompt),
-                "reused_tokens": self._reused,
-                "generated_tokens": n,
-                "first_token_s": round((self._first or time.monotonic()) - self._begun, 4),
-                "tokens_per_s": round((n - self._at_first) / seconds, 2) if seconds > 0 else 0.0,
-            },
-        }
+        return shown.Done(
+            finish=finish,
+            text="".join(self._text),
+            tokens=self._tokens,
+            model=pipeline.model,
+            seed=self._seed,
+            placement=pipeline.placement,
+            received=pipeline.received,
+            timings=shown.Timings(
+                prompt_tokens=len(self._prompt),
+                reused_tokens=self._reused,
+                generated_tokens=n,
+                first_token_s=round((self._first or time.monotonic()) - self._begun, 4),
+                tokens_per_s=round((n - self._at_first) / seconds, 2) if seconds > 0 else 0.0,
+            ),
+        )

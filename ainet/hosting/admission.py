@@ -10,8 +10,8 @@ from ainet.errors import UsageError
 from ainet.stages.protocol.spec import EPOCH_BYTES, EXACT_UBATCH
 
 if TYPE_CHECKING:
+    from ainet.api.node import Caps
     from ainet.models.manifest import Manifest
-    from ainet.resources.allocator import Caps
     from ainet.stages.protocol.spec import StageSpec
 
 MAX_UBATCH = 2048

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import msgspec
 
+from ainet.api.models import ModelEntry
+from ainet.api.node import StageFigures, WorkerState
 from ainet.identity.roster import Count
 from ainet.links.request import Request
-from ainet.models.catalog import ModelEntry
 from ainet.stages.protocol.address import StageAddress
 from ainet.stages.protocol.recovery import MAX_SLOTS, Held, Recovery
 from ainet.stages.protocol.spec import StageSpec
@@ -106,15 +107,6 @@ class CloseStages(Request, frozen=True):
     park: bool = False
 
 
-class WorkerState(msgspec.Struct, frozen=True):
-    """A worker process: its memory (bytes, PSS), and the model and layers (first, last) that it holds."""
-
-    pid: int
-    memory: int
-    model: str | None
-    layers: list[int]
-
-
 class WorkerStates(msgspec.Struct, frozen=True):
     """The workers of one node."""
 
@@ -125,20 +117,6 @@ class DescribeWorkers(Request, frozen=True):
     """Ask which workers a node runs, and what they hold."""
 
     reply = WorkerStates
-
-
-class StageFigures(msgspec.Struct, frozen=True):
-    """What one stage measured: bytes and frames sent to the next, seconds that one token took, buffers, calls."""
-
-    pid: int
-    first_layer: int
-    last_layer: int
-    bytes_sent: int
-    frames_sent: int
-    token_seconds: float
-    buffers: dict[str, int]
-    #: How often it called llama.cpp.
-    decodes: int = 0
 
 
 class StageStates(msgspec.Struct, frozen=True):

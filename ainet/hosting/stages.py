@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ainet.api.node import StageFigures, WorkerState
 from ainet.engine.worker_pool import Purpose, WorkerPool
 from ainet.errors import AinetError, NotEnough, NotFound, Refused, StageLost, UsageError
 from ainet.hosting.admission import admitted
 from ainet.hosting.hosted_stage import HostedStage
 from ainet.hosting.parking import Parking
-from ainet.hosting.requests import LoadProgress, StageFigures, StageLoaded, WorkerState
+from ainet.hosting.requests import LoadProgress, StageLoaded
 from ainet.links.standing import Standing
 from ainet.models.shards import ShardStore
 from ainet.placement.footprint import OVERHEAD, STAGE_SECONDS, Footprint

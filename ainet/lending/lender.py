@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from ainet.api import clients
+from ainet.api.clients import ClientTls, LentProcess, OpenedClient
+from ainet.api.verb import Nothing
 from ainet.engine.certificates import DaskCredentials
 from ainet.errors import AinetError, NotEnough, NotFound, Refused
 from ainet.hosting.absence import AbsenceWatch
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
     from pathlib import Path
 
+    from ainet.api.answers import Answers
     from ainet.config import AinetConfig
     from ainet.identity.identity import Identity
     from ainet.links.link import PeerLink
@@ -147,6 +151,8 @@ class Lender:
         What a lent worker may take.
     make_room
         Gives up memory that is only kept because it may be wanted again.
+    answers
+        Who answers the owner's verbs.
     data_dir
         For the files of the processes.
     log
@@ -161,6 +167,7 @@ class Lender:
         links: Links,
         allocator: Allocator,
         make_room: Callable[[], Awaitable[None]],
+        answers: Answers,
         data_dir: Path,
         log: logging.Logger,
     ) -> None:
@@ -179,19 +186,16 @@ class Lender:
         links.handle(LendWorker, self.lend)
         links.handle(ReturnWorker, self.take_back)
         links.handle(MeetWorker, self.meet)
+        answers.add(clients.open_client, self.open)
+        answers.add(clients.close_client, self.close)
 
-    async def open(self, workers: int | None = None) -> dict[str, Any]:
+    async def open(self, workers: int | None = None) -> OpenedClient:
         """Start a scheduler here and borrow a worker from each device that lends one, this one included.
 
         Parameters
         ----------
         workers
             How many are wanted, other devices first; None for all.
-
-        Returns
-        -------
-        dict
-            ``id``, ``address``, ``tls`` (``ca``, ``cert``, ``key`` as PEM texts) and ``workers`` (``node``, ``pid``).
 
         Raises
         ------
@@ -203,7 +207,7 @@ class Lender:
         name = secrets.token_hex(8)
         host = own_loopback(self._identity.id)
         borrowing = self._borrowings[name] = Borrowing(ClientCluster(self._data_dir, self._log, host=host))
-        found: list[dict[str, Any]] = []
+        found: list[LentProcess] = []
         reasons: list[str] = []
         try:
             borrowing.cluster.on_end(lambda: self._ended(name))
@@ -219,17 +223,18 @@ class Lender:
                 except (AinetError, TimeoutError) as exc:
                     reasons.append(f"{who}: {exc}")
                     continue
-                found.append({"node": who, "pid": pid})
+                found.append(LentProcess(who, pid))
             self._check_open(name)
             if len(found) < (workers or 1):
                 raise NotEnough(f"{len(found)} of {workers or 1} workers can be had. {' '.join(reasons)}".strip())
         except BaseException:
             await self._close(name)
             raise
-        tls = msgspec.to_builtins(borrowing.cluster.credentials)
-        return {"id": name, "address": borrowing.cluster.address, "tls": tls, "workers": found}
+        credentials = borrowing.cluster.credentials
+        tls = ClientTls(credentials.ca, credentials.cert, credentials.key)
+        return OpenedClient(name, borrowing.cluster.address, tls, found)
 
-    async def close(self, name: str) -> None:
+    async def close(self, id: str) -> Nothing:  # noqa: A002 - the name of the field
         """End a cluster and give its workers back.
 
         Raises
@@ -237,8 +242,9 @@ class Lender:
         NotFound
             If there is none of that name.
         """
-        self._check_open(name)
-        await self._close(name)
+        self._check_open(id)
+        await self._close(id)
+        return Nothing()
 
     async def stop(self) -> None:
         """End every cluster and take every worker back."""

@@ -16,7 +16,7 @@ from ainet.links.forwarders import Forwarders
 from ainet.links.frames import Hint
 from ainet.links.home import Home
 from ainet.links.link_table import LinkTable
-from ainet.links.members import MemberState, member_states
+from ainet.links.members import member_states
 from ainet.links.request import Payload, Probe, Request
 from ainet.links.standing import Standing
 from ainet.links.trust import Trust
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from ainet.api.swarm import MemberState
     from ainet.config import AinetConfig
     from ainet.identity.contacts import Contact
     from ainet.identity.identity import Identity

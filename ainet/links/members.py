@@ -4,34 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
+from ainet.api.swarm import MemberState
 from ainet.identity.certificates import DAY
 from ainet.links.standing import Standing
 
 if TYPE_CHECKING:
     from ainet.links.link_table import LinkTable
-
-
-class MemberState(msgspec.Struct, frozen=True):
-    """A member, as this node sees it.
-
-    Attributes
-    ----------
-    last_seen
-        Unix seconds; None when it was never reachable from here.
-    certificate_days
-        Days until its certificate expires; negative after that.
-    """
-
-    id: str
-    name: str
-    addresses: list[str]
-    connected: bool
-    last_seen: float | None
-    certificate_days: float
-    is_self: bool
-    holds_ca: bool
 
 
 def member_states(table: LinkTable, addresses: tuple[str, ...]) -> list[MemberState]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import json
 import os
 import re
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-
+from ainet.api.models import ModelEntry
 from ainet.errors import ModelError, NotFound
 from ainet.models.gguf import open_model
 from ainet.models.hub import PREFIX, Hub, HubFile, cache_folder, newest_first
@@ -40,45 +40,6 @@ class Found(NamedTuple):
     name: str
     path: Path
     where: str
-
-
-class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of ``ainet models``.
-
-    Attributes
-    ----------
-    name
-        What the model is called on this device.
-    where
-        Which program keeps it, in words.
-    path
-        Its file; None if only tensors, or nothing yet, is here.
-    digest
-        Its identity, as far as its file was read already.
-    size
-        Bytes of the file, or of all tensors.
-    cuts
-        ``any``, ``multiples of N`` or ``no: REASON``.
-    error
-        What is wrong with the file.
-    """
-
-    name: str
-    where: str
-    path: str | None = None
-    digest: str | None = None
-    size: int | None = None
-    architecture: str | None = None
-    quantisation: str | None = None
-    licence: str | None = None
-    layers: int | None = None
-    cuts: str | None = None
-    error: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the entry as JSON-compatible values."""
-        found: dict[str, Any] = msgspec.to_builtins(self)
-        return found
 
 
 class ModelCatalog:
@@ -203,7 +164,7 @@ class ModelCatalog:
         if cached is None or cached[0] != state:
             self._read_already[found.path] = cached = (state, self._read(found))
         digest = self._store.digest_of(found.path)
-        return msgspec.structs.replace(cached[1], name=found.name, where=found.where, digest=digest)
+        return dataclasses.replace(cached[1], name=found.name, where=found.where, digest=digest)
 
     def _read(self, found: Found) -> ModelEntry:
         here = ModelEntry(name=found.name, where=found.where, path=str(found.path))
@@ -214,7 +175,7 @@ class ModelCatalog:
             size = None
             with contextlib.suppress(OSError):
                 size = found.path.stat().st_size
-            return msgspec.structs.replace(here, size=size, error=exc.message)
+            return dataclasses.replace(here, size=size, error=exc.message)
         return _described(here, draft, sum(file.size for file in files))
 
     def _tensors_entry(self, manifest: Manifest) -> ModelEntry:
@@ -242,7 +203,7 @@ class ModelCatalog:
 
 
 def _described(entry: ModelEntry, manifest: Manifest, size: int) -> ModelEntry:
-    return msgspec.structs.replace(
+    return dataclasses.replace(
         entry,
         size=size,
         architecture=manifest.architecture,

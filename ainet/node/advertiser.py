@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ainet.api.swarm import Device, Gift, HeldModel, HeldStage, Load
 from ainet.errors import AinetError
-from ainet.swarm import offers
-from ainet.swarm.facts import LOG, DeviceFacts, HeldModel, HeldStage, Load
-from ainet.swarm.offers import Offer
+from ainet.swarm.facts import CAPABILITIES, GIFTS, STAGES, WORKERS
 from ainet.version import __version__
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ MAX_MODELS = 200
 
 
 class Advertiser:
-    """Writes this node's feeds of capabilities and offers whenever something changes.
+    """Writes this node's feeds of capabilities and gifts whenever something changes.
 
     Parameters
     ----------
@@ -80,19 +79,19 @@ class Advertiser:
                 if time.monotonic() - looked >= FILES_SECONDS:
                     looked = time.monotonic()
                     told["models"] = await asyncio.to_thread(self._models)
-                self._feeds.publish(LOG, told)
-                self._feeds.publish(offers.LOG, self._offers())
+                self._feeds.publish(CAPABILITIES, told)
+                self._feeds.publish(GIFTS, self._gifts())
             except AinetError as exc:
                 self._log.warning("The other members are not told what this node has: %s", exc.message)
             except Exception:
                 self._log.exception("The other members are not told what this node has; it is tried again.")
             await asyncio.sleep(LOOK_SECONDS)
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> dict[str, object]:
         caps = self._allocator.caps
         tenth = max(1, caps.memory // 10)
         return {
-            "device": DeviceFacts(__version__, caps.memory, caps.disk, caps.threads, caps.gpu, self._speed),
+            "device": Device(__version__, caps.memory, caps.disk, caps.threads, caps.gpu, self._speed),
             "stages": [
                 HeldStage(stage.name, stage.spec.first_layer, stage.spec.last_layer)
                 for stage in self._stages.stages()
@@ -101,11 +100,11 @@ class Advertiser:
             "load": Load(round(self._allocator.reserved.memory / tenth) * tenth),
         }
 
-    def _offers(self) -> dict[str, Offer | None]:
+    def _gifts(self) -> dict[str, Gift | None]:
         caps = self._allocator.caps
         return {
-            offers.STAGES: Offer(caps.memory, caps.threads, caps.gpu),
-            offers.WORKERS: Offer(caps.memory, caps.threads) if self._config.lend else None,
+            STAGES: Gift(caps.memory, caps.threads, caps.gpu),
+            WORKERS: Gift(caps.memory, caps.threads) if self._config.lend else None,
         }
 
     def _models(self) -> list[HeldModel]:

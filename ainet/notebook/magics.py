@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 from IPython.display import DisplayHandle, display
 
-from ainet.cli import tables
+from ainet.api import clients
+from ainet.api.generate import Message, Progress, Text
 from ainet.cli.command import Options, find_node
-from ainet.cli.commands.models import sampling, what_if
+from ainet.cli.commands.models import plan_words, sampling, what_if
 from ainet.cli.parser import HelpShown
-from ainet.cli.progress import Progress, progress_text
+from ainet.cli.progress import ProgressLine, progress_text
 from ainet.cli.subcommands import build_parser
 from ainet.client.answer import Answer
 from ainet.errors import AinetError, PromptTooLong, UsageError
@@ -25,6 +26,8 @@ from ainet.notebook.markdown import harmless
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
+
+    from ainet.api.generate import Event
 
 #: Seconds between two updates of a growing answer: smooth to the eye, easy on the browser.
 UPDATE = 0.1
@@ -69,7 +72,7 @@ class AinetMagics(Magics):
         super().__init__(shell)
         self._parser = build_parser("%ainet", in_kernel=True)
         type(self).ainet.__doc__ = self._parser.format_help()
-        self._conversation: list[dict[str, str]] = []
+        self._conversation: list[Message] = []
 
     @line_cell_magic
     def ainet(self, line: str, cell: str | None = None) -> Any:
@@ -132,20 +135,20 @@ class AinetMagics(Magics):
                 error.message = error.args[0]
             raise
         if not options.raw and answer.text:
-            self._conversation = [*messages, {"role": "assistant", "content": answer.text}]
+            self._conversation = [*messages, Message("assistant", answer.text)]
         if options.to is not None:
             self.shell.user_ns[options.to] = answer.text
         if stopped:
             raise Stopped
 
-    def _messages(self, options: Options, question: str) -> list[dict[str, str]]:
-        asked = {"role": "user", "content": question}
+    def _messages(self, options: Options, question: str) -> list[Message]:
+        asked = Message("user", question)
         if options.raw:
             return [asked]
         if not options.system:
             return [*self._conversation, asked]
-        rest = [message for message in self._conversation if message["role"] != "system"]
-        return [{"role": "system", "content": options.system}, *rest, asked]
+        rest = [message for message in self._conversation if message.role != "system"]
+        return [Message("system", options.system), *rest, asked]
 
     def _view(self, options: Options) -> View:
         if options.json:
@@ -161,28 +164,27 @@ class AinetMagics(Magics):
 
         with find_node(options) as node:
             found = node.plan(options.model, options.stages, what_if(options))
-        print(tables.plan(found))
-        display(PlacementBar(found["stages"]))
+        print(plan_words(found))
+        display(PlacementBar(found.stages))
 
     def _client(self, options: Options) -> Any:
         from distributed import Client, Security
 
         with find_node(options) as node:
-            opened = node.open_client(options.workers)
-        tls = opened["tls"]
+            opened = node.call(clients.open_client, options.workers)
         security = Security(
             require_encryption=True,
-            tls_ca_file=tls["ca"],
-            tls_client_cert=tls["cert"],
-            tls_client_key=tls["key"],
+            tls_ca_file=opened.tls.ca,
+            tls_client_cert=opened.tls.cert,
+            tls_client_key=opened.tls.key,
         )
-        return Client(opened["address"], security=security)
+        return Client(opened.address, security=security)
 
 
 class View:
     """How an answer is shown while it grows."""
 
-    def show(self, event: dict[str, Any], answer: Answer) -> None:
+    def show(self, event: Event, answer: Answer) -> None:
         """Take note of an event that `answer` has taken in."""
 
     def finish(self, answer: Answer) -> None:
@@ -196,12 +198,12 @@ class CellView(View):
         self._handle: DisplayHandle | None = None
         self._shown = 0.0
 
-    def show(self, event: dict[str, Any], answer: Answer) -> None:
+    def show(self, event: Event, answer: Answer) -> None:
         """Show the text so far, or what is going on before there is any."""
         now = time.monotonic()
-        if event["event"] in {"progress", "text"} and now - self._shown >= UPDATE:
+        if isinstance(event, Progress | Text) and now - self._shown >= UPDATE:
             self._shown = now
-            waiting = f"*{harmless(progress_text(event))}*" if event["event"] == "progress" else ""
+            waiting = f"*{harmless(progress_text(event))}*" if isinstance(event, Progress) else ""
             self._update("\n\n".join(filter(None, (harmless(answer.text), waiting))), answer.text)
 
     def finish(self, answer: Answer) -> None:
@@ -225,15 +227,15 @@ class TerminalView(View):
     """Text that streams into a terminal."""
 
     def __init__(self) -> None:
-        self._progress = Progress()
+        self._progress = ProgressLine()
 
-    def show(self, event: dict[str, Any], answer: Answer) -> None:
+    def show(self, event: Event, answer: Answer) -> None:
         """Print the new piece."""
-        if event["event"] == "progress":
+        if isinstance(event, Progress):
             self._progress.show(event, amid=bool(answer.text))
-        elif event["event"] == "text":
+        elif isinstance(event, Text):
             self._progress.clear()
-            print(event["text"], end="", flush=True)
+            print(event.text, end="", flush=True)
 
     def finish(self, answer: Answer) -> None:
         """Print the quiet line."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
+from ainet.api.swarm import Invitation
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused, UsageError
 from ainet.identity.certificates import certificate_id, check_issued, read_ca, swarm_of, to_der
 from ainet.identity.credentials import pairing_client_context, pairing_server_context
@@ -57,18 +58,6 @@ MAX_PAIRINGS = 16  # connections at once
 MAX_HOSTS = 4  # in a ticket: it is copied by hand
 MINUTES = 10.0  # that a ticket lives
 PLAIN_WORD = b"This port waits for `ainet join` and speaks TLS 1.3 only.\n"
-
-
-class Invitation(msgspec.Struct, frozen=True):
-    """A new ticket, where it is waited for ("host:port"), and until when (unix seconds).
-
-    `warning` says so when the joiner, though it may join from elsewhere, could not reach this node as a member.
-    """
-
-    ticket: str
-    address: str
-    expires: float
-    warning: str | None
 
 
 class Joined(msgspec.Struct, frozen=True):

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ainet.api.models import LeftOut, Plan, PlannedStage
 from ainet.errors import CannotSplit, NotEnough
 from ainet.placement.footprint import SESSIONS, STAGE_SECONDS, Footprint
 from ainet.placement.optimiser import Objective, Ways, nearest, optimise
-from ainet.placement.plan import LeftOut, NodeCapacity, Plan, PlannedStage
 from ainet.units import show_bytes
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ainet.models.manifest import Manifest
+    from ainet.placement.capacity import NodeCapacity
 
 #: Of this many devices at most it is said what each would cost that is left out.
 EXPLAINED = 6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ainet.links.request import Request
-from ainet.placement.plan import NodeCapacity
+from ainet.placement.capacity import NodeCapacity
 
 
 class DescribeNode(Request, frozen=True):

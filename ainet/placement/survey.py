@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import msgspec
 
 from ainet.errors import AinetError, NotFound, UsageError
-from ainet.placement.plan import NodeCapacity, Plan
+from ainet.placement.capacity import NodeCapacity
 from ainet.placement.planner import Planner
 from ainet.placement.requests import DescribeNode
 from ainet.stages.protocol.spec import EXACT_UBATCH
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Container, Mapping, Sequence
 
+    from ainet.api.models import Plan
+    from ainet.api.swarm import MemberState
     from ainet.config import AinetConfig
     from ainet.identity.identity import Identity
     from ainet.links.bandwidths import Bandwidths
     from ainet.links.link import PeerLink
     from ainet.links.links import Links
-    from ainet.links.members import MemberState
     from ainet.models.manifest import Manifest
     from ainet.models.tensors import TensorStore
     from ainet.placement.optimiser import Objective

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from ainet.errors import UsageError
-from ainet.placement.plan import NodeCapacity
+from ainet.placement.capacity import NodeCapacity
 from ainet.units import parse_bytes
 
 #: A device is taken to read memory so fast, where nothing is said (bytes a second, one thread).

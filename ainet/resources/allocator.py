@@ -6,9 +6,9 @@ import math
 import shutil
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import msgspec
 import psutil
 
+from ainet.api.node import Caps
 from ainet.errors import NotEnough
 from ainet.resources.monitor import alive, cores, total_memory
 from ainet.units import parse_bytes, show_bytes
@@ -24,26 +24,17 @@ DEFAULT_DISK = 0.5
 RESOURCES = ("memory", "disk", "threads")
 
 
-class Caps(msgspec.Struct, frozen=True):
-    """Amounts of what a device gives: memory and disk in bytes, threads, and whether its GPU may be used."""
-
-    memory: int
-    threads: int
-    disk: int
-    gpu: bool = True
-
-    @classmethod
-    def from_config(cls, config: AinetConfig) -> Caps:
-        """Return the owner's caps; memory is never more than the device has."""
-        total = total_memory()
-        return cls(
-            memory=min(parse_bytes(config.memory), total) if config.memory else int(total * DEFAULT_MEMORY),
-            threads=config.threads or cores(),
-            disk=parse_bytes(config.disk)
-            if config.disk
-            else int(shutil.disk_usage(config.make_data_dir()).free * DEFAULT_DISK),
-            gpu=config.gpu,
-        )
+def caps_of(config: AinetConfig) -> Caps:
+    """Return the owner's caps; memory is never more than the device has."""
+    total = total_memory()
+    return Caps(
+        memory=min(parse_bytes(config.memory), total) if config.memory else int(total * DEFAULT_MEMORY),
+        threads=config.threads or cores(),
+        disk=parse_bytes(config.disk)
+        if config.disk
+        else int(shutil.disk_usage(config.make_data_dir()).free * DEFAULT_DISK),
+        gpu=config.gpu,
+    )
 
 
 class Reservation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from jupyter_server.base.handlers import APIHandler
@@ -13,18 +13,15 @@ from ainet.errors import AinetError, Busy, NotFound, Refused, TooLarge, UsageErr
 from ainet.server.served import Served
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from jupyter_server.auth import IdentityProvider
-
-    from ainet.node.node import Node
 
 #: Most bytes of a request's body: a prompt of a million characters fits.
 MAX_BODY = 4 * 1024 * 1024
 #: Up to here a body that is too large is read and dropped, so that its sender hears why; beyond, it is cut off.
 MAX_DROPPED = 64 * 1024 * 1024
 
-T = TypeVar("T")
+#: What a client hears of an error that nobody has foreseen.
+MISTAKE = "The node made a mistake; its log says more (`ainet logs`)."
 
 
 @web.stream_request_body
@@ -71,39 +68,26 @@ class NodeHandler(APIHandler):
         else:
             self.body.clear()
 
-    def decode(self, kind: type[T]) -> T:
-        """Return the body as a `kind`; an empty body is an empty object.
+    def decode(self) -> dict[str, Any]:
+        """Return the fields of the body; an empty body has none.
 
         Raises
         ------
         TooLarge
             The body exceeds `MAX_BODY`.
         UsageError
-            The body is not JSON, or not that of a `kind`.
+            The body is no JSON object.
         """
         if self.received > MAX_BODY:
             raise TooLarge(f"The request has {self.received} bytes; at most {MAX_BODY} are accepted.")
         try:
-            return msgspec.json.decode(bytes(self.body) or b"{}", type=kind)
+            return msgspec.json.decode(bytes(self.body) or b"{}", type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise UsageError(f"The request is not understood: {exc}.") from exc
 
-    def query(self, kind: type[T]) -> T:
-        """Return the query's arguments as a `kind`."""
-        arguments = {name: values[-1].decode(errors="replace") for name, values in self.request.arguments.items()}
-        try:
-            return msgspec.convert(arguments, type=kind, strict=False)
-        except msgspec.ValidationError as exc:
-            raise UsageError(f"The request is not understood: {exc}.") from exc
-
-    async def answer(self, call: Callable[[Node], Awaitable[Any]]) -> None:
-        """Answer with what `call` makes of the node."""
-        try:
-            result = await call(self.served.running_node())
-        except AinetError as error:
-            self.fail(error)
-        else:
-            self.finish(msgspec.json.encode(result))
+    def query(self) -> dict[str, Any]:
+        """Return the arguments of the query."""
+        return {name: values[-1].decode(errors="replace") for name, values in self.request.arguments.items()}
 
     def fail(self, error: AinetError) -> None:
         """Answer with `error`."""
@@ -125,5 +109,5 @@ class NodeHandler(APIHandler):
         elif status_code < 500:
             error = UsageError(words or self._reason)
         else:
-            error = AinetError("The node made a mistake; its log says more (`ainet logs`).")
+            error = AinetError(MISTAKE)
         self.finish(msgspec.json.encode(error.to_dict()))

@@ -64,10 +64,10 @@ class AinetExtension(ExtensionApp):
     def initialize_handlers(self) -> None:
         """Register the routes."""
         from ainet.server.peer import PeerHandler
-        from ainet.server.routes import ROUTES
         from ainet.server.sync import SyncHandler
+        from ainet.server.verbs import routes
 
-        self.handlers.extend([*ROUTES, (r"/ainet/api/sync/(.+)", SyncHandler), (r"/ainet/peer", PeerHandler)])
+        self.handlers.extend([*routes(), (r"/ainet/api/sync/(.+)", SyncHandler), (r"/ainet/peer", PeerHandler)])
 
     def make_config(self, server_options: Config) -> AinetConfig:
         """Return the node's configuration: Jupyter's files, then the data directory's, then the command line.
@@ -111,7 +111,7 @@ class AinetExtension(ExtensionApp):
             self._lock = lock
             self._log_file = LogFile(data_dir, [self.log, serverapp.log] if self.headless else [self.log])
             self.served.url = self._listen(serverapp)
-            node = cast("type[Node]", self.node_class)(config, log=self.log)
+            node = cast("type[Node]", self.node_class)(config, log=self.log, url=self.served.url)
             try:
                 await node.start()
             except BaseException:

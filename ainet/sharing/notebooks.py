@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from tornado.web import HTTPError
 
+from ainet.api import notebooks
+from ainet.api.notebooks import ListedNotebook, OpenedNotebook, SharedNotebook, Unshared
 from ainet.errors import AinetError, NotFound, PeerUnreachable, UsageError
 from ainet.files import make_private_dir
 from ainet.sharing.notebook_files import NotebookFiles
-from ainet.sharing.shared_notebook import Remembered, SharedNotebook
+from ainet.sharing.shared_notebook import LiveNotebook, Remembered
 from ainet.sharing.shares import SWARM, Listed, Share, Shares
 from ainet.tasks import Tasks
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from ainet.api.answers import Answers
     from ainet.documents.exchange import Documents
     from ainet.identity.identity import Identity
     from ainet.links.links import Links
@@ -56,6 +59,8 @@ class Notebooks:
         The Jupyter server's contents manager.
     live
         Returns the live document of a path, None while nobody has it open.
+    answers
+        Who answers the owner's verbs.
     log
         For what cannot be kept up to date.
     """
@@ -70,6 +75,7 @@ class Notebooks:
         data_dir: Path,
         contents: Any,
         live: Callable[[str], Any],
+        answers: Answers,
         log: logging.Logger,
     ) -> None:
         self._identity, self._links = identity, links
@@ -78,10 +84,14 @@ class Notebooks:
         self._files = NotebookFiles(contents)
         self._live = live
         self._log = log
-        self._open: dict[str, SharedNotebook] = {}
+        self._open: dict[str, LiveNotebook] = {}
         self._unwatch: dict[str, Callable[[], None]] = {}
         self._tasks = Tasks("A shared notebook did not end as it should", log)
         shares.on_change(self._shares_changed)
+        answers.add(notebooks.notebooks, self.show)
+        answers.add(notebooks.share, self.share)
+        answers.add(notebooks.unshare, self.unshare)
+        answers.add(notebooks.open_notebook, self.open)
 
     async def start(self) -> None:
         """Go on with the notebooks that were shared and opened before."""
@@ -106,25 +116,29 @@ class Notebooks:
         await self._tasks.finish()
         self._files.close()
 
-    def list(self) -> list[dict[str, Any]]:
+    async def show(self) -> list[ListedNotebook]:
+        """Return `all`, for the owner."""
+        return self.all()
+
+    def all(self) -> list[ListedNotebook]:
         """Return every shared notebook: its name, by and with whom, whether it may be changed, the file here."""
         names = self._shares.names()
         found = [
-            {
-                "name": listed.name,
-                "by": names[listed.sharer],
-                "own": listed.sharer == self._identity.id,
-                "with": self._with(listed.share),
-                "read_only": listed.share.read_only,
-                "path": self._open[listed.document].path if listed.document in self._open else None,
-            }
+            ListedNotebook(
+                name=listed.name,
+                by=names[listed.sharer],
+                own=listed.sharer == self._identity.id,
+                audience=self._with(listed.share),
+                read_only=listed.share.read_only,
+                path=self._open[listed.document].path if listed.document in self._open else None,
+            )
             for listed in self._shares.all()
         ]
-        return sorted(found, key=lambda one: (str(one["name"]), str(one["by"])))
+        return sorted(found, key=lambda one: (one.name, one.by))
 
     async def share(
-        self, path: str, name: str | None = None, *, read_only: bool = False, audience: Sequence[str] = ()
-    ) -> dict[str, Any]:
+        self, path: str, name: str | None = None, read_only: bool = False, audience: Sequence[str] = ()
+    ) -> SharedNotebook:
         """Share the notebook at `path`.
 
         Parameters
@@ -161,18 +175,18 @@ class Notebooks:
             raise NotFound(f"There is no notebook {path!r} in this Jupyter server's folder.")
         await self._begin(listed, path, may_write=True)
         self._shares.publish(name, share)
-        return {"name": name, "path": path, "read_only": read_only, "with": self._with(share)}
+        return SharedNotebook(name, path, read_only, self._with(share))
 
-    async def unshare(self, name: str) -> dict[str, Any]:
+    async def unshare(self, name: str) -> Unshared:
         """Stop sharing a notebook of this device; the others keep their copies of the file."""
         for listed in self._shares.all():
             if (listed.sharer, listed.name) == (self._identity.id, name):
                 self._shares.publish(name, None)
                 await self._close(listed.document, for_ever=True)
-                return {"name": name}
+                return Unshared(name)
         raise NotFound(f"This device shares no notebook called {name!r}.")
 
-    async def open(self, name: str, path: str | None = None) -> dict[str, Any]:
+    async def open(self, name: str, path: str | None = None) -> OpenedNotebook:
         """Open a notebook that another device shares; changes then go both ways.
 
         Parameters
@@ -195,7 +209,7 @@ class Notebooks:
         may_write = listed.sharer == self._identity.id or not listed.share.read_only
         here = self._open.get(listed.document)
         if here is not None:
-            return {"name": listed.name, "path": here.path, "read_only": not may_write}
+            return OpenedNotebook(listed.name, here.path, not may_write)
         path = self._files.path(path or f"{listed.name}.ipynb")
         if await self._files.exists(path):
             raise UsageError(f"{path} exists already in this Jupyter server's folder. Name another file (--as).")
@@ -210,11 +224,11 @@ class Notebooks:
                     f"{listed.name} did not come within {OPEN_SECONDS:g} seconds. Try again."
                 ) from exc
             raise
-        return {"name": listed.name, "path": path, "read_only": not may_write}
+        return OpenedNotebook(listed.name, path, not may_write)
 
     async def _begin(self, listed: Listed, path: str, *, may_write: bool, base: Notebook | None = None) -> None:
         document = self._documents.open(listed.document)
-        notebook = SharedNotebook(
+        notebook = LiveNotebook(
             self._folder / f"{hashlib.sha256(listed.document.encode()).hexdigest()[:32]}.json",
             name=listed.name,
             path=path,
@@ -238,7 +252,7 @@ class Notebooks:
             if for_ever:
                 self._documents.delete(document)
 
-    def _ran(self, listed: Listed) -> dict[str, Any]:
+    def _ran(self, listed: Listed) -> dict[str, str]:
         ran = {"device": self._identity.name, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         # What the user is called on this device is nothing for other owners.
         member = self._identity.roster.member
@@ -249,7 +263,7 @@ class Notebooks:
         links = self._links
         return not links.links() and not any(map(links.open_link, self._shares.contacts(document)))
 
-    def _with(self, share: Share) -> Sequence[str]:
+    def _with(self, share: Share) -> list[str]:
         names = self._shares.names()
         return [*([SWARM] if share.swarm else []), *(names.get(node, node[:8]) for node in share.nodes)]
 

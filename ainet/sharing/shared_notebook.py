@@ -38,7 +38,7 @@ class Remembered(msgspec.Struct, frozen=True):
     base: dict[str, Any]
 
 
-class SharedNotebook:
+class LiveNotebook:
     """A shared notebook on this device.
 
     Parameters

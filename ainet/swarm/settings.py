@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from pycrdt import Map
 
+from ainet.api import swarm
 from ainet.errors import UsageError
 
 if TYPE_CHECKING:
+    from ainet.api.answers import Answers
     from ainet.documents.exchange import Documents
 
 #: The name of the document.
@@ -25,11 +27,24 @@ class SwarmSettings:
     ----------
     documents
         Of this node.
+    answers
+        Who answers the owner's verbs.
     """
 
-    def __init__(self, documents: Documents) -> None:
+    def __init__(self, documents: Documents, answers: Answers) -> None:
         self._documents = documents
+        answers.add(swarm.settings, self.show)
+        answers.add(swarm.set_setting, self.change)
         documents.register(SETTINGS, stays=False)  # where this device joins a swarm, those of the swarm hold
+
+    async def show(self) -> dict[str, str]:
+        """Return what is set, for the owner."""
+        return self.all()
+
+    async def change(self, key: str, value: str | None = None) -> dict[str, str]:
+        """Do what `set` does; return what is set then."""
+        self.set(key, value)
+        return self.all()
 
     def all(self) -> dict[str, str]:
         """Return what is set."""

@@ -57,7 +57,7 @@ def test_stages_run_on_the_workers_that_are_there(scheduler, jupyter_dirs, tmp_p
             answer = client.ask("Tell me about rain.", stages=2, temperature=0.0, max_tokens=24)
             expected = one_process(smollm2_path, "Tell me about rain.", SamplingParams(temperature=0), 24)
             assert (answer.tokens, answer.text) == expected
-            assert len({part["pid"] for part in answer.placement}) == 2
+            assert len({part.pid for part in answer.placement}) == 2
             with pytest.raises(NotEnough, match="3 stages were asked for, but the devices have only 2 workers"):
                 client.ask("Tell me about rain.", stages=3)
     finally:

@@ -14,7 +14,7 @@ NAMES = ("tower", "laptop")
 
 
 def path(nodes, name, other):
-    return nodes.peer(name, other).get("path") or ""
+    return nodes.peer(name, other).path or ""
 
 
 def test_devices_that_have_only_ipv6_addresses_from_now_on_are_linked_over_those(jupyter_dirs, tmp_path):
@@ -26,7 +26,7 @@ def test_devices_that_have_only_ipv6_addresses_from_now_on_are_linked_over_those
         for name, other in (NAMES, NAMES[::-1]):
             wait_for(lambda name=name, other=other: "fd77::" in path(nodes, name, other), 60)
             assert nodes.reached(name, other) == "direct"
-            assert any("fd77::" in address for address in nodes.peer(name, other)["addresses"])
+            assert any("fd77::" in address for address in nodes.peer(name, other).addresses)
         nodes.shared("tower", "plan")["over"] = "IPv6"
         wait_for(lambda: dict(nodes.shared("laptop", "plan")) == {"over": "IPv6"})
         families = [nodes.family(name) for name in NAMES]

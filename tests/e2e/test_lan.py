@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -55,7 +54,7 @@ def listening(nodes, name):
 
 
 def test_members_describe_themselves(nodes):
-    wait_for(lambda: nodes.peer("tower", "laptop").get("models"))
+    wait_for(lambda: nodes.peer("tower", "laptop").models)
     laptop = next(peer for peer in nodes.json("tower", "peers") if peer["name"] == "laptop")
     assert laptop["kind"] == "member"
     assert laptop["device"]["threads"] == 1
@@ -86,21 +85,21 @@ def test_a_stranger_is_shown_as_one(nodes, tmp_path):
         (tmp_path / "tower").mkdir(mode=0o700)
         nodes.run("tower", "up", "--name", "guest", "--lan", "--threads", "1")
         nodes.folder = folder
-        stranger = wait_for(lambda: [one for one in nodes.peers("laptop") if one["kind"] == "stranger"])[0]
-        assert stranger["reached"] == "no"
-        assert "guest" not in json.dumps(stranger)  # nothing private is announced
+        stranger = wait_for(lambda: [one for one in nodes.peers("laptop") if one.kind == "stranger"])[0]
+        assert stranger.reached == "no"
+        assert "guest" not in str(stranger)  # nothing private is announced
     finally:
         nodes.folder = tmp_path
         nodes.run("tower", "down")
         nodes.folder = folder
-    wait_for(lambda: not [one for one in nodes.peers("laptop") if one["kind"] == "stranger"])
+    wait_for(lambda: not [one for one in nodes.peers("laptop") if one.kind == "stranger"])
 
 
 def test_a_device_that_moves_is_followed(nodes):
     before = nodes.lan.hosts["tablet"]
     nodes.lan.move("tablet", "10.77.0.99")
     try:
-        wait_for(lambda: "10.77.0.99" in json.dumps(nodes.peer("tower", "tablet")["addresses"]))
+        wait_for(lambda: "10.77.0.99" in str(nodes.peer("tower", "tablet").addresses))
         wait_for(lambda: nodes.reached("tower", "tablet") == "direct")
         assert ask(nodes, "tower", "--stages", "3")["placement"][2]["node"]
     finally:
@@ -144,7 +143,7 @@ def hidden(nodes):
 
 
 def test_two_members_that_cannot_reach_each_other_work_together_through_a_third(hidden, smollm2_path):
-    assert hidden.peer("laptop", "tablet")["path"] == "through tower"
+    assert hidden.peer("laptop", "tablet").path == "through tower"
     before = listening(hidden, "laptop")
     answer = ask(hidden, "laptop", "--stages", "3")
     assert {part["node"] for part in answer["placement"]} == set(NAMES)
@@ -156,14 +155,14 @@ def test_two_members_that_cannot_reach_each_other_work_together_through_a_third(
     script = (
         "import sys; from ainet.client.client import NodeClient; from distributed import Client, Security\n"
         "with NodeClient.find() as node:\n"
-        "    opened = node.open_client(3); tls = opened['tls']\n"
-        "    security = Security(require_encryption=True, tls_ca_file=tls['ca'], tls_client_cert=tls['cert'],\n"
-        "                        tls_client_key=tls['key'])\n"
-        "    with Client(opened['address'], security=security) as client:\n"
+        "    opened = node.open_client(3); tls = opened.tls\n"
+        "    security = Security(require_encryption=True, tls_ca_file=tls.ca, tls_client_cert=tls.cert,\n"
+        "                        tls_client_key=tls.key)\n"
+        "    with Client(opened.address, security=security) as client:\n"
         "        parts = client.map(lambda i: bytes(i * 1000), range(40))\n"
         "        print(client.submit(lambda parts: sum(map(len, parts)), parts).result(timeout=60))\n"
-        "        print(sorted(one['node'] for one in opened['workers']), len(client.scheduler_info()['workers']))\n"
-        "    node.close_client(opened['id'])\n"
+        "        print(sorted(one.node for one in opened.workers), len(client.scheduler_info()['workers']))\n"
+        "    node.close_client(opened.id)\n"
     )
     done = hidden.python("laptop", "-c", script)
     assert done.returncode == 0, done.stderr + hidden.logs()

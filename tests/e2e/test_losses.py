@@ -12,9 +12,11 @@ import time
 import psutil
 import pytest
 from support.lan import POSSIBLE, lan_nodes, wait_for
+from support.losses import notices_of, said
 from support.nodes import alive
 from support.smollm2 import CHUNK, N_CTX, one_process
 
+from ainet.api.generate import PlacedStage, Start, Text
 from ainet.errors import AinetError
 from ainet.stages.protocol.sampling_params import SamplingParams
 
@@ -58,22 +60,12 @@ def answer(nodes, happens, **options):
         with contextlib.closing(node.generate(QUESTION, **asked)) as running:
             for event in running:
                 events.append(event)
-                placement = event.get("placement", placement)
-                n += len(event.get("tokens", ())) if event["event"] == "text" else 0
+                placement = event.placement if isinstance(event, Start) else placement
+                n += len(event.tokens) if isinstance(event, Text) else 0
                 happens(event, placement, n)
         return events
 
     return nodes.client("desk", work)
-
-
-def said(events):
-    """Return the tokens and the text as they were told piece by piece."""
-    told = [event for event in events if event["event"] == "text"]
-    return [token for event in told for token in event["tokens"]], "".join(event["text"] for event in told)
-
-
-def notices(events):
-    return [event["text"] for event in events if event.get("notice")]
 
 
 class Loss:
@@ -85,9 +77,9 @@ class Loss:
         self._undo = lambda: None
 
     def __call__(self, event, placement, n):
-        if not self.victim and event["event"] == "text" and n >= self.at:
-            part = self.chance.choice([part for part in placement if part["node"] != "desk"])
-            self.victim = part["node"]
+        if not self.victim and isinstance(event, Text) and n >= self.at:
+            part = self.chance.choice([part for part in placement if part.node != "desk"])
+            self.victim = part.node
             self._undo = self.hurt(part) or self._undo
 
     def undo(self):
@@ -97,25 +89,25 @@ class Loss:
 
 class WorkerKilled(Loss):
     def hurt(self, part):
-        os.kill(part["pid"], signal.SIGKILL)
+        os.kill(part.pid, signal.SIGKILL)
 
 
 class DeviceKilled(Loss):
     def hurt(self, part):
-        family = self.nodes.family(part["node"])
+        family = self.nodes.family(part.node)
         for process in family:
             process.kill()
 
         def undo():
             wait_for(lambda: not alive(family))
-            self.nodes.run(part["node"], "up")
+            self.nodes.run(part.node, "up")
 
         return undo
 
 
 class DeviceStopped(Loss):
     def hurt(self, part):
-        family = self.nodes.family(part["node"])
+        family = self.nodes.family(part.node)
         for process in family:
             process.suspend()
         return lambda: [process.resume() for process in family]
@@ -123,8 +115,8 @@ class DeviceStopped(Loss):
 
 class CableCut(Loss):
     def hurt(self, part):
-        self.nodes.lan.cut(part["node"])
-        return lambda: self.nodes.lan.heal(part["node"])
+        self.nodes.lan.cut(part.node)
+        return lambda: self.nodes.lan.heal(part.node)
 
 
 def test_an_answer_outlives_whatever_happens_to_a_device_at_any_token(nodes, expected):
@@ -139,8 +131,8 @@ def test_an_answer_outlives_whatever_happens_to_a_device_at_any_token(nodes, exp
         finally:
             loss.undo()
         assert loss.victim, what
-        assert said(events) == (events[-1]["tokens"], events[-1]["text"]) == expected, what
-        assert any("goes on where it stopped" in notice for notice in notices(events)), what
+        assert said(events) == (events[-1].tokens, events[-1].text) == expected, what
+        assert any("goes on where it stopped" in notice for notice in notices_of(events)), what
         # Who was lost is used again.
         nodes.client("desk", lambda node: node.unload())
         parts = nodes.json("desk", "ask", "Hi", "--stages", "3", "--max-tokens", "2")["placement"]
@@ -157,8 +149,8 @@ def test_an_answer_waits_for_a_device_without_which_the_model_does_not_fit(nodes
 
         def happens(event, placement, n):
             loss(event, placement, n)
-            if not waited and "waiting for devices to come back" in event.get("text", ""):
-                waited.append(event["text"])
+            if not waited and "waiting for devices to come back" in getattr(event, "text", ""):
+                waited.append(event.text)
                 nodes.lan.heal(loss.victim)
 
         events = answer(nodes, happens)
@@ -166,7 +158,7 @@ def test_an_answer_waits_for_a_device_without_which_the_model_does_not_fit(nodes
         nodes.lan.heal("cellar")
     assert loss.victim == "attic"
     assert "needs" in waited[0]  # how much, and how much is free
-    assert said(events) == (events[-1]["tokens"], events[-1]["text"]) == expected
+    assert said(events) == (events[-1].tokens, events[-1].text) == expected
     wait_for(lambda: all_reached(nodes), 90)
 
 
@@ -180,8 +172,8 @@ def test_when_the_asking_device_is_lost_its_answer_ends_everywhere(nodes, loss):
 
     def happens(event, placement, n):
         if n >= 10 and not undo:
-            undo.append([psutil.Process(part["pid"]) for part in placement])
-            undo.append(loss(nodes, 0, random.Random(SEED)).hurt({"node": "desk"}))
+            undo.append([psutil.Process(part.pid) for part in placement])
+            undo.append(loss(nodes, 0, random.Random(SEED)).hurt(PlacedStage("desk", 0, 0, 0)))
 
     def ask():
         with contextlib.suppress(AinetError):
@@ -213,4 +205,4 @@ def rest(processes):
 
 
 def reserved(node):
-    return node.status()["node"]["reserved"]["memory"]
+    return node.status().node.reserved.memory

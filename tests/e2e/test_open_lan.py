@@ -52,7 +52,7 @@ def listening(nodes, name, port):
 
 def announced(nodes, name, seen_by, patience):
     """Return what another device on the network hears of the node within this time (ms)."""
-    node_id = nodes.client(name, lambda node: node.status())["node"]["id"]
+    node_id = nodes.client(name, lambda node: node.status()).node.id
 
     def look():
         zeroconf = Zeroconf(ip_version=IPVersion.V4Only)
@@ -71,7 +71,7 @@ def announced(nodes, name, seen_by, patience):
 def test_a_ticket_opens_a_node_to_the_network(nodes, giving, taking, kind):
     ports = {}
     for name in NAMES:
-        address = nodes.client(name, lambda node: node.status())["node"]["address"]
+        address = nodes.client(name, lambda node: node.status()).node.address
         ports[name] = int(address.rpartition(":")[2])
         assert address == f"127.0.0.1:{ports[name]}"
         assert listening(nodes, name, ports[name]) == LOOPBACK
@@ -88,8 +88,8 @@ def test_a_ticket_opens_a_node_to_the_network(nodes, giving, taking, kind):
         assert f"{nodes.lan.hosts[name]}:{ports[name]}" in sighting.addresses
         assert json.loads((nodes.folder / name / CONFIG_FILE).read_text())["AinetConfig"]["lan"] is True
         wait_for(lambda name=name, other=other: nodes.reached(name, other) == "direct")
-        assert nodes.peer(name, other)["kind"] == kind
-        assert f"{nodes.lan.hosts[other]}:{ports[other]}" in nodes.peer(name, other)["addresses"]
+        assert nodes.peer(name, other).kind == kind
+        assert f"{nodes.lan.hosts[other]}:{ports[other]}" in nodes.peer(name, other).addresses
     # Once more changes nothing.
     nodes.run("tower", giving, "--lan")
     assert listening(nodes, "tower", ports["tower"]) <= EVERYWHERE

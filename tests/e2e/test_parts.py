@@ -10,10 +10,12 @@ import sys
 
 import pytest
 from support.lan import POSSIBLE, lan_nodes, wait_for
+from support.losses import notices_of
 from support.nodes import alive
 from support.processes import running
 from support.smollm2 import N_CTX, one_process
 
+from ainet.api.generate import Start
 from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.stages.protocol.spec import EXACT_UBATCH
 
@@ -50,7 +52,7 @@ def nodes(jupyter_dirs, tmp_path_factory):
 def all_reach(nodes, names):
     """Whether each of the devices reaches the others of them, and nobody else."""
     for name in names:
-        reached = {peer["name"] for peer in nodes.peers(name) if peer["reached"] != "no"}
+        reached = {peer.name for peer in nodes.peers(name) if peer.reached != "no"}
         if reached != set(names) - {name}:
             return False
     return True
@@ -76,7 +78,7 @@ def pids(answer):
 
 def loaded(nodes, names=NAMES):
     """Return how many pipelines each of the devices has loaded."""
-    return {name: len(nodes.client(name, lambda node: node.status())["pipelines"]) for name in names}
+    return {name: len(nodes.client(name, lambda node: node.status()).pipelines) for name in names}
 
 
 def unload(nodes):
@@ -93,7 +95,7 @@ def said(nodes, name):
 
 def test_two_parts_go_on_and_become_one(nodes, smollm2_path):
     expected = one_process(smollm2_path, QUESTION, GREEDY, 24, chunk=EXACT_UBATCH)[1]
-    assert 0.03 < nodes.peer("tower", "tablet")["latency_s"] < 1  # the cable is slow
+    assert 0.03 < nodes.peer("tower", "tablet").latency_s < 1  # the cable is slow
 
     nodes.lan.part()
     for part in (NEAR, FAR):
@@ -144,10 +146,10 @@ def test_a_cable_that_is_slow_and_loses_frames_is_no_loss_of_a_device(nodes, smo
     unload(nodes)
     asked = {"temperature": 0.0, "max_tokens": 150, "stages": 5}
     events = nodes.client("tower", lambda node: list(node.generate(QUESTION, **asked)))
-    assert where(events[-1]) == set(NAMES)  # the ring goes over the cable
-    assert not [event for event in events if event.get("notice")]
-    assert [event["event"] for event in events].count("start") == 1
-    assert events[-1]["text"] == one_process(smollm2_path, QUESTION, GREEDY, 150, chunk=EXACT_UBATCH)[1]
+    assert {part.node for part in events[-1].placement} == set(NAMES)  # the ring goes over the cable
+    assert not notices_of(events)
+    assert sum(isinstance(event, Start) for event in events) == 1
+    assert events[-1].text == one_process(smollm2_path, QUESTION, GREEDY, 150, chunk=EXACT_UBATCH)[1]
     unload(nodes)
 
 
@@ -180,24 +182,24 @@ from distributed import Client, Security
 from ainet.client.client import NodeClient
 with NodeClient.find() as node:
     for _ in range(20):  # a device that has just started may not lend yet
-        opened = node.open_client(5); tls = opened["tls"]
-        if len(opened["workers"]) == 5:
+        opened = node.open_client(5); tls = opened.tls
+        if len(opened.workers) == 5:
             break
-        node.close_client(opened["id"])
+        node.close_client(opened.id)
         time.sleep(1)
-    security = Security(require_encryption=True, tls_ca_file=tls["ca"], tls_client_cert=tls["cert"],
-                        tls_client_key=tls["key"])
-    with Client(opened["address"], security=security) as client:
+    security = Security(require_encryption=True, tls_ca_file=tls.ca, tls_client_cert=tls.cert,
+                        tls_client_key=tls.key)
+    with Client(opened.address, security=security) as client:
         before = set(client.scheduler_info()["workers"])
         def slow(i):
             import time
             time.sleep(0.4)
             return i
         futures = client.map(slow, range(150), pure=False)
-        print(len(before), sorted(one["node"] for one in opened["workers"]), flush=True)
+        print(len(before), sorted(one.node for one in opened.workers), flush=True)
         total = sum(client.gather(futures))
         print(total, before == set(client.scheduler_info()["workers"]), flush=True)
-    node.close_client(opened["id"])
+    node.close_client(opened.id)
 """
 
 

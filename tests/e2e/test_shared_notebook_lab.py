@@ -39,12 +39,12 @@ def labs(jupyter_dirs, tmp_path_factory):
         nbformat.write(nbformat.v4.new_notebook(cells=content, metadata={"kernelspec": spec}), folders[0] / path)
     with running_lab(folders[0]) as ada, running_lab(folders[1]) as bob:
         with NodeClient.find(folders[0] / "node") as here, NodeClient.find(folders[1] / "node") as there:
-            there.join(here.invite()["ticket"])
+            there.join(here.invite().ticket)
             here.share("plan.ipynb")
             for _ in range(200):
                 if there.notebooks():
                     break
-            assert there.open_notebook("plan")["path"] == "plan.ipynb"
+            assert there.open_notebook("plan").path == "plan.ipynb"
         yield ada, bob
 
 

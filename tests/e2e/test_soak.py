@@ -54,11 +54,11 @@ class Killer:
 
     def _run(self) -> None:
         while not self._stop.wait(self._chance.uniform(2, 6)):
-            stages = [part for one in self._node.status()["pipelines"] for part in one["placement"]]
+            stages = [part for one in self._node.status().pipelines for part in one.placement]
             if stages:
                 how = self._chance.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP))
                 try:
-                    os.kill(self._chance.choice(stages)["pid"], how)
+                    os.kill(self._chance.choice(stages).pid, how)
                 except ProcessLookupError:
                     continue
                 self.kills += 1
@@ -116,5 +116,5 @@ def settled(node: NodeClient, running) -> dict[str, float]:
         "memory": server.memory_full_info().uss,
         "all files": sum(process.num_fds() for process in family),
         "all memory": sum(process.memory_full_info().uss for process in family),
-        "reserved": node.status()["node"]["reserved"]["memory"],
+        "reserved": node.status().node.reserved.memory,
     }

@@ -28,16 +28,16 @@ def old(tmp_path, jupyter_dirs):
 
 def test_a_data_directory_of_the_first_version_is_as_it_was_left(old):
     with NodeClient.find(old) as node:
-        own = node.status()["node"]
-        assert (own["name"], own["id"][: len(ID)]) == ("desk", ID)
-        assert {member["name"] for member in node.members()} == {"desk", "phone"}
-        assert [contact["name"] for contact in node.contacts()] == ["friend"]
+        own = node.status().node
+        assert (own.name, own.id[: len(ID)]) == ("desk", ID)
+        assert {member.name for member in node.members()} == {"desk", "phone"}
+        assert [contact.name for contact in node.contacts()] == ["friend"]
         assert node.settings() == {"model": "smollm2"}
-        notebooks = {found["name"]: (found["own"], found["path"]) for found in node.notebooks()}
+        notebooks = {found.name: (found.own, found.path) for found in node.notebooks()}
         assert notebooks == {"desk": (True, "desk.ipynb"), "friend": (False, "friend.ipynb")}
-        (phone,) = [peer for peer in node.peers() if peer["name"] == "phone"]
-        assert phone["device"]["memory"] == 2_000_000_000
-        assert [model["name"] for model in phone["models"]] == ["smollm2"]
+        (phone,) = [peer for peer in node.peers() if peer.name == "phone"]
+        assert phone.device.memory == 2_000_000_000
+        assert [model.name for model in phone.models] == ["smollm2"]
     assert "from friend" in (old / "notebooks" / "friend.ipynb").read_text()
     try:
         assert open_shared(old, "plan", "dict").to_py() == {"colour": "blue"}

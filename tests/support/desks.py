@@ -7,6 +7,7 @@ import json
 
 import nbformat
 
+from ainet.api.answers import Answers
 from ainet.documents.kinds import Fetch
 from ainet.errors import PeerUnreachable
 from ainet.sharing.notebooks import Notebooks
@@ -29,6 +30,7 @@ class NotebookNode(SharingNode):
         self.documents.register(NOTEBOOK, self.shares, Fetch.ONCE_OPENED)
 
     def notebooks_of(self, contents, live):
+        self.answers = Answers()
         return Notebooks(
             identity=self.identity,
             links=self.links,
@@ -37,6 +39,7 @@ class NotebookNode(SharingNode):
             data_dir=self.folder,
             contents=contents,
             live=live,
+            answers=self.answers,
             log=self.log,
         )
 
@@ -128,7 +131,7 @@ async def shared(ada, bob, **options):
     """Share a notebook of Ada's, and open it at Bob's."""
     ada.write("plan.ipynb", code("a", "1"), code("b", "2"))
     await ada.notebooks.share("plan.ipynb", **options)
-    await until(lambda: [one["name"] for one in bob.notebooks.list()] == ["plan"])
+    await until(lambda: [one.name for one in bob.notebooks.all()] == ["plan"])
     return await bob.notebooks.open("plan")
 
 

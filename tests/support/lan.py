@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ainet.api.swarm import Peer
 from ainet.client import shared_variables
 from ainet.client.client import NodeClient
 from ainet.config import CONFIG_FILE
@@ -33,6 +34,7 @@ TAP = Path("/dev/net/tun")
 NAMESPACES = Path("/var/run/netns")
 CLONE_NEWNET = 0x40000000
 T = TypeVar("T")
+UNKNOWN = Peer(id="", name="", kind="stranger", reached="no", addresses=[])
 POSSIBLE = os.geteuid() == 0 and shutil.which("ip") is not None
 
 
@@ -243,18 +245,18 @@ class LanNodes:
         return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, env=environment)
 
     def join(self, name: str, other: str) -> None:
-        ticket = self.client(other, lambda node: node.invite()["ticket"])
+        ticket = self.client(other, lambda node: node.invite().ticket)
         self.client(name, lambda node: node.join(ticket))
 
-    def peers(self, name: str) -> list[dict[str, Any]]:
+    def peers(self, name: str) -> list[Peer]:
         return self.client(name, lambda node: node.peers())
 
-    def peer(self, name: str, other: str) -> dict[str, Any]:
+    def peer(self, name: str, other: str) -> Peer:
         """Return what the device knows of the other one."""
-        return next((peer for peer in self.peers(name) if peer["name"] == other), {"reached": "unknown"})
+        return next((peer for peer in self.peers(name) if peer.name == other), UNKNOWN)
 
     def reached(self, name: str, other: str) -> str:
-        return str(self.peer(name, other)["reached"])
+        return self.peer(name, other).reached
 
     def family(self, name: str) -> list[psutil.Process]:
         running = runtime.find(self.folder / name)

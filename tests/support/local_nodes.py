@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import logging
 
+from ainet.api import swarm
+from ainet.api.generate import Done, GenerateRequest, Message
 from ainet.config import AinetConfig
-from ainet.executor.request import GenerateRequest
 from ainet.node.node import Node
-from ainet.stages.protocol.generation import Message
 
 SMALL = {"stage_threads": 1, "context_window": 512, "threads": 1}
 ENDLESS = "root ::= [a-z ] root"
@@ -28,10 +28,10 @@ async def nodes(tmp_path, **settings):
             found[name] = node
         first, *others = found.values()
         for node in others:
-            await node.join((await first.invite(None, 10))["ticket"])
+            await node.call(swarm.join, (await first.call(swarm.invite)).ticket)
         async with asyncio.timeout(20):
             for node in found.values():
-                while not all(member["connected"] for member in await node.members()):
+                while not all(member.connected for member in await node.call(swarm.members)):
                     await asyncio.sleep(0.05)
         yield found
 
@@ -42,5 +42,5 @@ def question(text="Hello", **options):
 
 async def ask(node, **options):
     events = [event async for event in node.generate(question(**options))]
-    assert events[-1]["event"] == "done"
+    assert isinstance(events[-1], Done)
     return events[-1]

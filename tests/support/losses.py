@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from ainet.api.generate import Progress, Start, Text
 from support.local_nodes import ask, question
 from support.smollm2 import CHUNK, N_CTX
 from support.workshop import pause
@@ -20,12 +21,12 @@ async def answer(node, *, hurt=None, **options):
     async with contextlib.aclosing(node.generate(question(TEXT, max_tokens=TOKENS, **options))) as running:
         async for event in running:
             events.append(event)
-            if event["event"] == "start":
-                placement = event["placement"]
+            if isinstance(event, Start):
+                placement = event.placement
                 if hurt is not None:
                     hurt(placement, n)
-            elif event["event"] == "text":
-                n += len(event["tokens"])
+            elif isinstance(event, Text):
+                n += len(event.tokens)
                 if hurt is not None:
                     hurt(placement, n)
     return events
@@ -33,8 +34,13 @@ async def answer(node, *, hurt=None, **options):
 
 def said(events):
     """Return the tokens and the text as they were told piece by piece."""
-    told = [event for event in events if event["event"] == "text"]
-    return [token for event in told for token in event["tokens"]], "".join(event["text"] for event in told)
+    told = [event for event in events if isinstance(event, Text)]
+    return [token for event in told for token in event.tokens], "".join(event.text for event in told)
+
+
+def notices_of(events):
+    """Return what the reader had to know."""
+    return [event.text for event in events if isinstance(event, Progress) and event.notice]
 
 
 def once(victim, at, how):
@@ -43,8 +49,8 @@ def once(victim, at, how):
 
     def act(placement, n):
         if not hurt and n >= at:
-            hurt.append(placement[victim]["pid"])
-            os.kill(placement[victim]["pid"], how)
+            hurt.append(placement[victim].pid)
+            os.kill(placement[victim].pid, how)
 
     return act
 
@@ -60,6 +66,6 @@ async def outlived(node, victim, at, how, **options):
     """Ask, and hurt the stage with the number `victim` at `at` tokens, while more are to come. Returns all events."""
     await loaded_to_pause(node, at, stages=options.get("stages"))
     events = await answer(node, hurt=once(victim, at, how), **options)
-    notices = [event["text"] for event in events if event.get("notice")]
+    notices = notices_of(events)
     assert any("goes on where it stopped" in text or not at for text in notices)
     return events

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from typing import TYPE_CHECKING, Any
 
 from jupyter_server.serverapp import ServerApp
 from traitlets.config import Config
 
+from ainet.api import models, node
+from ainet.api.answers import Answers
+from ainet.api.generate import Done, PlacedStage, Progress, Start, Text, Timings
+from ainet.api.models import Plan, Unloaded
+from ainet.api.node import Caps, CertificateState, NodeState, NodeStatus
+from ainet.api.swarm import Removed
+from ainet.api.verb import all_verbs
 from ainet.daemon import runtime
 
 if TYPE_CHECKING:
@@ -16,13 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
     from pathlib import Path
 
+    from ainet.api.generate import Event, GenerateRequest
+    from ainet.api.models import ListedModel
+    from ainet.api.verb import Verb
     from ainet.config import AinetConfig
     from ainet.daemon.runtime import Runtime
     from ainet.errors import AinetError
-    from ainet.executor.request import GenerateRequest
 
 JUPYTER_TOKEN = "the-jupyter-token"
-PLACEMENT = [{"node": "double", "pid": 1, "first_layer": 0, "last_layer": 29}]
+PLACEMENT = [PlacedStage("double", 1, 0, 29)]
+PLAN = Plan(model="m", name="m", n_ctx=1, n_ubatch=1, stages=[], why="", seconds=0.0)
 
 
 class NodeDouble:
@@ -34,13 +45,21 @@ class NodeDouble:
     early_error: AinetError | Exception | None = None
     late_error: AinetError | Exception | None = None
 
-    def __init__(self, config: AinetConfig, *, log: logging.Logger) -> None:
+    def __init__(self, config: AinetConfig, *, log: logging.Logger, url: str) -> None:
         self.config = config
+        self.url = url
         self.calls: list[tuple[Any, ...]] = []
         self.requests: list[GenerateRequest] = []
         self.generating = 0
         self.words = 0
         self.stopped = False
+        self.answers = Answers()
+        self.answers.add(node.status, self.status)
+        self.answers.add(models.models, self.models)
+        self.answers.add(models.plan, self.plan)
+        for verb in all_verbs().values():
+            if verb not in self.answers:
+                self.answers.add(verb, functools.partial(self._note, verb))
 
     async def start(self) -> None:
         if self.start_error is not None:
@@ -52,40 +71,45 @@ class NodeDouble:
     async def open_notebooks(self, contents: Any, live: Any) -> None:
         pass
 
-    async def status(self) -> dict[str, Any]:
-        return {"node": {"name": self.name}, "members": [], "pipelines": []}
+    async def status(self) -> NodeStatus:
+        caps = Caps(memory=0, threads=0, disk=0)
+        state = NodeState(
+            name=self.name,
+            id="",
+            version="",
+            data_dir="",
+            address=None,
+            pid=0,
+            started=0.0,
+            pss_bytes=0,
+            caps=caps,
+            reserved=caps,
+            received_bytes=0,
+            certificate=CertificateState(365.0, True, None),
+            url=self.url,
+        )
+        return NodeStatus(state, [], [])
 
-    async def models(self) -> list[dict[str, Any]]:
+    async def models(self) -> list[ListedModel]:
         raise RuntimeError("secret detail")
 
-    async def plan(self, model: str | None, stages: int | None) -> dict[str, Any]:
-        return {"model": model, "stages": stages}
+    async def plan(self, model: str | None = None, stages: int | None = None) -> Plan:
+        self.calls.append(("plan", model, stages))
+        return PLAN
 
-    async def unload(self, model: str | None = None) -> list[str]:
-        self.calls.append(("unload", model))
-        return []
+    async def _note(self, verb: Verb[..., Any], **given: Any) -> Any:
+        self.calls.append((verb.name, *given.values()))
+        return Unloaded([]) if verb.reply is Unloaded else Removed("", "", 0.0, [], False, 1)
 
-    async def remove(self, name: str) -> dict[str, Any]:
-        self.calls.append(("remove", name))
-        return {}
-
-    async def open_client(self, workers: int | None = None) -> dict[str, Any]:
-        self.calls.append(("open_client", workers))
-        return {}
-
-    async def invite(self, listen: str | None, minutes: float) -> dict[str, Any]:
-        self.calls.append(("invite", listen, minutes))
-        return {"ticket": "t"}
-
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[dict[str, Any], None]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         self.requests.append(request)
         self.generating += 1
         self.words = 0
         try:
             if self.early_error is not None:
                 raise self.early_error
-            yield {"event": "progress", "text": "loading", "done": 1, "total": 2}
-            yield {"event": "start", "model": "words", "placement": PLACEMENT, "prompt_tokens": 3}
+            yield Progress(text="loading", done=1, total=2)
+            yield Start(model="words", placement=PLACEMENT, prompt_tokens=3)
             text = ""
             limit = request.max_tokens or 10**9
             while self.words < limit:
@@ -94,19 +118,19 @@ class NodeDouble:
                 await asyncio.sleep(0.005)
                 piece = f"w{self.words} "
                 text += piece
-                yield {"event": "text", "text": piece, "tokens": [self.words]}
+                yield Text(text=piece, tokens=[self.words])
                 self.words += 1
-            timings = {"prompt_tokens": 3, "generated_tokens": limit, "first_token_s": 0.1, "tokens_per_s": 42.0}
-            yield {
-                "event": "done",
-                "finish": "length",
-                "text": text,
-                "tokens": list(range(limit)),
-                "model": "words",
-                "seed": 7,
-                "placement": PLACEMENT,
-                "timings": timings,
-            }
+            timings = Timings(prompt_tokens=3, generated_tokens=limit, first_token_s=0.1, tokens_per_s=42.0)
+            yield Done(
+                finish="length",
+                text=text,
+                tokens=list(range(limit)),
+                model="words",
+                seed=7,
+                placement=PLACEMENT,
+                received={},
+                timings=timings,
+            )
         finally:
             self.generating -= 1
 

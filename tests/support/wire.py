@@ -5,6 +5,7 @@ A class's name is part of the shape only where it travels: as the name of a requ
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
 import types
@@ -48,7 +49,22 @@ def shape(kind: Any, around: tuple[type, ...] = ()) -> Any:
         return {origin.__name__: [shape(one, around) for one in arguments if one is not Ellipsis]}
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return struct_shape(kind, around)
+    if dataclasses.is_dataclass(kind):
+        return dataclass_shape(kind, around)
     return getattr(kind, "__name__", str(kind))
+
+
+def dataclass_shape(kind: type, around: tuple[type, ...] = ()) -> Any:
+    """Return the fields of a dataclass in their order."""
+    hints = typing.get_type_hints(kind)
+    required = (dataclasses.MISSING, dataclasses.MISSING)
+    return {
+        "map": [
+            {field.name: shape(hints[field.name], (*around, kind))}
+            | ({} if (field.default, field.default_factory) == required else {"optional": True})
+            for field in dataclasses.fields(kind)
+        ]
+    }
 
 
 def struct_shape(kind: type[msgspec.Struct], around: tuple[type, ...] = ()) -> Any:

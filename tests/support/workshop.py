@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from ainet.api.generate import Message
+from ainet.api.node import Caps
 from ainet.config import AinetConfig
 from ainet.engine.engine import Engine
 from ainet.executor.pipeline import Pipeline, PipelineOptions
@@ -14,11 +16,11 @@ from ainet.hosting.fetch import Fetcher
 from ainet.hosting.stages import HostedStages
 from ainet.identity.identity import Identity
 from ainet.links.links import Links
-from ainet.placement.plan import NodeCapacity
+from ainet.placement.capacity import NodeCapacity
 from ainet.placement.planner import Planner
-from ainet.resources.allocator import Allocator, Caps
+from ainet.resources.allocator import Allocator
 from ainet.resources.speeds import Speeds
-from ainet.stages.protocol.generation import Done, Message, Open, Text
+from ainet.stages.protocol.generation import Done, Open, Text
 from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.stages.protocol.spec import EXACT_UBATCH
 from support.smollm2 import CHUNK, N_CTX

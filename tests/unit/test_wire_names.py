@@ -18,13 +18,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.wire import import_everything, shape, struct_shape, subclasses
 
+from ainet.api import swarm
+from ainet.api.generate import Event, GenerateRequest
+from ainet.api.verb import all_verbs
 from ainet.config import AinetConfig
 from ainet.daemon.runtime import Runtime
 from ainet.documents.exchange import SHARED
 from ainet.errors import AinetError
 from ainet.executor.directory import LOG as PLACEMENTS
 from ainet.executor.directory import AnnouncedPipeline
-from ainet.executor.request import GenerateRequest
 from ainet.identity.contacts import Contact
 from ainet.identity.roster import SignedRoster
 from ainet.identity.swarm import Swarm
@@ -34,14 +36,13 @@ from ainet.links.request import Request
 from ainet.pairing.pairing import JoinBody
 from ainet.pairing.tickets import Ticket
 from ainet.resources.monitor import _Speed
-from ainet.server.routes import ROUTES
+from ainet.server.generate import GenerateHandler
+from ainet.server.verbs import routes
 from ainet.sharing import shares
 from ainet.sharing.shared_notebook import Remembered
-from ainet.stages.protocol import segments
-from ainet.stages.protocol.generation import Command, Event
+from ainet.stages.protocol import generation, segments
 from ainet.stages.ring import frames
-from ainet.swarm import facts as capabilities
-from ainet.swarm import leases, offers
+from ainet.swarm import facts, leases
 from ainet.swarm.feed import Body, Entry
 from ainet.swarm.settings import SETTINGS
 
@@ -58,9 +59,10 @@ def requests() -> dict[str, Any]:
     }
 
 
-def handler_verbs(handler: type) -> list[str]:
-    """Return the HTTP verbs that a handler answers."""
-    return [verb for verb in ("get", "post", "put", "patch", "delete") if verb in vars(handler)]
+def methods() -> dict[str, list[str]]:
+    """Return the HTTP methods that are answered at each address."""
+    generate = {pattern: ["post"] for pattern, handler, _ in routes() if handler is GenerateHandler}
+    return generate | {pattern: sorted(map(str.lower, given["verbs"])) for pattern, _, given in routes() if given}
 
 
 def described() -> dict[str, Any]:
@@ -76,21 +78,25 @@ def described() -> dict[str, Any]:
         "protocol": link_frames.PROTOCOL,
         "frames of a ring": {kind.name: kind.value for kind in frames.Kind},
         "header and segment of a ring": [frames.HEADER.format, segments.SEGMENT_BYTES],
-        "what a requester says": shape(Command),
-        "what a requester hears": shape(Event),
+        "what a requester says": shape(generation.Command),
+        "what a requester hears": shape(generation.Event),
         "errors": {kind.code: kind.status for kind in sorted(subclasses(AinetError), key=lambda kind: kind.code)},
-        "routes": {pattern: handler_verbs(handler) for pattern, handler in ROUTES},
-        "body of generate": struct_shape(GenerateRequest),
+        "routes": methods(),
+        "verbs": {
+            name: {"takes": shape(verb.request), "gives": shape(verb.reply)} for name, verb in all_verbs().items()
+        },
+        "events of an answer": shape(Event),
+        "body of generate": shape(GenerateRequest),
         "documents": [SETTINGS, SHARED, shares.NOTEBOOK],
         "signed logs": {
-            capabilities.LOG: {
-                "device": shape(capabilities.DeviceFacts),
-                "models": shape(list[capabilities.HeldModel]),
-                "stages": shape(list[capabilities.HeldStage]),
-                "load": shape(capabilities.Load),
+            facts.CAPABILITIES: {
+                "device": shape(swarm.Device),
+                "models": shape(list[swarm.HeldModel]),
+                "stages": shape(list[swarm.HeldStage]),
+                "load": shape(swarm.Load),
             },
             leases.LOG: shape(leases.Lease),
-            offers.LOG: {offers.STAGES: shape(offers.Offer), offers.WORKERS: shape(offers.Offer)},
+            facts.GIFTS: {facts.STAGES: shape(swarm.Gift), facts.WORKERS: shape(swarm.Gift)},
             PLACEMENTS: shape(AnnouncedPipeline),
             shares.LOG: shape(shares.Share),
         },

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
+
+    from ainet.client.answer import Layers
 
 #: Colours that differ for colour-blind readers too (Okabe and Ito).
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -18,11 +20,11 @@ class PlacementBar:
     Parameters
     ----------
     stages
-        Dictionaries with ``node`` (or ``name``), ``first_layer`` and ``last_layer``, as in a plan or an answer.
+        Those of a plan or of an answer.
     """
 
-    def __init__(self, stages: Sequence[dict[str, Any]]) -> None:
-        self._stages = [(str(s.get("name") or s["node"]), int(s["first_layer"]), int(s["last_layer"])) for s in stages]
+    def __init__(self, stages: Iterable[Layers]) -> None:
+        self._stages = [(stage.device, stage.first_layer, stage.last_layer) for stage in stages]
 
     def __repr__(self) -> str:
         return " → ".join(f"{name} {first}–{last}" for name, first, last in self._stages)

@@ -2,65 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ainet.cli import tables
-from ainet.cli.command import Command, Options, find_node, report
-from ainet.cli.commands.swarm import ticket_options
-from ainet.cli.parser import add_lan, only_json, ticket
+from ainet.api import contacts
+from ainet.cli.command import Command, verb_command
+from ainet.cli.parser import number, ticket
+from ainet.cli.tables import table
 
 if TYPE_CHECKING:
-    import argparse
+    from ainet.api.contacts import ContactState
+    from ainet.api.swarm import Invitation
+    from ainet.cli.command import Options
 
 
-def _accept_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
-    """Add the ticket."""
-    parser.description = "Become contacts with a device of another owner: each pins the other's key."
-    parser.add_argument("ticket", metavar="TICKET", type=ticket, help="what `ainet introduce` printed there")
-    add_lan(parser)
-    only_json(parser, kernel)
+def _introduced(invited: Invitation, options: Options) -> str:
+    return (
+        f"On the other device, within {options.minutes:g} minutes:\n\n    ainet accept {invited.ticket}\n\n"
+        f"It connects to {invited.address}. The ticket works once. A contact gets only what is shared with it."
+    )
 
 
-def _forget_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
-    """Add the contact."""
-    parser.add_argument("name", metavar="NAME", help="name or node id of the contact")
-    only_json(parser, kernel)
+def _contacts(found: list[ContactState], _: Options) -> str:
+    if not found:
+        return "There are no contacts. `ainet introduce` makes a ticket for a device of another owner."
+    rows = [(one.name, "connected" if one.connected else "unreachable", one.id) for one in found]
+    return table(("contact", "state", "node id"), rows)
 
 
-def _introduce(options: Options) -> int:
-    def show(invited: dict[str, Any]) -> str:
-        return (
-            f"On the other device, within {options.minutes:g} minutes:\n\n    ainet accept {invited['ticket']}\n\n"
-            f"It connects to {invited['address']}. The ticket works once. A contact gets only what is shared with it."
-        )
-
-    with find_node(options) as node:
-        report(options, node.introduce(options.listen, options.minutes, lan=options.lan), show)
-    return 0
-
-
-def _accept(options: Options) -> int:
-    with find_node(options) as node:
-        words = "{name} is a contact now. It gets only what is shared with it.".format_map
-        report(options, node.accept(options.ticket, lan=options.lan), words)
-    return 0
-
-
-def _contacts(options: Options) -> int:
-    with find_node(options) as node:
-        report(options, node.contacts(), tables.contacts)
-    return 0
-
-
-def _forget(options: Options) -> int:
-    with find_node(options) as node:
-        report(options, node.forget(options.name), "{name} is forgotten.".format_map)
-    return 0
-
-
-COMMANDS = (
-    Command("introduce", "make a ticket for a device of another owner", ticket_options, _introduce),
-    Command("accept", "become contacts with the device of a ticket", _accept_options, _accept),
-    Command("contacts", "list the contacts: devices of other owners", only_json, _contacts),
-    Command("forget", "forget a contact", _forget_options, _forget),
+COMMANDS: tuple[Command, ...] = (
+    verb_command(contacts.introduce, _introduced, minutes=number),
+    verb_command(
+        contacts.accept,
+        lambda contact, _: f"{contact.name} is a contact now. It gets only what is shared with it.",
+        description="Become contacts with a device of another owner: each pins the other's key.",
+        ticket=ticket,
+    ),
+    verb_command(contacts.contacts, _contacts),
+    verb_command(contacts.forget, lambda contact, _: f"{contact.name} is forgotten."),
 )

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ainet.api import key as key_verbs
 from ainet.cli.command import Command, Options, find_node, read, report
 from ainet.cli.parser import only_json
 from ainet.errors import UsageError
@@ -37,7 +38,7 @@ def _export_key(options: Options) -> int:
 
     passphrase = _passphrase("Passphrase for the exported key: ", repeat=True)
     with find_node(options) as node:
-        key = node.export_key(passphrase)
+        key = node.call(key_verbs.export_key, passphrase).key
     if options.file == "-":
         report(options, {"key": key}, lambda exported: exported["key"])
         return 0
@@ -51,7 +52,8 @@ def _import_key(options: Options) -> int:
     key = read(options.file)
     passphrase = _passphrase("Passphrase of the exported key: ", repeat=False)
     with find_node(options) as node:
-        report(options, node.import_key(key, passphrase), lambda _: "This device can add and renew members now.")
+        found = node.call(key_verbs.import_key, key, passphrase)
+        report(options, found, lambda _: "This device can add and renew members now.")
     return 0
 
 
@@ -76,6 +78,6 @@ def _passphrase(prompt: str, *, repeat: bool) -> str:
 
 
 COMMANDS = (
-    Command("export-key", "write the swarm's key, encrypted", _export_key_options, _export_key),
-    Command("import-key", "take over an exported key", _import_key_options, _import_key),
+    Command("export-key", key_verbs.export_key.help, _export_key_options, _export_key),
+    Command("import-key", key_verbs.import_key.help, _import_key_options, _import_key),
 )

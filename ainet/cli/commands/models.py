@@ -7,15 +7,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ainet.cli import tables
-from ainet.cli.command import Command, Options, find_node, print_json, read, report
+from ainet.api import models
+from ainet.api.generate import Message, Progress, Text
+from ainet.cli.command import Command, Options, find_node, print_json, read, report, verb_command
 from ainet.cli.parser import count, number, only_json
-from ainet.cli.progress import Progress
-from ainet.client.answer import Answer
+from ainet.cli.progress import ProgressLine
+from ainet.cli.tables import bytes_or_dash, table
+from ainet.client.answer import Answer, layer_range
 from ainet.errors import AinetError, UsageError
+from ainet.units import show_bytes
 
 if TYPE_CHECKING:
     import argparse
+
+    from ainet.api.models import ListedModel, Plan
 
 #: Names of `ask`'s options that go to the node as they are.
 SAMPLING = (
@@ -85,10 +90,10 @@ def sampling(options: Options) -> dict[str, Any]:
     return found
 
 
-def conversation(options: Options, question: str) -> list[dict[str, str]]:
+def conversation(options: Options, question: str) -> list[Message]:
     """Return the messages of a single question."""
-    system = [{"role": "system", "content": options.system}] if options.system else []
-    return [*system, {"role": "user", "content": question}]
+    system = [Message("system", options.system)] if options.system else []
+    return [*system, Message("user", question)]
 
 
 def _ask(options: Options) -> int:
@@ -99,18 +104,18 @@ def _ask(options: Options) -> int:
         question = sys.stdin.read()
     given = sampling(options)
     answer = Answer()
-    progress = Progress()
+    progress = ProgressLine()
     interrupted = False
     with find_node(options) as node:
         events = node.generate(conversation(options, question), **given)
         try:
             for event in events:
                 answer.add(event)
-                if event["event"] == "progress":
+                if isinstance(event, Progress):
                     progress.show(event, amid=bool(answer.text))
-                elif event["event"] == "text" and not options.json:
+                elif isinstance(event, Text) and not options.json:
                     progress.clear()
-                    print(event["text"], end="", flush=True)
+                    print(event.text, end="", flush=True)
         except KeyboardInterrupt:
             interrupted = True
             answer.cut_off()
@@ -144,16 +149,48 @@ def what_if(options: Options) -> list[dict[str, Any]] | None:
         ) from exc
 
 
+def plan_words(found: Plan) -> str:
+    """Return a plan for people."""
+    rows = [
+        (stage.name, layer_range(stage.first_layer, stage.last_layer), show_bytes(stage.memory), stage.reason)
+        for stage in found.stages
+    ]
+    seconds = found.seconds
+    predicted = f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+    heading = f"{found.name}, {found.n_ctx} tokens of context, about {predicted} a token"
+    left_out = [f"Without {one.name}: {one.reason}." for one in found.left_out]
+    return "\n".join([heading, "", table(("node", "layers", "memory", "reason"), rows), "", found.why, *left_out])
+
+
 def _plan(options: Options) -> int:
     with find_node(options) as node:
-        report(options, node.plan(options.model, options.stages, what_if(options)), tables.plan)
+        report(options, node.plan(options.model, options.stages, what_if(options)), plan_words)
     return 0
 
 
-def _models(options: Options) -> int:
-    with find_node(options) as node:
-        report(options, node.models(), tables.models)
-    return 0
+def model_words(found: list[ListedModel], _: Options) -> str:
+    """Return the models for people; the members that have one make a column when there are any."""
+    if not found:
+        return "No models were found. Name a GGUF file by its path, or one on Hugging Face as hf:org/repo/file.gguf."
+    headings = ["model", "size", "architecture", "quantisation", "licence", "layers", "can be cut", "where"]
+    rows: list[list[object]] = [
+        [
+            entry.name,
+            bytes_or_dash(entry.size),
+            entry.architecture,
+            entry.quantisation,
+            entry.licence,
+            entry.layers,
+            entry.error or entry.cuts,
+            entry.where or entry.path,
+        ]
+        for entry in found
+    ]
+    if any(entry.members for entry in found):
+        headings.append("members")
+        for row, entry in zip(rows, found, strict=True):
+            row.append(", ".join(entry.members))
+    return table(headings, rows)
 
 
 def _unload(options: Options) -> int:
@@ -168,7 +205,7 @@ def _unload(options: Options) -> int:
 
 COMMANDS = (
     Command("ask", "ask a model", _ask_options, _ask),
-    Command("plan", "explain which layers would run where", _plan_options, _plan),
-    Command("models", "list the models", only_json, _models),
-    Command("unload", "unload a model", _unload_options, _unload),
+    Command("plan", models.plan.help, _plan_options, _plan),
+    verb_command(models.models, model_words),
+    Command("unload", models.unload.help, _unload_options, _unload),
 )

@@ -6,12 +6,18 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from ainet.cli import tables
-from ainet.cli.command import Command, Options, data_dir, find_node, print_json, report
+from ainet.api import node
+from ainet.cli.command import Command, Options, data_dir, print_json, verb_command
+from ainet.cli.commands.swarm import member_state
 from ainet.cli.parser import count, only_json
+from ainet.cli.tables import table
+from ainet.client.answer import layer_range, placement_words
+from ainet.units import show_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ainet.api.node import Caps, CertificateState, NodeStatus, WorkerState
 
 
 def _up_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
@@ -42,6 +48,42 @@ def _logs_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on showing what is added")
     parser.add_argument("-n", "--lines", metavar="N", type=count, default=50, help="how many lines (default: 50)")
     only_json(parser, kernel)
+
+
+def status_words(found: NodeStatus, _: Options) -> str:
+    """Return the status for people."""
+    node = found.node
+    facts = [
+        f"{node.name} · ainet {node.version} · {show_bytes(node.pss_bytes)} of memory (PSS) · {node.url}",
+        f"caps: {_caps(node.caps)} · reserved: {_caps(node.reserved)}",
+        f"certificate: {_certificate(node.certificate)} · data: {node.data_dir}",
+    ]
+    rows: list[tuple[object, ...]] = []
+    for member in found.members:
+        about = (member.name, member_state(member))
+        rows += [(*about, one.pid, show_bytes(one.memory), _layers(one)) for one in member.workers]
+        if not member.workers:
+            rows.append((*about, None, None, None))
+    parts = ["\n".join(facts), table(("member", "state", "worker", "memory", "layers"), rows)]
+    if found.pipelines:
+        parts.append("\n".join(f"{one.model}: {placement_words(one.placement)}" for one in found.pipelines))
+    if node.certificate.problem:
+        parts.append(node.certificate.problem)
+    return "\n\n".join(parts)
+
+
+def _caps(caps: Caps) -> str:
+    return f"{show_bytes(caps.memory)} memory, {show_bytes(caps.disk)} disk, {caps.threads} threads"
+
+
+def _certificate(state: CertificateState) -> str:
+    if state.problem:
+        return "expired" if state.days_left <= 0 else "removed"
+    return f"{state.days_left:.0f} days left"
+
+
+def _layers(worker: WorkerState) -> str | None:
+    return f"{worker.model} {layer_range(worker.layers[0], worker.layers[-1])}" if worker.layers else None
 
 
 def _up(options: Options) -> int:
@@ -84,13 +126,6 @@ def _down(options: Options) -> int:
     return 0
 
 
-def show_status(options: Options) -> int:
-    """Do what ``ainet`` does when nothing else was said."""
-    with find_node(options) as node:
-        report(options, node.status(), tables.status)
-    return 0
-
-
 def _logs(options: Options) -> int:
     from ainet.daemon import daemon
 
@@ -102,9 +137,11 @@ def _logs(options: Options) -> int:
     return 0
 
 
+#: What ``ainet`` does when nothing else was said.
+STATUS = verb_command(node.status, status_words)
 COMMANDS = (
     Command("up", "start the node", _up_options, _up),
     Command("down", "stop the node and all of its processes", only_json, _down),
-    Command("status", "show the node, its members and what they hold", only_json, show_status),
+    STATUS,
     Command("logs", "show the node's log", _logs_options, _logs),
 )

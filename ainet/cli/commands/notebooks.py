@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ainet.cli import tables
-from ainet.cli.command import Command, Options, find_node, report
+from ainet.api import notebooks
+from ainet.cli.command import Command, find_node, report, verb_command
 from ainet.cli.parser import only_json
+from ainet.cli.tables import table
 
 if TYPE_CHECKING:
     import argparse
+
+    from ainet.api.notebooks import ListedNotebook, OpenedNotebook
+    from ainet.cli.command import Options
 
 
 def _share_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
@@ -37,20 +41,6 @@ def _share_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
     only_json(parser, kernel)
 
 
-def _unshare_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
-    """Add the share."""
-    parser.add_argument("name", metavar="NAME", help="its name")
-    only_json(parser, kernel)
-
-
-def _open_notebook_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
-    """Add the share and the file."""
-    parser.description = "Open a notebook that another device shares, as a file of this Jupyter server."
-    parser.add_argument("name", metavar="NAME", help="its name")
-    parser.add_argument("--as", dest="path", metavar="PATH", help="the file (default: NAME.ipynb)")
-    only_json(parser, kernel)
-
-
 def _share(options: Options) -> int:
     # Jupyter's servers tell their kernels which notebook they belong to.
     path = options.notebook or (os.environ.get("JPY_SESSION_NAME") if options.in_kernel else None)
@@ -59,36 +49,45 @@ def _share(options: Options) -> int:
             path = str(Path(path).absolute())
     with find_node(options) as node:
         if options.list or path is None:
-            report(options, node.notebooks(), tables.notebooks)
+            report(options, node.call(notebooks.notebooks), _notebooks)
             return 0
-        shared = node.share(path, options.name, read_only=options.read_only, audience=options.audience)
-
-    def show(shared: dict[str, Any]) -> str:
-        return f"{shared['path']} is shared with {', '.join(shared['with'])}. There: ainet open {shared['name']}"
-
-    report(options, shared, show)
+        shared = node.call(notebooks.share, path, options.name, options.read_only, options.audience)
+    words = f"{shared.path} is shared with {', '.join(shared.audience)}. There: ainet open {shared.name}"
+    report(options, shared, lambda _: words)
     return 0
 
 
-def _unshare(options: Options) -> int:
-    with find_node(options) as node:
-        report(
-            options, node.unshare(options.name), "{name} is shared no more. The others keep their copies.".format_map
+def _notebooks(found: list[ListedNotebook]) -> str:
+    if not found:
+        return "No notebooks are shared. `ainet share NOTEBOOK` shares one."
+    rows = [
+        (
+            one.name,
+            "this device" if one.own else one.by,
+            ", ".join(one.audience),
+            "read" if one.read_only else "edit",
+            one.path,
         )
-    return 0
+        for one in found
+    ]
+    return table(("notebook", "shared by", "with", "others may", "file here"), rows)
 
 
-def _open(options: Options) -> int:
-    with find_node(options) as node:
-        opened = node.open_notebook(options.name, options.path)
+def _opened(opened: OpenedNotebook, _: Options) -> str:
     undone = "Your changes are undone: it is shared for reading. Copy it to change it."
-    may = undone if opened["read_only"] else "Changes go both ways."
-    report(options, opened, lambda opened: f"{opened['name']} is {opened['path']} here. {may}")
-    return 0
+    may = undone if opened.read_only else "Changes go both ways."
+    return f"{opened.name} is {opened.path} here. {may}"
 
 
-COMMANDS = (
-    Command("share", "share a notebook, live", _share_options, _share),
-    Command("unshare", "stop sharing a notebook", _unshare_options, _unshare),
-    Command("open", "open a notebook that another device shares", _open_notebook_options, _open),
+COMMANDS: tuple[Command, ...] = (
+    Command("share", notebooks.share.help, _share_options, _share),
+    verb_command(
+        notebooks.unshare, lambda shared, _: f"{shared.name} is shared no more. The others keep their copies."
+    ),
+    verb_command(
+        notebooks.open_notebook,
+        _opened,
+        name="open",
+        description="Open a notebook that another device shares, as a file of this Jupyter server.",
+    ),
 )

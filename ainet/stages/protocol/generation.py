@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from ainet.api.generate import Message
 from ainet.stages.protocol.sampling_params import SamplingParams
 
 MAX_MESSAGE = 4 << 20  # bytes: a prompt of a million tokens, and nothing larger
@@ -16,13 +17,6 @@ MAX_PROMPT = 4_000_000  # bytes of all turns together; the rest of a message is 
 KEY_BITS = 63
 #: Random, and known to the requester and the stages only: whoever has it goes on with a session. 0: none.
 Key = Annotated[int, msgspec.Meta(ge=0, le=(1 << KEY_BITS) - 1)]
-
-
-class Message(msgspec.Struct, frozen=True):
-    """One turn of a conversation."""
-
-    role: str
-    content: str
 
 
 class Lap(msgspec.Struct, frozen=True, array_like=True):

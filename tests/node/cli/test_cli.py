@@ -14,7 +14,6 @@ import pytest
 from support.nodes import ainet, answer_of
 from support.processes import running
 
-from ainet.cli import tables
 from ainet.cli.main import main
 from ainet.cli.subcommands import COMMANDS
 from ainet.daemon import runtime
@@ -402,61 +401,6 @@ def test_an_invitation_says_what_to_type_on_the_other_device(here):
     assert invited.keys() >= {"ticket", "expires", "address"}
     done = ainet("invite", "--minutes", "1")
     assert re.search(r"\n    ainet join \S+\n", done.stdout)
-
-
-STATUS = {
-    "node": {
-        "name": "desk",
-        "version": "1",
-        "pss_bytes": 1,
-        "url": "http://127.0.0.1:1/",
-        "caps": {},
-        "reserved": {},
-        "data_dir": "/data",
-        "certificate": {"days_left": 60.0, "problem": None},
-    },
-    "members": [
-        {
-            "name": "desk",
-            "is_self": True,
-            "workers": [{"pid": 7, "memory": 1000, "model": "tiny", "layers": [4, 4]}],
-        }
-    ],
-    "pipelines": [
-        {"model": "tiny", "placement": [{"node": "desk", "first_layer": n, "last_layer": n} for n in range(30)]}
-    ],
-}
-
-
-def test_the_status_of_a_device_that_cannot_work_with_others_is_still_a_table():
-    assert "certificate: 60 days left" in tables.status(STATUS)
-    for days, word in ((60.0, "removed"), (-3.0, "expired")):
-        problem = "This device cannot go on. To work with the others again, run `ainet invite` there."
-        node = STATUS["node"] | {"certificate": {"days_left": days, "problem": problem}}
-        text = tables.status(STATUS | {"node": node})
-        facts, *_, last = text.split("\n\n")
-        assert facts.splitlines()[-1] == f"certificate: {word} · data: /data"
-        assert last == problem
-
-
-def test_layers_are_shown_as_short_as_they_can_be():
-    text = tables.status(STATUS)
-    assert re.search(r" tiny 4$", text, re.MULTILINE)
-    assert text.endswith("tiny: desk 0–29 in 30 stages")
-    stages = [{"name": "desk", "first_layer": 0, "last_layer": 0, "memory": 1, "reason": "all"}]
-    found = {"name": "m", "n_ctx": 8, "stages": stages, "why": "", "seconds": 1, "left_out": []}
-    assert re.search(r"^desk +0 +1 B  all$", tables.plan(found), re.M)
-
-
-def test_models_of_members_are_shown_with_who_has_them():
-    alone = {"name": "a", "where": "package"}
-    assert "members" not in tables.models([alone])
-    lines = tables.models(
-        [alone, {"name": "b", "where": "ainet", "members": ["desk", "tab"]}, {"name": "c", "where": "on tab"}]
-    ).splitlines()
-    assert lines[0].endswith("where    members")
-    assert [line.split()[-1] for line in lines[2:]] == ["–", "tab", "–"]
-    assert lines[3].endswith("ainet    desk, tab")
 
 
 def test_removing_an_unknown_member_fails(here):

@@ -8,6 +8,7 @@ import pytest
 from support.processes import running
 from support.servers import serve, until
 
+from ainet.api.generate import PlacedStage, Text
 from ainet.client.answer import Answer
 from ainet.client.client import NodeClient
 from ainet.daemon import runtime
@@ -31,7 +32,7 @@ async def test_the_node_is_found_by_its_data_directory(served, monkeypatch):
     for named in (served.data_dir, str(served.data_dir), None):
         with await asyncio.to_thread(NodeClient.find, named) as client:
             status = await asyncio.to_thread(client.status)
-            assert status["node"]["url"] == served.runtime.url
+            assert status.node.url == served.runtime.url
 
 
 def test_no_node_says_how_to_start_one(tmp_path):
@@ -43,7 +44,7 @@ async def test_a_proxy_of_the_environment_is_not_asked(served, monkeypatch):
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with NodeClient.find(served.data_dir) as client:
-        assert (await asyncio.to_thread(client.status))["node"]["name"] == "double"
+        assert (await asyncio.to_thread(client.status)).node.name == "double"
 
 
 async def test_a_wrong_token_is_refused(served):
@@ -56,14 +57,20 @@ async def test_a_wrong_token_is_refused(served):
 
 async def test_events_come_in_order_and_the_answer_is_whole(client):
     events = await asyncio.to_thread(lambda: list(client.generate("hi", max_tokens=3)))
-    assert [event["event"] for event in events] == ["progress", "start", "text", "text", "text", "done"]
+    assert [event.event for event in events] == ["progress", "start", "text", "text", "text", "done"]
     answer = await asyncio.to_thread(client.ask, "hi", max_tokens=3)
     assert answer.to_dict() == {
         "text": "w0 w1 w2 ",
         "tokens": [0, 1, 2],
         "model": "words",
         "placement": [{"node": "double", "pid": 1, "first_layer": 0, "last_layer": 29}],
-        "timings": {"prompt_tokens": 3, "generated_tokens": 3, "first_token_s": 0.1, "tokens_per_s": 42.0},
+        "timings": {
+            "prompt_tokens": 3,
+            "reused_tokens": 0,
+            "generated_tokens": 3,
+            "first_token_s": 0.1,
+            "tokens_per_s": 42.0,
+        },
         "finish": "length",
         "seed": 7,
     }
@@ -82,7 +89,7 @@ async def test_events_come_in_order_and_the_answer_is_whole(client):
     ],
 )
 def test_the_footer_is_one_short_line(stages, where):
-    placement = [{"node": node, "first_layer": first, "last_layer": last} for node, first, last in stages]
+    placement = [PlacedStage(node, 1, first, last) for node, first, last in stages]
     answer = Answer(model="m", placement=placement, finish="stop")
     assert answer.footer() == f"m · layers {where} · 0.0 tokens/s · first token 0.00 s"
 
@@ -91,8 +98,8 @@ async def test_a_models_path_is_sent_whole(served, client, tmp_path, monkeypatch
     def sent(model):
         client.ask("hi", model=model, max_tokens=1)
         client.unload(model)
-        asked, unloaded = served.node.requests[-1].model, served.node.calls[-1][1]
-        planned = client.plan(model)["model"]
+        client.plan(model)
+        asked, (unloaded, planned) = served.node.requests[-1].model, [call[1] for call in served.node.calls[-2:]]
         assert asked == unloaded == planned
         return planned
 
@@ -145,7 +152,7 @@ async def test_closing_the_generator_cancels_the_generation(served, client):
     def first_words():
         events = client.generate("hi")
         for event in events:
-            if event["event"] == "text":
+            if isinstance(event, Text):
                 break
         assert served.node.generating == 1
         events.close()
@@ -153,7 +160,7 @@ async def test_closing_the_generator_cancels_the_generation(served, client):
     await asyncio.to_thread(first_words)
     await until(lambda: served.node.generating == 0)
     # The client is as good as new.
-    assert (await asyncio.to_thread(client.status))["node"]["name"] == "double"
+    assert (await asyncio.to_thread(client.status)).node.name == "double"
 
 
 async def test_an_interrupt_keeps_what_has_come(served, client):
@@ -174,9 +181,9 @@ async def test_an_interrupt_keeps_what_has_come(served, client):
     answer = await asyncio.to_thread(interrupted)
     assert answer.text == "w0 w1 w2 "
     assert answer.finish == "cancelled"
-    assert answer.timings["generated_tokens"] == 3
-    assert answer.timings["prompt_tokens"] == 3
-    assert answer.timings["tokens_per_s"] > 0
+    assert answer.timings.generated_tokens == 3
+    assert answer.timings.prompt_tokens == 3
+    assert answer.timings.tokens_per_s > 0
     await until(lambda: served.node.generating == 0)
 
 
@@ -198,7 +205,7 @@ def test_a_node_that_vanishes_is_an_error_not_a_hang():
         url = f"http://127.0.0.1:{process.stdout.readline().strip()}/"
         with NodeClient(url, "t") as client:
             events = client.generate("hi")
-            assert next(events)["text"] == "a"
+            assert next(events).text == "a"
             process.kill()
             with pytest.raises(NodeNotRunning, match=r"does not answer any more .*`ainet logs` may say why"):
                 next(events)
@@ -217,19 +224,19 @@ def test_a_real_node_answers(node_dir):
         answer = client.ask("Name a colour.", max_tokens=8, temperature=0.0)
         assert answer.finish in {"stop", "length"}
         assert answer.text.strip()
-        assert len(answer.tokens) == answer.timings["generated_tokens"] <= 8
+        assert len(answer.tokens) == answer.timings.generated_tokens <= 8
         again = client.ask("Name a colour.", max_tokens=8, temperature=0.0)
         assert again.tokens == answer.tokens
-        assert answer.placement[0]["node"] == "tester"
-        assert answer.placement[0]["first_layer"] == 0
-        assert answer.placement[-1]["last_layer"] == 29
-        (member,) = client.status()["members"]
-        held = [worker["pid"] for worker in member["workers"] if worker["model"]]  # there may be a spare one
-        assert held == [answer.placement[0]["pid"]]
+        assert answer.placement[0].node == "tester"
+        assert answer.placement[0].first_layer == 0
+        assert answer.placement[-1].last_layer == 29
+        (member,) = client.status().members
+        held = [worker.pid for worker in member.workers if worker.model]  # there may be a spare one
+        assert held == [answer.placement[0].pid]
         with pytest.raises(NotFound):
             client.ask("hi", model="no-such-model")
         with pytest.raises(UsageError):
             client.ask("hi", temperature=-1.0)
         client.unload()
-        assert client.status()["pipelines"] == []
+        assert client.status().pipelines == []
     assert runtime.find(node_dir) is not None

@@ -17,13 +17,16 @@ from support.tiny_models import write_model
 from support.whole_stage import EPOCH, whole
 from support.workshop import GREEDY, ask
 
+from ainet.api.generate import Message
+from ainet.api.models import unload_all
+from ainet.api.node import status
 from ainet.errors import UsageError
 from ainet.executor.session_client import SessionClient
 from ainet.executor.speculator import PAUSE, STEP, UNUSED, Speculator
 from ainet.identity.identity import Identity
 from ainet.stages.llama.llama import Llama
 from ainet.stages.llama.vocabulary import Vocabulary
-from ainet.stages.protocol.generation import MAX_GUESS, Done, Lap, Message, Open, Resume, Started, Text
+from ainet.stages.protocol.generation import MAX_GUESS, Done, Lap, Open, Resume, Started, Text
 from ainet.stages.protocol.spec import EXACT_UBATCH
 from ainet.stages.session_server import SessionServer
 from ainet.stages.sessions.drafts import MAX_DRAFT, Drafter, LapTime
@@ -193,16 +196,16 @@ async def test_a_node_loads_a_model_that_guesses_and_goes_on_without_it(tmp_path
 
         small.pipeline.guess = counted
         assert pipeline.memory[desk.identity.id] > sum(stage.memory for stage in pipeline.plan.stages) + 100e6
-        assert (await ask_node(desk, text=QUESTION, stages=2, max_tokens=40))["text"] == expected
+        assert (await ask_node(desk, text=QUESTION, stages=2, max_tokens=40)).text == expected
         assert asked
         assert max(asked) > 0  # what it knows already is not sent again
-        os.kill(small.pipeline.placement[0]["pid"], signal.SIGKILL)
-        assert (await ask_node(desk, text=QUESTION, stages=2, max_tokens=40))["text"] == expected
+        os.kill(small.pipeline.placement[0].pid, signal.SIGKILL)
+        assert (await ask_node(desk, text=QUESTION, stages=2, max_tokens=40)).text == expected
         await until(lambda: small.closed, 20)
         assert small.memory == {}
-        assert (await ask_node(desk, text=QUESTION, stages=2, max_tokens=40))["text"] == expected
-        await desk.unload()
-        assert (await desk.status())["node"]["reserved"]["memory"] == 0
+        assert (await ask_node(desk, text=QUESTION, stages=2, max_tokens=40)).text == expected
+        await desk.call(unload_all)
+        assert (await desk.call(status)).node.reserved.memory == 0
 
 
 async def test_a_small_model_with_the_same_tokens_is_found_by_itself(tmp_path, caplog):

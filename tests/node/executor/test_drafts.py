@@ -21,6 +21,7 @@ from support.tiny_models import write_model
 from support.whole_stage import whole
 from support.workshop import GREEDY, answer, ask, in_workers
 
+from ainet.api import generate as shown
 from ainet.models.tensors import TensorStore
 from ainet.stages.llama.llama import Llama
 from ainet.stages.protocol.generation import Done, Event, Failed, Lap, Resume, Started, Text
@@ -277,10 +278,12 @@ async def test_an_answer_with_drafts_outlives_a_stage(tmp_path, smollm2_path):
             async with contextlib.aclosing(found["desk"].generate(asked)) as answering:
                 async for event in answering:
                     events.append(event)
-                    if event["event"] == "start":
-                        placement = event["placement"]
-                    elif event["event"] == "text":
-                        n += len(event["tokens"])
+                    if isinstance(event, shown.Start):
+                        placement = event.placement
+                    elif isinstance(event, shown.Text):
+                        n += len(event.tokens)
                         hurt(placement, n)
-            assert said(events) == (events[-1]["tokens"], events[-1]["text"]) == expected
-            assert any("goes on where it stopped" in event.get("text", "") for event in events)
+            assert said(events) == (events[-1].tokens, events[-1].text) == expected
+            assert any(
+                "goes on where it stopped" in event.text for event in events if isinstance(event, shown.Progress)
+            )

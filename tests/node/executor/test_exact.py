@@ -86,4 +86,4 @@ async def test_another_quantisation_is_refused_in_words(tmp_path, smollm2_path):
     async with nodes(tmp_path, desk={"exact": True}) as found:
         with pytest.raises(UsageError, match=r"not known to hold for Q5_1.* only for Q4_0, Q4_1, Q8_0"):
             await ask(found["desk"], model=str(other))
-        assert (await ask(found["desk"]))["text"]  # Q4_1
+        assert (await ask(found["desk"])).text  # Q4_1

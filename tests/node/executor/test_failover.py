@@ -13,6 +13,8 @@ from support.local_nodes import nodes
 from support.losses import SETTINGS, TEXT, TOKENS, answer, loaded_to_pause, once, outlived, said
 from support.smollm2 import one_process
 
+from ainet.api.generate import Progress
+from ainet.api.node import status
 from ainet.stages.protocol.sampling_params import SamplingParams
 
 DRAWN = {"temperature": 0.9, "repeat_penalty": 1.2, "seed": 7}
@@ -25,15 +27,15 @@ async def test_every_stage_may_die_at_any_token(tmp_path, smollm2_path):
         for victim in (0, 1, 2):
             at = chance.randint(1, 60)
             events = await outlived(found["desk"], victim, at, signal.SIGKILL, stages=3)
-            assert said(events) == (events[-1]["tokens"], events[-1]["text"]) == expected
+            assert said(events) == (events[-1].tokens, events[-1].text) == expected
             # The stages that are left keep their models: only that of the lost one is loaded again.
-            assert sum(": loading smollm2" in event.get("text", "") for event in events) == 1
+            assert sum(": loading smollm2" in event.text for event in events if isinstance(event, Progress)) == 1
             # And they compute nothing again of what they know.
-            decodes = [stage["decodes"] for stage in (await found["desk"].status())["pipelines"][0]["stages"]]
+            decodes = [stage.decodes for stage in (await found["desk"].call(status)).pipelines[0].stages]
             again = decodes.pop(victim)
             assert max(decodes) <= TOKENS - at + 2
             assert again > max(decodes)
-        assert len((await found["desk"].status())["pipelines"]) == 1
+        assert len((await found["desk"].call(status)).pipelines) == 1
 
 
 async def test_a_stage_that_hangs_is_replaced(tmp_path, smollm2_path):
@@ -63,7 +65,7 @@ async def test_what_was_held_back_is_said_once(tmp_path):
         cut = await answer(found["desk"], **options)
         events = await outlived(found["desk"], 0, len(said(cut)[0]) - 2, signal.SIGKILL, **options)
         assert said(events) == said(cut)
-        assert events[-1]["finish"] == cut[-1]["finish"] == "stop"
+        assert events[-1].finish == cut[-1].finish == "stop"
 
 
 async def test_a_whole_model_on_one_stage_is_replaced_too(tmp_path, smollm2_path):
@@ -85,7 +87,7 @@ async def test_who_waits_for_a_pipeline_that_is_lost_again_and_again_gets_its_an
                 waiting.append(asyncio.create_task(answer(found["desk"], stages=2)))
             elif due and n >= due[0]:
                 del due[0]
-                os.kill(placement[0]["pid"], signal.SIGKILL)
+                os.kill(placement[0].pid, signal.SIGKILL)
 
         assert said(await answer(found["desk"], stages=2, hurt=hurt)) == expected
         assert not due  # it was killed five times
@@ -102,7 +104,7 @@ async def test_answers_that_share_their_stages_go_on_together(tmp_path, smollm2_
             answered = await asyncio.gather(*running)
             assert [said(events) for events in answered] == [expected] * 4
             for events in answered:
-                assert any("goes on where it stopped" in event.get("text", "") for event in events)
+                assert any("goes on where it stopped" in event.text for event in events if isinstance(event, Progress))
 
 
 async def test_a_loaded_processor_is_no_reason_to_replace_anything(tmp_path, smollm2_path):
@@ -111,7 +113,7 @@ async def test_a_loaded_processor_is_no_reason_to_replace_anything(tmp_path, smo
         with busy(4 * (os.cpu_count() or 1)):
             events = await answer(found["desk"], stages=3)
         assert said(events) == expected
-        assert not any("goes on where it stopped" in event.get("text", "") for event in events)
+        assert not any("goes on where it stopped" in event.text for event in events if isinstance(event, Progress))
 
 
 @contextlib.contextmanager

@@ -15,11 +15,11 @@ from support.smollm2 import CHUNK, N_CTX, one_process
 from support.swarms import until
 from support.workshop import GREEDY, LOG, OPTIONS, QUESTION, answer, ask, in_workers, pause
 
+from ainet.api.node import Caps
 from ainet.errors import AinetError, NotEnough, Refused, StageLost
 from ainet.executor.pipeline import Pipeline
-from ainet.placement.plan import NodeCapacity
+from ainet.placement.capacity import NodeCapacity
 from ainet.placement.planner import Planner
-from ainet.resources.allocator import Caps
 from ainet.resources.monitor import pss
 from ainet.signals import Signal
 from ainet.stages.protocol.address import StageAddress
@@ -35,7 +35,7 @@ async def test_two_three_and_four_stages_say_what_one_process_says(workshop, smo
         pipeline = await workshop.load(n_stages)
         for sampling, whole in expected.items():
             assert await answer(pipeline, ask(sampling)) == whole, (n_stages, sampling)
-        assert len({part["pid"] for part in pipeline.placement}) == n_stages
+        assert len({part.pid for part in pipeline.placement}) == n_stages
         await pipeline.close()
 
 
@@ -67,7 +67,7 @@ async def test_a_killed_worker_is_said_within_seconds_and_the_next_question_work
         events = pipeline.ask(ask(max_tokens=900))
         await anext(events)
         await anext(events)
-        pid = pipeline.placement[victim]["pid"]
+        pid = pipeline.placement[victim].pid
         os.kill(pid, signal.SIGKILL)
         killed = time.monotonic()
         with pytest.raises(StageLost):
@@ -176,7 +176,7 @@ async def test_models_of_a_broken_pipeline_are_kept_for_the_one_in_its_place(wor
     allocator, service = workshop.allocator, workshop.service
 
     def pids(pipeline):
-        return [part["pid"] for part in pipeline.placement]
+        return [part.pid for part in pipeline.placement]
 
     expected = one_process(smollm2_path, QUESTION, GREEDY, 12)
     first = await workshop.load(2)

@@ -11,6 +11,7 @@ import pytest
 from support.local_nodes import ask, nodes
 from support.workshop import LOG
 
+from ainet.api.models import plan
 from ainet.resources.speeds import CHANGED, MAX_MODELS, Speeds
 
 
@@ -32,13 +33,13 @@ def test_speeds_are_kept_and_follow_what_is_measured(tmp_path):
 
 async def test_a_plan_says_what_was_measured_and_what_a_token_will_take(tmp_path):
     async with nodes(tmp_path, desk={}) as found:
-        before = await found["desk"].plan("smollm2")
-        assert "as fast as it reads memory" in before["stages"][0]["reason"]
+        before = await found["desk"].call(plan, "smollm2")
+        assert "as fast as it reads memory" in before.stages[0].reason
         answer = await ask(found["desk"], max_tokens=40)
-        after = await found["desk"].plan("smollm2")
-        assert "measured with this model" in after["stages"][0]["reason"]
+        after = await found["desk"].call(plan, "smollm2")
+        assert "measured with this model" in after.stages[0].reason
         # One core may be busy with something else: the figure is compared in benchmarks/pipeline.py.
-        assert after["seconds"] == pytest.approx(1 / answer["timings"]["tokens_per_s"], rel=2)
+        assert after.seconds == pytest.approx(1 / answer.timings.tokens_per_s, rel=2)
 
 
 @contextlib.contextmanager
@@ -64,8 +65,8 @@ def slowed(pid):
 
 def held(placement, node):
     """Return the range of layers of the part that is on the node."""
-    part = next(part for part in placement if part["node"] == node)
-    return part["first_layer"], part["last_layer"]
+    part = next(part for part in placement if part.node == node)
+    return part.first_layer, part.last_layer
 
 
 def size(manifest, layers):
@@ -83,18 +84,18 @@ async def test_layers_leave_a_device_that_has_become_slow(tmp_path, monkeypatch)
         for node, speed in ((desk, 50e9), (found["attic"], 5e9)):
             node.stages._speeds.note(manifest.digest, speed)  # so the desk gets most layers at first
         begun = await ask(desk, max_tokens=8)
-        first, last = held(begun["placement"], "attic")
+        first, last = held(begun.placement, "attic")
         before = size(manifest, (first, last))
-        assert begun["received"]["attic"] == sum(before.values())
-        pids = {part["node"]: part["pid"] for part in begun["placement"]}
+        assert begun.received["attic"] == sum(before.values())
+        pids = {part.node: part.pid for part in begun.placement}
         with slowed(pids["desk"]):
             async with asyncio.timeout(240):
                 now = last - first
                 while now <= last - first:
                     again = await ask(desk, max_tokens=60)
-                    begin, end = held(again["placement"], "attic")
+                    begin, end = held(again.placement, "attic")
                     now = end - begin
                     await asyncio.sleep(1)  # it is not taken away from somebody who uses it
         after = size(manifest, (begin, end))
-        assert again["received"]["attic"] == sum(nbytes for key, nbytes in after.items() if key not in before)
-        assert again["received"]["attic"] < sum(after.values())
+        assert again.received["attic"] == sum(nbytes for key, nbytes in after.items() if key not in before)
+        assert again.received["attic"] < sum(after.values())

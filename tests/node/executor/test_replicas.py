@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -12,10 +13,11 @@ from support.smollm2 import one_process
 from support.swarms import until
 from support.workshop import pause
 
+from ainet.api.generate import Done, GenerateRequest, Message, Start, Text
+from ainet.api.models import unload_all
+from ainet.api.swarm import peers
 from ainet.executor.affinity import BLOCK, MAX_BLOCKS, Affinity
-from ainet.executor.request import GenerateRequest
 from ainet.executor.routing import Candidate
-from ainet.stages.protocol.generation import Message
 from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.stages.protocol.spec import EXACT_UBATCH
 
@@ -47,19 +49,19 @@ class Answer:
 
     async def begin(self):
         """Wait for the first text; return where it comes from."""
-        return await self.until("text") and self.where
+        return await self.until(Text) and self.where
 
     async def until(self, kind):
         async for event in self._events:
-            if event["event"] == "start":
-                self.where = [part["node"] for part in event["placement"]]
-                self.pids = [part["pid"] for part in event["placement"]]
-            if event["event"] == kind:
+            if isinstance(event, Start):
+                self.where = [part.node for part in event.placement]
+                self.pids = [part.pid for part in event.placement]
+            if isinstance(event, kind):
                 return event
         raise AssertionError(kind)
 
     async def rest(self):
-        return (await self.until("done"))["text"]
+        return (await self.until(Done)).text
 
     async def stop(self):
         await self._events.aclose()
@@ -92,7 +94,7 @@ def usable(node):
 
 
 def pipelines(node):
-    return [[part["node"] for part in one.placement] for one in usable(node)]
+    return [[part.node for part in one.placement] for one in usable(node)]
 
 
 async def test_sessions_spread_over_the_devices_that_can_hold_the_model(tmp_path):
@@ -107,7 +109,7 @@ async def test_sessions_spread_over_the_devices_that_can_hold_the_model(tmp_path
                     assert more[0].where == ["attic"]
                     assert pipelines(desk) == [["desk"], ["attic"]]
         assert (await Answer(desk).begin()) == ["desk"]  # nobody is busy: the own device is near
-        assert await desk.unload() == ["smollm2"]
+        assert (await desk.call(unload_all)).unloaded == ["smollm2"]
         assert pipelines(desk) == []
         assert not any(worker.model for worker in await attic.stages.workers())
 
@@ -118,14 +120,14 @@ async def test_a_conversation_stays_where_its_cache_is(tmp_path):
         async with answering(desk, 2):
             await replicated(desk, "attic")
             first = [event async for event in desk.generate(question(LONG, max_tokens=8))][-1]
-            assert [part["node"] for part in first["placement"]] == ["attic"]
-        turns = [Message("user", LONG), Message("assistant", first["text"]), Message("user", "Go on.")]
+            assert [part.node for part in first.placement] == ["attic"]
+        turns = [Message("user", LONG), Message("assistant", first.text), Message("user", "Go on.")]
         request = GenerateRequest(messages=turns, temperature=0.0, max_tokens=4)
         second = [event async for event in desk.generate(request)][-1]
-        assert [part["node"] for part in second["placement"]] == ["attic"]
-        assert second["timings"]["reused_tokens"] >= first["timings"]["prompt_tokens"] // 64 * 64 > 0
+        assert [part.node for part in second.placement] == ["attic"]
+        assert second.timings.reused_tokens >= first.timings.prompt_tokens // 64 * 64 > 0
         other = [event async for event in desk.generate(question("Go on.", max_tokens=4))][-1]
-        assert [part["node"] for part in other["placement"]] == ["desk"]
+        assert [part.node for part in other.placement] == ["desk"]
 
 
 async def test_an_answer_of_a_lost_replica_goes_on_elsewhere(tmp_path, smollm2_path):
@@ -149,7 +151,9 @@ async def test_what_a_member_has_loaded_is_used_and_not_loaded_twice(tmp_path):
         desk, attic = found["desk"], found["attic"]
         await Answer(attic).rest()
         async with answering(desk, 1):
-            await until(lambda: desk._peers._directory.of(attic.identity.id))
+            async with asyncio.timeout(10):
+                while not any(peer.pipelines for peer in await desk.call(peers)):
+                    await asyncio.sleep(0.05)
             async with answering(desk, 1) as other:
                 assert other[0].where == ["attic"]
                 assert pipelines(desk) == [["desk"]]

@@ -8,6 +8,7 @@ import pytest
 from support.local_nodes import ask, nodes
 from support.swarms import until
 
+from ainet.api.models import unload_all
 from ainet.errors import PeerUnreachable
 from ainet.hosting.requests import CloseStages
 
@@ -52,13 +53,13 @@ async def test_a_device_that_was_not_told_is_told_until_it_knows(tmp_path, monke
         desk, attic = found["desk"], found["attic"]
         await ask(desk)
         deaf = Deaf(attic)
-        await desk.unload()
+        await desk.call(unload_all)
         assert reserved(desk) == 0 < reserved(attic)
         await until(lambda: deaf.asked > 2)
         deaf.may_hear.set()
         await until(lambda: not reserved(attic))
         await ask(desk)
-        await desk.unload()
+        await desk.call(unload_all)
         assert reserved(attic) == 0
 
 
@@ -68,9 +69,9 @@ async def test_what_is_planned_next_has_the_memory_of_what_was_not_told(tmp_path
         desk, attic = found["desk"], found["attic"]
         await ask(desk)
         deaf = Deaf(attic)
-        await desk.unload()
+        await desk.call(unload_all)
         deaf.may_hear.set()
-        assert len((await ask(desk))["placement"]) == 2
+        assert len((await ask(desk)).placement) == 2
         assert reserved(attic) < 185e6
 
 
@@ -81,7 +82,7 @@ async def test_a_device_may_be_told_twice_at_once(tmp_path, monkeypatch):
         await ask(desk)
         pipeline = desk.provider.pipelines.usable()[0]
         deaf = Deaf(attic)
-        await desk.unload()
+        await desk.call(unload_all)
         assert pipeline.untold == {attic.identity.id}
         deaf.may_hear.set()
         await asyncio.gather(pipeline.tell(), pipeline.tell())  # in the background, and by who needs the memory
@@ -96,7 +97,7 @@ async def test_a_device_is_told_also_when_who_closes_was_interrupted(tmp_path, m
         await ask(desk)
         deaf = Deaf(attic)
         deaf.hangs()
-        unloading = asyncio.create_task(desk.unload())
+        unloading = asyncio.create_task(desk.call(unload_all))
         await until(lambda: deaf.asked)
         unloading.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from support.swarms import devices, until
 
+from ainet.api.node import Caps
 from ainet.engine.engine import Engine
 from ainet.errors import CannotSplit, LeaseLost, NotEnough, NotFound, PeerUnreachable, ProtocolError, Refused
 from ainet.executor.answering import Answering
@@ -39,7 +40,7 @@ from ainet.models.manifest import Manifest
 from ainet.models.tensors import TensorStore
 from ainet.placement.requests import DescribeNode
 from ainet.placement.survey import Survey
-from ainet.resources.allocator import Allocator, Caps
+from ainet.resources.allocator import Allocator
 from ainet.resources.speeds import Speeds
 from ainet.stages.protocol.generation import Open
 from ainet.stages.protocol.sampling_params import SamplingParams

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 from support.swarms import devices, until
 
+from ainet.api.answers import Answers
+from ainet.api.node import Caps
 from ainet.engine.certificates import ClusterCA
 from ainet.errors import AinetError, NotEnough, NotFound, PeerUnreachable, Refused
 from ainet.lending.lender import Lender, LendWorker, Place
-from ainet.resources.allocator import Allocator, Caps
+from ainet.resources.allocator import Allocator
 from ainet.wire.interfaces import own_loopback
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Party:
         self.allocator = Allocator(Caps(memory=4_000_000_000, threads=4, disk=10**9))
         self.kept: Reservation | None = None
         self.lender = Lender(
+            answers=Answers(),
             config=device.config,
             identity=device.identity,
             links=device.links,
@@ -86,23 +89,23 @@ async def parties(tmp_path: Path, **lend: bool) -> AsyncIterator[list[Party]]:
 
 async def both(party: Party) -> list[str]:
     """Open two clusters with a member's worker each."""
-    return [opened["id"] for opened in await asyncio.gather(party.lender.open(1), party.lender.open(1))]
+    return [opened.id for opened in await asyncio.gather(party.lender.open(1), party.lender.open(1))]
 
 
 async def test_a_cluster_has_a_worker_of_each_device_and_gives_them_back(tmp_path):
     async with parties(tmp_path, desk=True, laptop=True, phone=False) as (desk, laptop, phone):
         opened = await desk.lender.open()
-        assert [worker["node"] for worker in opened["workers"]] == ["laptop", "desk"]
+        assert [worker.node for worker in opened.workers] == ["laptop", "desk"]
         assert [desk.lends, laptop.lends, phone.lends] == [1, 1, 0]
-        await desk.lender.close(opened["id"])
+        await desk.lender.close(opened.id)
         assert [desk.lends, laptop.lends] == [0, 0]
         assert desk.processes == laptop.processes == []
         with pytest.raises(NotFound, match="This Dask cluster has ended already"):
-            await desk.lender.close(opened["id"])
+            await desk.lender.close(opened.id)
         link = await desk.device.links.connect(phone.id)
         with pytest.raises(Refused, match="phone lends no workers"):
             await link.request(
-                request_of(desk.id, int(opened["address"].rpartition(":")[2]), ClusterCA().issue("phone")[0])
+                request_of(desk.id, int(opened.address.rpartition(":")[2]), ClusterCA().issue("phone")[0])
             )
 
 
@@ -115,13 +118,13 @@ async def test_one_member_borrows_two_workers_and_no_more(tmp_path):
         assert laptop.lends == 2
         await desk.lender.close(first)
         assert laptop.lends == 1
-        assert [worker["node"] for worker in (await desk.lender.open(1))["workers"]] == ["laptop"]
+        assert [worker.node for worker in (await desk.lender.open(1)).workers] == ["laptop"]
 
 
 async def test_memory_that_is_only_kept_in_case_is_lent(tmp_path):
     async with parties(tmp_path, desk=False, laptop=True) as (desk, laptop):
         laptop.kept = laptop.allocator.reserve("a model that may be wanted again", 3_950_000_000)
-        assert [worker["node"] for worker in (await desk.lender.open(1))["workers"]] == ["laptop"]
+        assert [worker.node for worker in (await desk.lender.open(1)).workers] == ["laptop"]
         assert laptop.kept.released
 
 
@@ -156,7 +159,7 @@ async def test_a_node_stops_while_a_cluster_is_being_closed(tmp_path):
 async def test_an_interrupted_close_is_finished(tmp_path):
     async with parties(tmp_path, desk=False, laptop=True) as (desk, laptop):
         opened = await desk.lender.open(1)
-        closing = asyncio.create_task(desk.lender.close(opened["id"]))
+        closing = asyncio.create_task(desk.lender.close(opened.id))
         await asyncio.sleep(0)  # it begins
         closing.cancel()
         await asyncio.wait([closing])

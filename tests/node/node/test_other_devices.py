@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import socket
 import time
 
 import httpx
+import msgspec
 import pytest
 from support.nodes import ainet, alive, answer_of, family_of
 from support.swarms import Device, devices, until
 
+from ainet.api.answers import Answers
 from ainet.client.client import NodeClient
 from ainet.daemon import daemon, runtime
 from ainet.executor.directory import PipelineDirectory
@@ -64,18 +65,18 @@ async def peers_of(device):
     """Yield what a device knows of others, as its node would describe them."""
     logs = Feeds(device.links, device.folder / "logs.sqlite", device.log)
     try:
-        yield Peers(device.links, logs, PipelineDirectory(device.links, logs), Bandwidths(device.log))
+        yield Peers(device.links, logs, PipelineDirectory(device.links, logs), Bandwidths(device.log), Answers())
     finally:
         await logs.stop()
 
 
 async def test_a_contact_is_a_row_that_tells_how_it_is_reached_and_nothing_else(desk, tmp_path):
     async with devices(tmp_path, "bob", "carl") as (bob, _), peers_of(bob) as peers:
-        ticket = (await ask(desk, lambda node: node.introduce()))["ticket"]
+        ticket = (await ask(desk, lambda node: node.introduce())).ticket
         node_id = (await bob.pairing.accept(ticket)).id
         await until(lambda: bob.links.open_link(node_id, Standing.CONTACT))
         async with asyncio.timeout(20):
-            while not any(one["connected"] for one in await ask(desk, lambda node: node.contacts())):
+            while not any(one.connected for one in await ask(desk, lambda node: node.contacts())):
                 await asyncio.sleep(0.05)
         found, line = await row(desk, "bob")
         assert found.keys() == OF_A_CONTACT
@@ -86,10 +87,10 @@ async def test_a_contact_is_a_row_that_tells_how_it_is_reached_and_nothing_else(
         assert found["addresses"] == [bob.links.address]
         assert line.split()[:4] == ["bob", "contact", "direct,", found["path"]]
         # The node's own members would read in its log what it has; a contact does not.
-        theirs = next(one for one in await peers.describe() if one["id"] == node_id)
-        assert theirs.keys() == OF_A_CONTACT
-        assert (theirs["kind"], theirs["reached"]) == ("contact", "direct")
-        assert "carl" not in json.dumps(await ask(desk, lambda node: node.peers()))
+        theirs = next(one for one in await peers.all() if one.id == node_id)
+        assert msgspec.to_builtins(theirs).keys() == OF_A_CONTACT
+        assert (theirs.kind, theirs.reached) == ("contact", "direct")
+        assert "carl" not in str(await ask(desk, lambda node: node.peers()))
 
         await bob.stop()
         async with asyncio.timeout(20):
@@ -109,7 +110,7 @@ async def moved(desk, tmp_path):
     phone = Device(tmp_path / "phone", "phone")
     await phone.start()
     try:
-        await phone.pairing.join((await ask(desk, lambda node: node.invite()))["ticket"])
+        await phone.pairing.join((await ask(desk, lambda node: node.invite())).ticket)
         old = phone.links.address
         await phone.stop()
         phone.open()
@@ -142,7 +143,7 @@ async def test_a_member_at_another_address_is_connected_and_remembered(desk, tmp
 async def test_who_cannot_be_connected_is_said_in_one_line(desk, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         nobody = join_address(*free.getsockname())
-    own = (await ask(desk, lambda node: node.status()))["node"]["address"]
+    own = (await ask(desk, lambda node: node.status())).node.address
     async with devices(tmp_path, "stranger") as (stranger,):
         for address, status, words in (
             ("nonsense", 2, "'nonsense' is no address. Write host:port, or the https:// address of a Jupyter server."),

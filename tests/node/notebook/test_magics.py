@@ -10,6 +10,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from jupyter_client.manager import start_new_kernel
 from traitlets.config import Config
 
+from ainet.api.generate import Message, Text
 from ainet.client.client import NodeClient
 from ainet.notebook.magics import split
 
@@ -86,11 +87,11 @@ def test_instructions_stay_for_the_conversation(run, shell):
     magics = shell.magics_manager.registry["AinetMagics"]
     run(f"%%ainet ask {GREEDY} --system 'Be brief.'\nHi")
     run(f"%%ainet ask {GREEDY}\nAgain")
-    roles = [message["role"] for message in magics._conversation]
+    roles = [message.role for message in magics._conversation]
     assert roles == ["system", "user", "assistant", "user", "assistant"]
     run(f"%%ainet ask {GREEDY} --system=Rhyme.\nAgain")
-    assert magics._conversation[0] == {"role": "system", "content": "Rhyme."}
-    assert [message["role"] for message in magics._conversation].count("system") == 1
+    assert magics._conversation[0] == Message("system", "Rhyme.")
+    assert [message.role for message in magics._conversation].count("system") == 1
 
 
 @pytest.mark.parametrize("percents", ["%", "%%"])
@@ -212,7 +213,7 @@ def test_an_interrupt_stops_the_answer_and_keeps_the_text(run, fail, shell, tmp_
         text = ""
         for event in generate(*arguments, **options):
             yield event
-            text += event["text"] if event["event"] == "text" else ""
+            text += event.text if isinstance(event, Text) else ""
             if len(text) > 20:
                 said.set()
 
@@ -230,7 +231,7 @@ def test_an_interrupt_stops_the_answer_and_keeps_the_text(run, fail, shell, tmp_
     assert "· stopped" in printed
     assert printed.rstrip().endswith("Stopped.")
     assert "Traceback" not in printed
-    assert shell.magics_manager.registry["AinetMagics"]._conversation[-1]["content"] == shell.user_ns["kept"]
+    assert shell.magics_manager.registry["AinetMagics"]._conversation[-1].content == shell.user_ns["kept"]
     run(f"%%ainet ask {GREEDY}\nHi")
 
 

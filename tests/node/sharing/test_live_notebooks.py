@@ -241,7 +241,7 @@ async def test_what_is_typed_apart_merges_when_the_devices_meet(tmp_path, caplog
 
 async def test_what_a_reader_types_is_put_back(tmp_path, caplog):
     async with desks(tmp_path, collaboration=True) as (ada, bob):
-        assert (await shared(ada, bob, read_only=True))["read_only"]
+        assert (await shared(ada, bob, read_only=True)).read_only
         here, there = await live_at(ada, bob)
         states = [desk.document("plan").state for desk in (ada, bob)]
         await write_in(there, 0, "bob")

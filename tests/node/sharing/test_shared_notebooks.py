@@ -12,6 +12,7 @@ from nbformat.sign import NotebookNotary
 from support.desks import code, desks, part, shared
 from support.servers import until
 
+from ainet.api.notebooks import OpenedNotebook
 from ainet.errors import NotFound, Refused, UsageError
 from ainet.sharing.notebook_files import NotebookFiles
 
@@ -21,8 +22,8 @@ pytestmark = pytest.mark.usefixtures("own_jupyter")
 async def test_a_shared_notebook_is_the_same_file_on_both(tmp_path):
     async with desks(tmp_path) as (ada, bob):
         opened = await shared(ada, bob)
-        assert opened == {"name": "plan", "path": "plan.ipynb", "read_only": False}
-        assert bob.notebooks.list()[0]["with"] == ["swarm"]
+        assert opened == OpenedNotebook("plan", "plan.ipynb", read_only=False)
+        assert bob.notebooks.all()[0].audience == ["swarm"]
         assert bob.sources("plan.ipynb") == ["1", "2"]
         ada.write("plan.ipynb", code("a", "ada"), code("b", "2"))
         bob.write("plan.ipynb", code("a", "1"), code("b", "bob"), code("c", "3"))
@@ -45,7 +46,7 @@ async def test_outputs_travel_and_cells_say_who_ran_them(tmp_path):
 
 async def test_a_reader_changes_nothing(tmp_path):
     async with desks(tmp_path) as (ada, bob):
-        assert (await shared(ada, bob, read_only=True))["read_only"]
+        assert (await shared(ada, bob, read_only=True)).read_only
         bob.write("plan.ipynb", code("a", "bob"))
         await until(lambda: bob.sources("plan.ipynb") == ["1", "2"], 15)  # as it is shared
         ada.write("plan.ipynb", code("a", "ada"))
@@ -178,11 +179,11 @@ async def test_a_notebook_that_is_shared_no_more_stays_as_a_copy(tmp_path):
         with pytest.raises(NotFound, match="shares no notebook called"):
             await bob.notebooks.unshare("plan")
         await ada.notebooks.unshare("plan")
-        await until(lambda: not bob.notebooks.list() and not bob.notebooks._open)
+        await until(lambda: not bob.notebooks.all() and not bob.notebooks._open)
         ada.write("plan.ipynb", code("a", "ada alone"))
         assert bob.sources("plan.ipynb") == ["1", "2"]
         await ada.notebooks.share("plan.ipynb")
-        await until(bob.notebooks.list)
+        await until(bob.notebooks.all)
         await bob.notebooks.open("plan", "again.ipynb")
         assert bob.sources("again.ipynb") == ["ada alone"]
 
@@ -208,7 +209,7 @@ async def test_notebooks_of_one_name_are_never_mixed(tmp_path):
         for desk, source in ((ada, "ada's"), (bob, "bob's")):
             desk.write("plan.ipynb", code("same", source))
             await desk.notebooks.share("plan.ipynb")
-        await until(lambda: len(ada.notebooks.list()) == 2 and len(bob.notebooks.list()) == 2)
+        await until(lambda: len(ada.notebooks.all()) == 2 and len(bob.notebooks.all()) == 2)
         with pytest.raises(UsageError, match="Say which: plan@"):
             await ada.notebooks.open("plan", "other.ipynb")
         await ada.notebooks.open("plan@bob", "other.ipynb")
@@ -218,9 +219,9 @@ async def test_notebooks_of_one_name_are_never_mixed(tmp_path):
         await bob.notebooks.unshare("plan")
         bob.write("plan.ipynb", code("same", "bob's second"))
         await bob.notebooks.share("plan.ipynb", read_only=True)
-        await until(lambda: any(one["read_only"] for one in ada.notebooks.list()))
+        await until(lambda: any(one.read_only for one in ada.notebooks.all()))
         await until(lambda: [one.path for one in ada.notebooks._open.values()] == ["plan.ipynb"])
-        assert (await ada.notebooks.open("plan@bob", "third.ipynb"))["read_only"]
+        assert (await ada.notebooks.open("plan@bob", "third.ipynb")).read_only
         assert ada.sources("third.ipynb") == ["bob's second"]
         assert ada.sources("other.ipynb") == ["bob's"]
 

@@ -9,6 +9,7 @@ from support.desks import code, desks, part, shared
 from support.servers import until
 from support.swarms import Device
 
+from ainet.api.notebooks import ListedNotebook
 from ainet.cli.main import main
 from ainet.documents.exchange import ListDocuments, PullDocument, PushUpdate
 from ainet.errors import NotFound, PeerUnreachable, ProtocolError, Refused
@@ -22,8 +23,8 @@ pytestmark = pytest.mark.usefixtures("own_jupyter")
 async def test_a_contact_edits_the_notebook_that_is_shared_with_it(tmp_path):
     async with desks(tmp_path, contacts=True) as (ada, bob):
         await shared(ada, bob, audience=["bob"])
-        assert bob.notebooks.list() == [
-            {"name": "plan", "by": "ada", "own": False, "with": ["bob"], "read_only": False, "path": "plan.ipynb"}
+        assert bob.notebooks.all() == [
+            ListedNotebook("plan", by="ada", own=False, audience=["bob"], read_only=False, path="plan.ipynb")
         ]
         ada.write("plan.ipynb", code("a", "ada"), code("b", "2"))
         bob.write("plan.ipynb", code("a", "1"), code("b", "bob"), code("c", "3"))
@@ -42,7 +43,7 @@ async def test_the_command_shares_by_name(tmp_path, monkeypatch, capsys):
 
         said = await command(ada, "share", "plan.ipynb", "--name", "our plan", "--with", "bob")
         assert "shared with bob" in said
-        await until(bob.notebooks.list)
+        await until(bob.notebooks.all)
         assert "Changes go both ways" in await command(bob, "open", "our plan@ada", "--as", "theirs.ipynb")
         assert bob.sources("theirs.ipynb") == ["1"]
         row = (await command(bob, "share")).splitlines()[-1].split()
@@ -68,7 +69,7 @@ async def test_contacts_that_were_apart_merge_also_after_a_restart(tmp_path):
 
 async def test_a_contact_that_may_only_read_changes_nothing(tmp_path):
     async with desks(tmp_path, contacts=True) as (ada, bob):
-        assert (await shared(ada, bob, audience=["bob"], read_only=True))["read_only"]
+        assert (await shared(ada, bob, audience=["bob"], read_only=True)).read_only
         document = bob.document("plan")
         link = await bob.node.links.connect(ada.node.id, Standing.CONTACT)
         with pytest.raises(Refused, match="may only be read"):
@@ -103,15 +104,15 @@ async def test_what_is_shared_no_more_or_by_somebody_forgotten_ends(tmp_path):
         await shared(ada, bob, audience=["bob"])
         document = bob.document("plan").name
         await ada.notebooks.unshare("plan")
-        await until(lambda: not bob.notebooks.list() and not bob.notebooks._open)
+        await until(lambda: not bob.notebooks.all() and not bob.notebooks._open)
         with pytest.raises(Refused, match="not shared with this device"):
             await bob.node.links.open_link(ada.node.id, Standing.CONTACT).request(PullDocument(document, b"\0"))
         assert bob.sources("plan.ipynb") == ["1", "2"]
         await ada.notebooks.share("plan.ipynb", audience=["bob"])
-        await until(bob.notebooks.list)
+        await until(bob.notebooks.all)
         await bob.notebooks.open("plan", "again.ipynb")
         bob.node.links.trust.forget("ada")
-        await until(lambda: not bob.notebooks.list() and not bob.notebooks._open)
+        await until(lambda: not bob.notebooks.all() and not bob.notebooks._open)
 
 
 async def test_members_that_are_not_named_get_nothing(tmp_path):
@@ -120,7 +121,7 @@ async def test_members_that_are_not_named_get_nothing(tmp_path):
         await third.start()
         try:
             await third.joins(ada.node)
-            assert (await shared(ada, bob, audience=["bob"]))["path"] == "plan.ipynb"
+            assert (await shared(ada, bob, audience=["bob"])).path == "plan.ipynb"
             document = ada.document("plan").name
             for node in (ada.node, bob.node):
                 link = await third.links.connect(node.id)

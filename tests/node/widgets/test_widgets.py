@@ -1,8 +1,10 @@
 from ainet_widgets.placement import PlacementBar
 
+from ainet.api.generate import PlacedStage
+
 STAGES = [
-    {"node": "laptop", "first_layer": 0, "last_layer": 9},
-    {"node": "<b>desk</b>", "first_layer": 10, "last_layer": 29},
+    PlacedStage("laptop", 1, 0, 9),
+    PlacedStage("<b>desk</b>", 2, 10, 29),
 ]
 
 

@@ -7,6 +7,7 @@ import contextlib
 from support.documents import PLAN, plan, says, sharing
 from support.swarms import devices, until
 
+from ainet.api.answers import Answers
 from ainet.documents.store import DocumentStore
 from ainet.sharing.shares import Share, Shares
 from ainet.swarm.feeds import Feeds
@@ -32,7 +33,7 @@ async def swarm(tmp_path, *names, joined=True):
 
 async def test_a_device_that_was_alone_keeps_its_own_and_takes_over_the_swarms_settings(tmp_path):
     async with swarm(tmp_path, "desk", "phone", joined=False) as ((desk, _, one, _), (phone, logs, other, shares)):
-        theirs, mine = SwarmSettings(one), SwarmSettings(other)
+        theirs, mine = SwarmSettings(one, Answers()), SwarmSettings(other, Answers())
         theirs.set("model", "theirs")
         mine.set("model", "mine")
         plan(other)["mine"] = 1

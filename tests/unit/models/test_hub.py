@@ -285,7 +285,7 @@ def test_the_catalog_fetches_a_model_by_its_address(server: Server, hub: Hub, tm
     progress: list[tuple[int, int]] = []
     with TensorStore(tmp_path / "store") as store:
         catalog = ModelCatalog(config, store, hub=hub)
-        assert catalog.resolve(NAME).to_dict()["where"] == "on the Hugging Face Hub"
+        assert catalog.resolve(NAME).where == "on the Hugging Face Hub"
         with pytest.raises(NotFound):
             catalog.known(NAME)  # members cannot make this device fetch anything
         assert server.requests == []

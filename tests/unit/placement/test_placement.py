@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from support.whole_stage import whole
 
 from ainet.errors import CannotSplit, NotEnough
+from ainet.placement.capacity import NodeCapacity
 from ainet.placement.footprint import OVERHEAD, Footprint
-from ainet.placement.plan import NodeCapacity
 from ainet.placement.planner import Planner
 
 MB = 1_000_000

@@ -14,9 +14,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from support.effort import examples
 from support.processes import running
 
+from ainet.api.node import Caps
 from ainet.config import AinetConfig
 from ainet.errors import NotEnough
-from ainet.resources.allocator import Allocator, Caps, Reservation
+from ainet.resources.allocator import Allocator, Reservation
 from ainet.resources.monitor import cores, total_memory
 
 if TYPE_CHECKING:

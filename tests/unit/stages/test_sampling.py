@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from support.smollm2 import N_CTX, one_process
 
+from ainet.api.generate import GenerateRequest, Message
 from ainet.errors import UsageError
-from ainet.executor.request import GenerateRequest
+from ainet.executor.request import to_open
 from ainet.stages.llama.json_schema import grammar_of_schema
 from ainet.stages.llama.llama import Llama
 from ainet.stages.llama.sampling import Sampler, draw_seed
 from ainet.stages.llama.vocabulary import Vocabulary
-from ainet.stages.protocol.generation import Message
 from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.stages.protocol.segments import Segment
 
@@ -123,16 +123,16 @@ def test_a_wrong_schema_is_refused():
 )
 def test_requests_that_make_no_sense_are_refused(values, words):
     with pytest.raises(UsageError, match=words):
-        GenerateRequest(**{"messages": [Message("user", "hello")], **values}).to_open()
+        to_open(GenerateRequest(**{"messages": [Message("user", "hello")], **values}))
 
 
 def test_a_request_without_seed_gets_one_that_is_told():
     request = GenerateRequest(messages=[Message("user", "hello")])
-    assert request.to_open().sampling.seed != request.to_open().sampling.seed
+    assert to_open(request).sampling.seed != to_open(request).sampling.seed
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 2**31])
 def test_an_impossible_number_of_tokens_is_refused_with_both_limits(wrong):
     request = GenerateRequest(messages=[Message("user", "Hello")], max_tokens=wrong)
     with pytest.raises(UsageError, match=rf"max_tokens is {wrong}; it must lie between 1 and 2147483647\."):
-        request.to_open()
+        to_open(request)

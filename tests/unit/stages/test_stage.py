@@ -13,10 +13,11 @@ import pytest
 from support.smollm2 import N_CTX, one_process
 from support.whole_stage import ENDLESS, EPOCH, whole
 
+from ainet.api.generate import Message
 from ainet.errors import AinetError, Busy, PromptTooLong, Refused, StageLost
 from ainet.executor.session_client import SessionClient
 from ainet.identity.identity import Identity
-from ainet.stages.protocol.generation import Done, Message, Open, Started, Text
+from ainet.stages.protocol.generation import Done, Open, Started, Text
 from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.stages.protocol.segments import Segment
 from ainet.stages.session_server import SessionServer

@@ -1,4 +1,4 @@
-"""A plan, and what it is made of."""
+"""What a plan is made from."""
 
 from __future__ import annotations
 
@@ -43,44 +43,3 @@ class NodeCapacity(msgspec.Struct, frozen=True, kw_only=True):
     workers: int | None = None
     models: list[str] = []
     gpu: bool = False
-
-
-class PlannedStage(msgspec.Struct, frozen=True, kw_only=True):
-    """Layers `first_layer` to `last_layer` (0-based, inclusive) on one node, with the memory (bytes) they take.
-
-    `seconds` is the predicted time of a token in this stage.
-    """
-
-    node: str
-    name: str
-    first_layer: int
-    last_layer: int
-    memory: int
-    threads: int
-    gpu: bool
-    reason: str
-    seconds: float = 0.0
-
-
-class LeftOut(msgspec.Struct, frozen=True):
-    """A node that gets no layers, and why."""
-
-    name: str
-    reason: str
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The ordered stages of a model, its context window (tokens), and the reason in one sentence.
-
-    `seconds` is the predicted time of a token: of reading all weights once, each stage's after the other's, and of the
-    way between them.
-    """
-
-    model: str
-    name: str
-    n_ctx: int
-    n_ubatch: int
-    stages: list[PlannedStage]
-    why: str
-    seconds: float
-    left_out: list[LeftOut] = []

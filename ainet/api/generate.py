@@ -1,0 +1,205 @@
+"""A generation: what is asked, and the events of the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from ainet.errors import AinetError
+
+#: The route that streams a generation.
+PATH = "generate"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation; `role` is ``system``, ``user`` or ``assistant``."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateRequest:
+    """What to answer and how; None leaves the choice to the node.
+
+    Attributes
+    ----------
+    messages
+        The conversation, its last turn the question.
+    model
+        Name, path or digest of a model.
+    stages
+        Number of stages to force.
+    raw
+        Whether the last message is completed as plain text, without chat template.
+    temperature, top_k, top_p, min_p, repeat_penalty, seed
+        How tokens are drawn; see `SamplingParams`.
+    max_tokens
+        Most tokens to generate.
+    stop
+        Texts that end the answer.
+    grammar
+        GBNF grammar that the answer follows.
+    json_schema
+        JSON schema that the answer follows.
+    """
+
+    messages: list[Message]
+    model: str | None = None
+    stages: int | None = None
+    raw: bool = False
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: list[str] = field(default_factory=list)
+    grammar: str | None = None
+    json_schema: dict[str, object] | None = None
+
+
+@dataclass(frozen=True)
+class PlacedStage:
+    """Layers (0-based, inclusive) in the process `pid` on the device called `node`."""
+
+    node: str
+    pid: int
+    first_layer: int
+    last_layer: int
+
+    @property
+    def device(self) -> str:
+        """The device's name."""
+        return self.node
+
+
+@dataclass(frozen=True)
+class Timings:
+    """How long an answer took.
+
+    Attributes
+    ----------
+    prompt_tokens, reused_tokens
+        Tokens of the prompt, and those of them that were computed for an earlier question.
+    generated_tokens
+        Tokens of the answer.
+    first_token_s
+        Seconds from the question to the first text, with loading.
+    tokens_per_s
+        Tokens a second from then on.
+    """
+
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    generated_tokens: int = 0
+    first_token_s: float = 0.0
+    tokens_per_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What is being loaded or fetched, in words.
+
+    Attributes
+    ----------
+    done, total
+        Bytes; 0 when they are not known.
+    notice
+        Whether the reader must know of it, also in the middle of an answer.
+    """
+
+    event: Literal["progress"] = "progress"
+    text: str
+    done: int = 0
+    total: int = 0
+    notice: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The prompt was accepted; said again where another pipeline goes on."""
+
+    event: Literal["start"] = "start"
+    model: str
+    placement: list[PlacedStage]
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """The next piece of the answer, and its tokens."""
+
+    event: Literal["text"] = "text"
+    text: str
+    tokens: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """The whole answer.
+
+    Attributes
+    ----------
+    finish
+        ``stop`` or ``length``.
+    seed
+        With which the same tokens are drawn again.
+    received
+        Bytes that each device fetched to load the model, by name.
+    """
+
+    event: Literal["done"] = "done"
+    finish: str
+    text: str
+    tokens: list[int]
+    model: str
+    seed: int | None
+    placement: list[PlacedStage]
+    received: dict[str, int]
+    timings: Timings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """Why there is no (more) answer: an error in the form in which it travels."""
+
+    event: Literal["error"] = "error"
+    error: dict[str, Any]
+
+
+#: What `generate` yields.
+Event = Progress | Start | Text | Done
+_KINDS: dict[str, type[Event | Failed]] = {
+    "progress": Progress,
+    "start": Start,
+    "text": Text,
+    "done": Done,
+    "error": Failed,
+}
+
+
+class _Kind(msgspec.Struct):
+    event: str
+
+
+def decode_event(line: str | bytes) -> Event | None:
+    """Return the event in a line of a streamed generation; None for one that only a newer node knows.
+
+    Raises
+    ------
+    AinetError
+        The line says what went wrong, or cannot be read.
+    """
+    try:
+        kind = _KINDS.get(msgspec.json.decode(line, type=_Kind).event)
+        event = msgspec.json.decode(line, type=kind) if kind is not None else None
+    except msgspec.DecodeError as exc:
+        raise AinetError(f"The node's answer is not understood ({exc}). Restart the node and this kernel.") from exc
+    if isinstance(event, Failed):
+        raise AinetError.from_dict(event.error)
+    return event

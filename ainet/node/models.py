@@ -1,0 +1,65 @@
+"""What the owner has done with models: plans, answers, and an end."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from ainet.api import models
+from ainet.api.models import Plan, Unloaded
+from ainet.placement.what_if import described
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from ainet.api.answers import Answers
+    from ainet.api.generate import Event, GenerateRequest
+    from ainet.executor.answering import Answering
+    from ainet.executor.provider import Provider
+    from ainet.swarm.settings import SwarmSettings
+
+
+class Models:
+    """Plans, answers with and unloads models. Where none is named, the swarm's setting counts, then the node's own.
+
+    Parameters
+    ----------
+    provider, answering
+        Where pipelines come from, and what asks them.
+    settings
+        What all members share.
+    answers
+        Who answers the owner's verbs.
+    """
+
+    def __init__(self, provider: Provider, answering: Answering, settings: SwarmSettings, answers: Answers) -> None:
+        self._provider, self._answering, self._settings = provider, answering, settings
+        answers.add(models.plan, self.plan)
+        answers.add(models.plan_for, self.plan_for)
+        answers.add(models.unload, self.unload)
+        answers.add(models.unload_all, self.unload_all)
+
+    async def plan(self, model: str | None = None, stages: int | None = None) -> Plan:
+        """Return where the layers of a model would go, and why, without loading anything."""
+        manifest = await self._provider.manifest(model or self._settings.get("model"))
+        return (await self._provider.plan(manifest, stages)).plan
+
+    async def plan_for(self, devices: Any, model: str | None = None, stages: int | None = None) -> Plan:
+        """Return the same for described devices in place of those that are there."""
+        capacities = described({"devices": devices}).offers()
+        manifest = await self._provider.manifest(model or self._settings.get("model"))
+        return await self._provider.plan_for(manifest, stages, capacities)
+
+    async def unload(self, model: str | None) -> Unloaded:
+        """Unload the pipelines of a model."""
+        return Unloaded(await self._provider.unload(model))
+
+    async def unload_all(self) -> Unloaded:
+        """Unload all pipelines."""
+        return Unloaded(await self._provider.unload())
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        """Answer `request`; see `Answering.generate`."""
+        if request.model is None:
+            request = dataclasses.replace(request, model=self._settings.get("model"))
+        return self._answering.generate(request)
