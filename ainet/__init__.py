@@ -10,9 +10,36 @@ from typing import TYPE_CHECKING, Any, Literal
 from ainet.version import __version__
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from IPython.core.interactiveshell import InteractiveShell
 
-__all__ = ["__version__", "load_ipython_extension", "shared"]
+    from ainet.client.client import NodeClient
+
+__all__ = ["__version__", "connect", "load_ipython_extension", "shared"]
+
+
+def connect(data_dir: str | Path | None = None) -> NodeClient:
+    """Return a connection to the node of this device: ``ainet.connect().ask("Why is the sky blue?").text``.
+
+    Parameters
+    ----------
+    data_dir
+        The node's data directory; by default ``AINET_DATA_DIR``, or ``ainet`` in Jupyter's data directory.
+
+    Returns
+    -------
+    NodeClient
+        Also a context manager. What the command does, it does as methods, which return the dataclasses of `ainet.api`.
+
+    Raises
+    ------
+    NodeNotRunning
+        No node runs there.
+    """
+    from ainet.client.client import NodeClient
+
+    return NodeClient.find(data_dir)
 
 
 def shared(name: str, kind: Literal["dict", "list", "text"] = "dict") -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import pkgutil
 import re
 from collections.abc import Callable
@@ -112,8 +113,7 @@ class Verb(Generic[P, R]):
         except ValueError as exc:
             raise UsageError(f"The request is not understood: {exc}.") from exc
         check(request)
-        names = msgspec.structs.asdict(request) if isinstance(request, msgspec.Struct) else vars(request)
-        return dict(names)
+        return {name: getattr(request, name) for name in inspect.signature(kind).parameters}
 
 
 T = TypeVar("T")

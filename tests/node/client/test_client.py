@@ -8,6 +8,7 @@ import pytest
 from support.processes import running
 from support.servers import serve, until
 
+import ainet
 from ainet.api.generate import PlacedStage, Text
 from ainet.client.answer import Answer
 from ainet.client.client import NodeClient
@@ -220,7 +221,7 @@ async def test_names_travel_whole(served, client):
 
 
 def test_a_real_node_answers(node_dir):
-    with NodeClient.find(node_dir) as client:
+    with ainet.connect(node_dir) as client:
         answer = client.ask("Name a colour.", max_tokens=8, temperature=0.0)
         assert answer.finish in {"stop", "length"}
         assert answer.text.strip()

@@ -13,6 +13,7 @@ from ainet.api.generate import Progress, Text
 from ainet.api.models import Unloaded
 from ainet.api.node import status
 from ainet.api.swarm import remove
+from ainet.api.verb import all_verbs
 from ainet.errors import AinetError, NotEnough, NotFound
 
 
@@ -22,6 +23,8 @@ async def placement(node, **options):
 
 async def test_a_lone_node_works_and_gives_back_what_it_reserved(tmp_path):
     async with nodes(tmp_path, desk={}) as found:
+        unanswered = {name for name, verb in all_verbs().items() if verb not in found["desk"].answers}
+        assert unanswered == {"notebooks", "share", "unshare", "open_notebook"}  # those need a Jupyter server
         assert await placement(found["desk"]) == ["desk"]
         assert (await found["desk"].call(status)).node.reserved.memory > 97e6
         assert await found["desk"].call(models.unload, "smollm2") == Unloaded(["smollm2"])
