@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Any
 from ainet.config import CONFIG_FILE, AinetConfig
 from ainet.daemon import runtime
 from ainet.daemon.log import FAILED, LOG_FILE, open_log
-from ainet.daemon.runtime import PATIENCE, Runtime, wait_until_ready
+from ainet.daemon.runtime import Runtime, wait_until_ready
 from ainet.errors import AinetError, UsageError
+from ainet.timing import TIMING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     import psutil
-
-#: A node that was told to stop gets this long (s); it bounds itself a little earlier (`headless.STOP_SECONDS`).
-STOP_SECONDS = 10.0
 
 
 def up(data_dir: Path, options: dict[str, Any] | None = None) -> tuple[Runtime, bool]:
@@ -82,7 +80,7 @@ def refuse_second(data_dir: Path, options: dict[str, Any]) -> None:
 def _start(data_dir: Path, options: dict[str, Any]) -> tuple[Runtime, bool]:
     log = data_dir / LOG_FILE
     start = log.stat().st_size if log.exists() else 0
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMING.node_start
     pid = _spawn(data_dir)
     try:
         while time.monotonic() < deadline:
@@ -98,7 +96,7 @@ def _start(data_dir: Path, options: dict[str, Any]) -> tuple[Runtime, bool]:
         end(pid)
         raise
     end(pid)
-    raise AinetError(f"The node was not ready after {PATIENCE:.0f} s and was ended. Its log: {log}")
+    raise AinetError(f"The node was not ready after {TIMING.node_start:.0f} s and was ended. Its log: {log}")
 
 
 def down(data_dir: Path) -> Runtime | None:
@@ -221,8 +219,8 @@ def _spawn(data_dir: Path) -> int:
         )
 
 
-def end(*pids: int) -> None:
-    """Ask processes to stop, wait for them and all beneath them, and kill what is left after `STOP_SECONDS`."""
+def end(*pids: int, patience: float = TIMING.node_stop) -> None:
+    """Ask processes to stop, wait for them and all beneath them, and kill what is left after `patience` seconds."""
     import psutil
 
     family: set[psutil.Process] = set()
@@ -231,7 +229,7 @@ def end(*pids: int) -> None:
             process = psutil.Process(pid)
             family |= {process, *process.children(recursive=True)}
             process.terminate()
-    deadline = time.monotonic() + STOP_SECONDS
+    deadline = time.monotonic() + patience
     while family := {process for process in family if _lives(process)}:
         for process in list(family):
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -15,14 +15,13 @@ from dataclasses import asdict, dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from ainet.errors import NodeNotRunning, NodeTaken
+from ainet.timing import TIMING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 LOCK_FILE = "node.lock"
 RUNTIME_FILE = "node.json"
-#: Seconds that a node may take to start or to stop: Dask's imports on a slow, busy device.
-PATIENCE = 120.0
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def find(data_dir: Path) -> Runtime | None:
     return before if before is not None and is_locked(data_dir) and read(data_dir) == before else None
 
 
-def wait_until_ready(data_dir: Path, patience: float = PATIENCE) -> Runtime:
+def wait_until_ready(data_dir: Path, patience: float = TIMING.node_start) -> Runtime:
     """Return the running node of `data_dir`, waiting while it starts.
 
     Raises

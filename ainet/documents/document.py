@@ -42,6 +42,8 @@ class Document:
         Where it is kept; what is there is loaded.
     on_update
         Called with the document, each update, and the origin that `apply` was given (None: changed here).
+    most
+        Bytes that it may have.
 
     Attributes
     ----------
@@ -49,8 +51,16 @@ class Document:
         The Yjs document. Fetch it anew for each use: after a malformed update it is another one.
     """
 
-    def __init__(self, name: str, store: DocumentStore, on_update: Callable[[Document, bytes, object], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        store: DocumentStore,
+        on_update: Callable[[Document, bytes, object], None],
+        *,
+        most: int = MAX_DOCUMENT,
+    ) -> None:
         self.name = name
+        self._most = most
         self._store = store
         self._on_update = on_update
         self._origin: object = None
@@ -99,10 +109,10 @@ class Document:
         AinetError
             It cannot be saved.
         """
-        if self._bytes + len(update) > MAX_DOCUMENT:
+        if self._bytes + len(update) > self._most:
             self.compact()
-            if self._bytes + len(update) > MAX_DOCUMENT:
-                raise Refused(f"The document {self.name} would have more than {MAX_DOCUMENT >> 20} MiB.")
+            if self._bytes + len(update) > self._most:
+                raise Refused(f"The document {self.name} would have more than {self._most >> 20} MiB.")
         before, touched = self._count, False
         self._origin = origin
         try:

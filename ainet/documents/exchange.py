@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -37,11 +37,33 @@ MAX_STATE = 1024 * 1024  # bytes of a state vector
 MAX_UPDATE = 64 * 1024 * 1024
 #: A contact is trusted with less.
 MAX_CONTACT_UPDATE = 8 * 1024 * 1024
-MAX_CONTACT_DOCUMENT = 16 * 1024 * 1024
 MAX_CONTACT_PULLS = 4  # at once
 MAX_REFUSED = 32  # updates that are malformed, or come before those that they follow, on one link
 PULL_SECONDS = 120.0
 
+
+class Sizes(NamedTuple):
+    """What documents and their updates may have.
+
+    Attributes
+    ----------
+    documents
+        Most documents.
+    push
+        Bytes of an update that is pushed; of a longer one the peer is only told that there is something to ask for.
+    part
+        Bytes of a longer update that travel at once.
+    contact_document
+        Bytes of a document to which a contact adds.
+    """
+
+    documents: int = MAX_DOCUMENTS
+    push: int = MAX_PUSH
+    part: int = PART
+    contact_document: int = 16 * 1024 * 1024
+
+
+SIZES = Sizes()
 DocumentName = Annotated[str, msgspec.Meta(max_length=160)]
 
 
@@ -93,9 +115,12 @@ class Documents:
         File of the `DocumentStore`.
     log
         For what is refused.
+    sizes
+        What documents may have.
     """
 
-    def __init__(self, links: Links, path: Path, log: logging.Logger) -> None:
+    def __init__(self, links: Links, path: Path, log: logging.Logger, *, sizes: Sizes = SIZES) -> None:
+        self._sizes = sizes
         self._links = links
         self._log = log
         self._path = path
@@ -143,8 +168,8 @@ class Documents:
         document = self._documents.get(name)
         if document is None:
             self.check_name(name)
-            if len(self._documents) >= MAX_DOCUMENTS:
-                raise Refused(f"There are {MAX_DOCUMENTS} shared documents already.")
+            if len(self._documents) >= self._sizes.documents:
+                raise Refused(f"There are {self._sizes.documents} shared documents already.")
             document = self._documents[name] = Document(name, self._store, self._changed)
         return document
 
@@ -262,7 +287,7 @@ class Documents:
                 self._outgoing[peer] = {}
                 for name, updates in waiting.items():
                     merged = _merge(updates)
-                    await self._tell(peer, name, merged if len(merged) <= MAX_PUSH else b"")
+                    await self._tell(peer, name, merged if len(merged) <= self._sizes.push else b"")
         finally:
             self._outgoing.pop(peer, None)
 
@@ -335,11 +360,11 @@ class Documents:
     def _apply(self, document: Document, update: bytes, link: PeerLink) -> None:
         if not update:
             return
-        if _is_contact(link) and document.size + len(update) > MAX_CONTACT_DOCUMENT:
+        if _is_contact(link) and document.size + len(update) > self._sizes.contact_document:
             document.compact()  # its size is that of all saved updates
-        if _is_contact(link) and document.size + len(update) > MAX_CONTACT_DOCUMENT:
+        if _is_contact(link) and document.size + len(update) > self._sizes.contact_document:
             raise Refused(
-                f"{document.name} would have more than {MAX_CONTACT_DOCUMENT >> 20} MiB, too much of a contact."
+                f"{document.name} would have more than {self._sizes.contact_document >> 20} MiB, too much of a contact."
             )
         try:
             document.apply(update, link.peer_id)
@@ -366,8 +391,8 @@ class Documents:
         self._answering[link.peer_id] += 1
         try:
             update = self._documents[request.name].missing(request.state)
-            for begin in range(0, len(update), PART):
-                yield UpdatePart(update[begin : begin + PART])
+            for begin in range(0, len(update), self._sizes.part):
+                yield UpdatePart(update[begin : begin + self._sizes.part])
         finally:
             self._answering[link.peer_id] -= 1
 

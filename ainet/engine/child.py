@@ -19,16 +19,13 @@ import psutil
 
 from ainet.errors import AinetError
 from ainet.resources.monitor import alive
+from ainet.timing import TIMING
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable
     from pathlib import Path
 
-#: Starting takes 2 to 5 s on a slow machine; a loaded one may need much longer.
-START_SECONDS = 60.0
-#: A child gets this long (s) to end in order; see `program.ORDERLY_SECONDS`.
-STOP_SECONDS = 8.0
 POLL_SECONDS = 0.02
 
 
@@ -94,7 +91,7 @@ class ChildProcess:
             )
         threading.Thread(target=self._read, args=(loop,), name=f"{self.program} {self.pid}", daemon=True).start()
         try:
-            return await self.request("start", START_SECONDS, **parameters)
+            return await self.request("start", TIMING.child_start, **parameters)
         except BaseException:
             await self.stop()
             raise
@@ -134,11 +131,11 @@ class ChildProcess:
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
-        await _gone(family, STOP_SECONDS)
+        await _gone(family, TIMING.child_stop)
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        await _gone(family, STOP_SECONDS)
+        await _gone(family, TIMING.child_stop)
         await self._ended.wait()
 
     def _failed(self, what: str) -> AinetError:

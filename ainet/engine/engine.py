@@ -20,6 +20,7 @@ from ainet.engine.child import ChildProcess, remove_leftovers
 from ainet.errors import AinetError, NotEnough, PeerUnreachable, UsageError
 from ainet.signals import Signal
 from ainet.tasks import Tasks
+from ainet.timing import TIMING
 from ainet.wire.address import is_loopback, split_address
 
 if TYPE_CHECKING:
@@ -29,12 +30,6 @@ if TYPE_CHECKING:
 
     from ainet.config import AinetConfig
 
-#: New workers must be connected within this time (s); 0.5 s on an idle machine.
-GROW_SECONDS = 60.0
-#: An existing scheduler must answer within this time (s).
-CONNECT_SECONDS = 5.0
-#: A client whose scheduler is gone gets this long to close (s).
-CLOSE_SECONDS = 2.0
 #: How often the connection to the scheduler is looked at (s).
 WATCH_SECONDS = 0.2
 OWN_WATCH_SECONDS = 2.0
@@ -150,7 +145,7 @@ class Engine:
             if self._client is None:
                 await self._start()
             if self._child is not None:
-                self._take(await self._child.request("grow", GROW_SECONDS, n=n))
+                self._take(await self._child.request("grow", TIMING.worker_start, n=n))
             else:
                 await self._look_for_workers()
         if len(self._workers) < n:
@@ -167,7 +162,7 @@ class Engine:
         async with self._lock:
             if self._child is not None:
                 self._workers.pop(address, None)
-                await self._child.request("retire", GROW_SECONDS, address=address)
+                await self._child.request("retire", TIMING.worker_start, address=address)
 
     async def actor(self, kind: type, *arguments: Any, address: str) -> Any:
         """Create an actor on the worker at `address` and return its proxy.
@@ -196,7 +191,7 @@ class Engine:
         await asyncio.to_thread(import_distributed, self._log)
         address = self._config.dask_scheduler
         try:
-            await self._connect(address, self._existing_security(), CONNECT_SECONDS)
+            await self._connect(address, self._existing_security(), TIMING.cluster_dial)
             await self._look_for_workers()
         except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as exc:
             raise PeerUnreachable(
@@ -214,8 +209,8 @@ class Engine:
         answer, _ = await asyncio.gather(
             child.start(**msgspec.to_builtins(credentials)), asyncio.to_thread(import_distributed, self._log)
         )
-        await self._connect(answer["address"], credentials.security(), GROW_SECONDS)
-        self._take(await child.request("grow", GROW_SECONDS, n=1))
+        await self._connect(answer["address"], credentials.security(), TIMING.worker_start)
+        self._take(await child.request("grow", TIMING.worker_start, n=1))
 
     async def _connect(self, address: str, security: Security | None, seconds: float) -> None:
         import dask
@@ -234,7 +229,7 @@ class Engine:
         try:
             await client
         except BaseException:
-            await client.close(timeout=CLOSE_SECONDS)
+            await client.close(timeout=TIMING.cluster_close)
             raise
         self._client = client
         client.subscribe_topic("all", self._note_event)
@@ -301,7 +296,7 @@ class Engine:
                 return
             try:
                 if self._child is not None:
-                    self._take(await self._child.request("workers", GROW_SECONDS))
+                    self._take(await self._child.request("workers", TIMING.worker_start))
                 else:
                     await self._look_for_workers()
             except (OSError, AinetError) as exc:
@@ -337,7 +332,7 @@ async def _put_away(client: Client | None, child: ChildProcess | None) -> None:
         if client.status == "running":
             client.unsubscribe_topic("all")
         with contextlib.suppress(TimeoutError):
-            await client.close(timeout=CLOSE_SECONDS)
+            await client.close(timeout=TIMING.cluster_close)
     if child is not None:
         await child.stop()
 

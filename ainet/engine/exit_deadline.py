@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from ainet.timing import TIMING
+
 if TYPE_CHECKING:
     from pathlib import Path
-
-#: Killed processes are gone within this time (s), unless the kernel itself is stuck.
-KILL_SECONDS = 1.0
 
 
 class ExitDeadline:
@@ -59,7 +58,7 @@ def kill_descendants() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     # Waited for here, they leave no zombies where process 1 does not collect orphans (many containers).
-    psutil.wait_procs(rest, timeout=KILL_SECONDS)
+    psutil.wait_procs(rest, timeout=TIMING.child_kill)
 
 
 def end_resource_tracker() -> None:

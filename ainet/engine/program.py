@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ainet.engine.exit_deadline import ExitDeadline, end_resource_tracker, kill_descendants
+from ainet.timing import TIMING
 
-#: An orderly end may take this long (s); then the process ends anyhow, and everything beneath it with it.
-ORDERLY_SECONDS = 5.0
 #: The log is looked at this often (s) and emptied when it is longer than this (bytes); one older part is kept.
 LOG_SECONDS = 10.0
 LOG_LIMIT = 2_000_000
@@ -105,7 +104,7 @@ def main(program: type[Program]) -> None:
     os.environ.pop("PYTHONPATH", None)
     commands, answers = _take_pipes()
     _end_with_parent()
-    deadline = ExitDeadline(ORDERLY_SECONDS, run_dir)
+    deadline = ExitDeadline(TIMING.child_orderly, run_dir)
     code = 1
     try:
         code = asyncio.run(_run(program(run_dir, answers), commands, log_path, deadline))

@@ -10,8 +10,8 @@ from typing import Any
 import dask
 from distributed import Scheduler, Worker
 
-#: Between two reports of a worker of the node's own cluster.
-HEARTBEAT_SECONDS = 10.0
+from ainet.timing import TIMING
+
 #: No HTTP pages, no profiler, no statistics, no limits of memory: the node accounts for memory itself, and every
 #: wakeup of Python in a worker takes the interpreter lock from the decode thread of a stage.
 LEAN: dict[str, Any] = {
@@ -68,7 +68,7 @@ class ActorScheduler(LeanScheduler):
         """Take a worker's report, and say when the next one is due: a lost worker is noticed by its connection."""
         answer: dict[str, Any] = super().heartbeat_worker(**report)
         if "heartbeat-interval" in answer:
-            answer["heartbeat-interval"] = HEARTBEAT_SECONDS
+            answer["heartbeat-interval"] = TIMING.heartbeat
         return answer
 
     def remove_client(self, client: str, stimulus_id: str | None = None) -> None:

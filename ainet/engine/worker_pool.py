@@ -8,19 +8,13 @@ from typing import TYPE_CHECKING
 
 from ainet.errors import NotEnough
 from ainet.tasks import Tasks
+from ainet.timing import TIMING, Timing
 
 if TYPE_CHECKING:
     import logging
     from types import TracebackType
 
     from ainet.engine.engine import Engine, Worker
-
-#: Workers that were used are kept for this long (s): whoever comes next then need not wait for one to start.
-TRIM_SECONDS = 30.0
-#: A spare worker starts this long (s) after a stage was loaded: the other stages of its pipeline come first.
-SPARE_SECONDS = 2.0
-#: Whoever is asked to give a worker back has this long (s).
-RETURN_SECONDS = 5.0
 
 
 class Purpose(enum.IntEnum):
@@ -40,7 +34,7 @@ class WorkerLease:
     worker, purpose
         Which worker, and what for.
     wanted
-        Set when something more important needs the worker: the holder gives it back within `RETURN_SECONDS`.
+        Set when something more important needs the worker: the holder gives it back within `Timing.worker_return`.
     lost
         Set when the worker is gone, or was taken away from a holder that did not give it back.
     """
@@ -78,9 +72,10 @@ class WorkerPool:
         For workers that are taken away.
     """
 
-    def __init__(self, engine: Engine, log: logging.Logger) -> None:
+    def __init__(self, engine: Engine, log: logging.Logger, *, timing: Timing = TIMING) -> None:
         self._engine = engine
         self._log = log
+        self._timing = timing
         self._leases: dict[str, WorkerLease] = {}  # by the worker's address
         self._lock = asyncio.Lock()
         self._tasks = Tasks("Looking after workers failed", log)
@@ -148,7 +143,7 @@ class WorkerPool:
         self._log.info("A worker is taken from %s for %s.", least.purpose.name.lower(), purpose.name.lower())
         least.wanted.set()
         try:
-            async with asyncio.timeout(RETURN_SECONDS):
+            async with asyncio.timeout(self._timing.worker_return):
                 await least.released.wait()
         except TimeoutError:
             least.lost.set()
@@ -162,14 +157,14 @@ class WorkerPool:
             lease.release()
 
     async def _start_spare(self) -> None:
-        await asyncio.sleep(SPARE_SECONDS)
+        await asyncio.sleep(self._timing.spare_start)
         async with self._lock:
             if self._leases and self._engine.own:
                 await self._engine.ensure_workers(len(self._leases) + 1)
 
     async def _trim(self) -> None:
         """End workers that nobody needs any more, but keep one warm."""
-        await asyncio.sleep(TRIM_SECONDS)
+        await asyncio.sleep(self._timing.worker_idle)
         async with self._lock:
             free = [worker for worker in self._engine.workers() if worker.address not in self._leases]
             for worker in free[1:]:

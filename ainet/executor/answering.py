@@ -15,6 +15,7 @@ from ainet.executor.peer_pipeline import PeerPipelineGone
 from ainet.executor.request import conversation, to_open, turn
 from ainet.executor.requests import AskPipeline, DescribePipeline, PipelineState, Said
 from ainet.executor.transcript import Transcript
+from ainet.timing import TIMING
 
 if TYPE_CHECKING:
     import logging
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 LOST_ATTEMPTS = 10
 #: The same for a model that is lost while it is loaded.
 LOAD_ATTEMPTS = 3
-#: An answer that has lost devices waits this long (s) for them to come back, and looks again this often (s).
-WAIT_SECONDS = 120.0
-AGAIN_SECONDS = 2.0
 
 
 class _LostInQueue(StageLost):
@@ -88,11 +86,11 @@ class Answering:
             except (NotEnough, NotFound, PeerUnreachable) as exc:
                 # What is left does not suffice: a device that went may come back.
                 missing_since = missing_since or time.monotonic()
-                if not is_lost or time.monotonic() - missing_since > WAIT_SECONDS:
+                if not is_lost or time.monotonic() - missing_since > TIMING.devices_awaited:
                     raise
                 words = f"waiting for devices to come back: {exc.message}"
                 yield shown.Progress(text=words, notice=True)
-                await asyncio.sleep(AGAIN_SECONDS)
+                await asyncio.sleep(TIMING.devices_looked_for)
                 continue
             else:
                 return

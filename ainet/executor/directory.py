@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import msgspec
 
 from ainet.identity.roster import Count, NodeId
+from ainet.timing import TIMING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 LOG = "placements"
 MAX_STAGES = 1024
-#: A pipeline that did not answer is not asked again for this long (s): its owner may not have noticed yet.
-AVOID_SECONDS = 10.0
 
 
 class PlacedLayers(msgspec.Struct, frozen=True):
@@ -127,4 +126,4 @@ class PipelineDirectory:
 
     def avoid(self, pipeline: str) -> None:
         """Do not find the pipeline for a while: it did not answer."""
-        self._avoided[pipeline] = time.monotonic() + AVOID_SECONDS
+        self._avoided[pipeline] = time.monotonic() + TIMING.avoid

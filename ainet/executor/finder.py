@@ -11,6 +11,7 @@ from ainet.errors import AinetError, NotFound
 from ainet.hosting.fetch import REPORT_SECONDS
 from ainet.hosting.requests import FindModel, LoadProgress, ModelFound
 from ainet.models.manifest import Manifest
+from ainet.timing import TIMING
 
 if TYPE_CHECKING:
     import logging
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     Progress = Callable[[LoadProgress], None]
 
-#: A member that says nothing for this long (s) is not waited for.
-PATIENCE_SECONDS = 5.0
 #: A model that guesses for another one has at most this share of its size; this many are tried.
 DRAFT_SHARE = 1 / 8
 MOST_DRAFTS = 5
@@ -123,11 +122,11 @@ class ModelFinder:
         """Return the model if the member has it; as long as it says that it still looks, it is waited for."""
         found = ModelFound(b"")
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS) as patience:
+            async with asyncio.timeout(TIMING.finder_patience) as patience:
                 link = await self._links.connect(state.id)
                 async with contextlib.aclosing(link.stream(FindModel(name))) as items:
                     async for item in items:
-                        patience.reschedule(asyncio.get_running_loop().time() + PATIENCE_SECONDS)
+                        patience.reschedule(asyncio.get_running_loop().time() + TIMING.finder_patience)
                         if isinstance(item, LoadProgress):
                             progress(item)
                         else:

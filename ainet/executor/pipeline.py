@@ -20,8 +20,8 @@ from ainet.executor.speculator import Guesser, Speculator
 from ainet.hosting.requests import CloseStages, DescribeStages, LinkStage, LoadProgress, LoadStage, StageLoaded
 from ainet.links.standing import Standing
 from ainet.stages.protocol.recovery import plan_recovery
-from ainet.stages.protocol.sockets import FORWARDED_SILENCE_SECONDS, SILENCE_SECONDS
 from ainet.stages.protocol.spec import EPOCH_BYTES, StageSpec
+from ainet.timing import TIMING
 
 if TYPE_CHECKING:
     import logging
@@ -38,11 +38,6 @@ if TYPE_CHECKING:
     from ainet.stages.protocol.generation import Event, Open
     from ainet.stages.protocol.recovery import Recovery
     from ainet.stages.protocol.spec import Form
-
-LINK_SECONDS = 30.0
-CLOSE_SECONDS = 15.0
-#: A device whose link was lost may be away for this long (s) before its pipelines are given up.
-AWAY_SECONDS = 5.0
 
 
 class PipelineOptions(NamedTuple):
@@ -253,7 +248,7 @@ class Pipeline:
                 last.node,
                 self._epoch,
                 f"The stage on {last.name} (layers {last.first_layer}–{last.last_layer})",
-                patience=SILENCE_SECONDS if route == there else FORWARDED_SILENCE_SECONDS,
+                patience=TIMING.silence if route == there else TIMING.forwarded_silence,
             )
             for node in {stage.node for stage in self.plan.stages} - {self._identity.id}:
                 self._watch(node)
@@ -371,7 +366,7 @@ class Pipeline:
             return
         link = await self._links.connect(stage.node)
         request = LinkStage(self.name, stage.first_layer, previous.node, neighbour, kept, recovery)
-        await link.request(request, timeout=LINK_SECONDS)
+        await link.request(request, timeout=TIMING.pipeline_link)
 
     def _watch(self, node: str, instance: str | None = None) -> None:
         """Give the pipeline up when one of its devices stays away, or was started anew (`instance`: which run it was).
@@ -391,7 +386,7 @@ class Pipeline:
                 pipeline._watch(node, instance)
 
         wait = asyncio.get_running_loop().call_later
-        link.on_close(lambda closed: wait(AWAY_SECONDS, away, closed.instance))
+        link.on_close(lambda closed: wait(TIMING.owner_away, away, closed.instance))
 
     async def tell(self) -> None:
         """Tell the nodes that could not be told, and are linked again, to unload their stages."""
@@ -411,7 +406,7 @@ class Pipeline:
             else:
                 self.untold.add(node)
                 link = await self._links.connect(node)
-                await link.request(CloseStages(self.name, park), timeout=CLOSE_SECONDS)
+                await link.request(CloseStages(self.name, park), timeout=TIMING.pipeline_close)
                 self.untold.discard(node)
         except AinetError as exc:
             self._log.info("A stage of %s could not be told to end: %s", self.manifest.name, exc)

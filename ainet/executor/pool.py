@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ainet.errors import AinetError
 from ainet.tasks import Tasks
+from ainet.timing import TIMING, Timing
 
 if TYPE_CHECKING:
     import logging
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from ainet.executor.pipeline import Pipeline
     from ainet.hosting.requests import LoadProgress
 
-#: Idle pipelines are looked for this often (s).
-SWEEP_SECONDS = 5.0
-#: Devices that were away are told this often (s) what has ended meanwhile, until they know.
-TELL_SECONDS = 1.0
 #: A pipeline is placed anew when it was outdated this often in a row, each time after it was used.
 OUTDATED_TIMES = 3
 
@@ -53,9 +50,11 @@ class PipelinePool:
         is_superseded: Callable[[Pipeline], bool],
         is_outdated: Callable[[Pipeline], Awaitable[bool]],
         changed: Callable[[list[Pipeline]], object],
+        timing: Timing = TIMING,
     ) -> None:
         self._config = config
         self._log = log
+        self._timing = timing
         self._is_superseded = is_superseded
         self._is_outdated = is_outdated
         #: When each pipeline had been used last when it was checked, and how often in a row it was outdated.
@@ -184,7 +183,7 @@ class PipelinePool:
     async def _keep_telling(self, pipeline: Pipeline) -> None:
         try:
             while pipeline.untold:
-                await asyncio.sleep(TELL_SECONDS)
+                await asyncio.sleep(self._timing.untold_again)
                 await pipeline.tell()
         finally:
             self._untold.remove(pipeline)
@@ -218,7 +217,7 @@ class PipelinePool:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(min(SWEEP_SECONDS, self._config.idle_seconds))
+            await asyncio.sleep(min(self._timing.pool_sweep, self._config.idle_seconds))
             now = time.monotonic()
             for pipeline in list(self._loaded):
                 unused = now - pipeline.last_used > self._config.idle_seconds or self._is_superseded(pipeline)

@@ -13,6 +13,7 @@ from ainet.executor.pool import PipelinePool
 from ainet.executor.routing import Router
 from ainet.hosting.requests import LoadProgress, load_lease
 from ainet.tasks import Tasks
+from ainet.timing import TIMING, Timing
 
 if TYPE_CHECKING:
     import logging
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 #: A model is placed anew this often when others place it at the same time.
 ATTEMPTS = 5
-#: A broken pipeline usually ends within this time (s), and its workers can be used again.
-SETTLE_SECONDS = 1.0
 #: A stage has become faster or slower when its time changed by this share.
 DRIFT = 1 / 3
 #: A model is placed anew for a token that takes this share of the time.
@@ -75,6 +74,7 @@ class Provider:
         directory: PipelineDirectory,
         leases: Leases,
         log: logging.Logger,
+        timing: Timing = TIMING,
     ) -> None:
         self._config = config
         self._identity = identity
@@ -85,6 +85,7 @@ class Provider:
         self._directory = directory
         self._leases = leases
         self._log = log
+        self._timing = timing
         #: What is loaded.
         self.pipelines = PipelinePool(
             config,
@@ -92,9 +93,10 @@ class Provider:
             is_superseded=lambda pipeline: self._better(pipeline) is not None,
             is_outdated=self._is_outdated,
             changed=lambda usable: directory.publish(one for one in usable if one.unforced),
+            timing=timing,
         )
         self._drafts = Tasks("A model that guesses was not loaded", log)
-        self._router = Router(config, survey, load=self._load_replica, avoid=directory.avoid, log=log)
+        self._router = Router(config, survey, load=self._load_replica, avoid=directory.avoid, log=log, timing=timing)
         self._loading: dict[asyncio.Task[Provided], str] = {}
 
     async def start(self) -> None:
@@ -261,7 +263,7 @@ class Provider:
 
     async def _plan_settled(self, manifest: Manifest, stages: int | None) -> Planned:
         """Plan with what broken pipelines give back; one with a stage that hangs is waited for only if it must be."""
-        settled = await self.pipelines.settle(SETTLE_SECONDS)
+        settled = await self.pipelines.settle(self._timing.settle)
         try:
             return await self.plan(manifest, stages)
         except NotEnough:

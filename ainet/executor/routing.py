@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ainet.errors import AinetError
 from ainet.executor.affinity import Affinity
 from ainet.executor.requests import DescribePipeline
+from ainet.timing import TIMING, Timing
 
 if TYPE_CHECKING:
     import logging
@@ -21,12 +22,8 @@ if TYPE_CHECKING:
     from ainet.models.manifest import Manifest
     from ainet.placement.survey import Planned, Survey
 
-#: A member that does not say within this time (s) how busy its pipeline is, is not asked to answer.
-ASK_SECONDS = 1.0
 #: Another pipeline is used, or loaded, for a token that takes this share of the time.
 WORTH = 0.9
-#: After a replica was not found worth while, none is looked for this long (s).
-AGAIN_SECONDS = 30.0
 
 
 class Candidate(NamedTuple):
@@ -69,7 +66,9 @@ class Router:
         load: Callable[[Planned, Manifest], Awaitable[None]],
         avoid: Callable[[str], None],
         log: logging.Logger,
+        timing: Timing = TIMING,
     ) -> None:
+        self._timing = timing
         self._config, self._survey = config, survey
         self._load, self._avoid = load, avoid
         self._log = log
@@ -101,7 +100,7 @@ class Router:
         idle = [one for one in mine if not one.sessions]
         if idle and known in (None, *(one.name for one in mine)):
             return _soonest(idle).pipeline
-        described = await asyncio.gather(*map(_described, offered))
+        described = await asyncio.gather(*(_described(one, self._timing.load_asked) for one in offered))
         theirs = [one for one in described if one is not None]
         for silent in [one.name for one, state in zip(offered, described, strict=True) if state is None]:
             self._avoid(silent)
@@ -132,7 +131,7 @@ class Router:
         is_due = is_due and all(one.digest != manifest.digest for one in self._growing.values())
         if not is_due or sum(one.is_replica for one in own) >= self._config.replicas:
             return
-        self._tried[manifest.digest] = now + AGAIN_SECONDS
+        self._tried[manifest.digest] = now + self._timing.replica_again
         used = {stage.node for one in own for stage in one.plan.stages}
         used |= {stage.node for one in offered for stage in one.offered.placement.stages}
         task = asyncio.create_task(self._load_replica(manifest, seconds, used))
@@ -161,11 +160,11 @@ def _soonest(candidates: Sequence[Candidate]) -> Candidate:
     return next(one for one in candidates if WORTH * one.expected <= least)
 
 
-async def _described(one: PeerPipeline) -> Candidate | None:
+async def _described(one: PeerPipeline, timeout: float) -> Candidate | None:  # noqa: ASYNC109
     """Ask how busy a member's pipeline is."""
     placed = one.offered.placement
     try:
-        async with asyncio.timeout(ASK_SECONDS):
+        async with asyncio.timeout(timeout):
             state = await one.offered.link.request(DescribePipeline(one.name))
     except (AinetError, TimeoutError):
         return None

@@ -11,8 +11,9 @@ from ainet.errors import AinetError, PeerUnreachable, Refused, StageLost
 from ainet.identity.certificates import certificate_id
 from ainet.identity.credentials import client_context
 from ainet.stages.protocol.generation import Cancel, Command, Done, Event, Failed, Guess, Guessed, Open, Suggest
-from ainet.stages.protocol.sockets import ALIVE_SECONDS, SILENCE_SECONDS, tune
+from ainet.stages.protocol.sockets import tune
 from ainet.stages.session_server import LENGTH_BYTES, pack_message, read_message
+from ainet.timing import TIMING
 from ainet.wire.carrier import TcpCarrier
 from ainet.wire.stream import SecureStream
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from ainet.identity.credentials import Credentials
 
-CONNECT_SECONDS = 10.0
 MAX_UNREAD = 100_000  # events of one session
 
 
@@ -44,7 +44,7 @@ class SessionClient:
         epoch: bytes,
         where: str,
         *,
-        patience: float = SILENCE_SECONDS,
+        patience: float = TIMING.silence,
     ) -> SessionClient:
         """Connect to the last stage of a pipeline.
 
@@ -71,14 +71,14 @@ class SessionClient:
             If another node answers.
         """
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(TIMING.session_dial):
                 reader, writer = await asyncio.open_connection(*address)
         except (OSError, TimeoutError) as exc:
             raise PeerUnreachable(f"{where} cannot be reached: {exc or 'no answer'}") from exc
         tune(writer.get_extra_info("socket"))
         stream = SecureStream(TcpCarrier(reader, writer), client_context(credentials), server_side=False, peer=where)
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(TIMING.session_dial):
                 await stream.handshake()
             if certificate_id(stream.certificate) != expected_id:
                 raise Refused(f"Another device answers in place of {where}.")
@@ -193,9 +193,9 @@ class SessionClient:
         loop = asyncio.get_running_loop()
         silent, heard, before = 0.0, self._stream.received, loop.time()
         while silent < self._patience:
-            await asyncio.sleep(ALIVE_SECONDS)
+            await asyncio.sleep(TIMING.alive)
             now = loop.time()
             # While this process itself did not run, silence means nothing.
-            silent = silent + min(now - before, ALIVE_SECONDS) if self._stream.received == heard else 0.0
+            silent = silent + min(now - before, TIMING.alive) if self._stream.received == heard else 0.0
             heard, before = self._stream.received, now
         self._task.cancel()

@@ -6,17 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from ainet.links.standing import Standing
+from ainet.timing import TIMING
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ainet.links.link import PeerLink
     from ainet.links.links import Links
-
-#: What is held for a member is given up when it was away for this long (s); a broken link is dialled again sooner.
-GRACE_SECONDS = 10.0
-#: How often it is looked whether a member is back (s).
-LOOK_SECONDS = 0.2
 
 
 class AbsenceWatch:
@@ -79,5 +75,5 @@ class AbsenceWatch:
         ) is None:  # links tell when they close, but not when they open
             if clock() >= deadline:
                 return True
-            await asyncio.sleep(min(LOOK_SECONDS, self._seconds))
+            await asyncio.sleep(min(TIMING.owner_look, self._seconds))
         return link.instance != instance

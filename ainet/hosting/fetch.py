@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from ainet.errors import AinetError, ModelError, NotEnough, NotFound, PeerUnreachable
 from ainet.hosting.pieces import pieces
+from ainet.timing import TIMING, Timing
 from ainet.units import show_bytes
 
 if TYPE_CHECKING:
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
     T = TypeVar("T")
 
-#: Rounds over all sources before giving up, and seconds between them: a link that broke is dialled again.
 ROUNDS = 5
-PAUSE = 1.0
 #: Progress is told at most this often (s).
 REPORT_SECONDS = 0.1
 
@@ -41,11 +40,14 @@ class Fetcher:
         Where they go.
     links
         How members are reached.
+    rounds
+        Rounds over all sources before it gives up: a link that broke is dialled again meanwhile.
     """
 
-    def __init__(self, store: TensorStore, links: Links) -> None:
+    def __init__(self, store: TensorStore, links: Links, *, rounds: int = ROUNDS, timing: Timing = TIMING) -> None:
         self._store = store
         self._links = links
+        self._rounds, self._timing = rounds, timing
         # By hash, as two stages of one model share some tensors; a lock that nobody uses vanishes.
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
@@ -109,9 +111,9 @@ class Fetcher:
         """Fetch a tensor; a source that fails moves to the end of `ranked`. Returns the bytes received."""
         received: list[int] = []
         wrong: set[str] = set()
-        for number in range(ROUNDS):
+        for number in range(self._rounds):
             if number:
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(self._timing.fetch_pause)
             for source in [source for source in ranked if source not in wrong]:
                 try:
                     await self._read(tensor, source, count, received.append)
@@ -137,7 +139,7 @@ class Fetcher:
         async with self._writer(tensor) as writer:
             resumed = writer.position > 0
             try:
-                async with contextlib.aclosing(pieces(link, tensor, writer.position)) as arriving:
+                async with contextlib.aclosing(pieces(link, tensor, writer.position, timing=self._timing)) as arriving:
                     async for data in arriving:
                         await _to_end(writer.write, data)
                         count(writer.position)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ainet.errors import NotFound, ProtocolError, Refused
-from ainet.hosting.absence import GRACE_SECONDS, AbsenceWatch
+from ainet.hosting.absence import AbsenceWatch
 from ainet.hosting.requests import (
     PIECE,
     CloseStages,
@@ -26,6 +26,7 @@ from ainet.hosting.requests import (
     load_lease,
 )
 from ainet.models.manifest import Manifest
+from ainet.timing import TIMING, Timing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
     from ainet.models.catalog import ModelCatalog
     from ainet.models.tensors import Progress, TensorStore
     from ainet.swarm.leases import Leases
-
-#: Whoever asks for a model hears that often (s) that its file is still being read.
-TELL_SECONDS = 1.0
 
 
 class PeerHandlers:
@@ -52,13 +50,15 @@ class PeerHandlers:
         service: HostedStages,
         store: TensorStore,
         catalog: ModelCatalog,
+        timing: Timing = TIMING,
     ) -> None:
         self._links = links
         self._leases = leases
         self._service = service
         self._store = store
         self._catalog = catalog
-        self._owners = AbsenceWatch(links, GRACE_SECONDS, self._unload)
+        self._timing = timing
+        self._owners = AbsenceWatch(links, timing.owner_grace, self._unload)
         # One file is hashed at a time, and not in the threads that everything else needs.
         self._finder = ThreadPoolExecutor(1, thread_name_prefix="finding a model")
         links.handle(FindModel, self.find_model)
@@ -87,7 +87,7 @@ class PeerHandlers:
 
         finding = asyncio.get_running_loop().run_in_executor(self._finder, self._find, request.name, count)
         try:
-            while not (await asyncio.wait([finding], timeout=TELL_SECONDS))[0]:
+            while not (await asyncio.wait([finding], timeout=self._timing.reading_told))[0]:
                 yield LoadProgress(f"{self._links.identity.name} looks for {request.name} in its files", *hashed)
             yield finding.result()
         finally:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from ainet.timing import TIMING, Timing
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ainet.hosting.hosted_stage import HostedStage
     from ainet.stages.protocol.spec import StageSpec
-
-#: They are kept for this long (s).
-PARK_SECONDS = 20.0
 
 
 class Parking:
@@ -24,8 +23,9 @@ class Parking:
         Unloads a model and gives its memory back.
     """
 
-    def __init__(self, close: Callable[[HostedStage], Awaitable[None]]) -> None:
+    def __init__(self, close: Callable[[HostedStage], Awaitable[None]], *, timing: Timing = TIMING) -> None:
         self._close = close
+        self._timing = timing
         self._kept: list[HostedStage] = []
         self._ending: dict[HostedStage, asyncio.Task[None]] = {}
 
@@ -46,7 +46,7 @@ class Parking:
     def keep(self, stage: HostedStage) -> None:
         """Keep the model of a stage that has ended, and unload it after a while."""
         self._kept.append(stage)
-        asyncio.get_running_loop().call_later(PARK_SECONDS, self._expire, stage)
+        asyncio.get_running_loop().call_later(self._timing.park, self._expire, stage)
 
     def take(self, spec: StageSpec, *, local: bool) -> HostedStage | None:
         """Return a stage whose model one of this kind can use; it is not kept here any more."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ainet.errors import NotEnough, PeerUnreachable, ProtocolError
 from ainet.hosting.requests import PIECE, ReadTensor
+from ainet.timing import TIMING, Timing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -19,14 +20,13 @@ if TYPE_CHECKING:
 WINDOW = 4
 #: Bytes of the first pieces: small enough for a slow source to show in time that it sends at all.
 FIRST_PIECE = 1 << 15
-#: Pieces grow up to `PIECE` as long as none is waited for longer than this (s).
-QUICK_SECONDS = 0.5
-#: A source that sends less than `LEAST_RATE` (bytes a second) for `RATE_SECONDS` is too slow.
+#: A source that sends less than `LEAST_RATE` (bytes a second) for `Timing.piece_rate` is too slow.
 LEAST_RATE = 10_000
-RATE_SECONDS = 20.0
 
 
-async def pieces(link: PeerLink, tensor: Tensor, position: int) -> AsyncGenerator[bytes, None]:
+async def pieces(
+    link: PeerLink, tensor: Tensor, position: int, *, timing: Timing = TIMING
+) -> AsyncGenerator[bytes, None]:
     """Yield the bytes of a tensor from `position` on; the time that the caller takes for them does not count.
 
     Parameters
@@ -49,7 +49,7 @@ async def pieces(link: PeerLink, tensor: Tensor, position: int) -> AsyncGenerato
     """
     clock = asyncio.get_running_loop().time
     reads: deque[asyncio.Task[bytes]] = deque()
-    size, arrived, deadline = FIRST_PIECE, 0, clock() + RATE_SECONDS
+    size, arrived, deadline = FIRST_PIECE, 0, clock() + timing.piece_rate
     try:
         while reads or position < tensor.nbytes:
             while len(reads) < WINDOW and position < tensor.nbytes:
@@ -63,11 +63,11 @@ async def pieces(link: PeerLink, tensor: Tensor, position: int) -> AsyncGenerato
             except TimeoutError:
                 raise PeerUnreachable(f"{link.peer_name} sends less than {LEAST_RATE / 1000:g} kB a second.") from None
             now = clock()
-            if now - begun < QUICK_SECONDS:
+            if now - begun < timing.piece_quick:
                 size = min(2 * size, PIECE)
             arrived += len(data)
-            if arrived >= LEAST_RATE * RATE_SECONDS:
-                arrived, deadline = 0, now + RATE_SECONDS
+            if arrived >= LEAST_RATE * timing.piece_rate:
+                arrived, deadline = 0, now + timing.piece_rate
             yield data
             deadline += clock() - now
     finally:

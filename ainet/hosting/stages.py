@@ -20,6 +20,7 @@ from ainet.placement.footprint import OVERHEAD, STAGE_SECONDS, Footprint
 from ainet.resources import monitor
 from ainet.stages.actor import StageActor
 from ainet.tasks import Tasks
+from ainet.timing import TIMING, Timing
 from ainet.wire.interfaces import machine
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from ainet.stages.protocol.recovery import Recovery
     from ainet.stages.protocol.spec import StageSpec
 
-#: Seconds within which a worker must answer to be closed in an orderly way.
-CLOSE_SECONDS = 4.0
 LOOPBACK = "127.0.0.1"
 #: Copies of earlier prompts take at most this share of the memory that is free when a stage was loaded.
 KEPT_SHARE = 0.25
@@ -75,6 +74,7 @@ class HostedStages:
         fetcher: Fetcher,
         speeds: Speeds,
         log: logging.Logger,
+        timing: Timing = TIMING,
     ) -> None:
         self._identity = identity
         self._links = links
@@ -84,10 +84,11 @@ class HostedStages:
         self._shards = ShardStore(store, self._shards_in_use)
         self._fetcher = fetcher
         self._log = log
+        self._timing = timing
         self._stages: dict[tuple[str, int], HostedStage] = {}
         #: Models that are still loaded, though their stages have ended.
-        self.parking = Parking(self._close)
-        self._workers = WorkerPool(engine, log)
+        self.parking = Parking(self._close, timing=timing)
+        self._workers = WorkerPool(engine, log, timing=timing)
         self._tasks = Tasks("The background work for stages failed", log)
         engine.on_worker_lost(self._lose_worker)
 
@@ -379,7 +380,7 @@ class HostedStages:
         is_kept = False
         if stage.actor is not None and stage.address is not None:
             try:
-                async with asyncio.timeout(CLOSE_SECONDS):
+                async with asyncio.timeout(self._timing.stage_close):
                     is_kept = await self._alive(stage, lambda actor: actor.park())
             except (AinetError, TimeoutError) as exc:
                 self._log.info("Layers %s of %s are not kept: %s", stage.layers, stage.name, exc or "no answer")
@@ -397,7 +398,7 @@ class HostedStages:
         ended, stage.actor = stage.actor, None
         try:
             if ended is not None:
-                async with asyncio.timeout(CLOSE_SECONDS):
+                async with asyncio.timeout(self._timing.stage_close):
                     await self._alive(stage, lambda _: ended.close())
         except (AinetError, TimeoutError) as exc:
             self._log.info("Layers %s of %s end with their worker: %s", stage.layers, stage.name, exc or "no answer")

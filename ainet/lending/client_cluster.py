@@ -9,15 +9,12 @@ import msgspec
 from ainet.engine.certificates import ClusterCA, DaskCredentials
 from ainet.engine.child import ChildProcess
 from ainet.engine.engine import Worker
+from ainet.timing import TIMING
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable
     from pathlib import Path
-
-#: A cluster to which nobody's client was connected for this time (s) ends.
-IDLE_SECONDS = 60.0
-REQUEST_SECONDS = 10.0
 
 
 class ClientCluster:
@@ -36,7 +33,7 @@ class ClientCluster:
     """
 
     def __init__(
-        self, data_dir: Path, log: logging.Logger, *, host: str = "127.0.0.1", idle_seconds: float = IDLE_SECONDS
+        self, data_dir: Path, log: logging.Logger, *, host: str = "127.0.0.1", idle_seconds: float = TIMING.client_idle
     ) -> None:
         self._log = log
         self._host = host
@@ -97,8 +94,8 @@ class ClientCluster:
     async def revoke(self, lender: str) -> None:
         """Cut the connections of `lender`'s worker and refuse its certificates from now on."""
         serials = [f"{serial:x}" for serial in self._serials.pop(lender, [])]
-        await self._child.request("revoke", REQUEST_SECONDS, serials=serials)
+        await self._child.request("revoke", TIMING.client_asked, serials=serials)
 
     async def workers(self) -> list[Worker]:
         """Return the workers that are connected; pids are those of their own devices."""
-        return [Worker(**one) for one in await self._child.request("workers", REQUEST_SECONDS)]
+        return [Worker(**one) for one in await self._child.request("workers", TIMING.client_asked)]

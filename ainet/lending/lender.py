@@ -18,9 +18,9 @@ from ainet.hosting.absence import AbsenceWatch
 from ainet.identity.roster import NodeId
 from ainet.lending.client_cluster import ClientCluster
 from ainet.lending.lent_worker import LentWorker
-from ainet.links.channel import RESUME_SECONDS
 from ainet.links.request import Request
 from ainet.links.standing import Standing
+from ainet.timing import TIMING, Timing
 from ainet.wire.interfaces import own_loopback
 
 if TYPE_CHECKING:
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
 MOST_MEMORY = 2_000_000_000
 #: Less than this is not worth a worker (bytes).
 LEAST_MEMORY = 100_000_000
-#: Seconds in which a member must have started the worker that it lends.
-LEND_SECONDS = 60.0
-#: Seconds in which a member must have taken back the worker that it lent; it ends with its scheduler anyway.
-RETURN_SECONDS = 10.0
 #: Ports for lent workers, on a loopback address that nothing else uses.
 FIRST_PORT, PORTS = 20_000, 12_000
 #: Workers of one cluster that a lender makes room for.
@@ -170,7 +166,9 @@ class Lender:
         answers: Answers,
         data_dir: Path,
         log: logging.Logger,
+        timing: Timing = TIMING,
     ) -> None:
+        self._timing = timing
         self._config = config
         self._identity = identity
         self._links = links
@@ -182,7 +180,7 @@ class Lender:
         self._loans: dict[str, Loan] = {}
         #: What is being ended. Nobody else does it a second time, and `stop` waits for it.
         self._ending: set[asyncio.Task[None]] = set()
-        self._borrowers = AbsenceWatch(links, RESUME_SECONDS, self._end_of)
+        self._borrowers = AbsenceWatch(links, timing.resume, self._end_of)
         links.handle(LendWorker, self.lend)
         links.handle(ReturnWorker, self.take_back)
         links.handle(MeetWorker, self.meet)
@@ -307,7 +305,7 @@ class Lender:
         if node == self._identity.id:
             return await self._start(node, request)
         link = await self._links.connect(node)
-        lent: Lent = await link.request(request, timeout=LEND_SECONDS)
+        lent: Lent = await link.request(request, timeout=self._timing.lend)
         return lent.pid
 
     async def _tell(self, name: str, lender: str, worker: Place) -> None:
@@ -315,7 +313,7 @@ class Lender:
             return
         try:
             link = await self._links.connect(lender)
-            await link.request(MeetWorker(name, worker), timeout=RETURN_SECONDS)
+            await link.request(MeetWorker(name, worker), timeout=self._timing.take_back)
         except AinetError as exc:  # their tasks can still exchange data through other workers
             self._log.info("A lender was not told of a further worker: %s", exc.message)
 
@@ -343,7 +341,7 @@ class Lender:
             await self._end(name)
         elif (link := self._links.open_link(node, Standing.MEMBER)) is not None:
             with contextlib.suppress(AinetError):  # its worker ends with the scheduler anyway
-                await link.request(ReturnWorker(name), timeout=RETURN_SECONDS)
+                await link.request(ReturnWorker(name), timeout=self._timing.take_back)
 
     async def _start(self, borrower: str, request: LendWorker) -> int:
         if request.cluster in self._loans:

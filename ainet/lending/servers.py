@@ -15,12 +15,9 @@ from distributed import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from ainet.engine.servers import LeanScheduler, LeanWorker
+from ainet.timing import TIMING
 
 logger = logging.getLogger("distributed.ainet")
-
-
-#: A worker that does not answer for this time (s) is not waited for.
-TELL_SECONDS = 3.0
 
 
 def serial_number(comm: Any) -> int:
@@ -77,7 +74,7 @@ class LendingScheduler(Revocable, LeanScheduler):
     async def tell(self, worker: str, serials: list[str]) -> None:
         """Tell one worker which certificates were revoked; one that does not answer is on its way out."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(TELL_SECONDS):
+            async with asyncio.timeout(TIMING.lent_told):
                 message = {"op": "revoke", "serials": serials}
                 await self.broadcast(msg=message, workers=[worker], on_error="ignore")
 

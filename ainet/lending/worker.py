@@ -6,12 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ainet.engine.program import Program, main
+from ainet.timing import TIMING
 
 if TYPE_CHECKING:
     from ainet.lending.servers import LentDaskWorker
 
-#: The scheduler must have accepted the worker within this time (s).
-CONNECT_SECONDS = 6
 #: Exit status of a worker that wants to be started again.
 RESTART = 3
 
@@ -51,7 +50,7 @@ class WorkerProgram(Program):
             protocol="tls://",
             security=DaskCredentials(ca, cert, key).security(),
             local_directory=str(self.run_dir),
-            death_timeout=CONNECT_SECONDS,
+            death_timeout=TIMING.lent_dial,
         )
         self._closing = asyncio.create_task(self._end_with(self._worker))
         return {"address": self._worker.address}

@@ -2,7 +2,7 @@
 
 Each end counts the bytes of each direction from the beginning. A sender keeps what the other end has not taken yet;
 when a new link replaces a lost one, both ends say how far they got, and the senders go on from there. Delivery is
-therefore exact, whatever happened to the link; only a pause of more than `RESUME_SECONDS` ends a channel.
+therefore exact, whatever happened to the link; only a pause of more than `Timing.resume` ends a channel.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError
 from ainet.links.frames import ChannelAck, ChannelData, ChannelEnd, ChannelReset, ChannelResume, OpenChannel
+from ainet.timing import TIMING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 WINDOW = 1024 * 1024
 #: Bytes of one frame; between two of them other channels and requests have their turn.
 PIECE = 32 * 1024
-#: A channel without a link for longer (s) ends.
-RESUME_SECONDS = 30.0
 
 
 class Channel:
@@ -41,13 +40,22 @@ class Channel:
         Called with the channel when nothing of it is left.
     target
         What it leads to, at the end that opened it; None at the other one.
+    resume
+        Seconds that it waits for a new link.
     """
 
     local_host = ""
 
     def __init__(
-        self, number: int, peer_id: str, on_end: Callable[[Channel], None], target: Target | None = None
+        self,
+        number: int,
+        peer_id: str,
+        on_end: Callable[[Channel], None],
+        target: Target | None = None,
+        *,
+        resume: float = TIMING.resume,
     ) -> None:
+        self._resume = resume
         self.number = number
         self.peer_id = peer_id
         #: Why the channel ended before its time.
@@ -165,8 +173,8 @@ class Channel:
             self._link = None
             if self._expiry is None and not self.closed:
                 loop = asyncio.get_running_loop()
-                words = f"There was no connection for {RESUME_SECONDS:g} seconds."
-                self._expiry = loop.call_later(RESUME_SECONDS, lambda: self.reset(PeerUnreachable(words), tell=True))
+                words = f"There was no connection for {self._resume:g} seconds."
+                self._expiry = loop.call_later(self._resume, lambda: self.reset(PeerUnreachable(words), tell=True))
 
     def receive(self, link: PeerLink, frame: ChannelFrame) -> None:
         """Act on what the other end says; raises `ProtocolError` when it makes no sense."""

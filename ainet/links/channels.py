@@ -10,6 +10,7 @@ from ainet.errors import AinetError, Busy, NotFound, PeerUnreachable, ProtocolEr
 from ainet.links.channel import Channel
 from ainet.links.frames import ChannelReset, OpenChannel, ToLink, ToNode, ToPort
 from ainet.tasks import Tasks
+from ainet.timing import TIMING, Timing
 from ainet.wire.carrier import dial
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ class Channels:
         linked: Callable[[str], PeerLink | None],
         accept: Callable[[Carrier, PeerLink, str], None],
         log: logging.Logger,
+        *,
+        timing: Timing = TIMING,
     ) -> None:
+        self._timing = timing
         self._linked = linked
         self._accept = accept
         self._log = log
@@ -68,7 +72,7 @@ class Channels:
         link = self._linked(peer_id)
         if link is None:
             raise PeerUnreachable("There is no link to that member at the moment.")
-        channel = Channel(secrets.randbits(52), peer_id, self._forget, target)
+        channel = Channel(secrets.randbits(52), peer_id, self._forget, target, resume=self._timing.resume)
         self._channels.setdefault(peer_id, {})[channel.number] = channel
         channel.attach(link)
         return channel
@@ -130,7 +134,7 @@ class Channels:
             error = Busy(f"This device has {MAX_CHANNELS} channels already.", retry_after=1.0)
             link.send_channel_frame(ChannelReset.from_error(frame.id, error))
             return
-        channels[frame.id] = channel = Channel(frame.id, link.peer_id, self._forget)
+        channels[frame.id] = channel = Channel(frame.id, link.peer_id, self._forget, resume=self._timing.resume)
         channel.attach(link)
         try:
             self._lead(channel, link, frame.target)

@@ -84,6 +84,12 @@ class Discovery:
         Whether there is a link to the node with this id, which then is there without asking.
     log
         For what cannot be announced.
+    most
+        Most nodes that are known at once.
+    look
+        Seconds between two looks for those who have no link.
+    patience
+        Milliseconds in which a node must tell its addresses.
     """
 
     def __init__(
@@ -92,7 +98,12 @@ class Discovery:
         changed: Callable[[Sighting], None],
         is_linked: Callable[[str], bool],
         log: logging.Logger,
+        *,
+        most: int = MAX_SIGHTINGS,
+        look: float = LOOK_SECONDS,
+        patience: int = ASK_TIMEOUT,
     ) -> None:
+        self._most, self._pause, self._patience = most, look, patience
         self._announcement = announcement
         self._changed = changed
         self._is_linked = is_linked
@@ -185,13 +196,13 @@ class Discovery:
 
     async def _look(self, zeroconf: Zeroconf, service_type: str, name: str) -> None:
         info = AsyncServiceInfo(service_type, name)
-        if not await info.async_request(zeroconf, ASK_TIMEOUT):
-            if self._sightings.pop(name, None) is not None and len(self._gone) < MAX_SIGHTINGS:
+        if not await info.async_request(zeroconf, self._patience):
+            if self._sightings.pop(name, None) is not None and len(self._gone) < self._most:
                 self._gone.add(name)
             return
         self._gone.discard(name)
         sighting = read_sighting(info)
-        if sighting is None or (len(self._sightings) >= MAX_SIGHTINGS and name not in self._sightings):
+        if sighting is None or (len(self._sightings) >= self._most and name not in self._sightings):
             return
         if self._sightings.get(name) != sighting:
             self._sightings[name] = sighting
@@ -200,7 +211,7 @@ class Discovery:
     async def _look_again(self, zeroconf: Zeroconf) -> None:
         """Forget who has gone without a word, and see whether it is back: for an hour no other event tells."""
         for n in itertools.count():
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(self._pause)
             names = [name for name, one in self._sightings.items() if not self._is_linked(one.id)]
             if n % LOOKS == 0:
                 names += self._gone

@@ -38,6 +38,7 @@ from ainet.links.frames import (
 )
 from ainet.links.standing import Standing
 from ainet.signals import Signal
+from ainet.timing import TIMING
 
 if TYPE_CHECKING:
     import logging
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
 
 MAX_CALLS = 64  # requests of one peer that are answered at once
 MAX_BACKLOG = 16 * 1024 * 1024  # bytes that a peer who does not read may leave unsent
-ANSWER_TIMEOUT = 60.0  # seconds
 OWN_PINGS = 10  # keep-alive intervals between two pings of the end that the other one pings
 ROUND_TRIPS = 16  # of which the quickest says how far away the peer is
 
@@ -133,7 +133,7 @@ class PeerLink:
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
         self._finish: asyncio.Task[None] | None = None
 
-    async def request(self, request: Request, *, timeout: float | None = ANSWER_TIMEOUT) -> Any:  # noqa: ASYNC109
+    async def request(self, request: Request, *, timeout: float | None = TIMING.answer) -> Any:  # noqa: ASYNC109
         """Ask the peer, and return its reply; progress on the way is passed over.
 
         Parameters

@@ -13,6 +13,7 @@ from ainet.links.greeting import Greeting, check_peer, greet
 from ainet.links.link import PeerLink
 from ainet.links.standing import Standing
 from ainet.signals import Signal
+from ainet.timing import TIMING, Timing
 
 if TYPE_CHECKING:
     import logging
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ainet.wire.carrier import Carrier
     from ainet.wire.stream import SecureStream
 
-GREETING_TIMEOUT = 10.0  # seconds
 MAX_LINKS = 4  # with one peer
 PLAIN_WORD = b"This port speaks TLS 1.3 and is for members of an ainet swarm only.\n"
 
@@ -64,7 +64,9 @@ class LinkTable:
         sightings: Callable[[str], list[str]],
         accept_relayed: Callable[[Carrier, PeerLink, str], None],
         apply_roster: Callable[[SignedRoster], None],
+        timing: Timing = TIMING,
     ) -> None:
+        self._timing = timing
         self.identity = identity
         self.book = book
         self._config = config
@@ -77,7 +79,7 @@ class LinkTable:
         self._greetings: dict[PeerLink, Greeting] = {}
         self._ending: set[asyncio.Task[None]] = set()
         #: Byte streams to members that outlive links.
-        self.channels = Channels(lambda node: self.open_link(node, Standing.MEMBER), accept_relayed, log)
+        self.channels = Channels(lambda node: self.open_link(node, Standing.MEMBER), accept_relayed, log, timing=timing)
         #: Tells of every link that begins, by the standing of the peer.
         self.linked: dict[Standing, Signal[[PeerLink]]] = {
             standing: Signal("a link begins", log) for standing in Standing
@@ -185,7 +187,7 @@ class LinkTable:
             There is no link; the other end knows why, too.
         """
         try:
-            async with asyncio.timeout(GREETING_TIMEOUT):
+            async with asyncio.timeout(self._timing.greeting):
                 await stream.handshake()
                 greeting = await greet(
                     stream,
@@ -200,7 +202,7 @@ class LinkTable:
             await stream.refuse(PLAIN_WORD)
             if dialled:
                 raise PeerUnreachable(f"{stream.peer} accepted the connection, but did not say who it is.") from None
-            raise Refused(f"It did not say who it is within {GREETING_TIMEOUT:g} seconds.") from None
+            raise Refused(f"It did not say who it is within {self._timing.greeting:g} seconds.") from None
         except AinetError:
             await stream.refuse(PLAIN_WORD)
             raise

@@ -21,6 +21,7 @@ from ainet.links.request import Payload, Probe, Request
 from ainet.links.standing import Standing
 from ainet.links.trust import Trust
 from ainet.links.upkeep import Upkeep
+from ainet.timing import TIMING, Timing
 from ainet.wire.address import can_be_dialled, is_loopback, split_address, wildcard
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ class Links:
     member shows, signed by the CA, is applied at once, passed on, and cuts the links of everybody whom it removes.
     """
 
-    def __init__(self, identity: Identity, config: AinetConfig, log: logging.Logger) -> None:
+    def __init__(
+        self, identity: Identity, config: AinetConfig, log: logging.Logger, *, timing: Timing = TIMING
+    ) -> None:
         self.identity = identity
         data_dir = config.make_data_dir()
         self.book = AddressBook(data_dir / "network.json", log)
@@ -65,6 +68,7 @@ class Links:
             sightings=lambda node_id: self.discovery.addresses(node_id),  # noqa: PLW0108 - it is made below
             accept_relayed=self._accept_relayed,
             apply_roster=lambda signed: self.trust.apply(signed),  # noqa: PLW0108
+            timing=timing,
         )
         #: Who may have one.
         self.trust = Trust(self.table, log)

@@ -10,6 +10,7 @@ from ainet.errors import AinetError, Refused
 from ainet.identity.roster import Member
 from ainet.links.request import RenewCertificate
 from ainet.tasks import Tasks
+from ainet.timing import TIMING
 from ainet.wire.interfaces import host_addresses
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 TICK = 1.0  # seconds
 LOOK_SECONDS = 2.0  # between two looks at this device's addresses
-FIRST_RETRY = 1.0  # seconds
-LAST_RETRY = 15.0  # seconds
 RENEWAL_RETRY = 600.0  # seconds
 
 
@@ -85,7 +84,7 @@ class Upkeep:
     def reset(self, node_id: str | None = None) -> None:
         """Dial this member, or all, at once, however long it did not answer: it may be elsewhere now."""
         for member in [node_id] if node_id else list(self._retry):
-            self._retry[member] = (0.0, FIRST_RETRY)
+            self._retry[member] = (0.0, TIMING.first_retry)
         self._wake.set()
 
     async def _run(self) -> None:
@@ -136,11 +135,11 @@ class Upkeep:
                 self._retry.pop(member.id, None)
                 continue
             # Both ends miss a link at the same time. One waits longer: a second link would only be idle.
-            first = now + FIRST_RETRY * (0.5 if self._identity.id < member.id else 1.5) if self._started else now
-            when, pause = self._retry.setdefault(member.id, (first, FIRST_RETRY))
+            first = now + TIMING.first_retry * (0.5 if self._identity.id < member.id else 1.5) if self._started else now
+            when, pause = self._retry.setdefault(member.id, (first, TIMING.first_retry))
             # Whose address is unknown may be known to a member that relays; a relayed link waits for a direct one.
             if now >= when and (self._table.known_addresses(member.id) or self._may_be_relayed(member, link)):
-                self._retry[member.id] = (now + pause * random.uniform(0.7, 1.3), min(2 * pause, LAST_RETRY))  # noqa: S311
+                self._retry[member.id] = (now + pause * random.uniform(0.7, 1.3), min(2 * pause, TIMING.last_retry))  # noqa: S311
                 self._dials.spawn(self._dial_one(member.id))
         self._started = True
 

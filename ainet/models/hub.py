@@ -68,10 +68,13 @@ class Hub:
         Files are kept in ``folder/ORG/REPO/``.
     endpoint
         Address of the Hub, by default the one that `huggingface_hub` uses (``HF_ENDPOINT``).
+    pause
+        Seconds before another try.
     """
 
-    def __init__(self, folder: Path, *, endpoint: str | None = None) -> None:
+    def __init__(self, folder: Path, *, endpoint: str | None = None, pause: float = PAUSE) -> None:
         self.folder = folder
+        self._pause = pause
         self._endpoint = endpoint
         self._fetching = threading.Lock()
 
@@ -129,7 +132,7 @@ class Hub:
         for other in target.parent.glob(f"{target.name}.*.part"):
             if other != part:
                 other.unlink()
-        _Download(wanted, self._url(wanted), part, found, progress).run()
+        _Download(wanted, self._url(wanted), part, found, progress, pause=self._pause).run()
         part.replace(target)
         sync_folder(target.parent)
 
@@ -161,7 +164,10 @@ class Hub:
 class _Download:
     """One file on its way in."""
 
-    def __init__(self, wanted: HubFile, url: str, part: Path, announced: Any, progress: Progress | None) -> None:
+    def __init__(
+        self, wanted: HubFile, url: str, part: Path, announced: Any, progress: Progress | None, *, pause: float
+    ) -> None:
+        self._pause = pause
         self._wanted = wanted
         self._url = url
         self._part = part
@@ -194,7 +200,7 @@ class _Download:
                     if not tries:
                         kept = f"{show_bytes(self._position)} of {show_bytes(self._size)} are kept"
                         raise _unreachable(self._wanted.file, exc, f"{kept}; ask again to go on.") from exc
-                    time.sleep(PAUSE)
+                    time.sleep(self._pause)
             os.fsync(file.fileno())
         # Large files are named by the SHA-256 of their content.
         if _SHA256.fullmatch(self._etag) and self._hash.hexdigest() != self._etag:

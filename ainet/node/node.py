@@ -40,6 +40,7 @@ from ainet.swarm.feeds import Feeds
 from ainet.swarm.leases import Leases
 from ainet.swarm.settings import SwarmSettings
 from ainet.tasks import Tasks
+from ainet.timing import TIMING, Timing
 
 if TYPE_CHECKING:
     import logging
@@ -62,9 +63,12 @@ class Node:
         For everything that happens without anybody asking.
     url
         The node's address for this device's own processes.
+    timing
+        How long it waits for others.
     """
 
-    def __init__(self, config: AinetConfig, *, log: logging.Logger, url: str = "") -> None:
+    def __init__(self, config: AinetConfig, *, log: logging.Logger, url: str = "", timing: Timing = TIMING) -> None:
+        self._timing = timing
         self._config = config
         self._log = log
         self._url = url
@@ -92,7 +96,7 @@ class Node:
 
     async def start(self) -> None:
         """Start the engine, open the ports for members, and be ready for questions."""
-        config, log, stack = self._config, self._log, self._stack
+        config, log, stack, timing = self._config, self._log, self._stack, self._timing
         stack.push_async_callback(self._cutting.stop)
         self.allocator = Allocator(caps_of(config))
         self.store = TensorStore(self._data_dir / "store", disk=self.allocator.caps.disk)
@@ -101,7 +105,7 @@ class Node:
         speed = await asyncio.to_thread(monitor.memory_speed, self._data_dir)
         speeds = Speeds(self._data_dir, log)
         self.engine = await stack.enter_async_context(Engine(config, self._data_dir, log))
-        self.links = Links(self.identity, config, log)
+        self.links = Links(self.identity, config, log, timing=timing)
         self.feeds = Feeds(self.links, self._data_dir / "logs.sqlite", log)
         stack.push_async_callback(self.feeds.stop)
         #: What all members may read and edit.
@@ -113,7 +117,7 @@ class Node:
         self.documents.register(NOTEBOOK, self.shares, Fetch.ONCE_OPENED)
         #: What all members have agreed on.
         self.settings = SwarmSettings(self.documents, self.answers)
-        fetcher = Fetcher(self.store, self.links)
+        fetcher = Fetcher(self.store, self.links, timing=timing)
         self.stages = HostedStages(
             identity=self.identity,
             links=self.links,
@@ -123,9 +127,10 @@ class Node:
             fetcher=fetcher,
             speeds=speeds,
             log=log,
+            timing=timing,
         )
         stack.push_async_callback(self.stages.stop)
-        leases = Leases(self.links, self.feeds, log)
+        leases = Leases(self.links, self.feeds, log, timing=timing)
         stack.push_async_callback(leases.stop)
         bandwidths = Bandwidths(log)
         survey = Survey(
@@ -152,6 +157,7 @@ class Node:
             directory=directory,
             leases=leases,
             log=log,
+            timing=timing,
         )
         answering = Answering(self.provider, self.links, log)
         self._models = Models(self.provider, answering, self.settings, self.answers)
@@ -161,6 +167,7 @@ class Node:
             service=self.stages,
             store=self.store,
             catalog=self.catalog,
+            timing=timing,
         )
         stack.push_async_callback(handlers.stop)
         Peers(self.links, self.feeds, directory, bandwidths, self.answers)
@@ -173,6 +180,7 @@ class Node:
             answers=self.answers,
             data_dir=self._data_dir,
             log=log,
+            timing=timing,
         )
         stack.push_async_callback(self.lender.stop)
         ModelList(self.links, self.catalog, self.answers, log)

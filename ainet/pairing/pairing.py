@@ -36,6 +36,7 @@ from ainet.links.frames import (
 )
 from ainet.pairing.introductions import Introductions
 from ainet.pairing.tickets import Ticket, TicketBook, proof
+from ainet.timing import TIMING
 from ainet.wire.address import is_loopback, is_wildcard, join_address, outward_host, split_address
 from ainet.wire.carrier import TcpCarrier, dial
 from ainet.wire.interfaces import host_addresses
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
     from ainet.pairing.tickets import Purpose
     from ainet.wire.listener import Serve
 
-PAIRING_TIMEOUT = 20.0  # seconds
 MAX_PAIRINGS = 16  # connections at once
 MAX_HOSTS = 4  # in a ticket: it is copied by hand
 MINUTES = 10.0  # that a ticket lives
@@ -186,7 +186,7 @@ class Pairing:
                 raise UsageError("This ticket is of a device of this device's own swarm, which needs no introduction.")
             stream = await self._reach(ticket)
             try:
-                async with asyncio.timeout(PAIRING_TIMEOUT):
+                async with asyncio.timeout(TIMING.pairing):
                     await stream.handshake()
                     leaf = to_der(await self._check_inviter(stream, ticket))
                     asked = self._introductions.request(ticket, leaf, self._links.addresses(stream.local_host))
@@ -194,7 +194,7 @@ class Pairing:
                     contact = self._introductions.accept(leaf, await expect(stream, Introduced))
             except TimeoutError:
                 raise PeerUnreachable(
-                    f"The introduction failed: {stream.peer} did not answer within {PAIRING_TIMEOUT:g} seconds."
+                    f"The introduction failed: {stream.peer} did not answer within {TIMING.pairing:g} seconds."
                 ) from None
             finally:
                 await stream.close()
@@ -249,10 +249,10 @@ class Pairing:
         stream = SecureStream(TcpCarrier(reader, writer), context, server_side=True, peer="the other device")
         leaf = to_der(self._identity.certificate)
         try:
-            async with asyncio.timeout(PAIRING_TIMEOUT):
+            async with asyncio.timeout(TIMING.pairing):
                 await self._receive(stream, leaf)
         except TimeoutError:
-            self._log.warning("Pairing with %s ended: it did not ask within %g seconds.", address, PAIRING_TIMEOUT)
+            self._log.warning("Pairing with %s ended: it did not ask within %g seconds.", address, TIMING.pairing)
             await stream.refuse(PLAIN_WORD)
         except AinetError as exc:
             self._log.warning("Pairing with %s was refused: %s", address, exc.message)
@@ -320,12 +320,12 @@ class Pairing:
         self._identity.check_may_join(swarm)
         stream = await self._reach(ticket)
         try:
-            async with asyncio.timeout(PAIRING_TIMEOUT):
+            async with asyncio.timeout(TIMING.pairing):
                 await stream.handshake()
                 inviter, admitted = await self._ask(stream, ticket, name)
         except TimeoutError:
             raise PeerUnreachable(
-                f"Pairing failed: {stream.peer} did not answer within {PAIRING_TIMEOUT:g} seconds."
+                f"Pairing failed: {stream.peer} did not answer within {TIMING.pairing:g} seconds."
             ) from None
         finally:
             await stream.close()

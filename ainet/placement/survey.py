@@ -14,6 +14,7 @@ from ainet.placement.planner import Planner
 from ainet.placement.requests import DescribeNode
 from ainet.stages.protocol.spec import EXACT_UBATCH
 from ainet.stages.ring.hidden_states import HiddenStates
+from ainet.timing import TIMING
 
 if TYPE_CHECKING:
     import logging
@@ -33,12 +34,8 @@ if TYPE_CHECKING:
     from ainet.resources.speeds import Speeds
     from ainet.stages.protocol.spec import Form
 
-#: A member that does not describe itself within this time (s) is left out of a plan.
-DESCRIBE_SECONDS = 5.0
 #: Quantisations for which llama.cpp computes a row in the same way whatever is beside it, tested on processors.
 EXACT = frozenset(("Q4_0", "Q4_1", "Q8_0"))
-#: Bandwidths are measured for this long (s) before a plan, and count for this long.
-MEASURE_SECONDS = 2.0
 REMEMBER_SECONDS = 600.0
 #: A replica whose tensors take longer (s) to fetch comes too late for those who wait.
 FETCH_SECONDS = 60.0
@@ -156,7 +153,7 @@ class Survey:
 
     async def describe(self, digest: str) -> NodeCapacity:
         """Return what this node can give, and how far others are from it: that is measured, where it is not known."""
-        await self._bandwidths.measure_all(self._links.links(), REMEMBER_SECONDS, MEASURE_SECONDS)
+        await self._bandwidths.measure_all(self._links.links(), REMEMBER_SECONDS, TIMING.distance_measured)
         return await self.offer(digest)
 
     async def _answer(self, _link: PeerLink, request: DescribeNode) -> NodeCapacity:
@@ -250,7 +247,7 @@ class Survey:
 
     async def _describe(self, state: MemberState, digest: str) -> NodeCapacity | None:
         try:
-            async with asyncio.timeout(DESCRIBE_SECONDS):
+            async with asyncio.timeout(TIMING.capacity_asked):
                 link = await self._links.connect(state.id)
                 offer = await link.request(DescribeNode(digest))
         except (AinetError, TimeoutError) as exc:

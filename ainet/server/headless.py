@@ -19,12 +19,10 @@ from traitlets.config import Config
 
 from ainet.config import default_data_dir
 from ainet.engine.exit_deadline import ExitDeadline
+from ainet.timing import TIMING
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-#: Stopping may take this long (s), longer than for a child process (`child.STOP_SECONDS`); then all of it is killed.
-STOP_SECONDS = 9.0
 
 
 class HeadlessServer(ServerApp):
@@ -38,7 +36,7 @@ class HeadlessServer(ServerApp):
 
     def init_signal(self) -> None:
         """End at the first Ctrl-C, without a question."""
-        self._deadline = ExitDeadline(STOP_SECONDS)
+        self._deadline = ExitDeadline(TIMING.server_stop)
         super().init_signal()
         signal.signal(signal.SIGINT, self._signal_stop)
 

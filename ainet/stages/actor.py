@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ainet.errors import UsageError
 from ainet.stages.protocol.address import StageAddress
+from ainet.timing import TIMING
 
 if TYPE_CHECKING:
     from ainet.identity.credentials import Credentials
@@ -108,7 +109,6 @@ class StageActor:
         AinetError
             If a neighbour is missing or is another device; the stage then stays unlinked.
         """
-        from ainet.stages.protocol.sockets import FORWARDED_SILENCE_SECONDS, SILENCE_SECONDS
         from ainet.wire.address import is_loopback
 
         stage = self._loaded()
@@ -131,7 +131,7 @@ class StageActor:
             raise errors[-1]
         previous, after = self._links
         is_forwarded = not is_near and is_loopback(previous.socket.getpeername()[0])
-        patience = FORWARDED_SILENCE_SECONDS if is_forwarded else SILENCE_SECONDS
+        patience = TIMING.forwarded_silence if is_forwarded else TIMING.silence
         stage.start(previous, after, kept_tokens, recovery=recovery, patience=patience)
 
     async def _connect(self, following: StageAddress) -> RingConnection:

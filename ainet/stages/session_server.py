@@ -13,8 +13,9 @@ from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
 from ainet.identity.certificates import certificate_id
 from ainet.identity.credentials import server_context
 from ainet.stages.protocol.generation import MAX_MESSAGE, Alive, Command, Done, Event, Failed, Guess, Open, Suggest
-from ainet.stages.protocol.sockets import ALIVE_SECONDS, notice_vanished, tune
+from ainet.stages.protocol.sockets import notice_vanished, tune
 from ainet.stages.sessions.outbox import Outbox
+from ainet.timing import TIMING
 from ainet.wire.carrier import TcpCarrier
 from ainet.wire.listener import Listener
 from ainet.wire.stream import SecureStream
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 LENGTH_BYTES = 4
 MAX_CONNECTIONS = 16
 MAX_BACKLOG = 8 << 20  # bytes that a requester may leave unread before it is cut off
-GREETING_SECONDS = 10.0
-#: Sessions of a requester that has left go on for this long (s).
-LEFT_SECONDS = 1.0
 PLAIN_WORD = b"This port speaks TLS 1.3 and is for the owner of a pipeline only.\n"
 
 
@@ -86,7 +84,7 @@ class SessionServer:
         notice_vanished(sock)
         stream = SecureStream(TcpCarrier(reader, writer), self._context, server_side=True, peer="the requester")
         try:
-            async with asyncio.timeout(GREETING_SECONDS):
+            async with asyncio.timeout(TIMING.session_greeting):
                 await stream.handshake()
                 await self._greet(stream)
         except (AinetError, TimeoutError) as exc:
@@ -103,7 +101,9 @@ class SessionServer:
         except PeerUnreachable:
             self._log.info("The requester has left.")
             await stream.abort()
-            await asyncio.sleep(LEFT_SECONDS)  # its pipeline may be about to be placed again, and to keep its sessions
+            await asyncio.sleep(
+                TIMING.session_left
+            )  # its pipeline may be about to be placed again, and to keep its sessions
         except (AinetError, msgspec.MsgspecError) as exc:
             self._log.warning("A requester was cut off: %s", exc)
             await self._refuse(
@@ -118,7 +118,7 @@ class SessionServer:
     async def _live(self, stream: SecureStream) -> None:
         """Give signs of life: so a requester notices when this process is stopped, and not only when it ends."""
         while True:
-            await asyncio.sleep(ALIVE_SECONDS)
+            await asyncio.sleep(TIMING.alive)
             try:
                 stream.write(pack_message(Alive()))
             except AinetError:

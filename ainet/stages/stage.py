@@ -19,7 +19,6 @@ from ainet.stages.kv_cache import KVCache
 from ainet.stages.llama.embedding import Embedding
 from ainet.stages.loading import load, probe
 from ainet.stages.protocol.segments import SEGMENT_BYTES, Segment
-from ainet.stages.protocol.sockets import ALIVE_SECONDS, FIRST_SILENCE_SECONDS, SILENCE_SECONDS
 from ainet.stages.ring.frames import Frame, Kind, RingConnection
 from ainet.stages.ring.hidden_states import HiddenStates
 from ainet.stages.ring.inbox import Inbox
@@ -27,6 +26,7 @@ from ainet.stages.ring.kept_states import KeptStates
 from ainet.stages.ring.ring import Ring
 from ainet.stages.sessions.composer import Composer
 from ainet.stages.sessions.head import Head
+from ainet.timing import TIMING, Timing
 
 if TYPE_CHECKING:
     import logging
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 #: What the first stage computes when its turn comes, and what every stage does at once.
 PLANS = frozenset((Kind.PROMPT, Kind.REPLAY, Kind.TOKENS))
 ORDERS = frozenset((Kind.RELEASE, Kind.CLEAR, Kind.KEEP, Kind.RESTORE, Kind.FORGET, Kind.BEGIN, Kind.AGAIN))
-#: A decode thread that is told to stop does so within this time (s), unless it waits for a neighbour.
-STOP_SECONDS = 1.0
 
 
 class Remains(NamedTuple):
@@ -70,6 +68,8 @@ class Stage:
         What an earlier stage of the same kind has left, if one did: see `detach`.
     folder
         For temporary files; None for the system's.
+    kept_bytes
+        Most bytes of hidden states that are kept there.
     """
 
     def __init__(
@@ -81,8 +81,11 @@ class Stage:
         *,
         remains: Remains | None = None,
         folder: str | None = None,
+        kept_bytes: int | None = None,
+        timing: Timing = TIMING,
     ) -> None:
         self.spec = spec
+        self._timing = timing
         self._log = log
         self._is_first = shard.is_first
         self.llama = remains.cache.llama if remains is not None else load(spec, shard, aborted)
@@ -107,8 +110,8 @@ class Stage:
         self._stopping = False
         self._ended = threading.Event()
         #: Seconds of waiting in which the stage before said nothing, and how many are too many.
-        self._silent, self._limit = 0.0, FIRST_SILENCE_SECONDS
-        self._patience = SILENCE_SECONDS
+        self._silent, self._limit = 0.0, timing.first_silence
+        self._patience = timing.silence
         self._is_new = remains is None
         if remains is not None:
             self._cache, self._token_seconds = remains.cache, remains.token_seconds
@@ -116,7 +119,7 @@ class Stage:
                 self._cache.clear()
         else:
             is_kept = self.llama.can_keep and not shard.is_last
-            kept = KeptStates(self._hidden_states.row_bytes, folder, log) if is_kept else None
+            kept = KeptStates(self._hidden_states.row_bytes, folder, log, kept_bytes) if is_kept else None
             self._cache = KVCache(self.llama, self._hidden_states, kept, exact=spec.exact)
             self._token_seconds = probe(
                 self.llama, self._embedding, is_first=self._is_first, with_logits=self._head is not None
@@ -147,7 +150,7 @@ class Stage:
         kept_tokens: int = 0,
         *,
         recovery: Recovery | None = None,
-        patience: float = SILENCE_SECONDS,
+        patience: float = TIMING.silence,
     ) -> None:
         """Begin to work between two neighbours (none, when the stage is the whole pipeline).
 
@@ -195,7 +198,7 @@ class Stage:
             self._close()
         elif self._thread.is_alive():
             self.inbox.put(self._stop)
-            self._thread.join(timeout=STOP_SECONDS)
+            self._thread.join(timeout=self._timing.stage_stop)
             if self._thread.is_alive():
                 for link in (self._previous, self._next):
                     if link is not None:
@@ -253,7 +256,7 @@ class Stage:
 
     def _listen(self) -> None:
         """Wait for what comes next, and notice when the stage before gives no sign of life any more."""
-        came = self.inbox.wait(self._previous, ALIVE_SECONDS)
+        came = self.inbox.wait(self._previous, self._timing.alive)
         if self._head is not None:
             self._head.tick()
         if came:
@@ -262,14 +265,14 @@ class Stage:
             self._silent, self._limit = 0.0, self._patience
         elif came is None and self._previous is not None:
             # Only what this thread waited counts: while it computed, or did not run itself, it could hear nothing.
-            self._silent += ALIVE_SECONDS
+            self._silent += self._timing.alive
             if self._silent >= self._limit:
                 raise TimeoutError(f"nothing came for {self._silent:.0f} seconds")
 
     def _live(self) -> None:
         """Give signs of life to the stage after this one while nothing else is sent."""
         link = self._next
-        while link is not None and not self._ended.wait(ALIVE_SECONDS):
+        while link is not None and not self._ended.wait(self._timing.alive):
             if not link.has_sent:
                 try:
                     link.send(Kind.ALIVE)
@@ -411,6 +414,7 @@ class Stage:
             exact=spec.exact,
             speculate=spec.speculate,
             is_whole=self._is_first,
+            timing=self._timing,
         )
 
     @property

@@ -21,6 +21,7 @@ from ainet.identity.roster import Count, NodeId
 from ainet.links.request import Request
 from ainet.links.standing import Standing
 from ainet.tasks import Tasks
+from ainet.timing import TIMING, Timing
 
 if TYPE_CHECKING:
     import logging
@@ -31,12 +32,6 @@ if TYPE_CHECKING:
     from ainet.swarm.feeds import Feeds
 
 LOG = "leases"
-#: Who waits for a lease looks again this often (s), also when it hears nothing.
-LOOK_SECONDS = 1.0
-#: A member that does not answer within this time (s) has no say.
-ASK_SECONDS = 5.0
-#: Who was granted a lease says within this time (s) that it holds it; later the grant is void.
-GRANT_SECONDS = 60.0
 #: A node remembers the numbers of this many leases that it has held.
 MAX_REMEMBERED = 256
 
@@ -106,7 +101,8 @@ class Leases:
         For leases that are lost.
     """
 
-    def __init__(self, links: Links, feeds: Feeds, log: logging.Logger) -> None:
+    def __init__(self, links: Links, feeds: Feeds, log: logging.Logger, *, timing: Timing = TIMING) -> None:
+        self._timing = timing
         self._links, self._feeds = links, feeds
         self._identity = links.identity
         self._log = log
@@ -212,7 +208,7 @@ class Leases:
             self._news.clear()  # giving back is none
             waiting(self._name_of(holder))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
+                async with asyncio.timeout(self._timing.lease_look):
                     await self._news.wait()
 
     def _voters(self) -> list[PeerLink | None]:
@@ -225,7 +221,7 @@ class Leases:
         if link is None:
             return self._grant(name, self._identity.id)
         try:
-            answer: Granted = await link.request(TakeLease(name), timeout=ASK_SECONDS)
+            answer: Granted = await link.request(TakeLease(name), timeout=self._timing.lease_ask)
         except AinetError as exc:
             self._log.info("%s has no say in the lease %s: %s", link.peer_name, name, exc.message)
             return None
@@ -236,13 +232,13 @@ class Leases:
             if link is None:
                 self._take_back(name, self._identity.id)
             else:
-                self._tasks.spawn(link.request(ReturnLease(name), timeout=ASK_SECONDS))
+                self._tasks.spawn(link.request(ReturnLease(name), timeout=self._timing.lease_ask))
 
     def _grant(self, name: str, asker: str) -> Granted:
         highest = self._highest(name)
         holder = self._holder(name)
         if holder in (None, asker):
-            self._grants[name] = _Grant(asker, highest.number, time.monotonic() + GRANT_SECONDS)
+            self._grants[name] = _Grant(asker, highest.number, time.monotonic() + self._timing.lease_grant)
             return Granted(asker, highest.number)
         return Granted(holder, highest.number)
 

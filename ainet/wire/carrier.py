@@ -7,10 +7,10 @@ import os
 from typing import Protocol
 
 from ainet.errors import PeerUnreachable
+from ainet.timing import TIMING
 from ainet.wire.address import is_url, split_address
 
 CHUNK = 256 * 1024  # bytes that are read at once
-DIAL_TIMEOUT = 5.0  # seconds
 
 
 class Carrier(Protocol):
@@ -108,14 +108,14 @@ async def dial(address: str) -> Carrier:
         With the reason.
     """
     try:
-        async with asyncio.timeout(DIAL_TIMEOUT):
+        async with asyncio.timeout(TIMING.dial):
             if is_url(address):
                 from ainet.wire.websocket import connect
 
                 return await connect(address)
             return TcpCarrier(*await asyncio.open_connection(*split_address(address), limit=CHUNK))
     except OSError as exc:  # a TimeoutError is one
-        raise PeerUnreachable(f"{address}: {reason(exc) or f'no answer within {DIAL_TIMEOUT:g} seconds'}") from exc
+        raise PeerUnreachable(f"{address}: {reason(exc) or f'no answer within {TIMING.dial:g} seconds'}") from exc
     except ValueError as exc:  # no host can be called so
         raise PeerUnreachable(f"{address}: that is no address ({exc})") from exc
 

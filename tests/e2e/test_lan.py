@@ -16,8 +16,8 @@ from support.nodes import alive
 from support.processes import running
 from support.smollm2 import CHUNK, N_CTX, one_process
 
-from ainet.links.channel import RESUME_SECONDS
 from ainet.stages.protocol.sampling_params import SamplingParams
+from ainet.timing import TIMING
 
 pytestmark = [
     pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root and iproute2"),
@@ -113,7 +113,7 @@ def test_a_sleeping_device_is_unreachable_and_comes_back(nodes):
     wait_for(lambda: nodes.shared("tablet", "diary").get("before"))
     for process in family:
         os.kill(process.pid, signal.SIGSTOP)
-    wakes = time.monotonic() + RESUME_SECONDS + 5  # longer than anything of a link lives
+    wakes = time.monotonic() + TIMING.resume + 5  # longer than anything of a link lives
     try:
         wait_for(lambda: nodes.reached("tower", "tablet") == "no")
         nodes.shared("tower", "diary")["meanwhile"] = True

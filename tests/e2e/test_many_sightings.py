@@ -12,7 +12,6 @@ from support.lan import POSSIBLE, Lan, enter
 from support.swarms import until
 from zeroconf import IPVersion, ServiceInfo, Zeroconf
 
-from ainet.links import discovery as module
 from ainet.links.discovery import SERVICE, Announcement, Discovery
 
 pytestmark = pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root and iproute2")
@@ -53,13 +52,12 @@ def service(node_id, port, **options):
     )
 
 
-def test_the_number_of_sightings_has_a_limit_and_those_that_are_known_are_followed(network, crowd, monkeypatch):
-    monkeypatch.setattr(module, "MAX_SIGHTINGS", MOST)
+def test_the_number_of_sightings_has_a_limit_and_those_that_are_known_are_followed(network, crowd):
 
     async def watch():
         changed = []
         own = Announcement("z" * 52, "1" * 32, ("10.77.0.1",), 4711)
-        discovery = Discovery(lambda: own, changed.append, lambda _: False, logging.getLogger("ainet.tests"))
+        discovery = Discovery(lambda: own, changed.append, lambda _: False, logging.getLogger("ainet.tests"), most=MOST)
 
         def ports():
             return {one.id: one.addresses[0] for one in discovery.sightings()}
@@ -87,15 +85,14 @@ def test_the_number_of_sightings_has_a_limit_and_those_that_are_known_are_follow
     network("desk", lambda: asyncio.run(watch()))
 
 
-def test_who_goes_without_a_word_is_forgotten_and_noticed_when_it_is_back(lan, network, crowd, monkeypatch):
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.2)
-    monkeypatch.setattr(module, "ASK_TIMEOUT", 1000)
+def test_who_goes_without_a_word_is_forgotten_and_noticed_when_it_is_back(lan, network, crowd):
     first, second = (service(node_id, 1000, host_ttl=3) for node_id in IDS[:2])
 
     async def watch():
         changed, linked = [], {IDS[1]}
         own = Announcement("z" * 52, "1" * 32, ("10.77.0.1",), 4711)
-        discovery = Discovery(lambda: own, changed.append, linked.__contains__, logging.getLogger("ainet.tests"))
+        log = logging.getLogger("ainet.tests")
+        discovery = Discovery(lambda: own, changed.append, linked.__contains__, log, look=0.2, patience=1000)
 
         def seen():
             return {one.id for one in discovery.sightings()}

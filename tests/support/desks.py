@@ -8,6 +8,7 @@ import json
 import nbformat
 
 from ainet.api.answers import Answers
+from ainet.api.node import status
 from ainet.documents.kinds import Fetch
 from ainet.errors import PeerUnreachable
 from ainet.sharing.notebooks import Notebooks
@@ -31,6 +32,7 @@ class NotebookNode(SharingNode):
 
     def notebooks_of(self, contents, live):
         self.answers = Answers()
+        self.answers.add(status, self.status)
         return Notebooks(
             identity=self.identity,
             links=self.links,
@@ -106,7 +108,7 @@ def code(name, source, **more):
 
 
 @contextlib.asynccontextmanager
-async def desks(tmp_path, *, collaboration=False, contacts=False):
+async def desks(tmp_path, node_class=NotebookNode, *, collaboration=False, contacts=False):
     """Two Jupyter servers whose nodes are members of one swarm, or contacts of each other."""
     extensions = {"ainet": True}
     if collaboration:
@@ -114,9 +116,7 @@ async def desks(tmp_path, *, collaboration=False, contacts=False):
     async with contextlib.AsyncExitStack() as stack:
         found = []
         for name in ("ada", "bob"):
-            served = await stack.enter_async_context(
-                serve(tmp_path / name, NotebookNode, jpserver_extensions=extensions)
-            )
+            served = await stack.enter_async_context(serve(tmp_path / name, node_class, jpserver_extensions=extensions))
             found.append(Desk(served, tmp_path / name))
         ada, bob = (desk.node for desk in found)
         if contacts:

@@ -6,15 +6,17 @@ import contextlib
 
 from pycrdt import Map
 
-from ainet.documents.exchange import Documents
+from ainet.documents.exchange import SIZES, Documents
 
 PLAN = "shared/plan"
 
 
 @contextlib.asynccontextmanager
-async def sharing(*several):
+async def sharing(*several, sizes=SIZES):
     """Give each device its documents."""
-    opened = [Documents(device.links, device.folder / "documents.sqlite", device.log) for device in several]
+    opened = [
+        Documents(device.links, device.folder / "documents.sqlite", device.log, sizes=sizes) for device in several
+    ]
     try:
         yield opened
     finally:

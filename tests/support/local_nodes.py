@@ -10,19 +10,20 @@ from ainet.api import swarm
 from ainet.api.generate import Done, GenerateRequest, Message
 from ainet.config import AinetConfig
 from ainet.node.node import Node
+from ainet.timing import TIMING
 
 SMALL = {"stage_threads": 1, "context_window": 512, "threads": 1}
 ENDLESS = "root ::= [a-z ] root"
 
 
 @contextlib.asynccontextmanager
-async def nodes(tmp_path, **settings):
+async def nodes(tmp_path, timing=TIMING, **settings):
     """Real nodes by name, each with its own settings; the others are members of the first one's swarm."""
     found: dict[str, Node] = {}
     async with contextlib.AsyncExitStack() as stack:
         for name, values in settings.items():
             config = AinetConfig(data_dir=str(tmp_path / name), name=name, **(SMALL | values))
-            node = Node(config, log=logging.getLogger(name))
+            node = Node(config, log=logging.getLogger(name), timing=timing)
             stack.push_async_callback(node.stop)
             await node.start()
             found[name] = node

@@ -12,6 +12,7 @@ from ainet.config import AinetConfig
 from ainet.identity.identity import Identity
 from ainet.links.links import Links
 from ainet.pairing.pairing import Pairing
+from ainet.timing import TIMING, Timing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 class Device:
     """One device: an identity that can be stopped and started again, at another time if wanted."""
 
-    def __init__(self, folder: Path, name: str, *, now: Callable[[], float] = time.time, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, name: str, *, now: Callable[[], float] = time.time, timing: Timing = TIMING, **settings: Any
+    ) -> None:
+        self.timing = timing
         self.folder, self.name = folder, name
         self.config = AinetConfig(data_dir=str(folder), name=name, **settings)
         self.log = logging.getLogger(f"ainet.tests.{name}")
@@ -30,7 +34,7 @@ class Device:
 
     def open(self, now: Callable[[], float] = time.time) -> Device:
         self.identity = Identity.open(self.folder, self.name, now=now)
-        self.links = Links(self.identity, self.config, self.log)
+        self.links = Links(self.identity, self.config, self.log, timing=self.timing)
         self.pairing = Pairing(self.identity, self.links, self.log)
         return self
 

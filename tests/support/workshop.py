@@ -23,6 +23,7 @@ from ainet.resources.speeds import Speeds
 from ainet.stages.protocol.generation import Done, Open, Text
 from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.stages.protocol.spec import EXACT_UBATCH
+from ainet.timing import TIMING, Timing
 from support.smollm2 import CHUNK, N_CTX
 
 QUESTION = "Tell me a long story about a fox, a dog and a river."
@@ -34,7 +35,7 @@ OPTIONS = PipelineOptions(sessions=4, queue=4, kept_tokens=2048, exact=False, sp
 class Workshop:
     """What a pipeline needs of a node, without the node."""
 
-    def __init__(self, config: AinetConfig, engine: Engine, store, manifest) -> None:
+    def __init__(self, config: AinetConfig, engine: Engine, store, manifest, timing: Timing) -> None:
         self.identity = Identity.open(config.make_data_dir(), "node")
         self.links = Links(self.identity, config, LOG)
         self.allocator = Allocator(Caps(memory=10**9, threads=4, disk=10**9))
@@ -50,6 +51,7 @@ class Workshop:
             fetcher=Fetcher(store, self.links),
             speeds=self.speeds,
             log=LOG,
+            timing=timing,
         )
 
     async def load(self, n_stages: int, progress=lambda _: None, **options) -> Pipeline:
@@ -74,10 +76,16 @@ class Workshop:
 
 
 @pytest.fixture
-async def workshop(tmp_path, smollm2_store, smollm2_manifest):
+def timing():
+    """How long things wait; a test that wants it otherwise has it as a parameter."""
+    return TIMING
+
+
+@pytest.fixture
+async def workshop(tmp_path, smollm2_store, smollm2_manifest, timing):
     config = AinetConfig(data_dir=str(tmp_path / "node"), name="node")
     async with Engine(config, config.make_data_dir(), LOG) as engine:
-        workshop = Workshop(config, engine, smollm2_store, smollm2_manifest)
+        workshop = Workshop(config, engine, smollm2_store, smollm2_manifest, timing)
         yield workshop
         for pipeline in workshop.pipelines:
             await pipeline.close()

@@ -5,17 +5,10 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from ainet.timing import TIMING
+
 #: Bytes that a sender may be ahead of its receiver's reading.
 SOCKET_BUFFER = 1 << 20
-#: A stage gives a sign of life this often (s); one that gave none for this long (s) is lost.
-ALIVE_SECONDS = 1.0
-SILENCE_SECONDS = 3.0
-#: Before the first sign of life: the stages of a pipeline do not begin at the same moment.
-FIRST_SILENCE_SECONDS = 15.0
-#: Where a forwarder lies in between, a short outage is only a pause.
-FORWARDED_SILENCE_SECONDS = 16.0
-#: What a requester's device has not confirmed for this long (s) does not arrive any more.
-VANISHED_SECONDS = 5.0
 
 
 def tune(sock: Any) -> None:
@@ -37,4 +30,4 @@ def notice_vanished(sock: Any) -> None:
     Not for what is read slowly: where the other end makes no room for this long, that counts as vanished, too.
     """
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * VANISHED_SECONDS))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * TIMING.vanished))

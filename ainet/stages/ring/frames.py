@@ -26,6 +26,7 @@ from ainet.identity.credentials import client_context, peer_id, server_context
 from ainet.stages.protocol.segments import SEGMENT_BYTES, pack, unpack
 from ainet.stages.protocol.sockets import tune
 from ainet.stages.ring.overflow import Overflow
+from ainet.timing import TIMING
 
 if TYPE_CHECKING:
     import ssl
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 HEADER = struct.Struct("<BxHI")  # kind, segments, bytes after the header
 TOKENS = np.dtype("<i4")
-LINK_TIMEOUT = 10.0  # seconds for connecting and shaking hands
-GREETING_TIMEOUT = 2.0  # seconds in which somebody who has connected must prove who it is
 MAX_GREETINGS = 20
 PLAIN_WORD = b"This port speaks TLS 1.3 and is for the stages of a pipeline only.\n"
 TLS_HANDSHAKE = b"\x16"  # the type of the record that TLS begins with
@@ -237,7 +236,7 @@ class RingListener:
         PeerUnreachable
             If it does not come in time.
         """
-        left = LINK_TIMEOUT
+        left = TIMING.ring_dial
         for _ in range(MAX_GREETINGS):
             begun = time.monotonic()
             self._socket.settimeout(max(left, 0.001))
@@ -254,14 +253,14 @@ class RingListener:
                 continue
             self.close()
             return link
-        raise PeerUnreachable(f"The stage before this one did not connect within {LINK_TIMEOUT:.0f} s.")
+        raise PeerUnreachable(f"The stage before this one did not connect within {TIMING.ring_dial:.0f} s.")
 
     def close(self) -> None:
         """Stop listening."""
         self._socket.close()
 
     def _greet(self, raw: socket.socket, expected_id: str, epoch: bytes, max_payload: int) -> RingConnection:
-        raw.settimeout(GREETING_TIMEOUT)
+        raw.settimeout(TIMING.ring_greeting)
         tune(raw)
         if raw.recv(1, socket.MSG_PEEK) != TLS_HANDSHAKE:
             _turn_away(raw)
@@ -304,7 +303,7 @@ def connect(
     """
     link = None
     try:
-        raw = socket.create_connection(address, timeout=LINK_TIMEOUT)
+        raw = socket.create_connection(address, timeout=TIMING.ring_dial)
         tune(raw)
         link = RingConnection(client_context(credentials).wrap_socket(raw), max_payload)
         if link.peer == expected_id:

@@ -28,6 +28,7 @@ from ainet.stages.sessions.drafts import MAX_DRAFT, Drafter, LapTime
 from ainet.stages.sessions.guesses import Guesses
 from ainet.stages.sessions.prefixes import Prefix, Prefixes
 from ainet.stages.sessions.session import Drawn, Session
+from ainet.timing import TIMING, Timing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
     from ainet.stages.protocol.recovery import Continued, Recovery
     from ainet.stages.protocol.segments import Segment
     from ainet.stages.ring.ring import Ring
-
-#: Whoever asked for a session of a lost pipeline comes back in this time (s), or its cells are freed.
-CLAIM_SECONDS = 20.0
-FIRST_GUESS = 10.0  # seconds that a generation takes, before one was measured
 
 
 class Head:
@@ -75,7 +72,9 @@ class Head:
         exact: bool = False,
         speculate: bool = False,
         is_whole: bool = True,
+        timing: Timing = TIMING,
     ) -> None:
+        self._timing = timing
         self._llama = llama
         self._ring = ring
         self._most = min(sessions, llama.n_slots)
@@ -119,7 +118,7 @@ class Head:
         self._prefixes = self._empty(kept_tokens if self._llama.can_keep else 0)
         if recovery is not None:
             self._continued = {one.key: one for one in recovery.sessions}
-            self._claimed_by = time.monotonic() + CLAIM_SECONDS
+            self._claimed_by = time.monotonic() + self._timing.claim
             self._first_is_new = 0 in recovery.new
             taken = {one.slot for one in recovery.sessions}
             if self._exact:
@@ -137,7 +136,7 @@ class Head:
         """Answer `request`, now or when its turn comes; `reply` hears of it."""
         queued = sum(session.request.user == request.user for session in self._waiting)
         if queued >= self._queue and (self._waiting or len(self._active) >= self._most):
-            usual = self._usual_seconds or FIRST_GUESS
+            usual = self._usual_seconds or self._timing.first_generation
             seconds = max(1, round(usual * (len(self._waiting) + 1) / self._most))
             msg = f"This pipeline is busy: {self.waiting} requests are before yours. Ask again in {seconds} s."
             reply(Failed(request.session, Busy(msg, retry_after=seconds).to_dict()))

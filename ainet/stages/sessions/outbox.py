@@ -6,13 +6,11 @@ import threading
 from typing import TYPE_CHECKING
 
 from ainet.stages.protocol.generation import Event, Text
+from ainet.timing import TIMING
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
-
-#: Text may wait that long (s) for more of it; nobody reads faster.
-GATHER_SECONDS = 0.03
 
 
 class Outbox:
@@ -27,9 +25,14 @@ class Outbox:
         Where `send` is called.
     send
         Takes each event.
+    gather
+        Seconds that text may wait for more of it.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, send: Callable[[Event], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, send: Callable[[Event], None], *, gather: float = TIMING.gather
+    ) -> None:
+        self._gather = gather
         self._loop = loop
         self._send = send
         self._lock = threading.Lock()
@@ -58,6 +61,6 @@ class Outbox:
             self._is_due = bool(events)
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(GATHER_SECONDS, self._flush) if events else None
+        self._timer = self._loop.call_later(self._gather, self._flush) if events else None
         for event in events:
             self._send(event)

@@ -293,8 +293,7 @@ def test_told_to_stop_at_any_moment_of_the_start_nothing_is_left(tmp_path):
         assert not (data_dir / "node.json").exists(), moment
 
 
-def test_what_does_not_stop_when_asked_is_killed_with_all_beneath_it(monkeypatch):
-    monkeypatch.setattr(daemon, "STOP_SECONDS", 0.5)
+def test_what_does_not_stop_when_asked_is_killed_with_all_beneath_it():
     stubborn = (
         "import signal, subprocess, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "process = subprocess.Popen(['sleep', '600']); print('ready', flush=True); process.wait()"
@@ -303,5 +302,5 @@ def test_what_does_not_stop_when_asked_is_killed_with_all_beneath_it(monkeypatch
         server.stdout.readline()
         family = [psutil.Process(server.pid), *psutil.Process(server.pid).children()]
         assert len(family) == 2
-        daemon.end(server.pid)
+        daemon.end(server.pid, patience=0.5)
         assert not alive(family)

@@ -11,20 +11,20 @@ import pytest
 from support.processes import until
 
 from ainet.config import AinetConfig
-from ainet.engine import worker_pool
 from ainet.engine.engine import Engine
 from ainet.engine.worker_pool import Purpose, WorkerPool
 from ainet.errors import NotEnough
+from ainet.timing import Timing
 
 LOG = logging.getLogger("ainet.tests")
 
 
 @pytest.fixture
-async def pool(tmp_path):
+async def pool(tmp_path, timing):
     """The workers of an engine of its own."""
     config = AinetConfig(data_dir=str(tmp_path / "node"))
     async with Engine(config, config.make_data_dir(), LOG) as engine:
-        found = WorkerPool(engine, LOG)
+        found = WorkerPool(engine, LOG, timing=timing)
         found.engine = engine
         yield found
         await found.stop()
@@ -62,9 +62,8 @@ async def test_a_lost_worker_ends_its_lease(pool):
         assert again.worker.pid != lease.worker.pid
 
 
-async def test_a_spare_worker_is_kept_and_what_nobody_needs_ends(pool, monkeypatch):
-    monkeypatch.setattr(worker_pool, "SPARE_SECONDS", 0.0)
-    monkeypatch.setattr(worker_pool, "TRIM_SECONDS", 0.0)
+@pytest.mark.parametrize("timing", [Timing(spare_start=0.0, worker_idle=0.0)])
+async def test_a_spare_worker_is_kept_and_what_nobody_needs_ends(pool):
     leases = [await pool.lease(Purpose.STAGE) for _ in range(2)]
     pool.keep_spare()
     await until(lambda: len(pool.engine.workers()) == 3)
@@ -93,10 +92,9 @@ class Cluster:
         return self._workers
 
 
-async def test_where_there_are_too_few_the_least_important_gives_way(pool, monkeypatch):
-    monkeypatch.setattr(worker_pool, "RETURN_SECONDS", 0.05)
+async def test_where_there_are_too_few_the_least_important_gives_way(pool):
     own = [await pool.lease(Purpose.STAGE) for _ in range(2)]
-    few = WorkerPool(Cluster([lease.worker for lease in own]), LOG)
+    few = WorkerPool(Cluster([lease.worker for lease in own]), LOG, timing=Timing(worker_return=0.05))
     assert few.limit == 2
     training, job = await few.lease(Purpose.TRAINING), await few.lease(Purpose.PAID_JOB)
     with pytest.raises(NotEnough):

@@ -25,6 +25,7 @@ from ainet.signals import Signal
 from ainet.stages.protocol.address import StageAddress
 from ainet.stages.protocol.generation import Resume, Started, Text
 from ainet.stages.protocol.sampling_params import SamplingParams
+from ainet.timing import Timing
 
 
 async def test_two_three_and_four_stages_say_what_one_process_says(workshop, smollm2_path):
@@ -163,8 +164,8 @@ async def test_a_stage_ends_also_when_dask_knew_first_that_its_worker_is_lost(wo
         pipeline = await workshop.load(2)
 
 
-async def test_workers_that_nobody_needs_end_and_one_stays_warm(workshop, monkeypatch):
-    monkeypatch.setattr("ainet.engine.worker_pool.TRIM_SECONDS", 0.1)
+@pytest.mark.parametrize("timing", [Timing(worker_idle=0.1)])
+async def test_workers_that_nobody_needs_end_and_one_stays_warm(workshop):
     pipeline = await workshop.load(3)
     engine = workshop.service._engine
     pids = [worker.pid for worker in engine.workers()]
@@ -172,7 +173,7 @@ async def test_workers_that_nobody_needs_end_and_one_stays_warm(workshop, monkey
     await until(lambda: len(engine.workers()) == 1 and sum(map(psutil.pid_exists, pids)) == 1, 20)
 
 
-async def test_models_of_a_broken_pipeline_are_kept_for_the_one_in_its_place(workshop, monkeypatch, smollm2_path):
+async def test_models_of_a_broken_pipeline_are_kept_for_the_one_in_its_place(workshop, smollm2_path):
     allocator, service = workshop.allocator, workshop.service
 
     def pids(pipeline):
@@ -198,7 +199,11 @@ async def test_models_of_a_broken_pipeline_are_kept_for_the_one_in_its_place(wor
         fourth = await workshop.load(3)  # it gives up what is kept
         assert service.parking.memory == 0
         await fourth.close()
-    monkeypatch.setattr("ainet.hosting.parking.PARK_SECONDS", 0.1)
+
+
+@pytest.mark.parametrize("timing", [Timing(park=0.1)])
+async def test_models_for_which_nobody_comes_back_are_unloaded(workshop):
+    service, allocator = workshop.service, workshop.allocator
     await (await workshop.load(1)).close(park=True)
     await until(lambda: not allocator.reserved.memory, 20)
     assert not any(worker.model for worker in await service.workers())
@@ -210,9 +215,11 @@ async def test_a_session_goes_on_when_only_its_connection_was_lost(workshop, smo
     first = await workshop.load(stages, speculate=False)
 
     def wait_for_who_has_left():
-        import ainet.stages.session_server
+        import dataclasses
 
-        ainet.stages.session_server.LEFT_SECONDS = 600.0
+        import ainet.stages.session_server as server
+
+        server.TIMING = dataclasses.replace(server.TIMING, session_left=600.0)
 
     # The stages neither come to the end of the answer nor give it up before they are put aside.
     await pause(workshop.service, first, 10, seconds=8.0)

@@ -76,7 +76,6 @@ def size(manifest, layers):
 
 async def test_layers_leave_a_device_that_has_become_slow(tmp_path, monkeypatch):
     """Only their tensors travel: the other device has those that it held before, and no file of the model."""
-    monkeypatch.setattr("ainet.executor.pool.SWEEP_SECONDS", 0.5)
     memory = {"memory": "190MB"}
     async with nodes(tmp_path, desk=memory, attic=memory | {"discover_models": False}) as found:
         desk = found["desk"]

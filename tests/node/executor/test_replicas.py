@@ -20,21 +20,20 @@ from ainet.executor.affinity import BLOCK, MAX_BLOCKS, Affinity
 from ainet.executor.routing import Candidate
 from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.stages.protocol.spec import EXACT_UBATCH
+from ainet.timing import Timing
 
 LONG = "Once upon a time there was a fox who lived at the edge of a wood. " * 12
 ROOMY = {"memory": "600MB", "context_window": 4096}
 
 
-@pytest.fixture(autouse=True)
-def patient(monkeypatch):
-    """Members may take their time to say how busy they are: the machine may be, too."""
-    monkeypatch.setattr("ainet.executor.routing.ASK_SECONDS", 60.0)
+#: Members may take their time to say how busy they are: the machine may be, too.
+PATIENT = Timing(load_asked=60.0)
 
 
 @contextlib.asynccontextmanager
 async def equals(tmp_path, **settings):
     """Nodes that know the model, and that they are equally fast: measuring is disturbed by whatever else runs."""
-    async with nodes(tmp_path, **settings) as found:
+    async with nodes(tmp_path, PATIENT, **settings) as found:
         model = (await next(iter(found.values())).provider.manifest(None)).digest
         for node in found.values():
             node.stages._speeds.note(model, 8e9)  # bytes a second

@@ -11,6 +11,7 @@ from support.swarms import until
 from ainet.api.models import unload_all
 from ainet.errors import PeerUnreachable
 from ainet.hosting.requests import CloseStages
+from ainet.timing import Timing
 
 
 class Deaf:
@@ -47,9 +48,8 @@ def reserved(node):
 MEMORY = {"memory": "185MB"}
 
 
-async def test_a_device_that_was_not_told_is_told_until_it_knows(tmp_path, monkeypatch):
-    monkeypatch.setattr("ainet.executor.pool.TELL_SECONDS", 0.05)
-    async with nodes(tmp_path, desk=MEMORY, attic=MEMORY) as found:
+async def test_a_device_that_was_not_told_is_told_until_it_knows(tmp_path):
+    async with nodes(tmp_path, Timing(untold_again=0.05), desk=MEMORY, attic=MEMORY) as found:
         desk, attic = found["desk"], found["attic"]
         await ask(desk)
         deaf = Deaf(attic)
@@ -63,9 +63,8 @@ async def test_a_device_that_was_not_told_is_told_until_it_knows(tmp_path, monke
         assert reserved(attic) == 0
 
 
-async def test_what_is_planned_next_has_the_memory_of_what_was_not_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("ainet.executor.pool.TELL_SECONDS", 600)
-    async with nodes(tmp_path, desk=MEMORY, attic=MEMORY) as found:
+async def test_what_is_planned_next_has_the_memory_of_what_was_not_told(tmp_path):
+    async with nodes(tmp_path, Timing(untold_again=600.0), desk=MEMORY, attic=MEMORY) as found:
         desk, attic = found["desk"], found["attic"]
         await ask(desk)
         deaf = Deaf(attic)
@@ -75,9 +74,8 @@ async def test_what_is_planned_next_has_the_memory_of_what_was_not_told(tmp_path
         assert reserved(attic) < 185e6
 
 
-async def test_a_device_may_be_told_twice_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("ainet.executor.pool.TELL_SECONDS", 600)
-    async with nodes(tmp_path, desk=MEMORY, attic=MEMORY) as found:
+async def test_a_device_may_be_told_twice_at_once(tmp_path):
+    async with nodes(tmp_path, Timing(untold_again=600.0), desk=MEMORY, attic=MEMORY) as found:
         desk, attic = found["desk"], found["attic"]
         await ask(desk)
         pipeline = desk.provider.pipelines.usable()[0]
@@ -90,9 +88,8 @@ async def test_a_device_may_be_told_twice_at_once(tmp_path, monkeypatch):
         assert reserved(attic) == 0
 
 
-async def test_a_device_is_told_also_when_who_closes_was_interrupted(tmp_path, monkeypatch):
-    monkeypatch.setattr("ainet.executor.pool.TELL_SECONDS", 0.05)
-    async with nodes(tmp_path, desk=MEMORY, attic=MEMORY) as found:
+async def test_a_device_is_told_also_when_who_closes_was_interrupted(tmp_path):
+    async with nodes(tmp_path, Timing(untold_again=0.05), desk=MEMORY, attic=MEMORY) as found:
         desk, attic = found["desk"], found["attic"]
         await ask(desk)
         deaf = Deaf(attic)

@@ -47,6 +47,7 @@ from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.stages.protocol.spec import EPOCH_BYTES, StageSpec
 from ainet.swarm.feeds import Feeds
 from ainet.swarm.leases import Leases
+from ainet.timing import TIMING, Timing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 class Host:
     """A device that answers members; its engine runs only if it is started."""
 
-    def __init__(self, device: Device, store: TensorStore) -> None:
+    def __init__(self, device: Device, store: TensorStore, timing: Timing) -> None:
         self.device = device
         self.store = store
         self.links = device.links
@@ -109,6 +110,7 @@ class Host:
             service=self.service,
             store=store,
             catalog=self.catalog,
+            timing=timing,
         )
 
     async def stop(self) -> None:
@@ -120,12 +122,14 @@ class Host:
 
 
 @contextlib.asynccontextmanager
-async def host_and_asker(tmp_path: Path, smollm2_path: Path) -> AsyncIterator[tuple[Host, Device]]:
+async def host_and_asker(
+    tmp_path: Path, smollm2_path: Path, timing: Timing = TIMING
+) -> AsyncIterator[tuple[Host, Device]]:
     """Yield a node that knows the small model, which it has not read yet, and a member."""
     settings = {"model_paths": [str(smollm2_path)], "discover_models": False}
     async with devices(tmp_path, "holder", "asker", **settings) as (holder, asker):
         with TensorStore(tmp_path / "store") as store:
-            host = Host(holder, store)
+            host = Host(holder, store, timing)
             await until(lambda: asker.links.open_link(holder.id))
             try:
                 yield host, asker
@@ -160,9 +164,8 @@ async def test_a_model_is_found_by_name_and_what_is_not_here_is_empty(tmp_path, 
             assert await link.request(FindModel(name)) == ModelFound(b"")
 
 
-async def test_whoever_waits_for_a_file_to_be_read_is_told_so(tmp_path, smollm2_path, monkeypatch):
-    monkeypatch.setattr("ainet.hosting.handlers.TELL_SECONDS", 0.01)
-    async with host_and_asker(tmp_path, smollm2_path) as (host, asker):
+async def test_whoever_waits_for_a_file_to_be_read_is_told_so(tmp_path, smollm2_path):
+    async with host_and_asker(tmp_path, smollm2_path, Timing(reading_told=0.01)) as (host, asker):
         link = await asker.links.connect(host.device.id)
         items = [item async for item in link.stream(FindModel(smollm2_path.stem))]
         looking = [item for item in items[:-1] if isinstance(item, LoadProgress)]
@@ -278,9 +281,8 @@ async def test_what_was_unloaded_makes_room_on_a_small_disk(tmp_path, smollm2_pa
         assert host.store.used() <= host.store.disk
 
 
-async def test_stages_of_an_owner_that_stays_away_are_unloaded(tmp_path, smollm2_path, smollm2_manifest, monkeypatch):
-    monkeypatch.setattr("ainet.hosting.handlers.GRACE_SECONDS", 3.0)
-    async with host_and_asker(tmp_path, smollm2_path) as (host, asker):
+async def test_stages_of_an_owner_that_stays_away_are_unloaded(tmp_path, smollm2_path, smollm2_manifest):
+    async with host_and_asker(tmp_path, smollm2_path, Timing(owner_grace=3.0)) as (host, asker):
         await host.engine.start()
         link = await asker.links.connect(host.device.id)
         await link.request(FindModel(smollm2_path.stem))

@@ -17,6 +17,7 @@ from ainet.engine.certificates import ClusterCA
 from ainet.errors import AinetError, NotEnough, NotFound, PeerUnreachable, Refused
 from ainet.lending.lender import Lender, LendWorker, Place
 from ainet.resources.allocator import Allocator
+from ainet.timing import TIMING, Timing
 from ainet.wire.interfaces import own_loopback
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 class Party:
     """A device that lends and borrows."""
 
-    def __init__(self, device: Device, *, lend: bool = True) -> None:
+    def __init__(self, device: Device, timing: Timing, *, lend: bool = True) -> None:
         device.config.lend = lend
         self.device = device
         self.allocator = Allocator(Caps(memory=4_000_000_000, threads=4, disk=10**9))
@@ -45,6 +46,7 @@ class Party:
             make_room=self.make_room,
             data_dir=device.folder,
             log=device.log,
+            timing=timing,
         )
 
     async def make_room(self) -> None:
@@ -72,9 +74,9 @@ def request_of(asker, port, credentials):
 
 
 @contextlib.asynccontextmanager
-async def parties(tmp_path: Path, **lend: bool) -> AsyncIterator[list[Party]]:
+async def parties(tmp_path: Path, timing: Timing = TIMING, **lend: bool) -> AsyncIterator[list[Party]]:
     async with devices(tmp_path, *lend) as made:
-        found = [Party(device, lend=lend[device.name]) for device in made]
+        found = [Party(device, timing, lend=lend[device.name]) for device in made]
         for device in made[1:]:
             await until(lambda device=device: made[0].links.open_link(device.id))
         try:
@@ -182,9 +184,8 @@ async def test_stopping_while_a_cluster_is_being_opened_leaves_nothing(tmp_path)
             await until(lambda: laptop.lends == 0)
 
 
-async def test_a_borrower_that_came_back_and_then_stays_away_loses_its_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr("ainet.lending.lender.RESUME_SECONDS", 3.0)
-    async with parties(tmp_path, desk=False, laptop=True) as (desk, laptop):
+async def test_a_borrower_that_came_back_and_then_stays_away_loses_its_workers(tmp_path):
+    async with parties(tmp_path, Timing(resume=3.0), desk=False, laptop=True) as (desk, laptop):
         await desk.lender.open(1)
         before = laptop.device.links.open_link(desk.id)
         desk.device.links.table.close_all(PeerUnreachable("the cable was pulled"))

@@ -14,8 +14,9 @@ from support.swarms import Device, until
 from tornado.websocket import websocket_connect
 
 from ainet.errors import PeerUnreachable, Refused
-from ainet.links import door, link_table
+from ainet.links import door
 from ainet.links.frames import ToPort
+from ainet.timing import Timing
 from ainet.wire.websocket import MAX_MESSAGE
 
 pytestmark = pytest.mark.usefixtures("own_jupyter")
@@ -33,9 +34,9 @@ async def device(folder, name):
 
 
 @contextlib.asynccontextmanager
-async def hub_and_phone(tmp_path):
+async def hub_and_phone(tmp_path, node_class=LinkedNode):
     """A node of which only the Jupyter port can be reached, and a member."""
-    async with serve(tmp_path, LinkedNode) as served, device(tmp_path, "phone") as phone:
+    async with serve(tmp_path, node_class) as served, device(tmp_path, "phone") as phone:
         hub = served.node
         await phone.joins(hub)
         await until(lambda: hub.links.open_link(phone.id))
@@ -68,9 +69,12 @@ async def test_a_stranger_is_refused_inside(tmp_path, caplog):
         assert "was refused" in caplog.text
 
 
-async def test_who_proves_nothing_is_let_go(tmp_path, monkeypatch):
-    monkeypatch.setattr(link_table, "GREETING_TIMEOUT", 0.3)
-    async with hub_and_phone(tmp_path) as (served, hub, _):
+class Hasty(LinkedNode):
+    timing = Timing(greeting=0.3)
+
+
+async def test_who_proves_nothing_is_let_go(tmp_path):
+    async with hub_and_phone(tmp_path, Hasty) as (served, hub, _):
         url = served.url.replace("http", "ws") + "ainet/peer"
         silent = await websocket_connect(url)
         await until(lambda: hub.links.door._guests)

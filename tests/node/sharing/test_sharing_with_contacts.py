@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from support.desks import code, desks, part, shared
+from support.desks import NotebookNode, code, desks, part, shared
 from support.servers import until
 from support.swarms import Device
 
 from ainet.api.notebooks import ListedNotebook
 from ainet.cli.main import main
-from ainet.documents.exchange import ListDocuments, PullDocument, PushUpdate
+from ainet.documents.exchange import ListDocuments, PullDocument, PushUpdate, Sizes
 from ainet.errors import NotFound, PeerUnreachable, ProtocolError, Refused
 from ainet.links.standing import Standing
 from ainet.sharing.shares import Share, TellShares
@@ -138,15 +138,26 @@ async def test_members_that_are_not_named_get_nothing(tmp_path):
             await third.stop()
 
 
+class Strict(NotebookNode):
+    """A node that takes little of contacts."""
+
+    sizes = Sizes(contact_document=2000)
+
+
+async def test_a_contact_can_add_only_so_much(tmp_path):
+    async with desks(tmp_path, Strict, contacts=True) as (ada, bob):
+        await shared(ada, bob, audience=["bob"])
+        name = ada.document("plan").name
+        link = bob.node.links.open_link(ada.node.id, Standing.CONTACT)
+        with pytest.raises(Refused, match="too much of a contact"):
+            await link.request(PushUpdate(name, b"\0" * 2000))
+
+
 async def test_a_contact_can_take_only_so_much(tmp_path, monkeypatch):
     async with desks(tmp_path, contacts=True) as (ada, bob):
         await shared(ada, bob, audience=["bob"])
         name = ada.document("plan").name
         link = bob.node.links.open_link(ada.node.id, Standing.CONTACT)
-        monkeypatch.setattr("ainet.documents.exchange.MAX_CONTACT_DOCUMENT", 2000)
-        with pytest.raises(Refused, match="too much of a contact"):
-            await link.request(PushUpdate(name, b"\0" * 2000))
-        monkeypatch.undo()
         pulls = 0
         pull_once = ada.node.documents._pull_once
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pycrdt import Array, Doc, Map, Text
 from support.effort import examples
 
-from ainet.documents.document import COMPACT_UPDATES, Document, Incomplete
+from ainet.documents.document import COMPACT_UPDATES, MAX_DOCUMENT, Document, Incomplete
 from ainet.documents.store import DocumentStore
 from ainet.errors import AinetError, Refused
 
@@ -20,15 +20,15 @@ from ainet.errors import AinetError, Refused
 class Shelf:
     """A store that can be closed and opened again, and what its document told."""
 
-    def __init__(self, path) -> None:
-        self.path = path
+    def __init__(self, path, most=MAX_DOCUMENT) -> None:
+        self.path, self.most = path, most
         self.told: list[tuple[bytes, object]] = []
         self.open()
 
     def open(self) -> Document:
         self.store = DocumentStore(self.path)
         self.document = Document(
-            "shared/plan", self.store, lambda _, update, origin: self.told.append((update, origin))
+            "shared/plan", self.store, lambda _, update, origin: self.told.append((update, origin)), most=self.most
         )
         return self.document
 
@@ -42,8 +42,8 @@ class Shelf:
 
 
 @pytest.fixture
-def shelf(tmp_path):
-    shelf = Shelf(tmp_path / "documents.sqlite")
+def shelf(tmp_path, request):
+    shelf = Shelf(tmp_path / "documents.sqlite", **getattr(request, "param", {}))
     yield shelf
     shelf.close()
 
@@ -180,8 +180,8 @@ def test_history_does_not_grow_without_bound(shelf):
     assert value(reopened) == numbers
 
 
-def test_a_document_that_would_be_too_large_is_refused(shelf, monkeypatch):
-    monkeypatch.setattr("ainet.documents.document.MAX_DOCUMENT", 10_000)
+@pytest.mark.parametrize("shelf", [{"most": 10_000}], indirect=True)
+def test_a_document_that_would_be_too_large_is_refused(shelf):
     shelf.document.apply(elsewhere(a="x" * 5000))
     with pytest.raises(Refused, match="would have more than"):
         shelf.document.apply(elsewhere(b="x" * 9000))

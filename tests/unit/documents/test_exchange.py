@@ -17,7 +17,7 @@ from support.swarms import devices, until
 
 from ainet.documents import exchange as module
 from ainet.documents.document import Document, Incomplete
-from ainet.documents.exchange import SHARED, PushUpdate
+from ainet.documents.exchange import SHARED, PushUpdate, Sizes
 from ainet.documents.kinds import Kinds, MembersOnly
 from ainet.documents.store import DocumentStore
 from ainet.errors import Refused, UsageError
@@ -59,10 +59,9 @@ async def test_edits_made_apart_merge_when_members_meet(tmp_path):
             await until(lambda documents=documents: says(documents) == {"before": 1, "desk": 1, "phone": 1})
 
 
-async def test_a_change_that_is_too_long_to_be_pushed_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MAX_PUSH", 2000)
-    monkeypatch.setattr(module, "PART", 10_000)
-    async with devices(tmp_path, "desk", "phone") as (desk, phone), sharing(desk, phone) as (one, other):
+async def test_a_change_that_is_too_long_to_be_pushed_is_asked_for(tmp_path):
+    sizes = Sizes(push=2000, part=10_000)
+    async with devices(tmp_path, "desk", "phone") as (desk, phone), sharing(desk, phone, sizes=sizes) as (one, other):
         await phone.links.connect(desk.id)
         text = random.Random(1).randbytes(40_000).hex()
         plan(one)["long"] = text
@@ -83,9 +82,9 @@ async def test_malformed_and_oversized_updates_leave_no_trace(tmp_path, caplog):
         assert documents._store.updates(PLAN) == []
 
 
-async def test_there_is_a_limit_of_documents(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MAX_DOCUMENTS", 3)
-    async with devices(tmp_path, "desk", "phone") as (desk, phone), sharing(desk) as (documents,):
+async def test_there_is_a_limit_of_documents(tmp_path):
+    sizes = Sizes(documents=3)
+    async with devices(tmp_path, "desk", "phone") as (desk, phone), sharing(desk, sizes=sizes) as (documents,):
         link = await phone.links.connect(desk.id)
         for i in range(3):
             await link.request(PushUpdate(f"shared/{i}", b"\0\0"))

@@ -15,6 +15,10 @@ from ainet.hosting.fetch import Fetcher
 from ainet.hosting.pieces import FIRST_PIECE, WINDOW
 from ainet.hosting.requests import Piece, ReadTensor
 from ainet.models.tensors import TensorStore
+from ainet.timing import Timing
+
+#: Sources that failed are tried again at once.
+HASTY = Timing(fetch_pause=0.01)
 
 
 def ignore(done: int, total: int) -> None:
@@ -112,13 +116,12 @@ async def test_nobody_who_has_it_is_said_with_the_size(tmp_path, smollm2_manifes
             await Fetcher(empty_store, asker.links).fetch(smollm2_manifest, (5, 5), [], ignore)
 
 
-async def test_a_source_that_is_gone_is_said(tmp_path, smollm2_store, smollm2_manifest, empty_store, monkeypatch):
-    monkeypatch.setattr("ainet.hosting.fetch.PAUSE", 0.01)
+async def test_a_source_that_is_gone_is_said(tmp_path, smollm2_store, smollm2_manifest, empty_store):
     async with devices(tmp_path, "holder", "asker") as (holder, asker):
         serve(holder, smollm2_store)
         await holder.stop()
         with pytest.raises(PeerUnreachable, match="What arrived is kept: ask again to go on"):
-            await Fetcher(empty_store, asker.links).fetch(smollm2_manifest, (5, 5), [holder.id], ignore)
+            await Fetcher(empty_store, asker.links, timing=HASTY).fetch(smollm2_manifest, (5, 5), [holder.id], ignore)
 
 
 async def test_a_small_disk_cap_is_refused_before_anything_is_fetched(tmp_path, smollm2_store, smollm2_manifest):
@@ -231,9 +234,8 @@ async def test_whatever_a_source_says_the_next_one_is_asked(
 
 
 async def test_a_source_that_trickles_is_left_for_one_that_does_not(
-    tmp_path, smollm2_store, smollm2_manifest, empty_store, monkeypatch
+    tmp_path, smollm2_store, smollm2_manifest, empty_store
 ):
-    monkeypatch.setattr("ainet.hosting.pieces.RATE_SECONDS", 2.0)
     async with devices(tmp_path, "holder", "slow", "asker") as (holder, slow, asker):
 
         async def read(_link, request: ReadTensor) -> Piece:
@@ -242,8 +244,7 @@ async def test_a_source_that_trickles_is_left_for_one_that_does_not(
 
         slow.links.handle(ReadTensor, read)
         await until(lambda: asker.links.open_link(slow.id))
-        fetcher = Fetcher(empty_store, asker.links)
-        monkeypatch.setattr("ainet.hosting.fetch.ROUNDS", 1)
+        fetcher = Fetcher(empty_store, asker.links, rounds=1, timing=Timing(piece_rate=2.0))
         with pytest.raises(PeerUnreachable, match="slow sends less than 10 kB a second"):
             await fetcher.fetch(smollm2_manifest, (5, 5), [slow.id], ignore)
         serve(holder, smollm2_store)
@@ -251,12 +252,7 @@ async def test_a_source_that_trickles_is_left_for_one_that_does_not(
         assert empty_store.missing(smollm2_manifest, 5, 5) == []
 
 
-async def test_a_slow_source_is_kept_while_it_sends_enough(
-    tmp_path, smollm2_store, smollm2_manifest, empty_store, monkeypatch
-):
-    monkeypatch.setattr("ainet.hosting.pieces.RATE_SECONDS", 1.5)
-    monkeypatch.setattr("ainet.hosting.pieces.QUICK_SECONDS", 0.0)  # pieces stay small
-    monkeypatch.setattr("ainet.hosting.fetch.ROUNDS", 1)
+async def test_a_slow_source_is_kept_while_it_sends_enough(tmp_path, smollm2_store, smollm2_manifest, empty_store):
     async with devices(tmp_path, "slow", "asker") as (slow, asker):
 
         async def read(_link, request: ReadTensor) -> Piece:
@@ -266,7 +262,10 @@ async def test_a_slow_source_is_kept_while_it_sends_enough(
         slow.links.handle(ReadTensor, read)
         largest = max(smollm2_manifest.shard_tensors(5, 5), key=lambda tensor: tensor.nbytes)
         begun = asyncio.get_running_loop().time()
-        await Fetcher(empty_store, asker.links).fetch(smollm2_manifest, (5, 5), [slow.id], ignore)
+        timing = Timing(piece_rate=1.5, piece_quick=0.0)  # pieces stay small
+        await Fetcher(empty_store, asker.links, rounds=1, timing=timing).fetch(
+            smollm2_manifest, (5, 5), [slow.id], ignore
+        )
         # Otherwise this shows nothing.
         assert asyncio.get_running_loop().time() - begun > 3.0
         assert largest.nbytes / FIRST_PIECE / WINDOW * 0.4 > 1.5
@@ -284,25 +283,23 @@ async def test_bytes_of_failed_tries_are_counted(tmp_path, smollm2_store, smollm
 
 
 async def test_wrong_bytes_of_an_earlier_source_are_not_held_against_the_next(
-    tmp_path, smollm2_store, smollm2_manifest, empty_store, monkeypatch
+    tmp_path, smollm2_store, smollm2_manifest, empty_store
 ):
-    monkeypatch.setattr("ainet.hosting.fetch.PAUSE", 0.01)
     tensor = smollm2_manifest.shard_tensors(5, 5)[0]
     with empty_store.writer(tensor) as writer:
         writer.write(bytes(16))
     async with devices(tmp_path, "holder", "asker") as (holder, asker):
         serve(holder, smollm2_store)
-        received = await Fetcher(empty_store, asker.links).fetch(smollm2_manifest, (5, 5), [holder.id], ignore)
+        received = await Fetcher(empty_store, asker.links, timing=HASTY).fetch(
+            smollm2_manifest, (5, 5), [holder.id], ignore
+        )
         assert received == size_of(smollm2_manifest, 5, 5) + tensor.nbytes - 16
         assert empty_store.missing(smollm2_manifest, 5, 5) == []
 
 
-async def test_a_piece_of_another_length_is_refused(
-    tmp_path, smollm2_store, smollm2_manifest, empty_store, monkeypatch
-):
-    monkeypatch.setattr("ainet.hosting.fetch.PAUSE", 0.01)
+async def test_a_piece_of_another_length_is_refused(tmp_path, smollm2_store, smollm2_manifest, empty_store):
     async with devices(tmp_path, "liar", "asker") as (liar, asker):
         serve(liar, smollm2_store, change=lambda _n, data: data[:10])
         with pytest.raises(PeerUnreachable, match=r"liar sent 10 bytes of blk\.5\S+ where [0-9,]+ were asked for"):
-            await Fetcher(empty_store, asker.links).fetch(smollm2_manifest, (5, 5), [liar.id], ignore)
+            await Fetcher(empty_store, asker.links, timing=HASTY).fetch(smollm2_manifest, (5, 5), [liar.id], ignore)
         assert empty_store.bytes_received == 0

@@ -12,7 +12,7 @@ from support.swarms import DAY, Device, at, devices, until
 from ainet.errors import NotFound, PeerUnreachable, Refused, UsageError
 from ainet.identity import certificates
 from ainet.identity.identity import Identity
-from ainet.identity.roster import Issued, Member, Revoked, Roster, SignedRoster
+from ainet.identity.roster import MAX_MEMBERS, Issued, Member, Revoked, Roster, SignedRoster
 from ainet.links.request import Request
 
 IDS = [letter * 52 for letter in "abcd"]
@@ -39,10 +39,9 @@ def test_a_changed_or_foreign_roster_is_refused():
         SignedRoster(b"x", key.sign(b"x")).open(key.public_key(), "aa")
 
 
-def test_a_full_swarm_takes_nobody_more(monkeypatch):
-    monkeypatch.setattr("ainet.identity.roster.MAX_MEMBERS", 2)
-    roster = Roster(swarm="aa").with_member(Member(IDS[0], "a", 0.0)).with_member(Member(IDS[1], "b", 0.0))
-    with pytest.raises(UsageError, match="The swarm is full: it has 2 members"):
+def test_a_full_swarm_takes_nobody_more():
+    roster = Roster(swarm="aa", members=tuple(Member(f"member {i}", str(i), 0.0) for i in range(MAX_MEMBERS)))
+    with pytest.raises(UsageError, match="The swarm is full: it has 1024 members"):
         roster.with_member(Member(IDS[2], "c", 0.0))
 
 

@@ -11,7 +11,6 @@ from support.linked import Echo, Peer, raw
 from support.services import DATA, echo, service, talk, unreachable
 from support.swarms import devices, until
 
-from ainet.links import channel as channels
 from ainet.links.channel import WINDOW, Channel
 from ainet.links.frames import (
     ChannelAck,
@@ -25,6 +24,7 @@ from ainet.links.frames import (
     encode_frame,
     read_frame,
 )
+from ainet.timing import Timing
 from ainet.wire.address import split_address
 
 
@@ -102,9 +102,8 @@ async def test_an_acknowledgement_that_overtakes_a_resume_does_no_harm(tmp_path)
         assert await talking == DATA
 
 
-async def test_a_channel_without_a_link_for_too_long_ends_with_words(tmp_path, monkeypatch):
-    monkeypatch.setattr(channels, "RESUME_SECONDS", 0.3)
-    async with devices(tmp_path, "desk", "phone") as (desk, phone), service(echo) as port:
+async def test_a_channel_without_a_link_for_too_long_ends_with_words(tmp_path):
+    async with devices(tmp_path, "desk", "phone", timing=Timing(resume=0.3)) as (desk, phone), service(echo) as port:
         await phone.links.connect(desk.id)
         desk.links.channels.expose("127.0.0.1", port)
         channel = phone.links.channels.open(desk.id, ToPort(port))

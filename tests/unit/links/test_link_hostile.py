@@ -36,6 +36,7 @@ from ainet.links.frames import (
     encode_frame,
     expect,
 )
+from ainet.timing import Timing
 from ainet.wire.address import split_address
 
 # Who is not a member
@@ -81,9 +82,8 @@ async def test_a_plain_client_is_told_and_logged(tmp_path, caplog):
         await until(lambda: "does not speak TLS" in caplog.text)
 
 
-async def test_a_silent_client_is_told_and_logged(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("ainet.links.link_table.GREETING_TIMEOUT", 0.1)
-    async with devices(tmp_path, "desk") as (desk,):
+async def test_a_silent_client_is_told_and_logged(tmp_path, caplog):
+    async with devices(tmp_path, "desk", timing=Timing(greeting=0.1)) as (desk,):
         reader, writer = await asyncio.open_connection(*split_address(desk.links.address))
         assert b"speaks TLS 1.3" in await reader.read()
         writer.close()

@@ -12,7 +12,6 @@ from support.tiny_models import write_model
 
 from ainet.config import AinetConfig
 from ainet.errors import ModelError, NotEnough, NotFound, PeerUnreachable, UsageError
-from ainet.models import hub as hub_module
 from ainet.models.catalog import ModelCatalog
 from ainet.models.hub import Hub, HubFile
 from ainet.models.tensors import TensorStore
@@ -114,7 +113,6 @@ class Server:
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(hub_module, "PAUSE", 0.01)
     server = Server()
     server.files["model.gguf"] = write_model(tmp_path / "source.gguf", "llama", 2).read_bytes()
     yield server
@@ -123,7 +121,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture
 def hub(server: Server, tmp_path: Path) -> Hub:
-    return Hub(tmp_path / "models", endpoint=server.address(server.hub))
+    return Hub(tmp_path / "models", endpoint=server.address(server.hub), pause=0.01)
 
 
 def kept(hub: Hub) -> list[Path]:
@@ -161,7 +159,7 @@ def test_what_arrived_is_kept_for_the_next_call(server: Server, hub: Hub, tmp_pa
     assert [path.suffix for path in kept(hub)] == [".part"]
     server.requests.clear()
     progress: list[int] = []
-    again = Hub(tmp_path / "models", endpoint=server.address(server.hub))
+    again = Hub(tmp_path / "models", endpoint=server.address(server.hub), pause=0.01)
     path = again.fetch(NAME, progress=lambda done, _total: progress.append(done))
     assert path.read_bytes() == server.files["model.gguf"]
     assert server.ranges_asked() == ["bytes=40000-"]
@@ -239,7 +237,7 @@ def test_a_hub_that_does_not_answer_is_said_in_words(server: Server, tmp_path: P
     with pytest.raises(
         PeerUnreachable, match=r"model\.gguf in tiny/model-GGUF cannot be fetched from the Hub: .*Check"
     ):
-        Hub(tmp_path / "models", endpoint=address).fetch(NAME)
+        Hub(tmp_path / "models", endpoint=address, pause=0.01).fetch(NAME)
 
 
 @pytest.mark.parametrize(

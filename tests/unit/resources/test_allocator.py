@@ -17,7 +17,7 @@ from support.processes import running
 from ainet.api.node import Caps
 from ainet.config import AinetConfig
 from ainet.errors import NotEnough
-from ainet.resources.allocator import Allocator, Reservation
+from ainet.resources.allocator import Allocator, Reservation, caps_of
 from ainet.resources.monitor import cores, total_memory
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def test_what_the_device_does_not_have_is_not_advised() -> None:
 
 def test_caps_come_from_the_configuration(tmp_path: Path) -> None:
     config = AinetConfig(data_dir=str(tmp_path), memory="1GB", threads=3, disk="2GB", gpu=False)
-    assert Caps.from_config(config) == Caps(memory=GB, threads=3, disk=2 * GB, gpu=False)
+    assert caps_of(config) == Caps(memory=GB, threads=3, disk=2 * GB, gpu=False)
     default = Caps.from_config(AinetConfig(data_dir=str(tmp_path)))
     assert default.memory == int(total_memory() * 0.75)
     assert default.threads == cores()

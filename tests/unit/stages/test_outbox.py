@@ -9,16 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ainet.stages.protocol.generation import Done, Event, Started, Text
-from ainet.stages.sessions.outbox import GATHER_SECONDS, Outbox
+from ainet.stages.sessions.outbox import Outbox
+from ainet.timing import TIMING
 
 
 class Requester:
     """Hears events; `last` is set with the last one."""
 
-    def __init__(self) -> None:
+    def __init__(self, gather: float = TIMING.gather) -> None:
         self.heard: list[Event] = []
         self.last = asyncio.Event()
-        self.outbox = Outbox(asyncio.get_running_loop(), self.hear)
+        self.outbox = Outbox(asyncio.get_running_loop(), self.hear, gather=gather)
 
     def hear(self, event: Event) -> None:
         self.heard.append(event)
@@ -26,9 +27,8 @@ class Requester:
             self.last.set()
 
 
-async def test_the_start_and_the_first_words_come_at_once_and_the_rest_gathered(monkeypatch):
-    monkeypatch.setattr("ainet.stages.sessions.outbox.GATHER_SECONDS", 1.0)  # the test may be interrupted for long
-    requester = Requester()
+async def test_the_start_and_the_first_words_come_at_once_and_the_rest_gathered():
+    requester = Requester(gather=1.0)  # the test may be interrupted for long
     requester.outbox.put(Started(1, 3))
     await asyncio.sleep(0)
     requester.outbox.put(Text(1, "a", [1]))
@@ -44,9 +44,8 @@ async def test_the_start_and_the_first_words_come_at_once_and_the_rest_gathered(
     assert requester.heard[2:] == [Text(1, "bbbb", [2, 3, 4, 5])]
 
 
-async def test_the_end_takes_the_last_words_along(monkeypatch):
-    monkeypatch.setattr("ainet.stages.sessions.outbox.GATHER_SECONDS", 60.0)
-    requester = Requester()
+async def test_the_end_takes_the_last_words_along():
+    requester = Requester(gather=60.0)
     for token in range(3):
         requester.outbox.put(Text(1, "x", [token]))
         await asyncio.sleep(0)
@@ -58,7 +57,7 @@ async def test_the_end_takes_the_last_words_along(monkeypatch):
 async def test_slow_text_is_not_held_back():
     requester = Requester()
     requester.outbox.put(Text(1, "a", [1]))
-    await asyncio.sleep(3 * GATHER_SECONDS)
+    await asyncio.sleep(3 * TIMING.gather)
     requester.outbox.put(Text(1, "b", [2]))
     await asyncio.sleep(0)
     assert requester.heard == [Text(1, "a", [1]), Text(1, "b", [2])]

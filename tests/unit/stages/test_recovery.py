@@ -21,6 +21,7 @@ from ainet.stages.protocol.recovery import Continued, Held, Recovery, plan_recov
 from ainet.stages.protocol.spec import StageSpec
 from ainet.stages.ring.frames import RingListener, connect
 from ainet.stages.stage import Stage
+from ainet.timing import TIMING, Timing
 
 N_STAGES = 4
 N_CTX = 2048
@@ -79,7 +80,8 @@ class Answer:
 class Pipeline:
     """Stages of a tiny model in this process, which can be lost and replaced."""
 
-    def __init__(self, folder, **options) -> None:
+    def __init__(self, folder, timing=TIMING, kept_bytes=None, **options) -> None:
+        self._more = {"timing": timing, "kept_bytes": kept_bytes}
         self._folder = folder
         self._identity = Identity.open(folder / "node", "node")
         self._store = TensorStore(folder / "store")
@@ -110,7 +112,7 @@ class Pipeline:
                 },
             )  # fmt: skip
             shard = ShardStore(self._store).assemble(self._manifest, layer, layer)
-            stage = Stage(spec, shard, logging.getLogger("stage"), remains=left, folder=str(self._folder))
+            stage = Stage(spec, shard, logging.getLogger("stage"), remains=left, folder=str(self._folder), **self._more)
             self.stages.append(stage)
         self.recovery = plan_recovery(range(N_STAGES), [stage.state()["held"] for stage in self.stages])
         credentials = self._identity.local_credentials()
@@ -316,10 +318,9 @@ def test_in_exact_mode_sessions_that_share_the_stages_say_the_same(make, lost):
     assert [answer.key for answer in answers] == keys  # what was known was used
 
 
-def test_in_exact_mode_an_answer_without_an_end_goes_on_at_once(make, monkeypatch):
+def test_in_exact_mode_an_answer_without_an_end_goes_on_at_once(make):
     """It has reserved all cells, and what was on its way keeps some: then it is computed again instead."""
-    monkeypatch.setattr("ainet.stages.sessions.head.CLAIM_SECONDS", 1000.0)  # nothing is waited for
-    pipeline = make(exact=True, n_ctx=256)
+    pipeline = make(timing=Timing(claim=1000.0), exact=True, n_ctx=256)  # nothing is waited for
     request = question(max_tokens=1000)
     [expected] = undisturbed(pipeline, request)
     answer = pipeline.open(request, until=5)
@@ -379,11 +380,10 @@ def test_another_owner_finds_nothing(make):
     assert min(pipeline.decodes) >= before + N_PROMPT // CHUNK
 
 
-def test_a_session_that_nobody_claims_is_given_up(make, monkeypatch):
-    pipeline = make(sessions=1)
+def test_a_session_that_nobody_claims_is_given_up(make):
+    pipeline = make(timing=Timing(claim=1.0), sessions=1)
     request = question()
     [expected] = undisturbed(pipeline, request)
-    monkeypatch.setattr("ainet.stages.sessions.head.CLAIM_SECONDS", 1.0)
     answer = pipeline.open(request, until=5)
     answer.hear(until=5)
     pipeline.lose(1)
@@ -391,9 +391,8 @@ def test_a_session_that_nobody_claims_is_given_up(make, monkeypatch):
     wait(lambda: not any(map(pipeline.known, range(N_STAGES))))
 
 
-def test_where_nothing_was_kept_all_stages_compute_again(make, monkeypatch):
-    monkeypatch.setattr("ainet.stages.ring.kept_states.KEPT_BYTES", 10_000)
-    pipeline = make()
+def test_where_nothing_was_kept_all_stages_compute_again(make):
+    pipeline = make(kept_bytes=10_000)
     request = question()
     [expected] = undisturbed(pipeline, request)
     answer = pipeline.open(request, until=5)

@@ -22,6 +22,7 @@ from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.stages.protocol.segments import Segment
 from ainet.stages.session_server import SessionServer
 from ainet.stages.stage import Stage
+from ainet.timing import Timing
 
 QUESTION = "Name three colours of the rainbow and explain them."
 GREEDY = SamplingParams(temperature=0)
@@ -122,8 +123,8 @@ async def test_a_lost_requester_frees_the_stage(pipeline):
     await free(stage)
 
 
-async def test_one_too_many_is_told_when_to_come_back(pipeline, monkeypatch):
-    monkeypatch.setattr("ainet.stages.sessions.head.FIRST_GUESS", 1000.0)
+@pytest.mark.parametrize("pipeline", [{"timing": Timing(first_generation=1000.0)}], indirect=True)
+async def test_one_too_many_is_told_when_to_come_back(pipeline):
     _, connect = pipeline
     async with connect() as client:
         running = client.ask(ask(1, max_tokens=900, sampling=ENDLESS))

@@ -11,6 +11,7 @@ from support.swarms import devices, until
 from ainet.errors import LeaseLost, PeerUnreachable
 from ainet.swarm.feeds import Feeds
 from ainet.swarm.leases import MAX_REMEMBERED, Lease, Leases, ReturnLease, TakeLease
+from ainet.timing import Timing
 
 
 @contextlib.asynccontextmanager
@@ -31,7 +32,7 @@ async def leasing(tmp_path, *names, **settings):
 
 def open_leases(device):
     device.logs = Feeds(device.links, device.folder / "logs.sqlite", device.log)
-    device.leases = Leases(device.links, device.logs, device.log)
+    device.leases = Leases(device.links, device.logs, device.log, timing=device.timing)
 
 
 class Work:
@@ -201,9 +202,8 @@ async def test_two_on_one_device_take_turns(tmp_path):
         assert work.most == 1
 
 
-async def test_a_grant_that_nobody_used_is_void_after_a_while(tmp_path, monkeypatch):
-    monkeypatch.setattr("ainet.swarm.leases.GRANT_SECONDS", 2.0)
-    async with leasing(tmp_path, "ada", "bob", "carl") as (ada, bob, carl):
+async def test_a_grant_that_nobody_used_is_void_after_a_while(tmp_path):
+    async with leasing(tmp_path, "ada", "bob", "carl", timing=Timing(lease_grant=2.0)) as (ada, bob, carl):
         link, other = await bob.links.connect(ada.id), await carl.links.connect(ada.id)
         await link.request(TakeLease("load"))  # and then bob says nothing more
         assert (await other.request(TakeLease("load"))).holder == bob.id
