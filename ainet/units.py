@@ -1,9 +1,10 @@
-"""Sizes in bytes, as people write and read them."""
+"""Sizes in bytes, as people write and read them; and a day."""
 
 from __future__ import annotations
 
 from ainet.errors import UsageError
 
+DAY = 86400.0  # seconds
 UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
 
 

@@ -6,35 +6,29 @@ ends of mutual TLS. The id is derived from the certified key, so a certificate c
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ainet.errors import Refused
+from ainet.identity.builder import builder, common_name
 from ainet.identity.keys import node_id
+from ainet.units import DAY
 
-DAY = 86400.0  # seconds
 LIFETIME = 90 * DAY
 RENEW_AFTER = 30 * DAY
 CA_LIFETIME = 30 * 365 * DAY
-# Certificates begin a little in the past: devices' clocks differ.
-BACKDATE = DAY
 
 
 def make_ca(key: Ed25519PrivateKey, now: float) -> x509.Certificate:
     """Return a new self-signed CA certificate, valid from `now` (unix seconds) on."""
     public = key.public_key()
     name = _ca_name(public)
-    builder = _builder(name, name, public, now, CA_LIFETIME)
-    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    builder = builder.add_extension(_usage(ca=True), critical=True)
-    builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
-    return builder.sign(key, None)
+    return builder(name, public, issuer=name, issuer_key=public, now=now, lifetime=CA_LIFETIME).sign(key, None)
 
 
 def issue(
@@ -47,24 +41,22 @@ def issue(
 ) -> x509.Certificate:
     """Return a certificate for the node with `public_key`, valid for `lifetime` seconds from `now` on."""
     identity = node_id(public_key)
-    builder = _builder(_name(identity), ca.subject, public_key, now, lifetime)
-    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    builder = builder.add_extension(_usage(ca=False), critical=True)
-    builder = builder.add_extension(
-        x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+    made = builder(
+        common_name(identity),
+        public_key,
+        issuer=ca.subject,
+        issuer_key=ca_key.public_key(),
+        now=now,
+        lifetime=lifetime,
     )
-    builder = builder.add_extension(
-        x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"ainet:{identity}")]), critical=False
-    )
-    builder = builder.add_extension(
-        x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
-    )
-    return builder.sign(ca_key, None)
+    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+    name = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"ainet:{identity}")])
+    return made.add_extension(usage, critical=False).add_extension(name, critical=False).sign(ca_key, None)
 
 
 def make_request(key: Ed25519PrivateKey) -> bytes:
     """Return a certificate signing request (DER): the public key, and the proof that its holder asks."""
-    name = _name(node_id(key.public_key()))
+    name = common_name(node_id(key.public_key()))
     request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, None)
     return request.public_bytes(serialization.Encoding.DER)
 
@@ -142,7 +134,7 @@ def read_ca(der: bytes) -> x509.Certificate:
 
 
 def _ca_name(public: Ed25519PublicKey) -> x509.Name:
-    return _name(f"ainet swarm {swarm_of_key(public)[:16]}")
+    return common_name(f"ainet swarm {swarm_of_key(public)[:16]}")
 
 
 def _is_named_after(ca: x509.Certificate, public: Ed25519PublicKey) -> bool:
@@ -190,40 +182,3 @@ def to_pem(certificate: x509.Certificate) -> bytes:
 def to_der(certificate: x509.Certificate) -> bytes:
     """Return the certificate as DER."""
     return certificate.public_bytes(serialization.Encoding.DER)
-
-
-def _name(common: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: Ed25519PublicKey, now: float, lifetime: float
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(_time(now - BACKDATE))
-        .not_valid_after(_time(now + lifetime))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-    )
-
-
-def _usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _time(seconds: float) -> datetime.datetime:
-    return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC)

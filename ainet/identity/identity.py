@@ -17,6 +17,7 @@ from ainet.identity.credentials import Credentials
 from ainet.identity.keys import key_from_pem, key_to_pem, node_id, open_key, seal, unseal
 from ainet.identity.roster import Member, Revoked, Roster, SignedRoster, check_name, keep_certificates
 from ainet.identity.swarm import Swarm, check_statement, issued
+from ainet.units import DAY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,7 +119,7 @@ class Identity:
     @property
     def days_left(self) -> float:
         """For how many days this device's certificate is still valid; negative after that."""
-        return (self.not_after - self.now()) / x.DAY
+        return (self.not_after - self.now()) / DAY
 
     @property
     def expired(self) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ainet.api.swarm import MemberState
-from ainet.identity.certificates import DAY
 from ainet.links.standing import Standing
+from ainet.units import DAY
 
 if TYPE_CHECKING:
     from ainet.links.link_table import LinkTable

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from ainet.errors import AinetError, Busy, ModelError, UsageError
@@ -24,17 +23,21 @@ from ainet.stages.protocol.generation import (
     Text,
 )
 from ainet.stages.ring.ring import Next
-from ainet.stages.sessions.drafts import MAX_DRAFT, Drafter, LapTime
+from ainet.stages.sessions.cells import Cells
+from ainet.stages.sessions.drafting import Drafting
+from ainet.stages.sessions.drafts import MAX_DRAFT
 from ainet.stages.sessions.guesses import Guesses
 from ainet.stages.sessions.prefixes import Prefix, Prefixes
+from ainet.stages.sessions.recovered import Recovered
 from ainet.stages.sessions.session import Drawn, Session
+from ainet.stages.sessions.turns import Turns
 from ainet.timing import TIMING, Timing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ainet.stages.llama.llama import Llama
-    from ainet.stages.protocol.recovery import Continued, Recovery
+    from ainet.stages.protocol.recovery import Recovery
     from ainet.stages.protocol.segments import Segment
     from ainet.stages.ring.ring import Ring
 
@@ -42,7 +45,8 @@ if TYPE_CHECKING:
 class Head:
     """Answers several sessions at a time and lets a limited number wait. Used by the decode thread only.
 
-    Every session reserves the cells of the KV cache that it may need, so that none ever fails for want of them.
+    It keeps the order of what happens. `Cells` knows what exact mode does otherwise, `Drafting` what is tried before it
+    is drawn, `Recovered` what goes on from a lost pipeline, `Turns` who is next.
 
     Parameters
     ----------
@@ -79,29 +83,18 @@ class Head:
         self._ring = ring
         self._most = min(sessions, llama.n_slots)
         self._queue = queue
-        self._exact = exact
         self._is_whole = is_whole
-        self._speculates = speculate and llama.can_keep
-        self._lap = LapTime()
         self._log = logging.getLogger("ainet.stage")
         self._vocabulary = Vocabulary(llama)
         self._active: dict[int, Session] = {}
         self._waiting: list[Session] = []
-        self._slots = list(range(llama.n_slots))
-        #: Cells of sessions that have ended, and that are freed when none runs any more: what comes later to freed ones
-        #: is summed up in another order.
-        self._spent = 0
-        #: How many sessions had begun when each user's last one did.
-        self._turns: dict[str, int] = {}
-        self._begun = 0
+        self._turns = Turns()
         self._usual_seconds = 0.0
-        self._prefixes = self._empty(0)
+        self._cells = Cells(llama, exact=exact)
+        self._drafting = Drafting(enabled=speculate and llama.can_keep)
+        self._recovered = Recovered(ring, llama.n_ubatch)
+        self._prefixes = Prefixes(0, self._cells.unit)
         self._guesses = Guesses(llama, self._vocabulary)
-        #: Sessions of a lost pipeline that can go on, by their keys, and until when; cells of those that do not.
-        self._continued: dict[int, Continued] = {}
-        self._claimed_by = 0.0
-        self._unclaimed: dict[int, int] = {}
-        self._first_is_new = False
 
     def answers(self, segment: Segment) -> bool:
         """Whether anybody still waits for what follows these rows."""
@@ -115,22 +108,14 @@ class Head:
 
     def start(self, kept_tokens: int, recovery: Recovery | None = None) -> None:
         """Note how many tokens of prompts every stage can keep, and which sessions of a lost pipeline can go on."""
-        self._prefixes = self._empty(kept_tokens if self._llama.can_keep else 0)
+        self._prefixes = Prefixes(kept_tokens if self._llama.can_keep else 0, self._cells.unit)
         if recovery is not None:
-            self._continued = {one.key: one for one in recovery.sessions}
-            self._claimed_by = time.monotonic() + self._timing.claim
-            self._first_is_new = 0 in recovery.new
-            taken = {one.slot for one in recovery.sessions}
-            if self._exact:
-                self._spent = recovery.spent_cells
-                taken.update(recovery.spent_slots)
-            self._slots = [slot for slot in self._slots if slot not in taken]
+            self._recovered.start(recovery, self._timing.claim)
+            self._cells.recover(recovery)
 
     def tick(self) -> None:
         """Give up the sessions of a lost pipeline for which nobody has come; called now and then."""
-        if self._continued and time.monotonic() > self._claimed_by:
-            for key in list(self._continued):
-                self._give_up(key)
+        self._recovered.give_up_unclaimed()
 
     def open(self, request: Open, reply: Callable[[Event], None]) -> None:
         """Answer `request`, now or when its turn comes; `reply` hears of it."""
@@ -168,7 +153,7 @@ class Head:
             error = UsageError("Only a model that is whole on one stage can guess.")
             reply(Failed(asked.session, error.to_dict()))
             return
-        if self._active or self._waiting or self._continued:
+        if self._active or self._waiting or self._recovered:
             busy = Busy("This pipeline answers somebody: it cannot guess at the same time.", retry_after=1)
             reply(Failed(asked.session, busy.to_dict()))
             return
@@ -198,7 +183,9 @@ class Head:
                 drawn, text = session.say(drawn)
             told.append((session, drawn, text))
             if drawn.finish is None and drawn.error is None:
-                tokens = [drawn.tokens[-1], *self._draft(session, drawn, tried)]
+                is_alone = len(self._active) == 1 and not self._waiting
+                draft = self._drafting.after(session, drawn, tried, is_alone=is_alone, most=self._llama.n_ubatch - 1)
+                tokens = [drawn.tokens[-1], *draft]
                 following.append(Next(segment.slot, drawn.position, tokens))
         # The other stages begin at once: the text is made, and told, while they compute.
         self._ring.tokens(following)
@@ -214,14 +201,11 @@ class Head:
 
     def released(self, slot: int) -> None:
         """Every stage has given the session up: the next one may begin."""
-        cells = self._unclaimed.pop(slot) if slot in self._unclaimed else self._active.pop(slot).cells
-        if self._exact:
-            self._spent += cells
-        else:
-            self._slots.append(slot)
-        if not self._cells_in_use and self._spent:
+        cells = self._recovered.released(slot)
+        if cells is None:
+            cells = self._active.pop(slot).cells
+        if self._cells.give_back(slot, cells, self._reserved):
             self._ring.clear()
-            self._spent, self._slots = 0, list(range(self._llama.n_slots))
         self._next()
 
     def fail(self, error: AinetError) -> None:
@@ -238,8 +222,8 @@ class Head:
         while self._waiting and len(self._active) < self._most:
             if any(session.draft or session.has_leftovers for session in self._active.values()):
                 return  # what comes into a gap among the cells is summed up in another order
-            session = self._whose_turn()
-            if not self._slots and session.key not in self._continued:
+            session = self._turns.next(self._waiting, self._active.values(), lambda one: one.key in self._recovered)
+            if not self._cells.has_slot and session.key not in self._recovered:
                 return
             try:
                 session.prepare(self._llama, self._vocabulary)
@@ -251,84 +235,46 @@ class Head:
                 msg = f"The request cannot be answered ({type(exc).__name__}: {exc}); the engine's log has the details."
                 self._refuse(session, ModelError(msg))
                 continue
-            known = self._known(session)
+            known = self._recovered.known(session)
             if known:
-                prefix, kept, taken = None, 0, self._continued[session.key].cells
-            elif session.key in self._continued:
-                self._give_up(session.key)
+                prefix, kept, taken = None, 0, self._recovered.cells_of(session.key)
+            elif session.key in self._recovered:
+                self._recovered.give_up(session.key)
                 continue
             else:
                 (prefix, kept), taken = self._prefixes.find(session.prompt), 0
-            cells = self._needs(session, prefix)
-            if self._exact:
-                cells += max(0, taken - known)  # what was on its way keeps its cells
-            if cells > self._llama.n_ctx - self._spent - self._cells_in_use + taken:
+            cells = self._cells.needed(session, prefix, taken=taken, known=known)
+            if cells > self._cells.free(self._reserved) + taken:
                 if known and not self._active:  # there will never be more room for it than now
-                    self._give_up(session.key)
+                    self._recovered.give_up(session.key)
                     continue
                 return
             self._waiting.remove(session)
             session.cells = cells
             self._begin(session, known, prefix, kept)
 
-    def _whose_turn(self) -> Session:
-        """Return who waits and has the fewest sessions running, then: whose last one began the longest ago."""
-        running = Counter(session.request.user for session in self._active.values())
-        here = {session.request.user for session in self._waiting} | set(running)
-        self._turns = {user: turn for user, turn in self._turns.items() if user in here}
-        return min(
-            self._waiting,
-            key=lambda one: (
-                one.key not in self._continued,
-                running[one.request.user],
-                self._turns.get(one.request.user, 0),
-            ),
-        )
-
     @property
-    def _cells_in_use(self) -> int:
+    def _reserved(self) -> int:
         """Cells that sessions have reserved, also those that are about to end or to go on."""
-        mine = sum(session.cells for session in self._active.values()) + sum(self._unclaimed.values())
-        return mine + sum(one.cells for one in self._continued.values())
-
-    def _known(self, session: Session) -> int:
-        """Return how many positions of a session of a lost pipeline need not be computed by stages that are left."""
-        there = self._continued.get(session.key)
-        if there is None:
-            return 0
-        if session.generated:
-            known = len(session.prompt) + len(session.generated) - 1
-        else:  # whole chunks of its prompt, as they would be computed again
-            known = min(there.known, len(session.prompt) - 1)
-            known -= known % self._llama.n_ubatch
-        return known if known <= there.known else 0
-
-    def _give_up(self, key: int) -> None:
-        """Have the stages forget a session of a lost pipeline."""
-        there = self._continued.pop(key)
-        self._unclaimed[there.slot] = there.cells
-        self._ring.release(there.slot)
+        return sum(session.cells for session in self._active.values()) + self._recovered.cells
 
     def _begin(self, session: Session, known: int, prefix: Prefix | None, kept: int) -> None:
         # A neighbour that is lost here is the pipeline's failure, not the request's.
         session.begun = time.monotonic()
-        self._begun += 1
-        self._turns[session.request.user] = self._begun
+        self._turns.note(session.request.user)
         session.key = session.key if known else secrets.randbits(KEY_BITS)
         session.reply(Started(session.request.session, session.prompt.tolist(), kept, session.key))
         if (finish := session.finish) is not None:
             if known:
-                self._give_up(session.key)
+                self._recovered.give_up(session.key)
             session.close()
             session.reply(Done(session.request.session, finish, ""))
             return
         if not self._active:
             self._guesses.forget()
-        session.slot = self._continued.pop(session.key).slot if known else self._slots.pop(0)
+        session.slot = self._recovered.claim(session.key) if known else self._cells.take_slot()
         self._active[session.slot] = session
-        if self._speculates:
-            session.drafter = Drafter(self._lap)
-            session.drafter.extend(session.tokens.tolist())
+        self._drafting.begin(session)
         session.is_continued = known > 0
         if known:
             self._ring.again(session.slot, known)
@@ -349,47 +295,21 @@ class Head:
             Tokens of the prompt that all stages know.
         """
         last = known or (len(session.tokens) - 1 if session.generated else kept)
-        if last > kept and (not known or self._first_is_new):
+        if last > kept and self._recovered.is_computed_again(known):
             self._ring.prompt(session.slot, kept, session.prompt[kept:last], logits=False)
             if session.generated:
-                # Where the shapes do not matter, what was tried for nothing would only leave gaps among the cells.
-                self._ring.replay(session.slot, session.steps if not self._exact else session.plain_steps)
+                self._ring.replay(session.slot, self._cells.replayed(session))
         self._ring.prompt(session.slot, last, session.tokens[last:], logits=True)
-
-    def _draft(self, session: Session, drawn: Drawn, tried: int) -> list[int]:
-        """Return the tokens that are tried after the one that was drawn last."""
-        drafter = session.drafter
-        if drafter is None:
-            return []
-        drafter.extend(drawn.tokens)
-        drafter.judge(len(drawn.tokens), tried)
-        now = time.perf_counter()
-        is_alone = len(self._active) == 1 and not self._waiting
-        if is_alone and session.sent:
-            self._lap.measure(tried + 1, now - session.sent)
-        # Where several sessions share the stages there is work enough; and in exact mode, a token that was tried for
-        # nothing would leave a hole among the cells of the others.
-        session.sent = now if is_alone else 0.0
-        return session.propose(self._llama.n_ubatch - 1) if is_alone else []
-
-    def _needs(self, session: Session, prefix: Prefix | None) -> int:
-        """Return the cells of the KV cache that a session may come to use."""
-        longest = min(len(session.prompt) + session.request.max_tokens, self._llama.n_ctx)
-        return max(longest, prefix.cells if prefix is not None else 0)
 
     def _keep(self, session: Session, known: int, cells: int) -> None:
         """Have the stages keep the tokens that are known of a session, in this many cells: for the next question."""
         if session.is_continued:
             return  # that its tokens are those that the stages know is what its asker says
-        tokens = session.tokens if self._exact else session.prompt
-        number, forgotten = self._prefixes.add(tokens[:known], cells)
+        number, forgotten = self._prefixes.add(self._cells.kept(session)[:known], cells)
         if forgotten:
             self._ring.forget(forgotten)
         if number is not None:
             self._ring.keep(session.slot, number)
-
-    def _empty(self, room: int) -> Prefixes:
-        return Prefixes(room, 1 if self._exact else self._llama.n_ubatch)
 
     def _refuse(self, session: Session, error: AinetError) -> None:
         self._waiting.remove(session)
@@ -397,7 +317,7 @@ class Head:
         session.reply(Failed(session.request.session, error.to_dict()))
 
     def _finish(self, session: Session, finish: str) -> None:
-        if self._exact and session.has_begun:
+        if self._cells.keeps_answers and session.has_begun:
             # The last token was not processed, or is on its way, with what is tried after it.
             known = len(session.prompt) + len(session.generated) - 1
             self._keep(session, known, min(known + 1 + MAX_DRAFT, self._llama.n_ctx))

@@ -1,0 +1,57 @@
+"""When tokens are tried before they are drawn, and what a lap costs then."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from ainet.stages.sessions.drafts import Drafter, LapTime
+
+if TYPE_CHECKING:
+    from ainet.stages.sessions.session import Drawn, Session
+
+
+class Drafting:
+    """Gives sessions their drafts while they are alone.
+
+    Where several sessions share the stages there is work enough; and in exact mode, a token that was tried for nothing
+    would leave a hole among the cells of the others.
+
+    Parameters
+    ----------
+    enabled
+        Whether anything is tried at all.
+    """
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+        self._lap = LapTime()
+
+    def begin(self, session: Session) -> None:
+        """Let a session have drafts, of what is known of its text so far."""
+        if self._enabled:
+            session.drafter = Drafter(self._lap)
+            session.drafter.extend(session.tokens.tolist())
+
+    def after(self, session: Session, drawn: Drawn, tried: int, *, is_alone: bool, most: int) -> list[int]:
+        """Return the tokens that are tried after the one that was drawn last.
+
+        Parameters
+        ----------
+        drawn, tried
+            What the last lap brought, and how many tokens were tried in it.
+        is_alone
+            Whether no other session runs or waits.
+        most
+            Most tokens that one batch can take besides the drawn one.
+        """
+        drafter = session.drafter
+        if drafter is None:
+            return []
+        drafter.extend(drawn.tokens)
+        drafter.judge(len(drawn.tokens), tried)
+        now = time.perf_counter()
+        if is_alone and session.sent:
+            self._lap.measure(tried + 1, now - session.sent)
+        session.sent = now if is_alone else 0.0
+        return session.propose(most) if is_alone else []
