@@ -33,7 +33,7 @@ def default_data_dir() -> Path:
 
 
 class AinetConfig(Configurable):
-    """What the owner of a node decides. Sizes are texts such as ``"4GB"``; empty means no cap of its own."""
+    """The decisions of a node's owner. Sizes are texts such as ``"4GB"``; empty means no cap of its own."""
 
     data_dir = Unicode(help="Folder of everything that the node keeps.").tag(config=True)
     name = Unicode(help="Name of this device in the swarm.").tag(config=True)

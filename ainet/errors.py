@@ -1,4 +1,4 @@
-"""What can go wrong, in words that say what to do.
+"""Errors, in words that say what to do.
 
 Every error that a user can act on is an `AinetError`. It travels as a small dictionary over HTTP, over peer links and
 between stages, and arrives as the same class: whoever shows it shows its message and nothing else.

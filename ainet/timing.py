@@ -1,4 +1,4 @@
-"""How long devices, and the processes of one device, wait for each other.
+"""The times that devices, and the processes of one device, wait for each other.
 
 What concerns one module alone stays there. Here is what stands in relation to other waiting, so that the relations can
 be seen, and are asserted, in one place (`tests/unit/test_timing.py`). What an owner decides is in `ainet.config`.

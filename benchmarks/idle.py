@@ -19,9 +19,9 @@ async def idle_traffic(seconds: float) -> float:
     async with swarm(2) as (one, other):
         links = [one.links.links()[0], other.links.links()[0]]
         await asyncio.sleep(2)
-        before = [link._stream.received for link in links]
+        before = [link.transport.received for link in links]
         await asyncio.sleep(seconds)
-        return sum(link._stream.received - was for link, was in zip(links, before, strict=True)) / seconds
+        return sum(link.transport.received - was for link, was in zip(links, before, strict=True)) / seconds
 
 
 def idle_cpu(seconds: float) -> dict[str, float]:

@@ -146,7 +146,7 @@ async def converging(edits: int) -> dict[str, float]:
     """Return how long two members take to be equal again after `edits` on each side apart, and bytes an edit."""
     async with swarm(2) as (one, other):
         for device in (one, other):
-            await device.links._upkeep.stop()  # nobody dials before it is wanted
+            await device.links.upkeep.stop()  # nobody dials before it is wanted
             device.links.close_all(PeerUnreachable("The benchmark parts them."))
         push = Documents._push
         Documents._push = nothing  # type: ignore[method-assign]
@@ -165,16 +165,16 @@ async def converging(edits: int) -> dict[str, float]:
         finally:
             Documents._push = push  # type: ignore[method-assign]
         await until(lambda: not one.documents._outgoing and not other.documents._outgoing)
-        saved = sum(len(update) for update in one.documents._store.updates(PLAN))
+        saved = sum(len(update) for update in one.documents.store.updates(PLAN))
         begun = time.perf_counter()
         link = await one.links.connect(other.identity.id)
-        before = link._stream.received
+        before = link.transport.received
         await until(lambda: seen(one) == seen(other))
         seconds = time.perf_counter() - begun
         return {
             "edits": edits,
             "seconds": seconds,
-            "bytes_an_edit": (link._stream.received - before) / edits,
+            "bytes_an_edit": (link.transport.received - before) / edits,
             "saved_bytes_an_edit": saved / edits,
         }
 

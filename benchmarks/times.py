@@ -70,7 +70,7 @@ async def silence() -> dict[str, float]:
         channel.write(b"something")
         await until(lambda: one.links.channels.count(other.identity.id))
         for device in (one, other):
-            await device.links._upkeep.stop()  # nobody dials again
+            await device.links.upkeep.stop()  # nobody dials again
             for silent in device.links.links():
                 silent._stream._carrier.write = drop  # type: ignore[method-assign]
         begun = time.perf_counter()

@@ -1,1 +1,1 @@
-"""What a node says to its owner and takes from it, and the verbs for it: the same in Python, over HTTP and as JSON."""
+"""The views and verbs of a node, for its owner: the same in Python, over HTTP and as JSON."""

@@ -1,4 +1,4 @@
-"""Who answers which verb in a node."""
+"""The answers of a node to verbs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Answers:
-    """What answers each verb in a node."""
+    """Knows the coroutine that answers each verb in a node."""
 
     def __init__(self) -> None:
         self._answers: dict[Verb[Any, Any], Callable[..., Awaitable[Any]]] = {}

@@ -10,14 +10,14 @@ from ainet.api.verb import LONG, Nothing, Verb
 
 @dataclass(frozen=True)
 class OpenClientRequest:
-    """How many lent workers are wanted; None: all that members lend."""
+    """The number of lent workers that are wanted; None: all that members lend."""
 
     workers: Count | None = None
 
 
 @dataclass(frozen=True)
 class ClientTls:
-    """What the cluster's scheduler accepts, as PEM texts."""
+    """Credentials that the cluster's scheduler accepts, as PEM texts."""
 
     ca: str
     cert: str

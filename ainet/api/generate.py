@@ -23,7 +23,7 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateRequest:
-    """What to answer and how; None leaves the choice to the node.
+    """A question, and wishes for its answer; None leaves the choice to the node.
 
     Attributes
     ----------
@@ -74,13 +74,12 @@ class PlacedStage:
 
     @property
     def device(self) -> str:
-        """The device's name."""
         return self.node
 
 
 @dataclass(frozen=True)
 class Timings:
-    """How long an answer took.
+    """The times of an answer.
 
     Attributes
     ----------
@@ -103,7 +102,7 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What is being loaded or fetched, in words.
+    """Progress of loading or fetching, in words.
 
     Attributes
     ----------

@@ -10,7 +10,7 @@ from ainet.api.verb import LONG, Verb
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What the key is encrypted with."""
+    """The passphrase with which the key is encrypted."""
 
     passphrase: Text
 

@@ -72,7 +72,6 @@ class PlannedStage:
 
     @property
     def device(self) -> str:
-        """The device's name."""
         return self.name
 
 
@@ -104,7 +103,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What to plan for: a model, and a number of stages to force."""
+    """The model to plan for, and a number of stages to force."""
 
     model: Model = None
     stages: Count | None = None
@@ -112,7 +111,7 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class WhatIfRequest:
-    """What to plan for, and on which devices: as a file describes them, so they are read where they are used."""
+    """The model to plan for, and the devices, as a file describes them; they are read where they are used."""
 
     devices: Any
     model: Model = None

@@ -92,7 +92,7 @@ class MemberWorkers(MemberState):
 
 @dataclass(frozen=True)
 class StageFigures:
-    """What one stage measured: bytes and frames sent to the next, seconds that one token took, buffers, calls.
+    """The figures of one stage: bytes and frames sent to the next, seconds that one token took, buffers, calls.
 
     Attributes
     ----------

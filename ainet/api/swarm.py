@@ -84,14 +84,14 @@ class HeldStage:
 
 @dataclass(frozen=True)
 class Load:
-    """How busy the device is: reserved bytes, rounded to a tenth of the cap, so that small changes are not told."""
+    """The load of a device: reserved bytes, rounded to a tenth of the cap, so that small changes are not told."""
 
     memory: int
 
 
 @dataclass(frozen=True)
 class Gift:
-    """What a member gives to the others, within its owner's caps.
+    """A member's gift to the others, within its owner's caps.
 
     Attributes
     ----------
@@ -186,7 +186,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class InviteRequest:
-    """Where to wait for the other device (host or host:port), how long, and whether on the local networks."""
+    """The place to wait for the other device (host or host:port), for how long, and whether on the local networks."""
 
     listen: Annotated[
         Text | None, Option("where to wait for the other device (default: 127.0.0.1)", metavar="ADDR")
@@ -275,7 +275,7 @@ class Removed:
 
 @dataclass(frozen=True)
 class ConnectRequest:
-    """Where a member listens."""
+    """The address of a member."""
 
     address: Annotated[Address, Option("host:port, or the https:// address of a Jupyter server", metavar="ADDRESS")]
 

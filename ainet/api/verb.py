@@ -41,7 +41,7 @@ class Nothing:
 
 @dataclass(frozen=True)
 class Option:
-    """How a field of a request appears as an option of a subcommand.
+    """A field of a request as an option of a subcommand.
 
     Parameters
     ----------

@@ -33,11 +33,9 @@ class Parser(argparse.ArgumentParser):
         return options
 
     def error(self, message: str) -> NoReturn:
-        """Raise `UsageError`."""
         raise UsageError(f"{message}\n{self.format_usage().strip()}")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Raise `HelpShown`."""
         raise HelpShown
 
 
@@ -80,5 +78,4 @@ def only_json(parser: argparse.ArgumentParser, kernel: bool) -> None:
 
 
 def add_lan(parser: argparse.ArgumentParser) -> None:
-    """Add ``--lan``."""
     parser.add_argument("--lan", action="store_true", help="do what `ainet up --lan` does, now and at each start")

@@ -1,4 +1,4 @@
-"""How far something is, in words, for a terminal."""
+"""Progress in words, for a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RARELY = 10.0
 
 
 class ProgressLine:
-    """What is loaded or fetched, on standard error: one line that changes on a terminal, now and then one elsewhere."""
+    """Shows progress on standard error: one line that changes on a terminal, now and then one elsewhere."""
 
     def __init__(self) -> None:
         self._shown = False
@@ -47,7 +47,6 @@ class ProgressLine:
             self._due = time.monotonic() + RARELY
 
     def clear(self) -> None:
-        """Remove the line."""
         if self._shown:
             self._write("\r\x1b[K")
             self._shown = False

@@ -1,1 +1,1 @@
-"""What programs and notebooks on this device use to talk to its node."""
+"""The way of programs and notebooks on this device to its node."""

@@ -51,7 +51,7 @@ def placement_words(placement: Iterable[Layers]) -> str:
 
 @dataclass
 class Answer:
-    """What a generation has given so far; complete once `finish` is set.
+    """The result of a generation so far; complete once `finish` is set.
 
     An answer that was cut off (Ctrl-C) keeps its text; its timings are then those that this side measured.
     """

@@ -81,7 +81,6 @@ class NodeClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
         if "_http" in self.__dict__:
             self._http.close()
             del self.__dict__["_http"]

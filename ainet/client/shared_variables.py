@@ -19,7 +19,7 @@ Kind = Literal["dict", "list", "text"]
 
 
 class Shared:
-    """What all kinds have in common.
+    """The common part of all kinds.
 
     Parameters
     ----------

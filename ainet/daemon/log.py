@@ -42,7 +42,6 @@ class LogFile:
             logger.addHandler(self._handler)
 
     def close(self) -> None:
-        """Write no further."""
         for logger in self._loggers:
             logger.removeHandler(self._handler)
         self._handler.close()

@@ -1,4 +1,4 @@
-"""Who is the node of a data directory: a lock that its process holds, and a file that says how to reach it.
+"""The node of a data directory: a lock that its process holds, and a file that says how to reach it.
 
 The lock (`node.lock`, flock) is the truth about whether a node lives: the operating system releases it however the
 process ends, and a process number that was given away again cannot hold it. The file (`node.json`, 0600) exists once
@@ -26,7 +26,7 @@ RUNTIME_FILE = "node.json"
 
 @dataclass(frozen=True)
 class Runtime:
-    """How the processes of this user reach the node.
+    """The way to the node for the processes of this user.
 
     Parameters
     ----------

@@ -149,7 +149,6 @@ class Document:
         self._compacted = len(snapshot)
 
     def close(self) -> None:
-        """Stop noticing changes."""
         self.doc.unobserve(self._subscription)
 
     def _renew_scratch(self) -> None:

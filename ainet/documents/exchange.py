@@ -43,7 +43,7 @@ PULL_SECONDS = 120.0
 
 
 class Sizes(NamedTuple):
-    """What documents and their updates may have.
+    """The sizes that documents and their updates may have.
 
     Attributes
     ----------
@@ -124,7 +124,7 @@ class Documents:
         self._links = links
         self._log = log
         self._path = path
-        self._store = DocumentStore(path)
+        self.store = DocumentStore(path)
         self._documents: dict[str, Document] = {}
         self._watchers: dict[str, list[Callable[[bytes, object], object]]] = {}
         self._ended: dict[str, list[Callable[[], object]]] = {}
@@ -141,15 +141,15 @@ class Documents:
         links.on_linked(self._linked)
         links.on_linked(self._contact_linked, Standing.CONTACT)
         links.home.on_left(self._swarm_changed)
-        for name in self._store.names():
-            self._documents[name] = Document(name, self._store, self._changed)
+        for name in self.store.names():
+            self._documents[name] = Document(name, self.store, self._changed)
 
     async def stop(self) -> None:
         """Stop exchanging, and close the file."""
         await self._tasks.stop()
         for document in self._documents.values():
             document.close()
-        self._store.close()
+        self.store.close()
 
     def names(self) -> list[str]:
         """Return the names of all documents that are open."""
@@ -170,7 +170,7 @@ class Documents:
             self.check_name(name)
             if len(self._documents) >= self._sizes.documents:
                 raise Refused(f"There are {self._sizes.documents} shared documents already.")
-            document = self._documents[name] = Document(name, self._store, self._changed)
+            document = self._documents[name] = Document(name, self.store, self._changed)
         return document
 
     def register(
@@ -216,7 +216,7 @@ class Documents:
     def delete(self, name: str) -> None:
         """Forget a document here; others keep theirs."""
         self._drop(name)
-        self._store.delete(name)
+        self.store.delete(name)
 
     def watch(
         self, name: str, callback: Callable[[bytes, object], object], ended: Callable[[], object] = lambda: None
@@ -254,9 +254,9 @@ class Documents:
             self._drop(name)
         names = (f"{self._path.stem}-{left[:8]}{number}{self._path.suffix}" for number in ("", *range(2, 1000)))
         aside = next(path for name in names if not (path := self._path.with_name(name)).exists())
-        self._store.close()
+        self.store.close()
         self._path.replace(aside)
-        self._store = DocumentStore(self._path)
+        self.store = DocumentStore(self._path)
         self._log.warning("The documents of the swarm that this device left are in %s.", aside)
 
     def _changed(self, document: Document, update: bytes, origin: object) -> None:

@@ -18,7 +18,7 @@ _OWN_NAME = re.compile(r"[^/\x00-\x1f\x7f]{1,128}")
 
 
 class Access(Protocol):
-    """Who may have which document."""
+    """The rule for who may have a document."""
 
     def check_read(self, document: str, node: str) -> None:
         """Raise `Refused` unless the node may have the document."""
@@ -31,7 +31,7 @@ class Access(Protocol):
 
 
 class Fetch(enum.Enum):
-    """When a device takes a document that another one has."""
+    """The moment at which a device takes a document that another one has."""
 
     WHEN_MET = enum.auto()
     ONCE_OPENED = enum.auto()

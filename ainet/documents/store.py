@@ -37,7 +37,6 @@ class DocumentStore:
         )
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def names(self) -> list[str]:
@@ -69,7 +68,6 @@ class DocumentStore:
         )
 
     def delete(self, document: str) -> None:
-        """Forget a document."""
         self._write([("DELETE FROM updates WHERE document = ?", (document,))])
         self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

@@ -29,7 +29,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class Program:
-    """What a child process does: one coroutine method for each command, returning a JSON-compatible answer."""
+    """The work of a child process: one coroutine method for each command, returning a JSON-compatible answer."""
 
     #: Names of the methods that the parent may call.
     commands: ClassVar[frozenset[str]] = frozenset({"start"})

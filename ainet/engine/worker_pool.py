@@ -1,4 +1,4 @@
-"""Who uses which worker of the engine: each one serves one purpose at a time, and the owner's stages come first."""
+"""The workers of the engine and their users: each serves one purpose at a time, and the owner's stages come first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Purpose(enum.IntEnum):
-    """What a worker is for; where there are too few, the higher one has it."""
+    """The purpose of a worker; where there are too few, the higher one has it."""
 
     TRAINING = 1
     PAID_JOB = 2

@@ -1,1 +1,1 @@
-"""Who asks: finds a model, places and loads it, answers, and survives losses."""
+"""The asking side: finds a model, places and loads it, answers, and survives losses."""

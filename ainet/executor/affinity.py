@@ -1,4 +1,4 @@
-"""Where conversations were answered: their keys and values are still there."""
+"""The pipelines that answered conversations before: their keys and values are still there."""
 
 from __future__ import annotations
 

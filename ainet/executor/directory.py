@@ -34,7 +34,7 @@ class PlacedLayers(msgspec.Struct, frozen=True):
 
 
 class AnnouncedPipeline(msgspec.Struct, frozen=True):
-    """What a node says of a pipeline that it has loaded.
+    """A node's announcement of a pipeline that it has loaded.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class PipelineDirectory:
     Parameters
     ----------
     links, feeds
-        Who can be reached; where it is said.
+        The members that can be reached; the feeds in which pipelines are announced.
     """
 
     def __init__(self, links: Links, feeds: Feeds) -> None:

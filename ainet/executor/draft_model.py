@@ -58,7 +58,6 @@ class DraftModel:
             return tokens
 
     async def close(self) -> None:
-        """Unload it."""
         if self._failure is not None:
             await self._failure
         else:

@@ -43,22 +43,19 @@ class PeerPipeline:
 
     @property
     def name(self) -> str:
-        """The pipeline's name."""
         return self.offered.pipeline
 
     @property
     def model(self) -> str:
-        """The model's name."""
         return self.offered.placement.name
 
     @property
     def digest(self) -> str:
-        """The model's digest."""
         return self.offered.placement.model
 
     @property
     def placement(self) -> list[PlacedStage]:
-        """Where each range of layers runs."""
+        """The process of each range of layers."""
         return [
             PlacedStage(self._names.get(stage.node, stage.node[:8]), stage.pid, stage.first_layer, stage.last_layer)
             for stage in self.offered.placement.stages

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class PipelineOptions(NamedTuple):
-    """How a pipeline is shared by sessions; see `StageSpec`."""
+    """The options of a pipeline that concern its sessions; see `StageSpec`."""
 
     sessions: int
     queue: int
@@ -135,12 +135,10 @@ class Pipeline:
 
     @property
     def model(self) -> str:
-        """The model's name."""
         return self.plan.name
 
     @property
     def digest(self) -> str:
-        """The model's digest."""
         return self.plan.model
 
     @property
@@ -155,7 +153,7 @@ class Pipeline:
 
     @property
     def sessions(self) -> int:
-        """How many use it at the moment, or are about to."""
+        """The number of sessions that use it, or are about to."""
         return self._claims
 
     @property
@@ -165,7 +163,7 @@ class Pipeline:
 
     @property
     def placement(self) -> list[PlacedStage]:
-        """Where each range of layers runs."""
+        """The process of each range of layers."""
         return [
             PlacedStage(stage.name, loaded.address.pid, stage.first_layer, stage.last_layer)
             for stage, loaded in zip(self.plan.stages, self._loaded, strict=True)

@@ -73,7 +73,6 @@ class PipelinePool:
         self._sweeper = asyncio.create_task(self._sweep(), name="idle pipelines")
 
     async def stop(self) -> None:
-        """Unload everything."""
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)

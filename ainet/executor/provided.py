@@ -1,4 +1,4 @@
-"""What answers a question: a pipeline of this node, or one that another member has loaded."""
+"""A pipeline that answers: of this node, or loaded by another member."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Provided(Protocol):
 
     @property
     def placement(self) -> list[PlacedStage]:
-        """Where each range of layers runs."""
+        """The process of each range of layers."""
 
     @property
     def received(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Who provides pipelines: finds what is loaded, or places and loads a model, and unloads what nobody uses."""
+"""Provides pipelines: finds what is loaded, or places and loads a model, and unloads what nobody uses."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Provider:
         self._identity = identity
         self._links = links
         self._service = service
-        self._finder = finder
+        self.finder = finder
         self._survey = survey
         self._directory = directory
         self._leases = leases
@@ -96,7 +96,7 @@ class Provider:
             timing=timing,
         )
         self._drafts = Tasks("A model that guesses was not loaded", log)
-        self._router = Router(config, survey, load=self._load_replica, avoid=directory.avoid, log=log, timing=timing)
+        self.router = Router(config, survey, load=self._load_replica, avoid=directory.avoid, log=log, timing=timing)
         self._loading: dict[asyncio.Task[Provided], str] = {}
 
     async def start(self) -> None:
@@ -104,14 +104,13 @@ class Provider:
         await self.pipelines.start()
 
     async def stop(self) -> None:
-        """Unload everything."""
         await self.unload()
         await self.pipelines.stop()
         await self._drafts.stop()
 
     async def manifest(self, name: str | None, progress: Progress = lambda _: None) -> Manifest:
         """Return the model with this name, path or digest, the default one for None; see `ModelFinder.manifest`."""
-        return await self._finder.manifest(name or self._config.model, progress)
+        return await self.finder.manifest(name or self._config.model, progress)
 
     async def plan(self, manifest: Manifest, stages: int | None = None) -> Planned:
         """Place the model where it fits once idle pipelines are unloaded; see `Survey.plan`."""
@@ -146,7 +145,7 @@ class Provider:
 
     def note(self, pipeline: Provided, text: str) -> None:
         """Note that the pipeline has read `text`."""
-        self._router.note(pipeline.digest, text, pipeline.name)
+        self.router.note(pipeline.digest, text, pipeline.name)
 
     def offered(self, name: str) -> Pipeline:
         """Return the pipeline with this name, of those that members may ask.
@@ -168,7 +167,7 @@ class Provider:
         for task in stopped:
             task.cancel()
         called = None if name is None else self.pipelines.called(name)
-        await asyncio.gather(*stopped, self._router.stop(called), return_exceptions=True)
+        await asyncio.gather(*stopped, self.router.stop(called), return_exceptions=True)
         return names + await self.pipelines.unload(called)
 
     async def _ready(self, request: GenerateRequest, text: str, progress: Progress) -> Provided:
@@ -208,7 +207,7 @@ class Provider:
         able = [one for one in offered if one.is_whole or (not own and one is offered[0])]
         if not own and not able:
             return None
-        return await self._router.choose(manifest, text, own, [self._borrow(one) for one in able])
+        return await self.router.choose(manifest, text, own, [self._borrow(one) for one in able])
 
     def _better(self, pipeline: Pipeline) -> ReachablePipeline | None:
         """Return a member's pipeline that answers in place of this one: both were loaded while they did not meet."""
@@ -219,7 +218,7 @@ class Provider:
         return offered[0] if offered and offered[0].rank < (plan.seconds, pipeline.name) else None
 
     async def _is_outdated(self, pipeline: Pipeline) -> bool:
-        """Whether the stages have become so much faster or slower that others would answer sooner.
+        """Tell whether stages have become faster or slower, to the point where others would answer sooner.
 
         Only the tensors of layers that then change hands travel: the others are there already.
         """
@@ -285,7 +284,7 @@ class Provider:
         """Load a small model that guesses what the pipeline will say, if there is one."""
         if not self._config.speculate:
             return
-        manifest = await self._finder.draft_of(pipeline.manifest, self._config.draft_model)
+        manifest = await self.finder.draft_of(pipeline.manifest, self._config.draft_model)
         planned = await self._survey.here(manifest) if manifest is not None else None
         if manifest is None or planned is None:
             return

@@ -1,4 +1,4 @@
-"""What becomes of a request from a notebook or a program."""
+"""A request from a notebook or a program, checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node asks of the pipelines of another one."""
+"""The requests of a node for the pipelines of another one."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ainet.stages.protocol.generation import Event, Open
 
 
 class Said(msgspec.Struct, frozen=True):
-    """What a pipeline said."""
+    """An event of a pipeline."""
 
     event: Event
 
 
 class PipelineState(msgspec.Struct, frozen=True):
-    """How many sessions use a pipeline."""
+    """The number of sessions that use a pipeline."""
 
     sessions: Count
 

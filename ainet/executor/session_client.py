@@ -160,7 +160,6 @@ class SessionClient:
         self._stream.cut()
 
     async def close(self) -> None:
-        """End the connection."""
         for task in (self._task, self._watching):
             task.cancel()
         await asyncio.gather(self._task, self._watching, return_exceptions=True)

@@ -42,7 +42,7 @@ class Transcript:
 
     @property
     def said(self) -> int:
-        """How many tokens the answer has so far."""
+        """The number of tokens that the answer has so far."""
         return len(self._tokens)
 
     @property

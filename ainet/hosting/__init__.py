@@ -1,1 +1,1 @@
-"""What this node does for pipelines, its own and those of members."""
+"""The hosting side: this node's work for pipelines, its own and those of members."""

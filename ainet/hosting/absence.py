@@ -53,7 +53,6 @@ class AbsenceWatch:
             await self._gone(member)
 
     async def stop(self) -> None:
-        """Stop watching."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -64,7 +63,7 @@ class AbsenceWatch:
             if (link := self._links.open_link(member, Standing.MEMBER)) is not None:
                 await link.closed.wait()
         if self._watched.get(member) == instance:  # else a later run has been told of
-            del self._watched[member]  # before it is told: what the member begins from now on is watched anew
+            del self._watched[member]  # before the callback: what the member begins from now on is watched anew
             await self._gone(member)
 
     async def _stays_away(self, member: str, instance: str) -> bool:

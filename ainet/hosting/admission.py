@@ -1,4 +1,4 @@
-"""What a node makes of another one's wishes for a stage."""
+"""A node's decision on another one's wishes for a stage."""
 
 from __future__ import annotations
 

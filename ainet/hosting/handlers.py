@@ -1,4 +1,4 @@
-"""What this node does for members that ask it to take part in a pipeline."""
+"""Answers to members that ask this node to take part in a pipeline."""
 
 from __future__ import annotations
 

@@ -54,7 +54,6 @@ class HostedStage:
 
     @property
     def name(self) -> str:
-        """The model's name."""
         return self.manifest.name
 
     @property

@@ -1,4 +1,4 @@
-"""What nodes ask of each other to run a model together."""
+"""The requests of nodes that run a model together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PIECE = 1 << 20
 
 
 class LoadProgress(msgspec.Struct, frozen=True):
-    """How far loading is: words, and bytes done of bytes in all (0: not known)."""
+    """Progress of loading: words, and bytes done of bytes in all (0: not known)."""
 
     text: str
     done: int = 0

@@ -58,7 +58,7 @@ class HostedStages:
     engine, allocator, store, fetcher
         Workers, memory, tensors, and where missing tensors come from.
     speeds
-        Where it is noted how fast models run here.
+        The speeds of models on this device.
     log
         For losses.
     """
@@ -78,8 +78,8 @@ class HostedStages:
     ) -> None:
         self._identity = identity
         self._links = links
-        self._speeds = speeds
-        self._engine = engine
+        self.speeds = speeds
+        self.engine = engine
         self._allocator = allocator
         self._shards = ShardStore(store, self._shards_in_use)
         self._fetcher = fetcher
@@ -105,10 +105,10 @@ class HostedStages:
         """Return the engine's workers and what they hold."""
         held = {stage.worker.address: stage for stage in self.stages() if stage.worker is not None}
         found = []
-        for worker in self._engine.workers():
+        for worker in self.engine.workers():
             stage = held.get(worker.address)
             layers = [stage.spec.first_layer, stage.spec.last_layer] if stage else []
-            memory = await asyncio.to_thread(monitor.pss, worker.pid) if self._engine.own else 0
+            memory = await asyncio.to_thread(monitor.pss, worker.pid) if self.engine.own else 0
             found.append(WorkerState(worker.pid, memory, stage.name if stage else None, layers))
         return found
 
@@ -214,7 +214,7 @@ class HostedStages:
             raise NotFound("The stage is not loaded here any more. Ask again.")
         stage.following = following
         stage.neighbours = {previous} | ({following.node} if following else set())
-        if following is not None and self._engine.own:  # other workers may be on another machine than this node
+        if following is not None and self.engine.own:  # other workers may be on another machine than this node
             host, port = await self._links.forwarders.route(following.node, following.host, following.data_port)
             following = msgspec.structs.replace(following, host=host, data_port=port)
         link = self._links.open_link(previous, Standing.MEMBER)
@@ -248,12 +248,11 @@ class HostedStages:
         await asyncio.gather(*((self._park if park else self._close)(stage) for stage in self.stages(pipeline)))
 
     async def stop(self) -> None:
-        """Unload every stage."""
         await self.close_all()
         await self.parking.clear()
         await self._tasks.stop()
         await self._workers.stop()
-        await self._speeds.flush()
+        await self.speeds.flush()
 
     async def close_all(self, node_id: str | None = None) -> None:
         """Unload every stage, or those in which the node with this id takes part."""
@@ -297,13 +296,13 @@ class HostedStages:
             await self.parking.clear()
             stage.lease = await self._workers.lease(Purpose.STAGE)
         stage.worker = stage.lease.worker
-        if self._engine.own:
+        if self.engine.own:
             self._allocator.bind(stage.reservation, stage.worker.pid)
         host = self._stage_host(stage.worker, local=stage.is_local)
         credentials = self._identity.local_credentials() if stage.is_local else self._identity.credentials()
         arguments = (StageActor, credentials, self._identity.id, host)
         worker = stage.worker.address
-        stage.actor = await self._alive(stage, lambda _: self._engine.actor(*arguments, address=worker))
+        stage.actor = await self._alive(stage, lambda _: self.engine.actor(*arguments, address=worker))
 
     def admit(self, spec: StageSpec, manifest: Manifest) -> StageSpec:
         """Return what may be loaded of another node's wishes; see `admitted`.
@@ -323,7 +322,7 @@ class HostedStages:
         read = _footprint(stage.manifest, spec).read(spec.first_layer, spec.last_layer)
         if seconds > 0:
             reading = max(seconds - STAGE_SECONDS, seconds / 4)
-            self._speeds.note(spec.model, read / reading / spec.threads)
+            self.speeds.note(spec.model, read / reading / spec.threads)
 
     def _reserve_kept(self, stage: HostedStage) -> int:
         """Reserve memory for copies of earlier prompts, where there is plenty; return the tokens that they may have."""
@@ -338,7 +337,7 @@ class HostedStages:
 
     def _stage_host(self, worker: Worker, *, local: bool) -> str:
         """Return the address on which neighbours and requesters reach a stage on `worker`."""
-        if not self._engine.own:  # its machine may be another one
+        if not self.engine.own:  # its machine may be another one
             address = worker.address.partition("://")[2]
         elif local:
             return LOOPBACK
@@ -403,7 +402,7 @@ class HostedStages:
         except (AinetError, TimeoutError) as exc:
             self._log.info("Layers %s of %s end with their worker: %s", stage.layers, stage.name, exc or "no answer")
             if stage.worker is not None and not stage.lost.is_set():  # what it holds must not outlive the reservation
-                await self._engine.retire(stage.worker.address)
+                await self.engine.retire(stage.worker.address)
         finally:
             self._forget(stage)
 

@@ -1,1 +1,1 @@
-"""Who this device is: its keys, its certificate, its swarm and that swarm's roster."""
+"""The identity of this device: its keys, its certificate, its swarm and that swarm's roster."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Admission(msgspec.Struct, frozen=True):
-    """What a device receives when it joins: everything that `Identity.adopt` needs.
+    """The answer to a device that joins: everything that `Identity.adopt` needs.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class Identity:
 
     @property
     def not_after(self) -> float:
-        """When this device's certificate expires (unix seconds)."""
+        """Expiry of this device's certificate (unix seconds)."""
         return self.certificate.not_valid_after_utc.timestamp()
 
     @property

@@ -57,7 +57,7 @@ class Member(msgspec.Struct, frozen=True):
 
     @property
     def expires(self) -> float:
-        """When the newest certificate expires (unix seconds); 0 when none is known."""
+        """Expiry of the newest certificate (unix seconds); 0 when none is known."""
         return max((certificate.expires for certificate in self.certificates), default=0.0)
 
 

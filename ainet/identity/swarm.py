@@ -1,4 +1,4 @@
-"""What a device keeps of its swarm, and how a swarm begins."""
+"""The swarm as a device keeps it, and its beginning."""
 
 from __future__ import annotations
 

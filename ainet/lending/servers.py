@@ -107,7 +107,6 @@ class LentDaskWorker(Revocable, LeanWorker):
             self.revoke(serial)
 
     async def close(self, *arguments: Any, **options: Any) -> Any:
-        """Close; see `distributed.Worker.close`."""
         if self.status == Status.running:
             self.restarting = options.get("reason") == "scheduler-remove-worker"
         return await super().close(*arguments, **options)

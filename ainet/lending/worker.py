@@ -56,7 +56,6 @@ class WorkerProgram(Program):
         return {"address": self._worker.address}
 
     async def stop(self) -> None:
-        """Close the worker."""
         if self._worker is not None:
             await self._worker.close(timeout=2, executor_wait=False)
 

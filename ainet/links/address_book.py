@@ -1,4 +1,4 @@
-"""Where members listen, as they or others told."""
+"""The addresses of members, as they or others told them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Book(msgspec.Struct):
 
 
 class AddressBook:
-    """Where members listen, as they or others told, and this node's own port.
+    """The addresses of members, as they or others told them, and this node's own port.
 
     Parameters
     ----------

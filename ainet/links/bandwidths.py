@@ -1,4 +1,4 @@
-"""How many bytes a second go over each link, measured when somebody asks."""
+"""The bandwidth of each link (bytes a second), measured when somebody asks."""
 
 from __future__ import annotations
 

@@ -115,7 +115,6 @@ class Channels:
             channel.reset(error, tell=True)
 
     async def stop(self) -> None:
-        """End everything."""
         ended = [channel for channels in self._channels.values() for channel in channels.values()]
         for channel in ended:
             channel.reset(PeerUnreachable("The node was stopped."), tell=True)

@@ -25,7 +25,7 @@ STAGGER = 0.25
 
 
 class Attempts(NamedTuple):
-    """What came of trying addresses: words for each that did not answer, and the last refusal."""
+    """The outcome of trying addresses: words for each that did not answer, and the last refusal."""
 
     reasons: list[str]
     refused: Refused | None

@@ -30,8 +30,8 @@ ASK_TIMEOUT = 3000  # milliseconds for a node to tell its addresses
 MAX_SIGHTINGS = 256
 #: What a node tells of itself is known for this long (s); after that it must be there to tell it again.
 KNOWN_SECONDS = 60
-#: It is looked this often (s) whether those who have no link are still there, and every this many times whether those
-#: are back who were not.
+#: Nodes without a link are asked this often (s) whether they are still there. Every few times, those that had gone are
+#: asked whether they are back.
 LOOK_SECONDS = 15.0
 LOOKS = 4
 
@@ -63,7 +63,7 @@ class Sighting(msgspec.Struct, frozen=True):
 
 
 class Announcement(msgspec.Struct, frozen=True):
-    """What a node tells on the local network; nothing private."""
+    """A node's words on the local network; nothing private."""
 
     id: str
     swarm: str
@@ -140,7 +140,6 @@ class Discovery:
         self._tasks.spawn(self._look_again(self._zeroconf.zeroconf))
 
     async def stop(self) -> None:
-        """Say goodbye."""
         await self._tasks.stop()
         if self._browser is not None:
             await self._browser.async_cancel()

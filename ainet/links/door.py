@@ -47,7 +47,7 @@ class Door:
         self._peer_url = peer_url
         self._log = log
         self._listener = Listener(self._accepted, limit=MAX_GREETINGS, log=log)
-        self._guests: set[asyncio.Task[None]] = set()
+        self.guests: set[asyncio.Task[None]] = set()
         self._stopped = False
         #: The address that is listened on, as the configuration names it.
         self.host = ""
@@ -60,11 +60,11 @@ class Door:
     @property
     def busy(self) -> bool:
         """Whether somebody is there who has not proved yet who it is."""
-        return self._listener.busy or bool(self._guests)
+        return self._listener.busy or bool(self.guests)
 
     @property
     def address(self) -> str:
-        """Where this node accepts others: "host:port"."""
+        """The address on which this node accepts others: "host:port"."""
         return join_address(outward_host() if is_wildcard(self.host) else self.host, self.port)
 
     def addresses(self, near: str = "") -> tuple[str, ...]:
@@ -108,7 +108,7 @@ class Door:
         """Stop listening, and let go of whoever is still being greeted."""
         self._stopped = True
         await self._listener.stop()
-        guests = list(self._guests)
+        guests = list(self.guests)
         for task in guests:
             task.cancel()
         await asyncio.gather(*guests, return_exceptions=True)
@@ -116,7 +116,7 @@ class Door:
     @property
     def may_greet(self) -> bool:
         """Whether a further guest may come who has not proved yet who it is."""
-        return not self._stopped and len(self._guests) < MAX_GUESTS
+        return not self._stopped and len(self.guests) < MAX_GUESTS
 
     def accept(self, carrier: Carrier, origin: str, *, relay: str | None = None) -> None:
         """Greet whoever is at the other end of `carrier`, which did not come over this node's own port.
@@ -132,8 +132,8 @@ class Door:
             carrier.cut()
             return
         task = asyncio.create_task(self._greet(carrier, origin, relay))
-        self._guests.add(task)
-        task.add_done_callback(self._guests.discard)
+        self.guests.add(task)
+        task.add_done_callback(self.guests.discard)
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
         await self._greet(TcpCarrier(reader, writer), address)

@@ -107,7 +107,6 @@ class Forwarders:
             await self._open.pop(key).stop()
 
     async def stop(self) -> None:
-        """Close them all."""
         while self._open:
             _, listener = self._open.popitem()
             await listener.stop()

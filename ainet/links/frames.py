@@ -1,4 +1,4 @@
-"""What travels on a peer link: frames of msgpack, each after its length (4 bytes, big-endian).
+"""The frames of a peer link: msgpack, each after its length (4 bytes, big-endian).
 
 `read_frame` is the one place where bytes from another device become objects: anything else is a `ProtocolError`.
 """
@@ -35,7 +35,7 @@ CallId = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
 class Hint(msgspec.Struct, frozen=True, array_like=True):
-    """Where a member was last known to listen ("host:port", or a Jupyter server's URL), and when. Unsigned.
+    """The last known address of a member ("host:port", or a Jupyter server's URL), and its time. Unsigned.
 
     `seen` is in unix seconds.
     """

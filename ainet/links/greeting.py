@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Greeting(msgspec.Struct, frozen=True):
-    """Who is at the other end of a link, and what it told."""
+    """The device at the other end of a link, and its greeting."""
 
     hello: Hello
     hints: tuple[Hint, ...]

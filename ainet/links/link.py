@@ -118,7 +118,7 @@ class PeerLink:
         self.closed = asyncio.Event()
         #: Why the link is closed.
         self.error: AinetError | None = None
-        self._stream = stream
+        self.transport = stream
         self._handlers = handlers
         self._receive_channel_frame = receive_channel_frame
         self._receive_roster = receive_roster
@@ -228,7 +228,7 @@ class PeerLink:
             call.queue.put_nowait(Failure(number, reason.to_dict()))
         if tell:
             with contextlib.suppress(AinetError):
-                self._stream.write(encode_frame(Goodbye.from_error(reason)))
+                self.transport.write(encode_frame(Goodbye.from_error(reason)))
         self._finish = asyncio.create_task(self._end(tell=tell))
         self._closing.emit(self)
 
@@ -243,15 +243,15 @@ class PeerLink:
         for task in tasks:
             task.cancel()
         if not tell:
-            await self._stream.abort()
+            await self.transport.abort()
         await asyncio.wait(tasks)
         if tell:
-            await self._stream.close()
+            await self.transport.close()
 
     async def _read(self) -> None:
         try:
             while not self.closed.is_set():
-                self._receive(await read_frame(self._stream))
+                self._receive(await read_frame(self.transport))
         except AinetError as exc:
             if isinstance(exc, PeerUnreachable):
                 self.close(PeerUnreachable(f"The link to {self.peer_name} was lost: {exc.message}"), tell=False)
@@ -264,7 +264,7 @@ class PeerLink:
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        silent, heard, before = 0.0, self._stream.received, loop.time()
+        silent, heard, before = 0.0, self.transport.received, loop.time()
         for tick in itertools.count():
             if not (self._follows and self._pinged and self.latency is not None and tick % OWN_PINGS):
                 self._post(Ping(time.perf_counter_ns() // 1000))
@@ -272,8 +272,8 @@ class PeerLink:
             await asyncio.sleep(min(self._keepalive, self._timeout - silent))
             now = loop.time()
             # While this process itself did not run, the peer's silence means nothing.
-            if self._stream.received != heard:
-                silent, heard = min(now - self._stream.heard_at, 2 * self._keepalive), self._stream.received
+            if self.transport.received != heard:
+                silent, heard = min(now - self.transport.heard_at, 2 * self._keepalive), self.transport.received
             else:
                 silent += min(now - before, 2 * self._keepalive)
             before = now
@@ -288,7 +288,7 @@ class PeerLink:
             case Ping():
                 self._pinged = True
                 # A peer that does not read gets no more of these, so they cannot pile up.
-                if not self._stream.backlog:
+                if not self.transport.backlog:
                     self._post(Pong(frame.stamp))
             case Pong():
                 self._note_latency(frame.stamp)
@@ -415,16 +415,16 @@ class PeerLink:
         async with self._sending:
             if self.closed.is_set():
                 raise self._lost()
-            self._stream.write(data)
-            await self._stream.drain()
+            self.transport.write(data)
+            await self.transport.drain()
 
     def _post(self, frame: Frame) -> None:
         # A short frame that cannot wait; a peer that lets them pile up is not reading.
         try:
-            self._stream.write(encode_frame(frame))
+            self.transport.write(encode_frame(frame))
         except AinetError as exc:
             self.close(exc, tell=False)
-        if self._stream.backlog > MAX_BACKLOG:
+        if self.transport.backlog > MAX_BACKLOG:
             self.close(ProtocolError(f"{self.peer_name} does not read what it asked for."), tell=False)
 
     def _lost(self) -> AinetError:

@@ -83,7 +83,7 @@ class Links:
             self._announcement, self._sighted, lambda node_id: self.open_link(node_id) is not None, log
         )
         self._dialler = Dialler(self.table, lambda: self._tls()[1], log)
-        self._upkeep = Upkeep(self.table, self.trust, self._dial_anew, self._network_changed, log)
+        self.upkeep = Upkeep(self.table, self.trust, self.dial_anew, self._network_changed, log)
         self.handle(Probe, self._answer_probe)
 
     def handle(self, kind: type[Request], handler: Handler) -> None:
@@ -115,7 +115,7 @@ class Links:
             self._log.warning("%s", self.identity.problem)
         if self._config.lan:
             await self.discovery.start()
-        self._upkeep.start()
+        self.upkeep.start()
 
     async def open_lan(self) -> None:
         """Accept links on every network of this device from now on, and look for others there.
@@ -127,14 +127,14 @@ class Links:
         """
         if is_loopback(self.door.host):
             await self._listen(wildcard(), self.door.port, fixed=False)
-            self._upkeep.wake()
+            self.upkeep.wake()
         if not self.discovery.active:
             await self.discovery.start()
 
     async def stop(self) -> None:
         """Say goodbye to everybody, and stop listening."""
         self._stopped = True
-        await self._upkeep.stop()
+        await self.upkeep.stop()
         await self.discovery.stop()
         await self.door.stop()
         await self._dialler.stop()
@@ -156,11 +156,11 @@ class Links:
 
     @property
     def address(self) -> str:
-        """Where this node accepts members: "host:port"."""
+        """The address on which this node accepts members: "host:port"."""
         return self.door.address
 
     def addresses(self, near: str = "") -> tuple[str, ...]:
-        """Where this node accepts members: "host:port", or a Jupyter server's URL.
+        """Return the addresses on which this node accepts members: "host:port", or a Jupyter server's URL.
 
         Parameters
         ----------
@@ -251,7 +251,7 @@ class Links:
         """Look for a contact that was introduced: it listens at `addresses`."""
         now = self.identity.now()
         self.table.learn(tuple(Hint(contact.id, address, now) for address in addresses))
-        self._upkeep.reset(contact.id)
+        self.upkeep.reset(contact.id)
 
     def swarm_changed(self, hints: tuple[Hint, ...], left: str, *, shared: bool) -> None:
         """Leave all links behind: the identity has joined a swarm, whose members listen where `hints` say.
@@ -269,9 +269,9 @@ class Links:
         self.book.keep_only({contact.id for contact in self.identity.contacts.all()})
         self.table.learn(hints)
         self.book.save()
-        self._upkeep.wake()
+        self.upkeep.wake()
 
-    async def _dial_anew(self, node_id: str) -> None:
+    async def dial_anew(self, node_id: str) -> None:
         """Try to reach the device on the best path, also when there is a link already; raises what `connect` raises."""
         known = self.identity.roster.member(node_id) or self.identity.contacts.get(node_id)
         if known is not None and not self._stopped:
@@ -284,7 +284,7 @@ class Links:
             await self.discovery.update()
         for peer in {link.peer_id: link.peer_name for link in self.links()}.items():
             self._dialler.start(*peer)
-        self._upkeep.reset()
+        self.upkeep.reset()
 
     def _accept_relayed(self, carrier: Carrier, relay: PeerLink, origin: str) -> None:
         member = self.identity.roster.member(origin)
@@ -303,7 +303,7 @@ class Links:
 
     def _sighted(self, sighting: Sighting) -> None:
         if sighting.id in self.table.known_ids():
-            self._upkeep.reset(sighting.id)
+            self.upkeep.reset(sighting.id)
 
     async def _answer_probe(self, _link: PeerLink, request: Probe) -> Payload:
         return Payload(os.urandom(request.size))  # random, as what is compressed on its way would seem fast

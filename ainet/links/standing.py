@@ -1,4 +1,4 @@
-"""What another device is to this one, and what it may therefore ask for."""
+"""The standing of another device, and the requests that it may therefore make."""
 
 from __future__ import annotations
 

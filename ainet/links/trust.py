@@ -1,4 +1,4 @@
-"""Who may be linked with this node: what follows when the swarm's roster or the contacts change."""
+"""Trust in other devices: what follows when the swarm's roster or the contacts change."""
 
 from __future__ import annotations
 

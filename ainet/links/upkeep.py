@@ -1,4 +1,4 @@
-"""What a node does for its links in the background: dial members, renew certificates."""
+"""Background work for links: dial members, renew certificates."""
 
 from __future__ import annotations
 
@@ -67,11 +67,9 @@ class Upkeep:
         table.changed.connect(lambda is_back: self.reset() if is_back else self.wake())
 
     def start(self) -> None:
-        """Begin."""
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """End."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -40,7 +40,7 @@ INTEGER_TYPES = ("I8", "I16", "I32", "I64", "F64")
 
 
 class Architecture:
-    """How models of one architecture are split.
+    """The rules for splitting models of one architecture.
 
     This class is for all that were not verified: it allows no cut. Subclasses are entries of the table.
 

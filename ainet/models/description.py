@@ -1,4 +1,4 @@
-"""What is known of a model without its weights: its metadata, its tensors, and what follows from them."""
+"""A model without its weights: its metadata, its tensors, and what follows from them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Tensor(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ModelDescription(msgspec.Struct, frozen=True, dict=True):
-    """What a model consists of.
+    """The parts of a model.
 
     Attributes
     ----------
@@ -86,7 +86,6 @@ class ModelDescription(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def n_layers(self) -> int:
-        """Number of layers."""
         return self.number("block_count", 0)
 
     @cached_property
@@ -139,7 +138,7 @@ class ModelDescription(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def licence(self) -> str | None:
-        """What the file says about its licence."""
+        """The licence, as the file states it."""
         return self.text("general.license")
 
     @cached_property

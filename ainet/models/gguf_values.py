@@ -179,7 +179,7 @@ class Value(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where a tensor lies in its file.
+    """The place of a tensor in its file.
 
     Attributes
     ----------

@@ -146,7 +146,7 @@ class Manifest(ModelDescription, frozen=True, dict=True):
 
     @cached_property
     def split(self) -> Architecture:
-        """What is known about splitting this architecture."""
+        """The rules for splitting this architecture."""
         return architecture_of(self.architecture)
 
     @property

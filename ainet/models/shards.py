@@ -28,7 +28,7 @@ MAX_TAKEN_OUT = 16_000_000
 
 
 class TensorLocation(msgspec.Struct, frozen=True):
-    """Where a tensor's bytes lie.
+    """The place of a tensor's bytes.
 
     Attributes
     ----------

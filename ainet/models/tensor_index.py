@@ -45,7 +45,6 @@ class TensorIndex:
         self._database = _open(path)
 
     def close(self) -> None:
-        """Close the database."""
         with self._lock:
             self._database.close()
 

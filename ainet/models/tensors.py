@@ -1,4 +1,4 @@
-"""Where the tensors of models lie on this device, by hash.
+"""The tensors of models on this device, by hash.
 
 A tensor may lie in a GGUF file of the user's, in a shard that was assembled, or, while it waits for its shard, in a
 file of its own. The index remembers which, for files whose size and time of modification are unchanged.
@@ -63,21 +63,17 @@ class TensorStore:
 
     @property
     def tensors(self) -> Path:
-        """Folder of fetched tensors."""
         return self.root / "tensors"
 
     @property
     def shards(self) -> Path:
-        """Folder of assembled shards."""
         return self.root / "shards"
 
     @property
     def manifests(self) -> Path:
-        """Folder of manifests."""
         return self.root / "manifests"
 
     def close(self) -> None:
-        """Close the index."""
         self.index.close()
 
     def __enter__(self) -> Self:

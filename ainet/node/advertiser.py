@@ -34,7 +34,7 @@ class Advertiser:
     config, allocator, catalog, stages
         What there is to tell.
     feeds
-        Where it is told.
+        The feeds in which it is told.
     speed
         Bytes of weights that one thread reads in a second, measured.
     log
@@ -62,11 +62,9 @@ class Advertiser:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin."""
         self._task = asyncio.create_task(self._run(), name="advertiser")
 
     async def stop(self) -> None:
-        """End."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""What the owner has done with models: plans, answers, and an end."""
+"""The owner's wishes for models: plans, answers, and an end."""
 
 from __future__ import annotations
 
@@ -55,7 +55,6 @@ class Models:
         return Unloaded(await self._provider.unload(model))
 
     async def unload_all(self) -> Unloaded:
-        """Unload all pipelines."""
         return Unloaded(await self._provider.unload())
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:

@@ -86,7 +86,6 @@ class Node:
 
     @property
     def data_dir(self) -> Path:
-        """Where everything is kept."""
         return self._data_dir
 
     @property

@@ -1,1 +1,1 @@
-"""What is used and shown inside a notebook."""
+"""The magics, and answers in cells."""

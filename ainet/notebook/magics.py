@@ -72,7 +72,7 @@ class AinetMagics(Magics):
         super().__init__(shell)
         self._parser = build_parser("%ainet", in_kernel=True)
         type(self).ainet.__doc__ = self._parser.format_help()
-        self._conversation: list[Message] = []
+        self.conversation: list[Message] = []
 
     @line_cell_magic
     def ainet(self, line: str, cell: str | None = None) -> Any:
@@ -98,7 +98,7 @@ class AinetMagics(Magics):
         if options.command == "client":
             return self._client(options)
         if options.command == "new":
-            self._conversation.clear()
+            self.conversation.clear()
             print("A new conversation begins.")
         elif options.command == "plan" and self._in_kernel and not options.json:
             self._plan(options)
@@ -135,7 +135,7 @@ class AinetMagics(Magics):
                 error.message = error.args[0]
             raise
         if not options.raw and answer.text:
-            self._conversation = [*messages, Message("assistant", answer.text)]
+            self.conversation = [*messages, Message("assistant", answer.text)]
         if options.to is not None:
             self.shell.user_ns[options.to] = answer.text
         if stopped:
@@ -146,8 +146,8 @@ class AinetMagics(Magics):
         if options.raw:
             return [asked]
         if not options.system:
-            return [*self._conversation, asked]
-        rest = [message for message in self._conversation if message.role != "system"]
+            return [*self.conversation, asked]
+        rest = [message for message in self.conversation if message.role != "system"]
         return [Message("system", options.system), *rest, asked]
 
     def _view(self, options: Options) -> View:
@@ -182,7 +182,7 @@ class AinetMagics(Magics):
 
 
 class View:
-    """How an answer is shown while it grows."""
+    """Shows an answer while it grows."""
 
     def show(self, event: Event, answer: Answer) -> None:
         """Take note of an event that `answer` has taken in."""
@@ -250,6 +250,5 @@ class JsonView(View):
     """One line of JSON at the end."""
 
     def finish(self, answer: Answer) -> None:
-        """Print it."""
         if answer.finish:
             print(json.dumps(answer.to_dict(), ensure_ascii=False))

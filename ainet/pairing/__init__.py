@@ -1,1 +1,1 @@
-"""How a device becomes a member or a contact."""
+"""The ways in which a device becomes a member or a contact."""

@@ -27,7 +27,7 @@ _DOMAIN = b"ainet introduction\0"
 
 
 class Card(msgspec.Struct, frozen=True, array_like=True):
-    """What the accepting device says of itself: its certificate and its swarm's CA's (DER), and where it listens."""
+    """The accepting device: its certificate and that of its swarm's CA (DER), and its addresses."""
 
     ticket: Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
     name: Name

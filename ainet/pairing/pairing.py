@@ -102,7 +102,7 @@ class Pairing:
         self._links = links
         self._log = log
         self._tickets = TicketBook(identity.now)
-        self._introductions = Introductions(identity, links, self._tickets)
+        self.introductions = Introductions(identity, links, self._tickets)
         self._listeners: dict[str, _Listener] = {}
         self._closed: list[_Listener] = []
         self._inviting = asyncio.Lock()
@@ -189,9 +189,9 @@ class Pairing:
                 async with asyncio.timeout(TIMING.pairing):
                     await stream.handshake()
                     leaf = to_der(await self._check_inviter(stream, ticket))
-                    asked = self._introductions.request(ticket, leaf, self._links.addresses(stream.local_host))
+                    asked = self.introductions.request(ticket, leaf, self._links.addresses(stream.local_host))
                     stream.write(encode_frame(asked))
-                    contact = self._introductions.accept(leaf, await expect(stream, Introduced))
+                    contact = self.introductions.accept(leaf, await expect(stream, Introduced))
             except TimeoutError:
                 raise PeerUnreachable(
                     f"The introduction failed: {stream.peer} did not answer within {TIMING.pairing:g} seconds."
@@ -271,7 +271,7 @@ class Pairing:
         admitted: Admitted | Introduced
         try:
             if isinstance(asked, Introduce):
-                contact, admitted = self._introductions.admit(asked, leaf, addresses)
+                contact, admitted = self.introductions.admit(asked, leaf, addresses)
                 self._log.info("%s is a contact now.", contact.name)
             elif isinstance(asked, JoinRequest):
                 admitted = self._admit(asked, leaf, addresses)

@@ -27,7 +27,7 @@ Purpose = Literal["join", "introduce"]
 
 
 class Ticket(msgspec.Struct, frozen=True, array_like=True):
-    """What a joining device knows.
+    """The knowledge of a joining device.
 
     Attributes
     ----------

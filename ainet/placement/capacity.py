@@ -1,4 +1,4 @@
-"""What a plan is made from."""
+"""The input of a plan."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class NodeCapacity(msgspec.Struct, frozen=True, kw_only=True):
-    """What one node can give to a pipeline now.
+    """The capacity of a node for a pipeline, now.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a stage takes: memory, and time for a token."""
+"""The needs of a stage: memory, and time for a token."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ainet.models.manifest import Manifest
     from ainet.placement.capacity import NodeCapacity
 
-#: Of this many devices at most it is said what each would cost that is left out.
+#: At most this many devices that are left out have their cost named.
 EXPLAINED = 6
 
 
@@ -92,7 +92,7 @@ class Planner:
         Raises
         ------
         CannotSplit
-            If the architecture does not allow that many stages.
+            If the architecture does not allow this number of stages.
         NotEnough
             If the nodes have too little memory, with the numbers.
         """

@@ -1,4 +1,4 @@
-"""What a plan asks of the members."""
+"""The requests for a plan to members."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from ainet.errors import UsageError
 from ainet.placement.capacity import NodeCapacity
 from ainet.units import parse_bytes
 
-#: A device is taken to read memory so fast, where nothing is said (bytes a second, one thread).
+#: The speed of a device's memory where the description has none (bytes a second, one thread).
 USUAL_SPEED = 10e9
 MAX_DEVICES = 64
 MOST_LATENCY = 60_000.0  # ms

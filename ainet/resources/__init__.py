@@ -1,1 +1,1 @@
-"""What a device has, what its owner gives of it, and who uses how much."""
+"""The resources of a device, the owner's caps, and their use."""

@@ -1,4 +1,4 @@
-"""What the owner lets stages use, and who uses how much of it."""
+"""The owner's caps for stages, and reservations within them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,6 @@ class Reservation:
 
     @property
     def threads(self) -> int:
-        """Threads."""
         return self._amounts["threads"]
 
     @property
@@ -118,7 +117,7 @@ class Allocator:
 
     @property
     def free(self) -> Caps:
-        """What is left of the caps."""
+        """The rest of the caps."""
         reserved = self.reserved
         left = {name: getattr(self.caps, name) - getattr(reserved, name) for name in RESOURCES}
         return Caps(gpu=self.caps.gpu, **left)

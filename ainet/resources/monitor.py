@@ -1,4 +1,4 @@
-"""What this device has and what is used of it, measured."""
+"""Measurements of this device, and of the use that is made of it."""
 
 from __future__ import annotations
 

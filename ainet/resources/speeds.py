@@ -1,4 +1,4 @@
-"""How fast models run on this device: measured when a stage is loaded and while it answers, kept for the next plan."""
+"""The speeds of models on this device: measured when a stage is loaded and while it answers, kept for the next plan."""
 
 from __future__ import annotations
 

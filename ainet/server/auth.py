@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class NodeTokenIdentity(IdentityProvider):
-    """Who bears the token of the runtime file, which only the node's owner can read.
+    """Knows the owner by the token of the runtime file, which nobody else can read.
 
     Kernels and the command find the node by this token, however the Jupyter server itself is logged in to: by token,
     password or hub. So no Jupyter token is ever written to the data directory.

@@ -1,4 +1,4 @@
-"""What all of the node's routes have in common: authentication, limits, decoding, errors."""
+"""Common to all of the node's routes: authentication, limits, decoding, errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ class NodeHandler(APIHandler):
     auth_resource = "ainet"
 
     def initialize(self) -> None:
-        """Start with an empty body."""
         self.body = bytearray()
         self.received = 0
 
@@ -90,7 +89,6 @@ class NodeHandler(APIHandler):
         return {name: values[-1].decode(errors="replace") for name, values in self.request.arguments.items()}
 
     def fail(self, error: AinetError) -> None:
-        """Answer with `error`."""
         self.set_status(error.status)
         if isinstance(error, Busy):
             self.set_header("Retry-After", str(max(1, round(float(error.details.get("retry_after", 1))))))

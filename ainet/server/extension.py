@@ -62,7 +62,6 @@ class AinetExtension(ExtensionApp):
         self.settings[SETTING] = self.served
 
     def initialize_handlers(self) -> None:
-        """Register the routes."""
         from ainet.server.peer import PeerHandler
         from ainet.server.sync import SyncHandler
         from ainet.server.verbs import routes

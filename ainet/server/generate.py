@@ -26,7 +26,6 @@ class GenerateHandler(NodeHandler):
     """One generation, streamed as lines of JSON; it ends when the connection does."""
 
     def initialize(self) -> None:
-        """Start without a stream."""
         super().initialize()
         self._sending: asyncio.Task[None] | None = None
 

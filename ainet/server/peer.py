@@ -25,7 +25,6 @@ class PeerHandler(WebSocketHandler):
     """A WebSocket that carries a peer link."""
 
     def initialize(self) -> None:
-        """Start with nothing received."""
         self._messages: asyncio.Queue[str | bytes | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(UNREAD)
 

@@ -1,4 +1,4 @@
-"""Who is connected to which shared document on this server, and what each says of itself (cursor, name, colour)."""
+"""The clients of each shared document on this server, and their own descriptions (cursor, name, colour)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Rooms:
     """The clients of each document, by its name."""
 
     def __init__(self) -> None:
-        self._clients: dict[str, dict[Client, bytes]] = {}
+        self.clients: dict[str, dict[Client, bytes]] = {}
 
     def enter(self, name: str, client: Client) -> None:
         """Let a client hear of the others, and what they have said so far."""
-        others = self._clients.setdefault(name, {})
+        others = self.clients.setdefault(name, {})
         for message in others.values():
             if message:
                 client.send(message)
@@ -28,14 +28,14 @@ class Rooms:
 
     def leave(self, name: str, client: Client) -> None:
         """Take `enter` back. The others forget the client by themselves, as it says nothing more."""
-        clients = self._clients.get(name, {})
+        clients = self.clients.get(name, {})
         clients.pop(client, None)
         if not clients:
-            self._clients.pop(name, None)
+            self.clients.pop(name, None)
 
     def tell(self, name: str, message: bytes, origin: Client) -> None:
         """Pass a client's awareness message on to the others."""
-        clients = self._clients.get(name, {})
+        clients = self.clients.get(name, {})
         if origin in clients:
             clients[origin] = message
         for client in clients:

@@ -1,4 +1,4 @@
-"""What a Jupyter server's routes know of the node that it serves."""
+"""The node of a Jupyter server, as its routes know it."""
 
 from __future__ import annotations
 

@@ -37,7 +37,6 @@ class SyncHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
     takes_token_from_query = True
 
     def initialize(self) -> None:
-        """Start without a document."""
         self._document: Document | None = None
         self._unwatch: Callable[[], None] = lambda: None
         self._backlog = 0
@@ -97,7 +96,6 @@ class SyncHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
             self.close(CLOSE_REFUSED, "That is no message of the y-websocket protocol.")
 
     def on_close(self) -> None:
-        """Leave the document."""
         super().on_close()
         self._unwatch()
         if self._document is not None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Change(NamedTuple):
-    """What was done to a text: what was between `start` and `end` is now `text`."""
+    """A change of a text: the part between `start` and `end` is now `text`."""
 
     start: int
     end: int

@@ -54,7 +54,7 @@ class Notebooks:
     documents, shares
         What is exchanged; who may have it.
     data_dir
-        Where it is noted which notebooks are shared, below ``shared_notebooks``.
+        Notes on shared notebooks lie below it, in ``shared_notebooks``.
     contents
         The Jupyter server's contents manager.
     live
@@ -81,7 +81,7 @@ class Notebooks:
         self._identity, self._links = identity, links
         self._documents, self._shares = documents, shares
         self._folder = make_private_dir(data_dir / "shared_notebooks")
-        self._files = NotebookFiles(contents)
+        self.files = NotebookFiles(contents)
         self._live = live
         self._log = log
         self._open: dict[str, LiveNotebook] = {}
@@ -100,7 +100,7 @@ class Notebooks:
             try:
                 noted = msgspec.json.decode(memory.read_bytes(), type=Remembered)
                 there = noted.document in shared and noted.document in self._documents.names()
-                if not there or not await self._files.exists(noted.path):
+                if not there or not await self.files.exists(noted.path):
                     self._log.info("The notebook %s is not shared any more.", noted.name)
                     memory.unlink()
                     self._documents.delete(noted.document)
@@ -114,7 +114,7 @@ class Notebooks:
         for document in list(self._open):
             await self._close(document)
         await self._tasks.finish()
-        self._files.close()
+        self.files.close()
 
     async def show(self) -> list[ListedNotebook]:
         """Return `all`, for the owner."""
@@ -159,7 +159,7 @@ class Notebooks:
         UsageError
             This device shares one under this name already, or the name cannot be one.
         """
-        path = self._files.path(path)
+        path = self.files.path(path)
         name = name or PurePosixPath(path).stem
         if not 1 <= len(name) <= MAX_NAME:
             raise UsageError(f"The name of a shared notebook has 1 to {MAX_NAME} characters.")
@@ -171,7 +171,7 @@ class Notebooks:
             raise UsageError(
                 f"A notebook called {name!r} is shared by this device already. Choose another name (--name)."
             )
-        if not await self._files.exists(path):
+        if not await self.files.exists(path):
             raise NotFound(f"There is no notebook {path!r} in this Jupyter server's folder.")
         await self._begin(listed, path, may_write=True)
         self._shares.publish(name, share)
@@ -210,8 +210,8 @@ class Notebooks:
         here = self._open.get(listed.document)
         if here is not None:
             return OpenedNotebook(listed.name, here.path, not may_write)
-        path = self._files.path(path or f"{listed.name}.ipynb")
-        if await self._files.exists(path):
+        path = self.files.path(path or f"{listed.name}.ipynb")
+        if await self.files.exists(path):
             raise UsageError(f"{path} exists already in this Jupyter server's folder. Name another file (--as).")
         try:
             async with asyncio.timeout(OPEN_SECONDS):
@@ -234,7 +234,7 @@ class Notebooks:
             path=path,
             document=document,
             may_write=may_write,
-            files=self._files,
+            files=self.files,
             live=self._live,
             ran=lambda: self._ran(listed),
             is_apart=lambda: self._is_apart(listed.document),

@@ -29,7 +29,7 @@ LOOK_SECONDS = 0.5
 
 
 class Remembered(msgspec.Struct, frozen=True):
-    """What is noted of a shared notebook for the next start."""
+    """The notes on a shared notebook for the next start."""
 
     document: str
     name: str
@@ -44,7 +44,7 @@ class LiveNotebook:
     Parameters
     ----------
     memory
-        File in which it is noted what both sides were when they were last equal, for the next start.
+        File with the state in which both sides were last equal, for the next start.
     name, path
         Of the share; of the file, relative to the server's root.
     document

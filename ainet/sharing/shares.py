@@ -1,4 +1,4 @@
-"""Who shares which notebook with whom: members say so in their logs, contacts are told what is shared with them."""
+"""Shares of notebooks: members announce them in their logs, contacts are told what is shared with them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MAX_TOLD = 256  # shares of one contact
 
 
 class Share(msgspec.Struct, frozen=True):
-    """What a node says of a notebook that it shares: its log ``shares``, under the share's name.
+    """A node's announcement of a notebook that it shares, in its log ``shares``, under the share's name.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class TellShares(Request, frozen=True):
 
 
 class Shares:
-    """What this device shares, and what members and contacts share with it.
+    """The shares of this device, and those of members and contacts with it.
 
     The documents ask it who may read and change a notebook.
 
@@ -91,7 +91,7 @@ class Shares:
     links, feeds
         To the others; where members say what they share.
     path
-        File in which it is noted what contacts share, for while they are away.
+        File with the shares of contacts, for while they are away.
     log
         For contacts that cannot be told.
     """
@@ -115,7 +115,6 @@ class Shares:
         feeds.on_change(lambda _author, name: self._changed() if name == LOG else None)
 
     async def stop(self) -> None:
-        """Stop telling."""
         await self._tasks.stop()
         await self._file.flush()
 

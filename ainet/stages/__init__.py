@@ -1,1 +1,1 @@
-"""What runs in a Dask worker: a shard of a model with its keys and values."""
+"""A shard of a model, with its keys and values, in a Dask worker."""

@@ -1,4 +1,4 @@
-"""What a stage knows of its sessions: keys and values in llama.cpp's cache, copies, and the hidden states it sent."""
+"""A stage's knowledge of its sessions: keys and values in llama.cpp's cache, copies, and the hidden states it sent."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ ORDERS = frozenset((Kind.RELEASE, Kind.CLEAR, Kind.KEEP, Kind.RESTORE, Kind.FORG
 
 
 class Remains(NamedTuple):
-    """What is left of a stage whose pipeline has ended: its model, what it knows of the owner's sessions, its speed."""
+    """The rest of a stage whose pipeline has ended: its model, its knowledge of the owner's sessions, its speed."""
 
     cache: KVCache
     owner: str

@@ -1,1 +1,1 @@
-"""What the members of a swarm tell each other and agree on."""
+"""Announcements and agreements of the members of a swarm."""

@@ -31,7 +31,7 @@ State = dict[str, msgspec.Raw]
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True):
-    """What an entry says.
+    """The content of an entry.
 
     Attributes
     ----------
@@ -111,7 +111,7 @@ def make_entry(body: Body, sign: Callable[[bytes], bytes]) -> Entry:
 
 
 class Place(msgspec.Struct, frozen=True, array_like=True):
-    """How far a log is known; `digest` is that of the last entry."""
+    """The part of a log that is known; `digest` is that of the last entry."""
 
     epoch: Count
     seq: Count
@@ -119,7 +119,7 @@ class Place(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def order(self) -> tuple[int, int]:
-        """What makes one place come after another."""
+        """The order of places."""
         return self.epoch, self.seq
 
 

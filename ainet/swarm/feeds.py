@@ -40,7 +40,7 @@ MAX_BATCH = 1024 * 1024
 
 
 class KnownFeed(msgspec.Struct, frozen=True, array_like=True):
-    """How far the speaker knows one log."""
+    """The part of a log that the speaker knows."""
 
     author: NodeId
     log: FeedName

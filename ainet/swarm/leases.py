@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """What a node says of a lease in its log ``leases``, under the lease's name.
+    """A node's word on a lease in its log ``leases``, under the lease's name.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class Granted(msgspec.Struct, frozen=True):
-    """Who may hold the lease (the asker: it was granted), and the highest number that the speaker has seen."""
+    """The node that may hold the lease (the asker: it was granted), and the highest number that was seen."""
 
     holder: NodeId
     number: Count
@@ -76,14 +76,14 @@ class ReturnLease(Request, frozen=True):
 
 
 class Fence(NamedTuple):
-    """What makes one holder of a lease come before another: the number, then the node id."""
+    """The order of holders of a lease: the number, then the node id."""
 
     number: int
     holder: str
 
 
 class _Grant(NamedTuple):
-    """Who was granted a lease here, the highest number then, and when it must have been taken (monotonic clock)."""
+    """A grant of a lease: the node, the highest number then, and the time until which it counts (monotonic)."""
 
     holder: str
     number: int

@@ -47,7 +47,6 @@ class SwarmSettings:
         return self.all()
 
     def all(self) -> dict[str, str]:
-        """Return what is set."""
         return {key: value for key in KEYS if (value := self.get(key)) is not None}
 
     def get(self, key: str) -> str | None:

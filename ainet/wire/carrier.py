@@ -91,7 +91,6 @@ class TcpCarrier:
         await self._writer.wait_closed()
 
     def cut(self) -> None:
-        """Close at once."""
         self._writer.transport.abort()
 
     async def wait_closed(self) -> None:

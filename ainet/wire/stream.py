@@ -175,7 +175,6 @@ class SecureStream:
         self._carrier.cut()
 
     async def abort(self) -> None:
-        """Close at once."""
         self.cut()
         with contextlib.suppress(OSError):
             await self._carrier.wait_closed()

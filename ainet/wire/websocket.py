@@ -97,7 +97,6 @@ class WebSocketCarrier:
         self._end()
 
     def cut(self) -> None:
-        """Close at once."""
         self._ended = True
         self._end()
         self._protocol.stream.close()

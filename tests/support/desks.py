@@ -138,6 +138,6 @@ async def shared(ada, bob, **options):
 async def part(ada, bob):
     """Cut the two off from each other until the test connects them."""
     for desk in (ada, bob):
-        await desk.node.links._upkeep.stop()
+        await desk.node.links.upkeep.stop()
     ada.node.links.table.close_all(PeerUnreachable("The cable is pulled."))
     await until(lambda: not bob.node.links.open_link(ada.node.id))

@@ -113,7 +113,7 @@ async def in_workers(service, pipeline, function):
     It must be an inner function: one of a module would have the workers import that, and say nothing meanwhile.
     """
     workers = [stage.worker.address for stage in service.stages(pipeline.name)]
-    return list((await service._engine.client.run(function, workers=workers)).values())
+    return list((await service.engine.client.run(function, workers=workers)).values())
 
 
 async def pause(service, pipeline, *at, seconds=2.0):

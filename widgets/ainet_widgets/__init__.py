@@ -1,1 +1,1 @@
-"""What ainet shows inside a notebook; each widget is imported by what shows it."""
+"""The widgets of ainet; each is imported by the code that shows it."""

@@ -1,4 +1,4 @@
-"""What only the magics can do: it concerns the kernel's own conversation and variables."""
+"""Subcommands of the magics alone: they concern the kernel's own conversation and variables."""
 
 from __future__ import annotations
 

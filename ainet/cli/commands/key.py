@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 
 def _export_key_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
-    """Add the destination."""
     parser.description = (
         "Write the swarm's key, encrypted. The passphrase is asked for, or taken from AINET_PASSPHRASE."
     )
@@ -27,7 +26,6 @@ def _export_key_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
 
 
 def _import_key_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
-    """Add the source."""
     parser.description = "Take over an exported key. The passphrase is asked for, or taken from AINET_PASSPHRASE."
     parser.add_argument("file", metavar="FILE", help="what `ainet export-key` wrote; - is standard input")
     only_json(parser, kernel)

@@ -72,7 +72,6 @@ def _plan_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
 
 
 def _unload_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
-    """Add the model."""
     parser.add_argument("model", metavar="MODEL", nargs="?", help="the model (default: all)")
     only_json(parser, kernel)
 

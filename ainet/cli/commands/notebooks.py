@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 
 def _share_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
-    """Add the notebook."""
     parser.description = "Share a notebook, live. Without one, list what is shared."
     default = "this one" if kernel else "none: list what is shared"
     parser.add_argument("notebook", metavar="NOTEBOOK", nargs="?", help=f"its path ({default})")

@@ -74,5 +74,4 @@ class Embedding:
         return rows if self._scale == 1 else rows * self._scale
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()

@@ -329,7 +329,6 @@ class Llama:
         self._used += C.llama_memory_seq_pos_max(self._memory, slot) + 1
 
     def close(self) -> None:
-        """Free everything."""
         if self._context:
             C.llama_free(self._context)
             self._context = None

@@ -95,7 +95,6 @@ class Sampler:
             C.llama_sampler_accept(self._chain, token)
 
     def close(self) -> None:
-        """Free the chain."""
         if self._chain:
             C.llama_sampler_free(self._chain)
             self._chain = None

@@ -1,1 +1,1 @@
-"""What stages, requesters and nodes say to each other about a pipeline."""
+"""The words of stages, requesters and nodes about a pipeline."""

@@ -1,4 +1,4 @@
-"""Where a stage listens."""
+"""The address of a stage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class StageAddress(msgspec.Struct, frozen=True):
-    """Where a stage listens: its node, its host, the ports for the stage before it and for requesters (0: none)."""
+    """The address of a stage: its node, its host, the ports for the stage before it and for requesters (0: none)."""
 
     node: str
     host: str

@@ -1,4 +1,4 @@
-"""What a requester says to the last stage of a pipeline, and what it hears."""
+"""The words between a requester and the last stage of a pipeline."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Lap(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Resume(msgspec.Struct, frozen=True):
-    """What another pipeline did of a session before it was lost.
+    """The part of a session that another pipeline had done before it was lost.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""How sessions go on when their pipeline has lost stages: those that are left still know them, new ones catch up.
+"""Sessions whose pipeline has lost stages: those that are left still know them, new ones catch up.
 
 A stage that is left has the keys and values of its layers in its cache, and keeps the hidden states that it sent. A new
 stage computes from those what its predecessor in the same place had computed, in the same shapes; what the first stage
@@ -26,7 +26,7 @@ FirstLayer = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True):
-    """What a stage that outlived its pipeline knows of a session.
+    """The knowledge that a stage has of a session, after the end of its pipeline.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class Continued(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Recovery(msgspec.Struct, frozen=True):
-    """What a new pipeline takes over from a lost one.
+    """The inheritance of a new pipeline from a lost one.
 
     Attributes
     ----------

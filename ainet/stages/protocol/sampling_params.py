@@ -1,4 +1,4 @@
-"""How tokens are drawn, as a requester says it."""
+"""A requester's wishes for the drawing of tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ainet.stages.protocol.grammar import MAX_GRAMMAR, check_grammar
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
-    """How tokens are drawn.
+    """The parameters by which tokens are drawn.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What one stage of a pipeline is, as the node that planned it says."""
+"""The description of a stage, by the node that planned it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Form = Literal["float32", "float16", "int8"]
 
 
 class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What one stage of a pipeline is.
+    """The description of a stage of a pipeline.
 
     Attributes
     ----------

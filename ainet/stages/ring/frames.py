@@ -45,7 +45,7 @@ TLS_HANDSHAKE = b"\x16"  # the type of the record that TLS begins with
 
 
 class Kind(enum.IntEnum):
-    """What a frame carries."""
+    """The kind of a frame."""
 
     HELLO = 1  # the pipeline's epoch: fences out stages of an older placement
     PROMPT = 2  # tokens to process from `position` on, with logits at the end if there is an output
@@ -256,7 +256,6 @@ class RingListener:
         raise PeerUnreachable(f"The stage before this one did not connect within {TIMING.ring_dial:.0f} s.")
 
     def close(self) -> None:
-        """Stop listening."""
         self._socket.close()
 
     def _greet(self, raw: socket.socket, expected_id: str, epoch: bytes, max_payload: int) -> RingConnection:

@@ -1,4 +1,4 @@
-"""What a decode thread waits for: commands from other threads, and frames from the stage before it."""
+"""The events for which a decode thread waits: commands from other threads, and frames from the stage before it."""
 
 from __future__ import annotations
 
@@ -57,6 +57,5 @@ class Inbox:
         return link is not None and link.socket.fileno() in ready
 
     def close(self) -> None:
-        """Close the wake-up sockets."""
         self._woken.close()
         self._waker.close()

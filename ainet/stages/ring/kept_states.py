@@ -62,7 +62,7 @@ class _Chunk(NamedTuple):
 
 
 class KeptStates:
-    """What a stage has sent of each session, in the shapes in which it was sent. Used by the decode thread only.
+    """The hidden states that a stage has sent of each session, in their shapes. Used by the decode thread only.
 
     Parameters
     ----------
@@ -129,7 +129,6 @@ class KeptStates:
                 yield Segment(slot, position, rows), spool.read(begin, rows * self._row_bytes)
 
     def release(self, slot: int) -> None:
-        """Forget a session."""
         self._chunks.pop(slot, None)
         self._writing.pop(slot, None)
 
@@ -144,7 +143,6 @@ class KeptStates:
         self._chunks[slot] = [chunk for chunk in self._copies.get(number, ()) if chunk.position < n]
 
     def forget(self, number: int) -> None:
-        """Forget a copy."""
         self._copies.pop(number, None)
 
     def clear(self) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import ssl
 
-#: Frames of at most this many bytes are sent at once where the socket has room: it then has room for so much.
+#: Frames of at most this many bytes are sent at once where the socket has room: it has room for that many then.
 AT_ONCE = 16384
 
 

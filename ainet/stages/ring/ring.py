@@ -77,7 +77,6 @@ class Ring:
         self._order(Kind.RESTORE, Segment(slot, number, n))
 
     def forget(self, numbers: Sequence[int]) -> None:
-        """Drop copies."""
         self._order(Kind.FORGET, *(Segment(0, number, 0) for number in numbers))
 
     def again(self, slot: int, n: int) -> None:

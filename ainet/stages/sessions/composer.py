@@ -1,4 +1,4 @@
-"""What the first stage decides: which rows of which sessions go through the stages together.
+"""The decision of the first stage: which rows of which sessions go through the stages together.
 
 Tokens of running answers go first, spread over as many micro-batches as there are stages, so that the stages work on
 different sessions at the same time. A prompt fills what is left, in chunks that are small while somebody waits for

@@ -1,4 +1,4 @@
-"""When tokens are tried before they are drawn, and what a lap costs then."""
+"""Drafts for the sessions of a pipeline, and the cost of laps that carry them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a small model guesses to come next, for a larger one that then brings several tokens with one lap."""
+"""The guesses of a small model, for a larger one that then brings several tokens with one lap."""
 
 from __future__ import annotations
 

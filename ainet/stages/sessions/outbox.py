@@ -1,4 +1,4 @@
-"""What a requester hears, gathered: telling it of every token apart would slow the stages that make the next one."""
+"""Gathers the words for a requester: telling it of each token apart would slow the stages that make the next one."""
 
 from __future__ import annotations
 

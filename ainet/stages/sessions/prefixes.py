@@ -26,7 +26,7 @@ class Prefix(NamedTuple):
 
 
 class Prefixes:
-    """What was kept, the longest unused first. The same on all stages: only who owns this tells them.
+    """The prefixes that are kept, the longest unused first. All stages keep the same ones, because the head tells them.
 
     Parameters
     ----------

@@ -113,7 +113,7 @@ class Session:
 
     @property
     def steps(self) -> list[tuple[int, list[int], int]]:
-        """How the generated tokens but the last were computed: from which position on, which ones, how many at once."""
+        """The steps in which all generated tokens but the last were computed: position, tokens, tokens at once."""
         steps: list[tuple[int, list[int], int]] = []
         begin, first = 0, len(self.prompt)
         for lap in [*self._laps, Lap(len(self.generated) - 1, 0, 0)]:
@@ -128,7 +128,7 @@ class Session:
 
     @property
     def finish(self) -> str | None:
-        """How a resumed session had ended already, if it had; else None."""
+        """The end of a resumed session that had ended already; else None."""
         if self._stream is not None and self._stream.stopped:
             return "stop"
         return "length" if self._is_full(len(self.prompt) + len(self.generated) - 1) else None
@@ -197,7 +197,6 @@ class Session:
         return self._stream.finish() if self._stream is not None else ""
 
     def close(self) -> None:
-        """Free the sampler."""
         if self._sampler is not None:
             self._sampler.close()
 

@@ -1,4 +1,4 @@
-"""Who is next: users are treated alike, however much each of them asks."""
+"""The order of sessions: users are treated alike, however much each of them asks."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ async def test_a_node_loads_a_model_that_guesses_and_goes_on_without_it(tmp_path
         desk = found["desk"]
         expected = one_process(smollm2_path, QUESTION, GREEDY, 40, chunk=EXACT_UBATCH)[1]
         large = await desk.provider.manifest("smollm2")
-        assert await desk.provider._finder.draft_of(large, "smollm2") is None  # it would guess what it says itself
+        assert await desk.provider.finder.draft_of(large, "smollm2") is None  # it would guess what it says itself
         await ask_node(desk, stages=2)
         pipeline = desk.provider.pipelines.usable()[0]
         await until(lambda: pipeline.draft is not None, 20)
@@ -216,13 +216,13 @@ async def test_a_small_model_with_the_same_tokens_is_found_by_itself(tmp_path, c
     write_model(folder / "small.gguf", "llama", 2)
     options = {"model_paths": [str(folder)], "discover_models": False, "model": "large"}
     async with nodes(tmp_path, desk=options) as found:
-        finder = found["desk"].provider._finder
+        finder = found["desk"].provider.finder
         large = await finder.manifest("large")
         assert (await finder.draft_of(large, "auto")).name == "small"
         assert await finder.draft_of(await finder.manifest("small"), "auto") is None
         assert await finder.draft_of(large, "none") is None
     async with nodes(tmp_path / "other", desk=options | {"discover_models": True}) as found:
-        finder = found["desk"].provider._finder
+        finder = found["desk"].provider.finder
         assert (await finder.draft_of(await finder.manifest("smollm2"), "auto")) is None  # small has other tokens
         assert await finder.draft_of(await finder.manifest("smollm2"), "small") is None
         assert "small cannot guess for smollm2: their tokens are not the same" in caplog.text

@@ -148,7 +148,7 @@ def running(stage):
 
     def run(request):
         events: queue.Queue[Event] = queue.Queue()
-        stage.inbox.put(lambda: stage.head.open(request, events.put))
+        stage.inbox.put(lambda: stage._head.open(request, events.put))
         prompt, tokens, laps = [], [], []
         while True:
             match events.get(timeout=60):
@@ -212,7 +212,7 @@ def test_laps_that_cannot_have_been_are_refused(smollm2_store, smollm2_manifest,
     with running(stage):
         request = msgspec.structs.replace(ask(GREEDY, 9), resume=Resume([5, 6], [7, 8, 9, 10], resume))
         done = threading.Event()
-        stage.inbox.put(lambda: (stage.head.open(request, events.append), done.set()))
+        stage.inbox.put(lambda: (stage._head.open(request, events.append), done.set()))
         assert done.wait(10)
     assert isinstance(events[0], Failed)
     assert "An answer cannot go on" in str(events[0].error)

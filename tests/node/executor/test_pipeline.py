@@ -109,7 +109,7 @@ def listening(pid: int) -> int:
 
 
 async def test_an_interrupted_load_leaves_nothing(workshop):
-    (worker,) = workshop.service._engine.workers()
+    (worker,) = workshop.service.engine.workers()
     ports, memory = listening(worker.pid), pss(worker.pid)
     for delay in (0.0, 0.02, 0.1, 0.2, 0.4):
         begun = asyncio.Event()
@@ -130,7 +130,7 @@ async def test_an_interrupted_load_leaves_nothing(workshop):
 
 
 async def test_a_worker_that_is_lost_before_it_holds_anything_is_said(workshop, monkeypatch):
-    engine = workshop.service._engine
+    engine = workshop.service.engine
     actor = engine.actor
 
     def killed_first(*arguments, address):
@@ -150,7 +150,7 @@ async def test_a_worker_that_is_lost_before_it_holds_anything_is_said(workshop, 
 async def test_a_stage_ends_also_when_dask_knew_first_that_its_worker_is_lost(workshop):
     pipeline = await workshop.load(2)
     service = workshop.service
-    service._engine._worker_lost = Signal("nobody tells the service", LOG)
+    service.engine._worker_lost = Signal("nobody tells the service", LOG)
     for park in (True, False):
         stage = service.stages()[0]
         os.kill(stage.worker.pid, signal.SIGKILL)
@@ -167,7 +167,7 @@ async def test_a_stage_ends_also_when_dask_knew_first_that_its_worker_is_lost(wo
 @pytest.mark.parametrize("timing", [Timing(worker_idle=0.1)])
 async def test_workers_that_nobody_needs_end_and_one_stays_warm(workshop):
     pipeline = await workshop.load(3)
-    engine = workshop.service._engine
+    engine = workshop.service.engine
     pids = [worker.pid for worker in engine.workers()]
     await pipeline.close()
     await until(lambda: len(engine.workers()) == 1 and sum(map(psutil.pid_exists, pids)) == 1, 20)
@@ -289,7 +289,7 @@ async def test_closing_an_answer_stops_every_stage_within_a_token(workshop):
         session_server.noted = []
 
         def cancelling(stage, request):
-            return lambda: (session_server.noted.append(stage.decodes), stage.head.cancel(request))
+            return lambda: (session_server.noted.append(stage.decodes), stage._head.cancel(request))
 
         session_server._cancelling = cancelling
 

@@ -81,7 +81,7 @@ async def test_layers_leave_a_device_that_has_become_slow(tmp_path, monkeypatch)
         desk = found["desk"]
         manifest = await desk.provider.manifest("smollm2")
         for node, speed in ((desk, 50e9), (found["attic"], 5e9)):
-            node.stages._speeds.note(manifest.digest, speed)  # so the desk gets most layers at first
+            node.stages.speeds.note(manifest.digest, speed)  # so the desk gets most layers at first
         begun = await ask(desk, max_tokens=8)
         first, last = held(begun.placement, "attic")
         before = size(manifest, (first, last))

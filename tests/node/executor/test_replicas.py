@@ -36,7 +36,7 @@ async def equals(tmp_path, **settings):
     async with nodes(tmp_path, PATIENT, **settings) as found:
         model = (await next(iter(found.values())).provider.manifest(None)).digest
         for node in found.values():
-            node.stages._speeds.note(model, 8e9)  # bytes a second
+            node.stages.speeds.note(model, 8e9)  # bytes a second
         yield found
 
 
@@ -166,12 +166,12 @@ async def test_no_replica_is_loaded_where_none_is_wanted_and_none_where_it_would
         desk.provider._config.replicas = 0
         async with answering(desk, 2) as running:
             assert {answer.where[0] for answer in running} == {"desk"}
-            assert not desk.provider._router._growing
+            assert not desk.provider.router._growing
             desk.provider._config.replicas = 1
             model = usable(desk)[0].digest
-            attic.stages._speeds.note(model, 1e6)  # bytes a second
+            attic.stages.speeds.note(model, 1e6)  # bytes a second
             async with answering(desk, 1):
-                await until(lambda: not desk.provider._router._growing)
+                await until(lambda: not desk.provider.router._growing)
                 assert pipelines(desk) == [["desk"]]
 
 

@@ -64,7 +64,7 @@ async def test_a_stranger_is_refused_inside(tmp_path, caplog):
     async with hub_and_phone(tmp_path) as (served, hub, _), device(tmp_path, "stranger") as stranger:
         with pytest.raises(Refused, match=r"not of (this|its) swarm"):
             await stranger.links.connect_address(served.url)
-        await until(lambda: not hub.links.door._guests)
+        await until(lambda: not hub.links.door.guests)
         assert not hub.links.links()
         assert "was refused" in caplog.text
 
@@ -77,11 +77,11 @@ async def test_who_proves_nothing_is_let_go(tmp_path):
     async with hub_and_phone(tmp_path, Hasty) as (served, hub, _):
         url = served.url.replace("http", "ws") + "ainet/peer"
         silent = await websocket_connect(url)
-        await until(lambda: hub.links.door._guests)
+        await until(lambda: hub.links.door.guests)
         while await silent.read_message() is not None:
             pass  # the word that tells what this port is for
         silent.close()
-        await until(lambda: not hub.links.door._guests)
+        await until(lambda: not hub.links.door.guests)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ async def test_what_is_no_handshake_is_cut_off(tmp_path, sent):
         while await client.read_message() is not None:
             pass
         client.close()
-        await until(lambda: not hub.links.door._guests)
+        await until(lambda: not hub.links.door.guests)
         assert not hub.links.links()
 
 
@@ -104,7 +104,7 @@ async def test_only_so_many_may_wait_to_prove_themselves(tmp_path):
     async with hub_and_phone(tmp_path) as (served, hub, phone):
         url = served.url.replace("http", "ws") + "ainet/peer"
         waiting = [await websocket_connect(url) for _ in range(door.MAX_GUESTS)]
-        await until(lambda: len(hub.links.door._guests) == door.MAX_GUESTS)
+        await until(lambda: len(hub.links.door.guests) == door.MAX_GUESTS)
         with pytest.raises(PeerUnreachable, match="HTTP status 503"):
             await phone.links.connect_address(served.url)
         waiting.pop().close()
@@ -112,7 +112,7 @@ async def test_only_so_many_may_wait_to_prove_themselves(tmp_path):
         assert await phone.links.connect_address(served.url)
         for one in waiting:
             one.close()
-        await until(lambda: not hub.links.door._guests)
+        await until(lambda: not hub.links.door.guests)
 
 
 async def test_the_route_tells_nothing_to_browsers(tmp_path):

@@ -87,11 +87,11 @@ def test_instructions_stay_for_the_conversation(run, shell):
     magics = shell.magics_manager.registry["AinetMagics"]
     run(f"%%ainet ask {GREEDY} --system 'Be brief.'\nHi")
     run(f"%%ainet ask {GREEDY}\nAgain")
-    roles = [message.role for message in magics._conversation]
+    roles = [message.role for message in magics.conversation]
     assert roles == ["system", "user", "assistant", "user", "assistant"]
     run(f"%%ainet ask {GREEDY} --system=Rhyme.\nAgain")
-    assert magics._conversation[0] == Message("system", "Rhyme.")
-    assert [message.role for message in magics._conversation].count("system") == 1
+    assert magics.conversation[0] == Message("system", "Rhyme.")
+    assert [message.role for message in magics.conversation].count("system") == 1
 
 
 @pytest.mark.parametrize("percents", ["%", "%%"])
@@ -191,9 +191,9 @@ def test_debug_shows_the_traceback(fail):
 
 def test_a_failed_question_is_not_part_of_the_conversation(run, fail, shell):
     run(f"%%ainet ask {GREEDY}\nHi")
-    before = list(shell.magics_manager.registry["AinetMagics"]._conversation)
+    before = list(shell.magics_manager.registry["AinetMagics"].conversation)
     fail("%%ainet ask --model no-such-model\nAgain")
-    assert shell.magics_manager.registry["AinetMagics"]._conversation == before
+    assert shell.magics_manager.registry["AinetMagics"].conversation == before
 
 
 def test_a_conversation_that_outgrows_the_window_says_how_to_begin_anew(run, fail):
@@ -231,7 +231,7 @@ def test_an_interrupt_stops_the_answer_and_keeps_the_text(run, fail, shell, tmp_
     assert "· stopped" in printed
     assert printed.rstrip().endswith("Stopped.")
     assert "Traceback" not in printed
-    assert shell.magics_manager.registry["AinetMagics"]._conversation[-1].content == shell.user_ns["kept"]
+    assert shell.magics_manager.registry["AinetMagics"].conversation[-1].content == shell.user_ns["kept"]
     run(f"%%ainet ask {GREEDY}\nHi")
 
 
@@ -240,7 +240,7 @@ def test_loading_twice_keeps_the_conversation(run, shell):
     magics = shell.magics_manager.registry["AinetMagics"]
     shell.run_line_magic("reload_ext", "ainet")
     assert shell.magics_manager.registry["AinetMagics"] is magics
-    assert magics._conversation
+    assert magics.conversation
 
 
 @pytest.mark.parametrize(

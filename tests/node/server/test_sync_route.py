@@ -94,7 +94,7 @@ async def test_an_unmodified_yjs_client_edits_both_ways(served, by):
             await until(lambda client=client: client.content["text"] == "Grüße ☂!")
         one.do(aware={"name": "Ada"})
         await until(lambda: {"user": {"name": "Ada"}} in other.content.get("others", []))
-    await until(lambda: not served.extension.served.rooms._clients)
+    await until(lambda: not served.extension.served.rooms.clients)
 
 
 async def test_a_wrong_token_is_refused(served):
@@ -127,7 +127,7 @@ async def test_a_name_that_cannot_be_is_refused(served):
 )
 async def test_what_is_no_message_changes_nothing(served, message):
     dict_of(served)["a"] = 1
-    saved = served.node.documents._store.updates(PLAN)
+    saved = served.node.documents.store.updates(PLAN)
     client = await websocket_connect(HTTPRequest(url_of(served), headers=served.headers))
     assert (await client.read_message())[0] == YMessageType.SYNC
     await client.write_message(message, binary=True)
@@ -136,8 +136,8 @@ async def test_what_is_no_message_changes_nothing(served, message):
             pass
         assert client.close_code == 1008
     client.close()
-    await until(lambda: not served.extension.served.rooms._clients)
-    assert served.node.documents._store.updates(PLAN) == saved
+    await until(lambda: not served.extension.served.rooms.clients)
+    assert served.node.documents.store.updates(PLAN) == saved
 
 
 async def test_a_document_that_is_here_no_more_ends_its_clients(served, tmp_path):
@@ -147,7 +147,7 @@ async def test_a_document_that_is_here_no_more_ends_its_clients(served, tmp_path
     served.node.documents.delete(PLAN)
     await until(lambda: replica.ended)
     replica.close()
-    assert not served.extension.served.rooms._clients
+    assert not served.extension.served.rooms.clients
     assert served.node.documents.names() == []  # the replica has not brought it back
 
 

@@ -72,7 +72,7 @@ def hold(monkeypatch, desk):
 
 async def late(monkeypatch, ada, bob):
     """Save Ada's notebook while Bob's change is written there; then open it, before her node looks again."""
-    files, saving = ada.notebooks._files, []
+    files, saving = ada.notebooks.files, []
     write = files.write
     mine = nbformat.v4.new_notebook(cells=[code("a", "ada"), code("b", "2")])
 
@@ -95,7 +95,7 @@ async def late(monkeypatch, ada, bob):
 
 async def early(monkeypatch, ada, bob):
     """Open Ada's notebook just before Bob's change is written there."""
-    files, opened = ada.notebooks._files, []
+    files, opened = ada.notebooks.files, []
     write = files.write
 
     async def open_and_write(path, notebook):

@@ -111,7 +111,7 @@ async def test_what_a_user_trusts_is_not_trusted_elsewhere(tmp_path):
 async def test_what_another_program_saves_at_the_moment_of_writing_is_not_lost(tmp_path, monkeypatch, moment):
     async with desks(tmp_path) as (ada, bob):
         await shared(ada, bob)
-        files, saved = ada.notebooks._files, []
+        files, saved = ada.notebooks.files, []
         read, write = files.read, files.write
 
         def save():
@@ -137,7 +137,7 @@ async def test_what_another_program_saves_at_the_moment_of_writing_is_not_lost(t
 async def test_who_saves_while_others_changes_are_written_undoes_none_of_them(tmp_path, monkeypatch):
     async with desks(tmp_path) as (ada, bob):
         await shared(ada, bob)
-        files, saving = ada.notebooks._files, []
+        files, saving = ada.notebooks.files, []
         write = files.write
         mine = nbformat.v4.new_notebook(cells=[code("a", "ada"), code("b", "2")])
 
@@ -157,7 +157,7 @@ async def test_who_saves_while_others_changes_are_written_undoes_none_of_them(tm
 async def test_a_notebook_that_is_saved_while_others_change_it_stays_one(tmp_path):
     async with desks(tmp_path) as (ada, bob):
         await shared(ada, bob)
-        files = ada.notebooks._files
+        files = ada.notebooks.files
         for number in range(30):
             mine = nbformat.v4.new_notebook(cells=[code("a", f"{number} " * (20_000 - 600 * number))])
             theirs = {"cells": [code("b", "2 " * 600 * number)], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
@@ -229,7 +229,7 @@ async def test_notebooks_of_one_name_are_never_mixed(tmp_path):
 async def test_a_file_that_cannot_be_written_reverts_nothing(tmp_path, monkeypatch):
     async with desks(tmp_path) as (ada, bob):
         await shared(ada, bob)
-        files = bob.notebooks._files
+        files = bob.notebooks.files
         honest = files.write
 
         async def full(_path, _content):

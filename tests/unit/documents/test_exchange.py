@@ -79,7 +79,7 @@ async def test_malformed_and_oversized_updates_leave_no_trace(tmp_path, caplog):
             with pytest.raises(UsageError, match="cannot be the name"):
                 await link.request(PushUpdate(name, b"\0\0"))
         assert documents.names() == [PLAN]
-        assert documents._store.updates(PLAN) == []
+        assert documents.store.updates(PLAN) == []
 
 
 async def test_there_is_a_limit_of_documents(tmp_path):

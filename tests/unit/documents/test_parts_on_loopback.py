@@ -32,7 +32,7 @@ async def part(found):
     """Cut every link between the two parts."""
     near = {found[name][0].id for name in NEAR}
     for device, *_ in found.values():
-        await device.links._upkeep.stop()
+        await device.links.upkeep.stop()
     for device, *_ in found.values():
         for link in device.links.links():
             if (device.id in near) != (link.peer_id in near):

@@ -35,7 +35,7 @@ async def never(reader, writer):
 def cut_links(*devices):
     for device in devices:
         for link in device.links.links():
-            link._stream.cut()
+            link.transport.cut()
 
 
 async def test_a_channel_carries_a_connection_to_an_exposed_port(tmp_path):
@@ -73,7 +73,7 @@ async def test_nothing_is_lost_or_doubled_when_links_are_cut_again_and_again(tmp
             cut_links(chance.choice([desk, phone]))
             if chance.random() < 0.5:
                 await until(lambda: not phone.links.links())
-                await phone.links._dial_anew(desk.id)
+                await phone.links.dial_anew(desk.id)
         assert await asyncio.wait_for(talking, 30) == [DATA] * 3
         await until(lambda: not phone.links.channels.count(desk.id) and not desk.links.channels.count(phone.id))
 
@@ -85,9 +85,9 @@ async def test_a_new_link_takes_over_while_the_old_one_lives(tmp_path):
         channel = phone.links.channels.open(desk.id, ToPort(port))
         talking = asyncio.create_task(talk(channel, DATA))
         await until(lambda: channel.bytes_received > 0)
-        await phone.links._dial_anew(desk.id)
+        await phone.links.dial_anew(desk.id)
         assert phone.links.open_link(desk.id) is not old
-        old._stream.cut()
+        old.transport.cut()
         assert await talking == DATA
 
 
@@ -214,7 +214,7 @@ async def triangle(tmp_path, **settings):
         for device, other in ((phone, tablet), (tablet, phone)):
             for link in device.links.links():
                 if link.peer_id == other.id:
-                    link._stream.cut()
+                    link.transport.cut()
         await until(lambda: desk.links.open_link(phone.id) and desk.links.open_link(tablet.id))
         yield desk, phone, tablet
 
@@ -246,7 +246,7 @@ async def test_a_direct_link_replaces_a_relayed_one_in_use(tmp_path):
     async with triangle(tmp_path) as (_, phone, tablet):
         assert (await phone.links.connect(tablet.id)).relay
         del phone.links.book.addresses  # the way is free
-        await phone.links._dial_anew(tablet.id)
+        await phone.links.dial_anew(tablet.id)
         assert phone.links.open_link(tablet.id).relay is None
         assert split_address(phone.links.open_link(tablet.id).path)
 

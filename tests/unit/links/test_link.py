@@ -195,7 +195,7 @@ async def test_short_messages_are_sent_at_once(tmp_path):
     async with two(tmp_path) as (desk, phone, _, _):
         await until(lambda: desk.links.open_link(phone.id))
         for link in (desk.links.open_link(phone.id), phone.links.open_link(desk.id)):
-            end = link._stream._carrier._writer.get_extra_info("socket")
+            end = link.transport._carrier._writer.get_extra_info("socket")
             assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
@@ -209,7 +209,7 @@ async def test_a_lost_link_fails_everything_that_waits(tmp_path):
         tasks = [asyncio.create_task(link.request(Wait(), timeout=None)) for _ in range(5)]
         await until(lambda: peer.waiting == 5)
         (back,) = desk.links.links()
-        back._stream._carrier._writer.transport.abort()  # the cable is pulled
+        back.transport._carrier._writer.transport.abort()  # the cable is pulled
 
         for task in tasks:
             with pytest.raises(PeerUnreachable, match="The link to desk was lost"):
@@ -224,7 +224,7 @@ async def test_a_lost_link_fails_everything_that_waits(tmp_path):
 
 async def test_members_find_each_other_again(tmp_path):
     async with two(tmp_path) as (desk, phone, _, link):
-        link._stream._carrier._writer.transport.abort()
+        link.transport._carrier._writer.transport.abort()
         await until(link.closed.is_set)
         await until(lambda: phone.links.open_link(desk.id) and desk.links.open_link(phone.id))
         assert await (await phone.links.connect(desk.id)).request(Echo(b"x")) == Blob(b"x")

@@ -20,7 +20,7 @@ async def behind_a_relay(tmp_path):
     async with devices(tmp_path, "desk", "phone", "tablet", "attic") as found:
         desk, phone, *others = found
         for device in found:
-            await device.links._upkeep.stop()
+            await device.links.upkeep.stop()
         await until(lambda: not any(device.links._dialler._dialling for device in found))
         for other in others:
             unreachable(other, phone)

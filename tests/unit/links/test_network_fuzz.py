@@ -178,7 +178,7 @@ async def test_hundreds_of_strange_requests_leave_a_link_well(tmp_path):
         chance = random.Random(3)
         for i in range(600):
             kind = chance.choice([*handled, "Nothing", ""])
-            stream = link._stream
+            stream = link.transport
             stream.write(encode_frame(Call(10_000 + i, kind, b"\xc1" if i % 3 else b"\x80")))
             await stream.drain()
         with contextlib.suppress(AinetError):

@@ -76,7 +76,7 @@ async def test_a_contact_that_acts_as_a_member_is_cut_off(tmp_path, frame):
     async with contacts(tmp_path) as (ada, bob):
         link = ada.links.open_link(bob.id, Standing.CONTACT)
         sent = OpenChannel(1, ToPort(80)) if frame == "channel" else RosterUpdate(ada.identity.signed_roster)
-        link._stream.write(encode_frame(sent))
+        link.transport.write(encode_frame(sent))
         await until(link.closed.is_set)
         assert "which only members may" in link.error.message
         assert not bob.links.channels.count(ada.id)
@@ -88,7 +88,7 @@ async def test_who_was_forgotten_is_refused_with_words(tmp_path):
         await until(lambda: not bob.links.open_link(ada.id, Standing.CONTACT))
         assert ada.links.known_addresses(bob.id) == []
         with pytest.raises(Refused, match=r"not of its swarm|no contact"):
-            await bob.links._dial_anew(ada.id)
+            await bob.links.dial_anew(ada.id)
         with pytest.raises(NotFound, match="Contacts are: nobody"):
             ada.links.trust.forget("bob")
 
@@ -175,9 +175,9 @@ async def test_a_wrong_introduction_is_refused_and_leaves_nothing(tmp_path, monk
         if wrong == "secret":
             ticket = msgspec.structs.replace(ticket, secret=bytes(16))
         elif wrong == "signature":
-            honest = bob.pairing._introductions.request
+            honest = bob.pairing.introductions.request
             monkeypatch.setattr(
-                bob.pairing._introductions,
+                bob.pairing.introductions,
                 "request",
                 lambda *given: msgspec.structs.replace(honest(*given), signature=bytes(64)),
             )
@@ -200,9 +200,9 @@ async def test_a_wrong_introduction_is_refused_and_leaves_nothing(tmp_path, monk
 async def test_a_card_of_another_devices_certificate_is_refused(tmp_path):
     async with devices(tmp_path, "ada", "bob", "eve", joined=False) as (ada, bob, eve):
         ticket = Ticket.parse((await ada.pairing.invite(purpose="introduce")).ticket)
-        honest = bob.pairing._introductions.request(ticket, b"leaf", ("127.0.0.1:1",))
+        honest = bob.pairing.introductions.request(ticket, b"leaf", ("127.0.0.1:1",))
         card = msgspec.msgpack.decode(honest.card, type=Card)
-        monkey = eve.pairing._introductions
+        monkey = eve.pairing.introductions
 
         def request(given, leaf, addresses):
             from ainet.pairing.tickets import proof

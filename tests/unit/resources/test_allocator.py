@@ -186,9 +186,9 @@ def test_what_the_device_does_not_have_is_not_advised() -> None:
 def test_caps_come_from_the_configuration(tmp_path: Path) -> None:
     config = AinetConfig(data_dir=str(tmp_path), memory="1GB", threads=3, disk="2GB", gpu=False)
     assert caps_of(config) == Caps(memory=GB, threads=3, disk=2 * GB, gpu=False)
-    default = Caps.from_config(AinetConfig(data_dir=str(tmp_path)))
+    default = caps_of(AinetConfig(data_dir=str(tmp_path)))
     assert default.memory == int(total_memory() * 0.75)
     assert default.threads == cores()
     assert 0 < default.disk < psutil.disk_usage(str(tmp_path)).total
     assert default.gpu
-    assert Caps.from_config(AinetConfig(data_dir=str(tmp_path), memory="100TB")).memory == total_memory()
+    assert caps_of(AinetConfig(data_dir=str(tmp_path), memory="100TB")).memory == total_memory()

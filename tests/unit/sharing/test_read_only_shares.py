@@ -74,7 +74,7 @@ async def test_a_third_member_refuses_what_a_reader_pushes(tmp_path):
 async def test_a_third_member_asks_a_reader_for_nothing_when_they_meet(tmp_path):
     async with shared(tmp_path, read_only=True) as (ada, bob, carl, name):
         for one in (bob, carl):
-            await one.device.links._upkeep.stop()
+            await one.device.links.upkeep.stop()
         for link in bob.device.links.links():
             link.close(PeerUnreachable("The cable is pulled."))
         await until(lambda: not bob.device.links.links() and not carl.device.links.open_link(bob.device.id))

@@ -68,7 +68,7 @@ async def answer(client, request):
 
 async def free(stage):
     async with asyncio.timeout(10):
-        while stage.head.waiting:
+        while stage._head.waiting:
             await asyncio.sleep(0.01)
 
 
@@ -94,8 +94,8 @@ async def test_a_stop_string_ends_the_answer(pipeline):
 
 async def test_leaving_the_answer_stops_the_stage_within_a_token(pipeline, monkeypatch):
     stage, connect = pipeline
-    cancel, heard = stage.head.cancel, []
-    monkeypatch.setattr(stage.head, "cancel", lambda request: (heard.append(stage.decodes), cancel(request)))
+    cancel, heard = stage._head.cancel, []
+    monkeypatch.setattr(stage._head, "cancel", lambda request: (heard.append(stage.decodes), cancel(request)))
     async with connect() as client:
         events = client.ask(ask(max_tokens=900, sampling=ENDLESS))
         seen = 0

@@ -63,7 +63,7 @@ class Work:
 async def cut(one, *others):
     """Part `one` from the others for as long as the test does not connect them."""
     for device in (one, *others):
-        await device.links._upkeep.stop()
+        await device.links.upkeep.stop()
     for device in (one, *others):
         for link in device.links.links():
             if one.id in (device.id, link.peer_id):
