@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RPC := .venv-rpc
 YJS := tests/yjs/node_modules/.ready
+# The tests start hundreds of Pythons: each would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo quick test soak lint benchmark clean
 
