@@ -287,11 +287,11 @@ class Documents:
                 self._outgoing[peer] = {}
                 for name, updates in waiting.items():
                     merged = _merge(updates)
-                    await self._tell(peer, name, merged if len(merged) <= self._sizes.push else b"")
+                    await self._notify(peer, name, merged if len(merged) <= self._sizes.push else b"")
         finally:
             self._outgoing.pop(peer, None)
 
-    async def _tell(self, peer: str, name: str, update: bytes) -> None:
+    async def _notify(self, peer: str, name: str, update: bytes) -> None:
         """Send an update. What is lost with the last link, the peer asks for on the next one."""
         link = self._links.open_link(peer)
         try:

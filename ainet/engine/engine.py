@@ -145,7 +145,7 @@ class Engine:
             if self._client is None:
                 await self._start()
             if self._child is not None:
-                self._take(await self._child.request("grow", TIMING.worker_start, n=n))
+                self._adopt(await self._child.request("grow", TIMING.worker_start, n=n))
             else:
                 await self._look_for_workers()
         if len(self._workers) < n:
@@ -210,7 +210,7 @@ class Engine:
             child.start(**msgspec.to_builtins(credentials)), asyncio.to_thread(import_distributed, self._log)
         )
         await self._connect(answer["address"], credentials.security(), TIMING.worker_start)
-        self._take(await child.request("grow", TIMING.worker_start, n=1))
+        self._adopt(await child.request("grow", TIMING.worker_start, n=1))
 
     async def _connect(self, address: str, security: Security | None, seconds: float) -> None:
         import dask
@@ -273,9 +273,9 @@ class Engine:
         found = [
             {"address": address, "pid": pid, "name": str(present[address]["name"])} for address, pid in pids.items()
         ]
-        self._take([one for one in known + found if one["address"] in present])
+        self._adopt([one for one in known + found if one["address"] in present])
 
-    def _take(self, found: list[dict[str, Any]]) -> None:
+    def _adopt(self, found: list[dict[str, Any]]) -> None:
         # The news of a loss may have overtaken the list.
         self._workers = {one["address"]: Worker(**one) for one in found if one["address"] not in self._gone}
 
@@ -296,7 +296,7 @@ class Engine:
                 return
             try:
                 if self._child is not None:
-                    self._take(await self._child.request("workers", TIMING.worker_start))
+                    self._adopt(await self._child.request("workers", TIMING.worker_start))
                 else:
                     await self._look_for_workers()
             except (OSError, AinetError) as exc:

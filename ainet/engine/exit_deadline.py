@@ -37,7 +37,7 @@ class ExitDeadline:
         self._begun: queue.SimpleQueue[None] = queue.SimpleQueue()
         threading.Thread(target=self._watch, name="exit deadline", daemon=True).start()
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start the clock; further calls change nothing. May be called in any thread and in a handler of signals."""
         self._begun.put(None)
 

@@ -57,7 +57,7 @@ class Program:
         loop = asyncio.get_running_loop()
 
         def end(*_: object) -> None:
-            deadline.begin()
+            deadline.start()
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self.finished.set)
 
@@ -79,7 +79,7 @@ class Program:
 
         threading.Thread(target=read, name="commands", daemon=True).start()
         await self.finished.wait()
-        deadline.begin()
+        deadline.start()
         for task in tasks:
             task.cancel()
         await self.stop()
@@ -111,7 +111,7 @@ def main(program: type[Program]) -> None:
     except BaseException:  # the log is the only place where it can be seen
         traceback.print_exc()
     finally:
-        deadline.begin()
+        deadline.start()
         kill_descendants()
         end_resource_tracker()
         shutil.rmtree(run_dir, ignore_errors=True)

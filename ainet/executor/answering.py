@@ -112,7 +112,7 @@ class Answering:
         """
         text = conversation(request)
         reports: asyncio.Queue[LoadProgress | None] = asyncio.Queue()
-        loading = self._provider.begin(request, text, reports.put_nowait)
+        loading = self._provider.obtain(request, text, reports.put_nowait)
         loading.add_done_callback(lambda _: reports.put_nowait(None))
         try:
             while (report := await reports.get()) is not None:

@@ -386,7 +386,7 @@ class Pipeline:
         wait = asyncio.get_running_loop().call_later
         link.on_close(lambda closed: wait(TIMING.owner_away, away, closed.instance))
 
-    async def tell(self) -> None:
+    async def notify(self) -> None:
         """Tell the nodes that could not be told, and are linked again, to unload their stages."""
         self.untold = {node for node in self.untold if self._identity.roster.member(node) is not None}
         await asyncio.gather(

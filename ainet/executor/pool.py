@@ -69,7 +69,7 @@ class PipelinePool:
 
     async def start(self) -> None:
         """Begin to look for idle pipelines."""
-        self._tell()
+        self._notify_untold()
         self._sweeper = asyncio.create_task(self._sweep(), name="idle pipelines")
 
     async def stop(self) -> None:
@@ -109,7 +109,7 @@ class PipelinePool:
             raise
         pipeline.abandoned = self.abandon
         self._loaded.append(pipeline)
-        self._tell()
+        self._notify_untold()
 
     def idle_memory(self) -> dict[str, int]:
         """Return the bytes on each node (by id) that unloading idle pipelines would free."""
@@ -137,21 +137,21 @@ class PipelinePool:
         """Unload a pipeline; a second time does nothing."""
         if pipeline in self._loaded:
             self._loaded.remove(pipeline)
-            self._tell()
+            self._notify_untold()
             await self._close(pipeline)
 
     def abandon(self, pipeline: Pipeline, *, park: bool = True) -> None:
         """Unload a broken pipeline without keeping anybody waiting for it; its models stay for one in its place."""
         if pipeline in self._loaded:
             self._loaded.remove(pipeline)
-            self._tell()
+            self._notify_untold()
             self._closing.spawn(self._close(pipeline, park=park))
 
     async def settle(self, seconds: float | None = None) -> bool:
         """Wait until abandoned pipelines have given their memory back, at most this long; tell whether they have."""
         await self._closing.finish(seconds)
         if seconds is None:
-            await asyncio.gather(*(pipeline.tell() for pipeline in list(self._untold)))
+            await asyncio.gather(*(pipeline.notify() for pipeline in list(self._untold)))
         return not (self._closing.busy or self._untold)
 
     def called(self, name: str) -> set[str]:
@@ -183,7 +183,7 @@ class PipelinePool:
         try:
             while pipeline.untold:
                 await asyncio.sleep(self._timing.untold_again)
-                await pipeline.tell()
+                await pipeline.notify()
         finally:
             self._untold.remove(pipeline)
 
@@ -193,7 +193,7 @@ class PipelinePool:
         finally:
             self._closed(pipeline)
 
-    def _tell(self) -> None:
+    def _notify_untold(self) -> None:
         try:
             self._changed(self.usable())
         except AinetError as exc:

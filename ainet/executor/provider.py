@@ -120,7 +120,7 @@ class Provider:
         """Place the model on devices that need not exist; see `Survey.plan_for`."""
         return await self._survey.plan_for(manifest, stages, offers)
 
-    def begin(self, request: GenerateRequest, text: str, progress: Progress) -> asyncio.Task[Provided]:
+    def obtain(self, request: GenerateRequest, text: str, progress: Progress) -> asyncio.Task[Provided]:
         """Begin to find or load a pipeline for `request`; give it back to `finish`, whatever becomes of it.
 
         Parameters

@@ -48,7 +48,7 @@ class Parking:
         self._kept.append(stage)
         asyncio.get_running_loop().call_later(self._timing.park, self._expire, stage)
 
-    def take(self, spec: StageSpec, *, local: bool) -> HostedStage | None:
+    def reclaim(self, spec: StageSpec, *, local: bool) -> HostedStage | None:
         """Return a stage whose model one of this kind can use; it is not kept here any more."""
         for stage in self._kept:
             if stage.is_like(spec, local=local) and not stage.reservation.released:

@@ -148,7 +148,7 @@ class HostedStages:
         memory = _footprint(manifest, spec).memory(spec.first_layer, spec.last_layer)
         # Stages take turns, so threads are shared in time: a stage that comes when all are taken runs nevertheless.
         threads = min(spec.threads, self._allocator.free.threads)
-        stage = await self._begin(spec, manifest, what, memory, threads, local=local)
+        stage = await self._start_stage(spec, manifest, what, memory, threads, local=local)
         self._stages[spec.pipeline, spec.first_layer] = stage
         try:
             layers = (spec.first_layer, spec.last_layer)
@@ -264,11 +264,11 @@ class HostedStages:
         if (spec.pipeline, spec.first_layer) in self._stages:
             raise UsageError(f"Layers {spec.first_layer}–{spec.last_layer} of this pipeline are loaded here already.")
 
-    async def _begin(
+    async def _start_stage(
         self, spec: StageSpec, manifest: Manifest, what: str, memory: int, threads: int, *, local: bool
     ) -> HostedStage:
         """Return a stage with the memory that it needs, and maybe a model that was loaded before."""
-        parked = self.parking.take(spec, local=local)
+        parked = self.parking.reclaim(spec, local=local)
         if parked is not None:
             stage = HostedStage(spec, manifest, parked.reservation)
             stage.lease, stage.worker = parked.lease, parked.worker

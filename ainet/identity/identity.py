@@ -281,9 +281,9 @@ class Identity:
         Refused
             The passphrase is wrong, the text is damaged, the key is another swarm's, or this device was removed.
         """
-        self.take_key(unseal(text, passphrase))
+        self.adopt_key(unseal(text, passphrase))
 
-    def take_key(self, exported: bytes) -> None:
+    def adopt_key(self, exported: bytes) -> None:
         """Do what `import_key` does after the slow part, `unseal`."""
         if self.removed:
             raise Refused(str(self.problem))

@@ -301,14 +301,16 @@ class Lender:
         borrowing.lenders.add(node)  # it can connect from now on, and must be cut when it is removed meanwhile
         # The scheduler and the other workers must find the new one as soon as it is there.
         await self._links.forwarders.mirror(node, worker.port)
-        await asyncio.gather(*(self._tell(name, place.node, worker) for place in request.others if place.node != node))
+        await asyncio.gather(
+            *(self._introduce(name, place.node, worker) for place in request.others if place.node != node)
+        )
         if node == self._identity.id:
             return await self._start(node, request)
         link = await self._links.connect(node)
         lent: Lent = await link.request(request, timeout=self._timing.lend)
         return lent.pid
 
-    async def _tell(self, name: str, lender: str, worker: Place) -> None:
+    async def _introduce(self, name: str, lender: str, worker: Place) -> None:
         if lender == self._identity.id:
             return
         try:
@@ -360,7 +362,7 @@ class Lender:
             memory=reservation.memory,
         )
         loan = self._loans[request.cluster] = Loan(borrower, worker, reservation, request)
-        loan.starting = asyncio.create_task(self._begin(loan))
+        loan.starting = asyncio.create_task(self._start_loan(loan))
         worker.on_end(lambda: self._worker_ended(request.cluster, loan))
         try:
             await asyncio.wait([loan.starting])
@@ -373,7 +375,7 @@ class Lender:
         self._log.info("A Dask worker is lent to %s.", borrower[:8])
         return worker.pid or 0
 
-    async def _begin(self, loan: Loan) -> None:
+    async def _start_loan(self, loan: Loan) -> None:
         for place in list(loan.places):
             await self._links.forwarders.mirror(place.node, place.port)
         self._links.channels.expose(own_loopback(self._identity.id), loan.port)

@@ -69,9 +69,9 @@ class LendingScheduler(Revocable, LeanScheduler):
         for serial in serials:
             for address in self._addresses.pop(int(serial, 16), ()):
                 await self.remove_worker(address=address, stimulus_id="certificate-revoked")
-        await asyncio.gather(*(self.tell(worker, serials) for worker in self.workers))
+        await asyncio.gather(*(self.notify(worker, serials) for worker in self.workers))
 
-    async def tell(self, worker: str, serials: list[str]) -> None:
+    async def notify(self, worker: str, serials: list[str]) -> None:
         """Tell one worker which certificates were revoked; one that does not answer is on its way out."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TIMING.lent_told):
@@ -89,7 +89,7 @@ class TellRevoked(SchedulerPlugin):  # type: ignore[misc]
 
     async def add_worker(self, scheduler: LendingScheduler, worker: str) -> None:
         """Send it the list."""
-        await scheduler.tell(worker, [f"{serial:x}" for serial in scheduler.revoked])
+        await scheduler.notify(worker, [f"{serial:x}" for serial in scheduler.revoked])
 
 
 class LentDaskWorker(Revocable, LeanWorker):

@@ -74,7 +74,7 @@ class Dialler:
             It does not answer, is another one, or may not be linked.
         """
         stream = SecureStream(await dial(address), self._context(), server_side=False, peer=name)
-        return await self._table.begin(stream, address, node_id)
+        return await self._table.establish(stream, address, node_id)
 
     async def _dial(self, node_id: str, name: str) -> PeerLink:
         async def attempt(address: str) -> PeerLink:
@@ -107,7 +107,7 @@ class Dialler:
         async def attempt(relay: str) -> PeerLink:
             channel = self._table.channels.open(relay, ToNode(node_id))
             stream = SecureStream(channel, self._context(), server_side=False, peer=name)
-            return await self._table.begin(stream, f"through {relays[relay].peer_name}", node_id, relay=relay)
+            return await self._table.establish(stream, f"through {relays[relay].peer_name}", node_id, relay=relay)
 
         found = await first(list(relays), attempt)
         return None if isinstance(found, Attempts) else found

@@ -141,7 +141,7 @@ class Door:
     async def _greet(self, carrier: Carrier, address: str, relay: str | None = None) -> None:
         stream = SecureStream(carrier, self._context(), server_side=True, peer="the other device")
         try:
-            await self._table.begin(stream, address, relay=relay)
+            await self._table.establish(stream, address, relay=relay)
         except PeerUnreachable as exc:
             self._log.info("A connection from %s came to nothing: %s", address, exc.message)
         except AinetError as exc:

@@ -167,7 +167,7 @@ class LinkTable:
         """Return what a member is shown when the roster has changed."""
         return RosterUpdate(self.identity.signed_roster, tuple(self.book.hints()))
 
-    async def begin(
+    async def establish(
         self, stream: SecureStream, path: str, dialled: str | None = None, *, relay: str | None = None
     ) -> PeerLink:
         """Greet the other end of `stream` and return the link to it.

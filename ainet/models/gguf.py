@@ -78,7 +78,7 @@ class GGUFFile:
 
     @classmethod
     def _read(cls, path: Path, size: int, reader: HeaderReader) -> GGUFFile:
-        if bytes(reader.take(4, "the magic number")) != MAGIC:
+        if bytes(reader.read(4, "the magic number")) != MAGIC:
             raise ModelError("It does not begin with 'GGUF'.")
         version = reader.number("I")
         if version not in VERSIONS:
@@ -121,7 +121,7 @@ class HeaderReader:
         #: Bytes taken so far.
         self.position = 0
 
-    def take(self, count: int, what: str) -> bytes:
+    def read(self, count: int, what: str) -> bytes:
         """Return the next `count` bytes."""
         if len(self._buffer) - self._at < count:
             self._fill(count, what)
@@ -146,7 +146,7 @@ class HeaderReader:
 
     def number(self, code: str, what: str = "a number") -> int:
         """Return the next integer of struct format `code`."""
-        return int(struct.unpack("<" + code, self.take(struct.calcsize(code), what))[0])
+        return int(struct.unpack("<" + code, self.read(struct.calcsize(code), what))[0])
 
     def text(self, most: int, what: str) -> str:
         """Return the next string, of at most `most` bytes of UTF-8."""
@@ -154,7 +154,7 @@ class HeaderReader:
         if length > most:
             raise ModelError(f"It holds {what} of {length:,} bytes; at most {most:,} are allowed.")
         try:
-            text = self.take(length, what).decode()
+            text = self.read(length, what).decode()
         except UnicodeDecodeError as exc:
             raise ModelError(f"It holds {what} that is not UTF-8.") from exc
         if not text or "\0" in text:
@@ -182,14 +182,14 @@ class HeaderReader:
         if kind is Kind.STRING:
             return self._texts(1, what)
         if kind is not Kind.ARRAY:
-            return self.take(SIZES[kind], what)
+            return self.read(SIZES[kind], what)
         item, count = self._kind(what), self.number("Q", what)
         if item is Kind.ARRAY:
             raise ModelError(f"{what[0].upper()}{what[1:]} is an array of arrays.")
         self._items += count
         if self._items > MAX_ITEMS:
             raise ModelError(f"It holds arrays with {self._items:,} items; at most {MAX_ITEMS:,} are allowed.")
-        body = self._texts(count, what) if item is Kind.STRING else self.take(count * SIZES[item], what)
+        body = self._texts(count, what) if item is Kind.STRING else self.read(count * SIZES[item], what)
         return struct.pack("<IQ", item, count) + body
 
     def _kind(self, what: str) -> Kind:
@@ -207,7 +207,7 @@ class HeaderReader:
                 if length > MAX_STRING:
                     raise ModelError(f"{what[0].upper()}{what[1:]} has a string of {length:,} bytes.")
                 found += struct.pack("<Q", length)
-                found += self.take(length, what)
+                found += self.read(length, what)
                 count -= 1
         return bytes(found)
 
@@ -224,7 +224,7 @@ class HeaderReader:
                 break
             at = end
             count -= 1
-        found += self.take(at - self._at, what)
+        found += self.read(at - self._at, what)
         return count
 
     def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
@@ -233,7 +233,7 @@ class HeaderReader:
         n_dimensions = self.number("I", name)
         if not 1 <= n_dimensions <= MAX_DIMENSIONS:
             raise ModelError(f"Tensor {name!r} has {n_dimensions} dimensions.")
-        shape = struct.unpack(f"<{n_dimensions}Q", self.take(8 * n_dimensions, name))
+        shape = struct.unpack(f"<{n_dimensions}Q", self.read(8 * n_dimensions, name))
         return name, shape, self.number("I", name), self.number("Q", name)
 
 

@@ -207,7 +207,7 @@ class Pairing:
 
     async def import_key(self, text: str, passphrase: str) -> None:
         """Make this device hold the CA key, too, and tell the members; raises what `Identity.import_key` raises."""
-        self._identity.take_key(await asyncio.to_thread(unseal, text, passphrase))
+        self._identity.adopt_key(await asyncio.to_thread(unseal, text, passphrase))
         self._links.trust.roster_changed()
 
     async def stop(self) -> None:

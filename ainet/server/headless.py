@@ -43,7 +43,7 @@ class HeadlessServer(ServerApp):
     def stop(self, from_signal: bool = False) -> None:
         """Stop once: a second signal must not cut the first one's work short."""
         if not self._stopping:
-            self._deadline.begin()
+            self._deadline.start()
             super().stop(from_signal)
 
     async def _stop(self) -> None:

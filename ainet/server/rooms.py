@@ -33,7 +33,7 @@ class Rooms:
         if not clients:
             self.clients.pop(name, None)
 
-    def tell(self, name: str, message: bytes, origin: Client) -> None:
+    def broadcast(self, name: str, message: bytes, origin: Client) -> None:
         """Pass a client's awareness message on to the others."""
         clients = self.clients.get(name, {})
         if origin in clients:

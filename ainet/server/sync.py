@@ -89,7 +89,7 @@ class SyncHandler(WebSocketMixin, WebSocketHandler, JupyterHandler):
             if message[0] == YMessageType.SYNC:
                 self._sync(document, YSyncMessageType(message[1]), read_payload(message[2:]))
             elif message[0] == YMessageType.AWARENESS:
-                self.served.rooms.tell(document.name, message, self)
+                self.served.rooms.broadcast(document.name, message, self)
         except AinetError as exc:
             self.close(CLOSE_REFUSED, exc.message[:120])
         except (ValueError, IndexError, RuntimeError):

@@ -105,7 +105,7 @@ class Notebooks:
                     memory.unlink()
                     self._documents.delete(noted.document)
                     continue
-                await self._begin(shared[noted.document], noted.path, may_write=noted.may_write, base=noted.base)
+                await self._attach(shared[noted.document], noted.path, may_write=noted.may_write, base=noted.base)
             except (AinetError, HTTPError, OSError, ValueError) as exc:
                 self._log.warning("The shared notebook in %s is left alone: %s", memory, exc)
 
@@ -173,7 +173,7 @@ class Notebooks:
             )
         if not await self.files.exists(path):
             raise NotFound(f"There is no notebook {path!r} in this Jupyter server's folder.")
-        await self._begin(listed, path, may_write=True)
+        await self._attach(listed, path, may_write=True)
         self._shares.publish(name, share)
         return SharedNotebook(name, path, read_only, self._with(share))
 
@@ -216,7 +216,7 @@ class Notebooks:
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 await self._documents.fetch(listed.document, listed.sharer)
-            await self._begin(listed, path, may_write=may_write)
+            await self._attach(listed, path, may_write=may_write)
         except BaseException as exc:
             self._documents.delete(listed.document)
             if isinstance(exc, TimeoutError):
@@ -226,7 +226,7 @@ class Notebooks:
             raise
         return OpenedNotebook(listed.name, path, not may_write)
 
-    async def _begin(self, listed: Listed, path: str, *, may_write: bool, base: Notebook | None = None) -> None:
+    async def _attach(self, listed: Listed, path: str, *, may_write: bool, base: Notebook | None = None) -> None:
         document = self._documents.open(listed.document)
         notebook = LiveNotebook(
             self._folder / f"{hashlib.sha256(listed.document.encode()).hexdigest()[:32]}.json",

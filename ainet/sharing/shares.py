@@ -109,7 +109,7 @@ class Shares:
             except msgspec.DecodeError as exc:
                 log.warning("%s is damaged (%s): what contacts share is asked for again.", path, exc)
         links.handle(TellShares, self._receive)
-        links.on_linked(lambda link: self._tasks.spawn(self._tell(link)), Standing.CONTACT)
+        links.on_linked(lambda link: self._tasks.spawn(self._notify(link)), Standing.CONTACT)
         links.on_revoked(self._forget)
         links.home.on_left(self._swarm_changed)
         feeds.on_change(lambda _author, name: self._changed() if name == LOG else None)
@@ -196,7 +196,7 @@ class Shares:
         self._feeds.publish(LOG, {name: share})
         for node in {*(before.nodes if before else ()), *(share.nodes if share else ())}:
             if (link := self._links.open_link(node, Standing.CONTACT)) is not None:
-                self._tasks.spawn(self._tell(link))
+                self._tasks.spawn(self._notify(link))
 
     def check_read(self, document: str, node: str) -> None:
         """Raise `Refused` unless the node may have the document."""
@@ -238,7 +238,7 @@ class Shares:
             return listed.share.swarm or node in listed.share.nodes
         return listed.sharer == self._identity.id and node in listed.share.nodes
 
-    async def _tell(self, link: PeerLink) -> None:
+    async def _notify(self, link: PeerLink) -> None:
         mine = {
             name: msgspec.structs.replace(share, swarm=False, nodes=[link.peer_id])
             for name in self._feeds.keys(self._identity.id, LOG)

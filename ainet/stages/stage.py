@@ -91,7 +91,7 @@ class Stage:
         self.llama = remains.cache.llama if remains is not None else load(spec, shard, aborted)
         try:
             self._embedding = Embedding(shard) if shard.embedding is not None else None
-            self._ring = Ring(self._tell)
+            self._ring = Ring(self._dispatch)
             self._head = self._new_head() if shard.is_last else None
         except BaseException:
             self.llama.close()
@@ -219,7 +219,7 @@ class Stage:
             "error": self.error.to_dict() if self.error else None,
         }
 
-    def _tell(self, kind: Kind, segments: list[Segment], tokens: NDArray[np.int32]) -> None:
+    def _dispatch(self, kind: Kind, segments: list[Segment], tokens: NDArray[np.int32]) -> None:
         """Tell the first stage what to do, or do it, when the stage is the whole pipeline."""
         if self._next is not None:
             self._next.send_tokens(kind, segments, tokens)
@@ -233,11 +233,11 @@ class Stage:
     def _run(self) -> None:
         try:
             while not self._stopping:
-                for command in self.inbox.take():
+                for command in self.inbox.drain():
                     command()
                 if self._composer and self._in_flight < self._window:
                     if self._previous is not None and self._previous.readable():
-                        self._take(self._previous.receive())
+                        self._receive(self._previous.receive())
                     else:
                         self._step()
                 elif not self._stopping:
@@ -261,7 +261,7 @@ class Stage:
             self._head.tick()
         if came:
             assert self._previous is not None  # noqa: S101 - what `wait` has just seen readable
-            self._take(self._previous.receive())
+            self._receive(self._previous.receive())
             self._silent, self._limit = 0.0, self._patience
         elif came is None and self._previous is not None:
             # Only what this thread waited counts: while it computed, or did not run itself, it could hear nothing.
@@ -287,7 +287,7 @@ class Stage:
     def _stop(self) -> None:
         self._stopping = True
 
-    def _take(self, frame: Frame) -> None:
+    def _receive(self, frame: Frame) -> None:
         kind, segments = frame.kind, frame.segments
         if kind == Kind.HIDDEN and not self._is_first:
             self._process(*self._wanted(segments, self._hidden_states.read(frame)))
@@ -337,7 +337,7 @@ class Stage:
     def _compute_again(self, slot: int, position: int, tokens: NDArray[np.int32], step: int) -> None:
         """Compute what a lost first stage had computed, for stages that are new as well."""
         for i in range(0, len(tokens), step):
-            for command in self.inbox.take():
+            for command in self.inbox.drain():
                 command()
             if self._stopping:
                 return

@@ -172,7 +172,7 @@ class Feeds:
     def _known(self) -> list[KnownFeed]:
         return [KnownFeed(author, name, log.place) for (author, name), log in self._feeds.items() if log.place]
 
-    def _take(self, entries: Iterable[Entry]) -> tuple[list[Entry], bool]:
+    def _adopt(self, entries: Iterable[Entry]) -> tuple[list[Entry], bool]:
         """Add entries; return those that were new, and whether some did not fit to what is known."""
         fresh: list[Entry] = []
         gap = False
@@ -240,7 +240,7 @@ class Feeds:
         more = True
         while more:
             answer = await link.request(SyncLogs(self._known()))
-            fresh, _ = self._take(answer.entries)
+            fresh, _ = self._adopt(answer.entries)
             self._pass_on(fresh, link.peer_id)
             more = answer.more and bool(fresh)
 
@@ -259,7 +259,7 @@ class Feeds:
         return known.author == self._identity.id and (mine is None or known.place.order > mine.order)
 
     async def _answer_push(self, link: PeerLink, request: PushEntries) -> None:
-        fresh, gap = self._take(request.entries)
+        fresh, gap = self._adopt(request.entries)
         self._pass_on(fresh, link.peer_id)
         if gap:
             self._tasks.spawn(self._pull(link))

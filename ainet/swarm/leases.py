@@ -146,7 +146,7 @@ class Leases:
             return await self._run(name, work, waiting)
 
     async def _run(self, name: str, work: Callable[[int], Awaitable[T]], waiting: Callable[[str], object]) -> T:
-        number = await self._take(name, waiting)
+        number = await self._acquire(name, waiting)
         fence, lost = Fence(number, self._identity.id), asyncio.Event()
         try:
             self._running[name] = (fence, lost)
@@ -183,7 +183,7 @@ class Leases:
             )
         self._saw(name, fence)
 
-    async def _take(self, name: str, waiting: Callable[[str], object]) -> int:
+    async def _acquire(self, name: str, waiting: Callable[[str], object]) -> int:
         """Return the number under which this node may hold the lease, as soon as nobody who is reached objects."""
         while True:
             self._news.clear()

@@ -73,7 +73,7 @@ class ChatTemplate:
         ModelError
             If it fails, or goes beyond a limit.
         """
-        self._sandbox.begin()
+        self._sandbox.restart()
         text, length = [], 0
         try:
             for piece in self._template.generate(
@@ -107,9 +107,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters["tojson"] = _to_json
         self.globals["raise_exception"] = _refuse
         self.globals["strftime_now"] = _now
-        self.begin()
+        self.restart()
 
-    def begin(self) -> None:
+    def restart(self) -> None:
         """Begin to count anew."""
         self._steps = 0
         self._printed = 0

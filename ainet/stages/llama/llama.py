@@ -63,7 +63,7 @@ class _Log:
         _Log.current = self
         C.llama_log_set(_ON_LOG, ctypes.c_void_p(0))
 
-    def take(self, level: int, text: bytes) -> None:
+    def receive(self, level: int, text: bytes) -> None:
         """Note what is of interest in a line."""
         line = text.decode(errors="replace")
         if found := BUFFER_LINE.search(line):
@@ -75,7 +75,7 @@ class _Log:
 
 def _pass_on(level: int, text: bytes, _data: object) -> None:
     if _Log.current is not None:
-        _Log.current.take(level, text)
+        _Log.current.receive(level, text)
 
 
 # It outlives every model: llama.cpp also logs while it frees one, long after another was loaded and forgotten.

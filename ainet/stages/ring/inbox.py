@@ -34,7 +34,7 @@ class Inbox:
         except OSError:  # the buffer is full of wake-ups, or the stage has ended
             return
 
-    def take(self) -> list[Callable[[], None]]:
+    def drain(self) -> list[Callable[[], None]]:
         """Return the commands that arrived, without waiting."""
         if not self._commands:
             return []

@@ -33,28 +33,30 @@ class Ring:
 
     Parameters
     ----------
-    tell
+    dispatch
         Takes a frame for the first stage: its kind, segments and tokens.
     """
 
-    def __init__(self, tell: Callable[[Kind, list[Segment], NDArray[np.int32]], None]) -> None:
-        self._tell = tell
+    def __init__(self, dispatch: Callable[[Kind, list[Segment], NDArray[np.int32]], None]) -> None:
+        self._dispatch = dispatch
 
     def prompt(self, slot: int, position: int, tokens: NDArray[np.int32], *, logits: bool) -> None:
         """Process `tokens` from `position` on, which follow what every stage has; `logits` for the next token."""
-        self._tell(Kind.PROMPT, [Segment(slot, position, len(tokens), int(logits))], tokens)
+        self._dispatch(Kind.PROMPT, [Segment(slot, position, len(tokens), int(logits))], tokens)
 
     def replay(self, slot: int, steps: Sequence[tuple[int, list[int], int]]) -> None:
         """Process tokens that were generated before: from which position on, which ones, how many at once."""
         for i in range(0, len(steps), MAX_STEPS):
             some = steps[i : i + MAX_STEPS]
             segments = [Segment(slot, position, len(tokens), at_once) for position, tokens, at_once in some]
-            self._tell(Kind.REPLAY, segments, np.array([token for _, tokens, _ in some for token in tokens], np.int32))
+            self._dispatch(
+                Kind.REPLAY, segments, np.array([token for _, tokens, _ in some for token in tokens], np.int32)
+            )
 
     def tokens(self, following: Sequence[Next]) -> None:
         """Process what comes next in the sessions of a micro-batch, which has gone all the way round."""
         segments = [Segment(slot, position, len(tokens), len(tokens)) for slot, position, tokens in following]
-        self._tell(Kind.TOKENS, segments, np.array([token for one in following for token in one.tokens], np.int32))
+        self._dispatch(Kind.TOKENS, segments, np.array([token for one in following for token in one.tokens], np.int32))
 
     def begin(self, slot: int, key: int) -> None:
         """Note which session is in a slot from now on."""
@@ -84,7 +86,7 @@ class Ring:
         self._order(Kind.AGAIN, Segment(slot, n, 0))
 
     def _order(self, kind: Kind, *segments: Segment) -> None:
-        self._tell(kind, list(segments), NO_TOKENS)
+        self._dispatch(kind, list(segments), NO_TOKENS)
 
 
 def key_of(segment: Segment) -> int:

@@ -83,7 +83,7 @@ async def test_a_device_may_be_told_twice_at_once(tmp_path):
         await desk.call(unload_all)
         assert pipeline.untold == {attic.identity.id}
         deaf.may_hear.set()
-        await asyncio.gather(pipeline.tell(), pipeline.tell())  # in the background, and by who needs the memory
+        await asyncio.gather(pipeline.notify(), pipeline.notify())  # in the background, and by who needs the memory
         assert not pipeline.untold
         assert reserved(attic) == 0
 

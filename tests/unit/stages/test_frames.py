@@ -248,7 +248,7 @@ def test_a_command_wakes_a_waiting_thread():
     def wait() -> None:
         while not done:
             inbox.wait(None, 10.0)
-            for command in inbox.take():
+            for command in inbox.drain():
                 command()
 
     thread = threading.Thread(target=wait)
