@@ -166,15 +166,15 @@ class HostedStages:
                 for port in stage.ports:
                     self._links.channels.expose(stage.address.host, port)
             figures = await self._alive(stage, lambda actor: actor.state())
-            buffers = sum(figures["buffers"].values())
+            buffers = sum(figures.buffers.values())
             stage.reservation.resize(memory=max(memory, buffers + OVERHEAD))
-            self._note_speed(stage, figures["token_seconds"])
+            self._note_speed(stage, figures.token_seconds)
             kept_tokens = self._reserve_kept(stage)
         except BaseException:
             await asyncio.shield(self._close(stage))
             raise
         self._workers.keep_spare()
-        return StageLoaded(stage.address, received, stage.reservation.memory, kept_tokens, figures["held"])
+        return StageLoaded(stage.address, received, stage.reservation.memory, kept_tokens, figures.held)
 
     async def link(
         self,
@@ -228,17 +228,17 @@ class HostedStages:
             if stage.actor is None or stage.address is None:
                 continue
             state = await self._alive(stage, lambda actor: actor.state())
-            self._note_speed(stage, state["token_seconds"])
+            self._note_speed(stage, state.token_seconds)
             found.append(
                 StageFigures(
                     stage.address.pid,
                     stage.spec.first_layer,
                     stage.spec.last_layer,
-                    state["bytes_sent"],
-                    state["frames_sent"],
-                    state["token_seconds"],
-                    state["buffers"],
-                    state["decodes"],
+                    state.bytes_sent,
+                    state.frames_sent,
+                    state.token_seconds,
+                    state.buffers,
+                    state.decodes,
                 )
             )
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ainet.errors import UsageError
 from ainet.stages.protocol.address import StageAddress
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ainet.models.shards import Shard
     from ainet.stages.protocol.recovery import Recovery
     from ainet.stages.protocol.spec import StageSpec
+    from ainet.stages.protocol.state import StageState
     from ainet.stages.ring.frames import RingConnection, RingListener
     from ainet.stages.session_server import SessionServer
     from ainet.stages.stage import Remains, Stage
@@ -148,7 +149,7 @@ class StageActor:
                 self._listener.close()
             raise
 
-    async def state(self) -> dict[str, Any]:
+    async def state(self) -> StageState:
         """Return the stage's figures."""
         return self._loaded().state()
 

@@ -19,6 +19,7 @@ from ainet.stages.kv_cache import KVCache
 from ainet.stages.llama.embedding import Embedding
 from ainet.stages.loading import load, probe
 from ainet.stages.protocol.segments import SEGMENT_BYTES, Segment
+from ainet.stages.protocol.state import StageState
 from ainet.stages.ring.frames import Frame, Kind, RingConnection
 from ainet.stages.ring.hidden_states import HiddenStates
 from ainet.stages.ring.inbox import Inbox
@@ -207,17 +208,16 @@ class Stage:
             return not self._thread.is_alive()
         return True
 
-    def state(self) -> dict[str, Any]:
-        """Return figures: bytes sent to the next stage, seconds that a token took lately, llama.cpp's buffers."""
-        return {
-            "bytes_sent": self._next.bytes_sent if self._next else 0,
-            "frames_sent": self._next.frames_sent if self._next else 0,
-            "decodes": self.decodes,
-            "token_seconds": self._token_seconds,
-            "buffers": self.llama.buffers,
-            "held": None if self._is_new or self._thread is not None else self._cache.held(),
-            "error": self.error.to_dict() if self.error else None,
-        }
+    def state(self) -> StageState:
+        """Return what it has measured and keeps."""
+        return StageState(
+            bytes_sent=self._next.bytes_sent if self._next else 0,
+            frames_sent=self._next.frames_sent if self._next else 0,
+            decodes=self.decodes,
+            token_seconds=self._token_seconds,
+            buffers=self.llama.buffers,
+            held=None if self._is_new or self._thread is not None else self._cache.held(),
+        )
 
     def _dispatch(self, kind: Kind, segments: list[Segment], tokens: NDArray[np.int32]) -> None:
         """Tell the first stage what to do, or do it, when the stage is the whole pipeline."""

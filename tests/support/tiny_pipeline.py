@@ -111,7 +111,7 @@ class Pipeline:
             shard = ShardStore(self._store).assemble(self._manifest, layer, layer)
             stage = Stage(spec, shard, logging.getLogger("stage"), remains=left, folder=str(self._folder), **self._more)
             self.stages.append(stage)
-        self.recovery = plan_recovery(range(N_STAGES), [stage.state()["held"] for stage in self.stages])
+        self.recovery = plan_recovery(range(N_STAGES), [stage.state().held for stage in self.stages])
         credentials = self._identity.local_credentials()
         ways = []
         for stage in self.stages:
