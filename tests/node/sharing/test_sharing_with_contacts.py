@@ -55,7 +55,7 @@ async def test_contacts_that_were_apart_merge_also_after_a_restart(tmp_path):
         await shared(ada, bob, audience=["bob"])
         await part(ada, bob)
         ada.write("plan.ipynb", code("a", "ada"), code("b", "2"))
-        await until(lambda: "ada" in str(ada.opened("plan")._base))
+        await until(lambda: "'ada'" in str(ada.opened("plan")._base))
         await bob.notebooks.stop()
         bob.write("plan.ipynb", code("b", "2"), code("c", "bob"))
         bob.node.notebooks = again = bob.node.notebooks_of(bob.contents, bob.notebooks._live)
