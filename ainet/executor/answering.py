@@ -141,7 +141,7 @@ class Answering:
 
     async def _answer_member(self, link: PeerLink, request: AskPipeline) -> AsyncGenerator[Said, None]:
         """Answer a member's question on a pipeline of this node."""
-        pipeline = self._provider.offered(request.pipeline)
+        pipeline = self._provider.announced(request.pipeline)
         pipeline.claim(pipeline.model)
         asked = msgspec.structs.replace(request.request, user=link.peer_id)
         try:
@@ -155,4 +155,4 @@ class Answering:
             pipeline.release()
 
     async def _describe(self, _link: PeerLink, request: DescribePipeline) -> PipelineState:
-        return PipelineState(self._provider.offered(request.pipeline).sessions)
+        return PipelineState(self._provider.announced(request.pipeline).sessions)

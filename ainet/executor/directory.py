@@ -122,7 +122,7 @@ class PipelineDirectory:
             if placement.model == model and (placement.n_ctx, placement.n_ubatch) == sizes
             if name not in self._avoided
         ]
-        return sorted(found, key=lambda offered: offered.rank)
+        return sorted(found, key=lambda reachable: reachable.rank)
 
     def avoid(self, pipeline: str) -> None:
         """Do not find the pipeline for a while: it did not answer."""

@@ -25,7 +25,7 @@ class PeerPipeline:
 
     Parameters
     ----------
-    offered
+    reachable
         The pipeline.
     names
         The name of each member, by its id.
@@ -36,29 +36,31 @@ class PeerPipeline:
     #: Whether its owner unloads it, only the owner knows.
     unwanted = False
 
-    def __init__(self, offered: ReachablePipeline, names: Mapping[str, str], *, lost: Callable[[str], object]) -> None:
-        self.offered = offered
+    def __init__(
+        self, reachable: ReachablePipeline, names: Mapping[str, str], *, lost: Callable[[str], object]
+    ) -> None:
+        self.reachable = reachable
         self._names = names
         self._lost = lost
 
     @property
     def name(self) -> str:
-        return self.offered.pipeline
+        return self.reachable.pipeline
 
     @property
     def model(self) -> str:
-        return self.offered.placement.name
+        return self.reachable.placement.name
 
     @property
     def digest(self) -> str:
-        return self.offered.placement.model
+        return self.reachable.placement.model
 
     @property
     def placement(self) -> list[PlacedStage]:
         """The process of each range of layers."""
         return [
             PlacedStage(self._names.get(stage.node, stage.node[:8]), stage.pid, stage.first_layer, stage.last_layer)
-            for stage in self.offered.placement.stages
+            for stage in self.reachable.placement.stages
         ]
 
     @property
@@ -86,7 +88,7 @@ class PeerPipeline:
         StageLost
             It was lost while it answered.
         """
-        link, said = self.offered.link, False
+        link, said = self.reachable.link, False
         try:
             async with contextlib.aclosing(link.stream(AskPipeline(self.name, request))) as items:
                 async for item in items:

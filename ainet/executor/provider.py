@@ -116,9 +116,9 @@ class Provider:
         """Place the model where it fits once idle pipelines are unloaded; see `Survey.plan`."""
         return await self._survey.plan(manifest, stages, self.pipelines.idle_memory())
 
-    async def plan_for(self, manifest: Manifest, stages: int | None, offers: Sequence[NodeCapacity]) -> Plan:
+    async def plan_for(self, manifest: Manifest, stages: int | None, capacities: Sequence[NodeCapacity]) -> Plan:
         """Place the model on devices that need not exist; see `Survey.plan_for`."""
-        return await self._survey.plan_for(manifest, stages, offers)
+        return await self._survey.plan_for(manifest, stages, capacities)
 
     def obtain(self, request: GenerateRequest, text: str, progress: Progress) -> asyncio.Task[Provided]:
         """Begin to find or load a pipeline for `request`; give it back to `finish`, whatever becomes of it.
@@ -147,7 +147,7 @@ class Provider:
         """Note that the pipeline has read `text`."""
         self.router.note(pipeline.digest, text, pipeline.name)
 
-    def offered(self, name: str) -> Pipeline:
+    def announced(self, name: str) -> Pipeline:
         """Return the pipeline with this name, of those that members may ask.
 
         Raises
@@ -202,9 +202,9 @@ class Provider:
                 return self._borrow(better)
         if not own and await self._survey.fits_here(manifest, self.pipelines.idle_memory()):
             return None
-        offered = self._directory.find(manifest.digest, self._survey.sizes(manifest))
+        reachable = self._directory.find(manifest.digest, self._survey.sizes(manifest))
         # Of pipelines over several devices one is enough: others would compete for the same ones.
-        able = [one for one in offered if one.is_whole or (not own and one is offered[0])]
+        able = [one for one in reachable if one.is_whole or (not own and one is reachable[0])]
         if not own and not able:
             return None
         return await self.router.choose(manifest, text, own, [self._borrow(one) for one in able])
@@ -214,8 +214,8 @@ class Provider:
         if pipeline.is_local or pipeline.is_replica or not pipeline.unforced:
             return None
         plan = pipeline.plan
-        offered = self._directory.find(plan.model, self._survey.sizes(pipeline.manifest))
-        return offered[0] if offered and offered[0].rank < (plan.seconds, pipeline.name) else None
+        reachable = self._directory.find(plan.model, self._survey.sizes(pipeline.manifest))
+        return reachable[0] if reachable and reachable[0].rank < (plan.seconds, pipeline.name) else None
 
     async def _is_outdated(self, pipeline: Pipeline) -> bool:
         """Tell whether stages have become faster or slower, to the point where others would answer sooner.
@@ -233,9 +233,9 @@ class Provider:
         now = plan.seconds + sum(measured) - sum(planned)
         return better.seconds < WORTH * now and _split(better) != _split(plan)
 
-    def _borrow(self, offered: ReachablePipeline) -> PeerPipeline:
+    def _borrow(self, reachable: ReachablePipeline) -> PeerPipeline:
         names = {member.id: member.name for member in self._identity.roster.members}
-        return PeerPipeline(offered, names, lost=self._directory.avoid)
+        return PeerPipeline(reachable, names, lost=self._directory.avoid)
 
     async def _place(self, manifest: Manifest, stages: int | None, text: str, progress: Progress) -> Provided:
         """Load the model; over several devices only one member at a time does so, and the others use what it loads."""

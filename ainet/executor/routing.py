@@ -82,17 +82,17 @@ class Router:
         self._affinity.note(model + text, pipeline)
 
     async def choose(
-        self, manifest: Manifest, text: str, own: Sequence[Pipeline], offered: Sequence[PeerPipeline]
+        self, manifest: Manifest, text: str, own: Sequence[Pipeline], reachable: Sequence[PeerPipeline]
     ) -> Provided:
         """Return who answers `text`: who knows its beginning, else who is expected to be fastest.
 
         Parameters
         ----------
-        own, offered
+        own, reachable
             What is loaded by this node and by others; there must be something.
         """
         mine = [Candidate(one, one.name, one.plan.seconds, len(one.plan.stages), one.sessions) for one in own]
-        names = [one.name for one in mine] + [one.name for one in offered]
+        names = [one.name for one in mine] + [one.name for one in reachable]
         known = self._affinity.find(manifest.digest + text, names)
         for one in mine:
             if one.name == known and one.sessions < self._config.sessions:
@@ -100,19 +100,19 @@ class Router:
         idle = [one for one in mine if not one.sessions]
         if idle and known in (None, *(one.name for one in mine)):
             return _soonest(idle).pipeline
-        described = await asyncio.gather(*(_described(one, self._timing.load_asked) for one in offered))
+        described = await asyncio.gather(*(_described(one, self._timing.load_asked) for one in reachable))
         theirs = [one for one in described if one is not None]
-        for silent in [one.name for one, state in zip(offered, described, strict=True) if state is None]:
+        for silent in [one.name for one, state in zip(reachable, described, strict=True) if state is None]:
             self._avoid(silent)
         for one in theirs:
             if one.name == known and one.sessions < self._config.sessions:
                 return one.pipeline
         everybody = [*mine, *theirs]
         if not everybody:
-            return offered[0]  # nobody has said anything: whoever is asked says what is wrong
+            return reachable[0]  # nobody has said anything: whoever is asked says what is wrong
         best = _soonest(everybody)
         if best.sessions:
-            self._grow(manifest, best.expected, own, offered)
+            self._grow(manifest, best.expected, own, reachable)
         return best.pipeline
 
     async def stop(self, models: set[str] | None = None) -> None:
@@ -123,7 +123,7 @@ class Router:
         await asyncio.gather(*stopped, return_exceptions=True)
 
     def _grow(
-        self, manifest: Manifest, seconds: float, own: Sequence[Pipeline], offered: Sequence[PeerPipeline]
+        self, manifest: Manifest, seconds: float, own: Sequence[Pipeline], reachable: Sequence[PeerPipeline]
     ) -> None:
         """Begin to load a replica, if one would answer sooner than `seconds` from token to token."""
         now = time.monotonic()
@@ -133,7 +133,7 @@ class Router:
             return
         self._tried[manifest.digest] = now + self._timing.replica_again
         used = {stage.node for one in own for stage in one.plan.stages}
-        used |= {stage.node for one in offered for stage in one.offered.placement.stages}
+        used |= {stage.node for one in reachable for stage in one.reachable.placement.stages}
         task = asyncio.create_task(self._load_replica(manifest, seconds, used))
         self._growing[task] = manifest
         task.add_done_callback(self._growing.pop)
@@ -162,10 +162,10 @@ def _soonest(candidates: Sequence[Candidate]) -> Candidate:
 
 async def _described(one: PeerPipeline, timeout: float) -> Candidate | None:  # noqa: ASYNC109
     """Ask how busy a member's pipeline is."""
-    placed = one.offered.placement
+    placed = one.reachable.placement
     try:
         async with asyncio.timeout(timeout):
-            state = await one.offered.link.request(DescribePipeline(one.name))
+            state = await one.reachable.link.request(DescribePipeline(one.name))
     except (AinetError, TimeoutError):
         return None
     return Candidate(one, one.name, placed.seconds, len(placed.stages), state.sessions)

@@ -46,7 +46,7 @@ class Models:
 
     async def plan_for(self, devices: Any, model: str | None = None, stages: int | None = None) -> Plan:
         """Return the same for described devices in place of those that are there."""
-        capacities = described({"devices": devices}).offers()
+        capacities = described({"devices": devices}).capacities()
         manifest = await self._provider.manifest(model or self._settings.get("model"))
         return await self._provider.plan_for(manifest, stages, capacities)
 

@@ -28,7 +28,7 @@ EXPLAINED = 6
 class Placed(NamedTuple):
     """Layers on a node."""
 
-    offer: NodeCapacity
+    capacity: NodeCapacity
     first_layer: int
     last_layer: int
 
@@ -48,7 +48,7 @@ class Planner:
     ----------
     manifest
         The model.
-    offers
+    capacities
         What the nodes can give, the asking node first.
     n_ctx, n_ubatch
         Context window and chunk, in tokens.
@@ -63,7 +63,7 @@ class Planner:
     def __init__(
         self,
         manifest: Manifest,
-        offers: Sequence[NodeCapacity],
+        capacities: Sequence[NodeCapacity],
         *,
         n_ctx: int,
         n_ubatch: int,
@@ -74,7 +74,7 @@ class Planner:
     ) -> None:
         self._manifest = manifest
         self._row_bytes = 4 * manifest.n_embd if row_bytes is None else row_bytes
-        self._offers = list(offers)
+        self._capacities = list(capacities)
         self._n_ctx = n_ctx
         self._n_ubatch = n_ubatch
         self._objective = objective
@@ -82,9 +82,9 @@ class Planner:
         self._cuts = manifest.cuts
         self._last = manifest.n_layers - 1
 
-    def fits(self, offer: NodeCapacity) -> bool:
+    def fits(self, capacity: NodeCapacity) -> bool:
         """Whether the whole model fits on the node."""
-        return offer.memory >= self._footprint.memory(0, self._last) and offer.workers != 0
+        return capacity.memory >= self._footprint.memory(0, self._last) and capacity.workers != 0
 
     def plan(self, stages: int | None = None) -> Plan:
         """Place the model: whole where it fits, else over the fewest nodes; `stages` forces a number.
@@ -101,50 +101,56 @@ class Planner:
         if stages == 1:
             return self._whole() or self._too_large()
         self._check_count(stages)
-        offers = sorted(self._offers, key=lambda offer: offer.memory, reverse=True)
-        while offers:
-            placed = self._split(self._hosts([offer for offer in self._offers if offer in offers], stages))
+        capacities = sorted(self._capacities, key=lambda capacity: capacity.memory, reverse=True)
+        while capacities:
+            placed = self._split(
+                self._hosts([capacity for capacity in self._capacities if capacity in capacities], stages)
+            )
             if placed is not None:
                 why = f"{stages} stages were asked for; each gets layers in proportion to its speed."
                 return self._as_plan(placed, why)
-            offers.pop()  # the one with the least memory is in the way
+            capacities.pop()  # the one with the least memory is in the way
         return self._too_large(stages)
 
     def _whole(self) -> Plan | None:
         """Place the whole model on this device, else where a token takes the least time; None where it fits nowhere."""
-        own = self._offers[0]
-        able = [offer for offer in self._offers if self.fits(offer)]
+        own = self._capacities[0]
+        able = [capacity for capacity in self._capacities if self.fits(capacity)]
         if not able:
             return None
         best = own if own in able else min(able, key=self._whole_seconds)
         if best is own:
             return self._as_plan([Placed(own, 0, self._last)], "The whole model fits on this device.")
         left_out = [
-            LeftOut(offer.name, f"a token would take {_milliseconds(self._whole_seconds(offer))} from there")
-            for offer in able
-            if offer is not best
+            LeftOut(capacity.name, f"a token would take {_milliseconds(self._whole_seconds(capacity))} from there")
+            for capacity in able
+            if capacity is not best
         ]
         fastest = ", where a token takes the least time" if left_out else ""
         why = f"The whole model fits on {best.name}{fastest}, but not on this device."
         return self._as_plan([Placed(best, 0, self._last)], why, left_out)
 
-    def _whole_seconds(self, offer: NodeCapacity) -> float:
+    def _whole_seconds(self, capacity: NodeCapacity) -> float:
         """Return the time of a token of the whole model on the node, and on its way to this one."""
-        return self._seconds(offer, 0, self._last) + self._hop(offer, self._offers[0], 0)
+        return self._seconds(capacity, 0, self._last) + self._hop(capacity, self._capacities[0], 0)
 
     def _best(self) -> Plan:
         """Split the model in the best of all ways."""
-        offers = [self._offers[i] for i in nearest([(one.speed * one.threads, one.memory) for one in self._offers])]
-        seconds, ways = self._seconds_of(offers), self._ways(offers)
+        capacities = [
+            self._capacities[i] for i in nearest([(one.speed * one.threads, one.memory) for one in self._capacities])
+        ]
+        seconds, ways = self._seconds_of(capacities), self._ways(capacities)
         found = optimise(seconds, ways, self._objective)
         if found is None:
             return self._too_large()
         ends = self._ends
         shares, cost = found
-        placed = [Placed(offers[one.device], ends[one.begin], ends[one.end] - 1) for one in shares]
+        placed = [Placed(capacities[one.device], ends[one.begin], ends[one.end] - 1) for one in shares]
         used = {one.device for one in shares}
         left_out = [
-            LeftOut(offers[i].name, self._why_not(i, seconds, ways, cost)) for i in range(len(offers)) if i not in used
+            LeftOut(capacities[i].name, self._why_not(i, seconds, ways, cost))
+            for i in range(len(capacities))
+            if i not in used
         ]
         is_latency = self._objective == "latency"
         what = "a token takes the least time" if is_latency else "the slowest stage or way is the fastest"
@@ -155,7 +161,7 @@ class Planner:
     def _why_not(self, device: int, seconds: NDArray[np.float64], ways: Ways, cost: float) -> str:
         """Return why a device gets no layers."""
         if not np.isfinite(seconds[device]).any():
-            return f"{show_bytes(self._offers[device].memory)} free is too little for any layer"
+            return f"{show_bytes(self._capacities[device].memory)} free is too little for any layer"
         if len(seconds) > EXPLAINED:
             return "a token would take longer with it"
         found = optimise(seconds, ways, self._objective, required=device)
@@ -167,25 +173,25 @@ class Planner:
     def _ends(self) -> list[int]:
         return [0, *self._cuts, self._last + 1]
 
-    def _seconds_of(self, offers: Sequence[NodeCapacity]) -> NDArray[np.float64]:
+    def _seconds_of(self, capacities: Sequence[NodeCapacity]) -> NDArray[np.float64]:
         """Return the time of every range between two cuts on every node; infinite where it is not possible."""
         ends = self._ends
-        seconds = np.full((len(offers), len(ends), len(ends)), np.inf)
+        seconds = np.full((len(capacities), len(ends), len(ends)), np.inf)
         for begin, end in combinations(range(len(ends)), 2):
             first, last = ends[begin], ends[end] - 1
             if self._manifest.split.refused_range(self._manifest, first, last):
                 continue
             memory = self._footprint.memory(first, last)
-            for i, offer in enumerate(offers):
-                if memory <= offer.memory and offer.workers != 0:
-                    seconds[i, begin, end] = self._seconds(offer, first, last)
+            for i, capacity in enumerate(capacities):
+                if memory <= capacity.memory and capacity.workers != 0:
+                    seconds[i, begin, end] = self._seconds(capacity, first, last)
         return seconds
 
-    def _ways(self, offers: Sequence[NodeCapacity]) -> Ways:
+    def _ways(self, capacities: Sequence[NodeCapacity]) -> Ways:
         """Return the time from each node to each other one."""
         return Ways(
-            np.array([[self._hop(one, other, self._row_bytes) for other in offers] for one in offers]),
-            np.array([[self._hop(one, other, 0) for other in offers] for one in offers]),
+            np.array([[self._hop(one, other, self._row_bytes) for other in capacities] for one in capacities]),
+            np.array([[self._hop(one, other, 0) for other in capacities] for one in capacities]),
         )
 
     def _hop(self, one: NodeCapacity, other: NodeCapacity, size: int) -> float:
@@ -195,22 +201,24 @@ class Planner:
         pair = ((one, other), (other, one))
         known = [latency for a, b in pair if (latency := a.latencies.get(b.node)) is not None]
         if not known:  # not farther than by way of the node that asks
-            asking = self._offers[0].latencies
+            asking = self._capacities[0].latencies
             known = [asking.get(one.node, 0.0) + asking.get(other.node, 0.0)]
         speeds = [speed for a, b in pair if (speed := a.bandwidths.get(b.node)) is not None]
         return STAGE_SECONDS + max(known) + (size / min(speeds) if speeds else 0.0)
 
-    def _hosts(self, offers: Sequence[NodeCapacity], stages: int) -> list[NodeCapacity]:
+    def _hosts(self, capacities: Sequence[NodeCapacity], stages: int) -> list[NodeCapacity]:
         """Return a node for each stage: every node once, then again where memory is left; same nodes adjacent."""
-        counts = [0] * len(offers)
+        counts = [0] * len(capacities)
         for _ in range(stages):
-            free = [i for i, offer in enumerate(offers) if offer.workers is None or counts[i] < offer.workers]
+            free = [
+                i for i, capacity in enumerate(capacities) if capacity.workers is None or counts[i] < capacity.workers
+            ]
             if not free:
                 raise NotEnough(f"{stages} stages were asked for, but the devices have only {sum(counts)} workers.")
             unused = [i for i in free if not counts[i]]
-            roomiest = max(free, key=lambda i: offers[i].memory / (counts[i] + 1))
+            roomiest = max(free, key=lambda i: capacities[i].memory / (counts[i] + 1))
             counts[unused[0] if unused else roomiest] += 1
-        return [offer for offer, count in zip(offers, counts, strict=True) for _ in range(count)]
+        return [capacity for capacity, count in zip(capacities, counts, strict=True) for _ in range(count)]
 
     def _split(self, hosts: Sequence[NodeCapacity]) -> Sequence[Placed] | None:
         """Return the split whose slowest stage is fastest, or None when memory does not allow any.
@@ -239,18 +247,18 @@ class Planner:
             best, before = reached, host
         return best[self._last + 1].placed if self._last + 1 in best else None
 
-    def _seconds(self, offer: NodeCapacity, first_layer: int, last_layer: int) -> float:
+    def _seconds(self, capacity: NodeCapacity, first_layer: int, last_layer: int) -> float:
         """Return the time of one token: its layers' weights are read once."""
-        return self._footprint.read(first_layer, last_layer) / (offer.speed * offer.threads)
+        return self._footprint.read(first_layer, last_layer) / (capacity.speed * capacity.threads)
 
-    def _busy_seconds(self, offer: NodeCapacity, first_layer: int, last_layer: int) -> float:
+    def _busy_seconds(self, capacity: NodeCapacity, first_layer: int, last_layer: int) -> float:
         """Return the time for which a stage keeps the others waiting where they could all work at the same time.
 
         Of one session, that is while it reads the prompt, which needs no logits but those of the last token.
         """
         if self._objective == "throughput":
-            return self._seconds(offer, first_layer, last_layer)
-        return self._footprint.weights(first_layer, last_layer) / (offer.speed * offer.threads)
+            return self._seconds(capacity, first_layer, last_layer)
+        return self._footprint.weights(first_layer, last_layer) / (capacity.speed * capacity.threads)
 
     def _check_count(self, stages: int) -> None:
         if not self._cuts:
@@ -263,18 +271,20 @@ class Planner:
     def _too_large(self, stages: int | None = None) -> Plan:
         needed = self._footprint.memory(0, self._last)
         split = f" in {stages} stages" if stages else ""
-        have = ", ".join(f"{offer.name} {show_bytes(offer.memory)}" for offer in self._offers)
+        have = ", ".join(f"{capacity.name} {show_bytes(capacity.memory)}" for capacity in self._capacities)
         alone = "" if self._cuts else " This architecture cannot be split over devices."
         raise NotEnough(
             f"{self._manifest.name} needs {show_bytes(needed)}{split} with a context window of {self._n_ctx} tokens; "
             f"free within the owners' caps: {have}.{alone} Raise a cap (`ainet up --memory`), unload another model "
             "(`ainet unload`), or use a smaller model or context window.",
             needed=needed,
-            free={offer.name: offer.memory for offer in self._offers},
+            free={capacity.name: capacity.memory for capacity in self._capacities},
         )
 
     def _as_plan(self, placed: Sequence[Placed], why: str, left_out: Sequence[LeftOut] = ()) -> Plan:
-        shares = {offer.node: sum(other.node == offer.node for other, _, _ in placed) for offer, _, _ in placed}
+        shares = {
+            capacity.node: sum(other.node == capacity.node for other, _, _ in placed) for capacity, _, _ in placed
+        }
         return Plan(
             model=self._manifest.digest,
             name=self._manifest.name,
@@ -285,30 +295,30 @@ class Planner:
             left_out=list(left_out),
             stages=[
                 PlannedStage(
-                    node=offer.node,
-                    name=offer.name,
+                    node=capacity.node,
+                    name=capacity.name,
                     first_layer=first,
                     last_layer=last,
                     memory=self._footprint.memory(first, last),
-                    threads=max(1, offer.threads // shares[offer.node]),
-                    gpu=offer.gpu,
-                    reason=self._reason(offer, first, last),
-                    seconds=self._seconds(offer, first, last),
+                    threads=max(1, capacity.threads // shares[capacity.node]),
+                    gpu=capacity.gpu,
+                    reason=self._reason(capacity, first, last),
+                    seconds=self._seconds(capacity, first, last),
                 )
-                for offer, first, last in placed
+                for capacity, first, last in placed
             ],
         )
 
-    def _reason(self, offer: NodeCapacity, first_layer: int, last_layer: int) -> str:
-        how = "measured with this model" if offer.measured else "as fast as it reads memory"
-        seconds = _milliseconds(self._seconds(offer, first_layer, last_layer))
-        return f"{seconds} a token ({how}), {show_bytes(offer.memory)} free"
+    def _reason(self, capacity: NodeCapacity, first_layer: int, last_layer: int) -> str:
+        how = "measured with this model" if capacity.measured else "as fast as it reads memory"
+        seconds = _milliseconds(self._seconds(capacity, first_layer, last_layer))
+        return f"{seconds} a token ({how}), {show_bytes(capacity.memory)} free"
 
     def _token_seconds(self, placed: Sequence[Placed]) -> float:
         seconds = sum(self._seconds(*one) for one in placed)
         if len(placed) > 1:
-            seconds += sum(self._hop(one.offer, other.offer, self._row_bytes) for one, other in pairwise(placed))
-            seconds += self._hop(placed[-1].offer, placed[0].offer, 0)
+            seconds += sum(self._hop(one.capacity, other.capacity, self._row_bytes) for one, other in pairwise(placed))
+            seconds += self._hop(placed[-1].capacity, placed[0].capacity, 0)
         return seconds
 
 

@@ -131,7 +131,7 @@ class Survey:
     def _objective(self) -> Objective:
         return cast("Objective", self._config.objective)
 
-    async def offer(self, digest: str) -> NodeCapacity:
+    async def capacity(self, digest: str) -> NodeCapacity:
         """Return what this node can give to a pipeline of the model with this digest."""
         links = self._links.links()
         holds = await asyncio.to_thread(self._holds, digest)
@@ -154,14 +154,14 @@ class Survey:
     async def describe(self, digest: str) -> NodeCapacity:
         """Return what this node can give, and how far others are from it: that is measured, where it is not known."""
         await self._bandwidths.measure_all(self._links.links(), REMEMBER_SECONDS, TIMING.distance_measured)
-        return await self.offer(digest)
+        return await self.capacity(digest)
 
     async def _answer(self, _link: PeerLink, request: DescribeNode) -> NodeCapacity:
         return await self.describe(request.model)
 
     async def fits_here(self, manifest: Manifest, idle: Mapping[str, int]) -> bool:
         """Whether the whole model fits on this device; `idle` as for `plan`."""
-        own = _with_idle(await self.offer(manifest.digest), idle)
+        own = _with_idle(await self.capacity(manifest.digest), idle)
         return self._planner(manifest, [own]).fits(own)
 
     async def plan(self, manifest: Manifest, stages: int | None, idle: Mapping[str, int]) -> Planned:
@@ -181,15 +181,15 @@ class Survey:
         """
         if stages is not None and stages < 1:
             raise UsageError(f"stages is {stages}; it must be at least 1.")
-        own = await self.offer(manifest.digest)
+        own = await self.capacity(manifest.digest)
         alone = self._planner(manifest, [_with_idle(own, idle)])
         if stages is None and own.models and alone.fits(_with_idle(own, idle)):  # no need to ask anybody
             return Planned(alone.plan(), [own.node], {own.node: own.memory})
-        offers = await self._offers(manifest)
-        able = [_with_idle(offer, idle) for offer in offers]
+        capacities = await self._capacities(manifest)
+        able = [_with_idle(capacity, idle) for capacity in capacities]
         plan = await asyncio.to_thread(self._planner(manifest, able).plan, stages)
-        sources = [offer.node for offer in offers if offer.models]
-        return Planned(plan, sources, {offer.node: offer.memory for offer in offers})
+        sources = [capacity.node for capacity in capacities if capacity.models]
+        return Planned(plan, sources, {capacity.node: capacity.memory for capacity in capacities})
 
     async def replica(self, manifest: Manifest, used: Container[str]) -> Planned | None:
         """Place the whole model on the best device that does not hold it yet; None if there is none.
@@ -199,32 +199,34 @@ class Survey:
         used
             Nodes (by id) that hold it.
         """
-        own, *others = await self._offers(manifest)
+        own, *others = await self._capacities(manifest)
 
-        def is_near(offer: NodeCapacity) -> bool:
-            return bool(offer.models) or manifest.nbytes / own.bandwidths.get(offer.node, math.inf) <= FETCH_SECONDS
+        def is_near(capacity: NodeCapacity) -> bool:
+            return (
+                bool(capacity.models) or manifest.nbytes / own.bandwidths.get(capacity.node, math.inf) <= FETCH_SECONDS
+            )
 
-        able = [offer for offer in (own, *others) if offer.node not in used and is_near(offer)]
+        able = [capacity for capacity in (own, *others) if capacity.node not in used and is_near(capacity)]
         plans = [self._planner(manifest, [one]).plan(1) for one in able if self._planner(manifest, [one]).fits(one)]
         if not plans:
             return None
-        sources = [offer.node for offer in (own, *others) if offer.models]
+        sources = [capacity.node for capacity in (own, *others) if capacity.models]
         return Planned(min(plans, key=lambda plan: plan.seconds), sources, {})
 
     async def here(self, manifest: Manifest) -> Planned | None:
         """Place the whole model on this device; None where it does not fit into what is free."""
-        own = await self.offer(manifest.digest)
+        own = await self.capacity(manifest.digest)
         planner = self._planner(manifest, [own])
         return Planned(planner.plan(1), [own.node], {}) if planner.fits(own) else None
 
-    async def plan_for(self, manifest: Manifest, stages: int | None, offers: Sequence[NodeCapacity]) -> Plan:
+    async def plan_for(self, manifest: Manifest, stages: int | None, capacities: Sequence[NodeCapacity]) -> Plan:
         """Place a model on devices that need not exist; see `plan`."""
-        return await asyncio.to_thread(self._planner(manifest, offers).plan, stages)
+        return await asyncio.to_thread(self._planner(manifest, capacities).plan, stages)
 
-    def _planner(self, manifest: Manifest, offers: Sequence[NodeCapacity]) -> Planner:
+    def _planner(self, manifest: Manifest, capacities: Sequence[NodeCapacity]) -> Planner:
         return Planner(
             manifest,
-            offers,
+            capacities,
             **self.sizes(manifest)._asdict(),
             objective=self._objective,
             row_bytes=HiddenStates(cast("Form", self._config.hidden_states), manifest.n_embd).row_bytes,
@@ -232,11 +234,11 @@ class Survey:
             exact=self._config.exact,
         )
 
-    async def _offers(self, manifest: Manifest) -> list[NodeCapacity]:
+    async def _capacities(self, manifest: Manifest) -> list[NodeCapacity]:
         """Return what this node and the members that can be reached can give."""
         members = [state for state in self._links.members() if state.connected and not state.is_self]
         others = await asyncio.gather(*(self._describe(state, manifest.digest) for state in members))
-        return [await self.describe(manifest.digest), *(offer for offer in others if offer is not None)]
+        return [await self.describe(manifest.digest), *(capacity for capacity in others if capacity is not None)]
 
     def _holds(self, digest: str) -> bool:
         try:
@@ -249,21 +251,21 @@ class Survey:
         try:
             async with asyncio.timeout(TIMING.capacity_asked):
                 link = await self._links.connect(state.id)
-                offer = await link.request(DescribeNode(digest))
+                capacity = await link.request(DescribeNode(digest))
         except (AinetError, TimeoutError) as exc:
             self._log.info("%s is left out of the plan: %s", state.name, exc or "no answer")
             return None
-        if not (0 < offer.speed < MOST_SPEED and offer.threads > 0):
+        if not (0 < capacity.speed < MOST_SPEED and capacity.threads > 0):
             told = "%s is left out of the plan: it says that each of %d threads reads %s B/s."
-            self._log.warning(told, state.name, offer.threads, offer.speed)
+            self._log.warning(told, state.name, capacity.threads, capacity.speed)
             return None
-        latencies = {node: seconds for node, seconds in offer.latencies.items() if 0 <= seconds < math.inf}
-        bandwidths = {node: speed for node, speed in offer.bandwidths.items() if 0 < speed < math.inf}
+        latencies = {node: seconds for node, seconds in capacity.latencies.items() if 0 <= seconds < math.inf}
+        bandwidths = {node: speed for node, speed in capacity.bandwidths.items() if 0 < speed < math.inf}
         # A member speaks for itself only.
         return msgspec.structs.replace(
-            offer, node=state.id, name=state.name, latencies=latencies, bandwidths=bandwidths
+            capacity, node=state.id, name=state.name, latencies=latencies, bandwidths=bandwidths
         )
 
 
-def _with_idle(offer: NodeCapacity, idle: Mapping[str, int]) -> NodeCapacity:
-    return msgspec.structs.replace(offer, memory=offer.memory + idle.get(offer.node, 0))
+def _with_idle(capacity: NodeCapacity, idle: Mapping[str, int]) -> NodeCapacity:
+    return msgspec.structs.replace(capacity, memory=capacity.memory + idle.get(capacity.node, 0))

@@ -46,7 +46,7 @@ class DescribedDevice(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     latency_ms: dict[Name, Latency] | Latency | None = None
     bandwidth: dict[Name, str] | str | None = None
 
-    def offer(self, names: list[str]) -> NodeCapacity:
+    def capacity(self, names: list[str]) -> NodeCapacity:
         """Return what the device would give to a pipeline; `names` are all devices."""
         latencies = self._ways("latency", self.latency_ms, names)
         bandwidths = self._ways("bandwidth", self.bandwidth, names)
@@ -80,7 +80,7 @@ class WhatIf(msgspec.Struct, forbid_unknown_fields=True):
 
     devices: Annotated[list[DescribedDevice], msgspec.Meta(min_length=1, max_length=MAX_DEVICES)]
 
-    def offers(self) -> list[NodeCapacity]:
+    def capacities(self) -> list[NodeCapacity]:
         """Return what the devices would give.
 
         Raises
@@ -91,7 +91,7 @@ class WhatIf(msgspec.Struct, forbid_unknown_fields=True):
         names = [device.name for device in self.devices]
         if len(set(names)) < len(names):
             raise UsageError("Two of the described devices have the same name.")
-        return [device.offer(names) for device in self.devices]
+        return [device.capacity(names) for device in self.devices]
 
 
 def described(value: Any) -> WhatIf:

@@ -12,7 +12,7 @@ DESK = {"name": "desk", "memory": "170MB", "speed": "8GB"}
 
 
 def plan(manifest, *devices):
-    return Planner(manifest, described({"devices": list(devices)}).offers(), n_ctx=1024, n_ubatch=64).plan()
+    return Planner(manifest, described({"devices": list(devices)}).capacities(), n_ctx=1024, n_ubatch=64).plan()
 
 
 def test_a_fast_device_nearby_is_taken_and_a_far_one_left_out(smollm2_manifest):
@@ -55,4 +55,4 @@ def test_a_narrow_cable_counts_for_hidden_states_but_not_for_the_token_that_come
 )
 def test_what_cannot_be_is_refused_with_words(devices, words):
     with pytest.raises(UsageError, match=words):
-        described({"devices": devices}).offers()
+        described({"devices": devices}).capacities()
