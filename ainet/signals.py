@@ -19,7 +19,7 @@ class Signal(Generic[P]):
     what
         Names the event in the line that is logged when a callback fails.
     log
-        Where that line goes.
+        The destination of that line.
     """
 
     def __init__(self, what: str, log: logging.Logger) -> None:

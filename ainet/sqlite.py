@@ -24,7 +24,7 @@ def open_database(path: Path, schema: str, version: int, *, advice: str) -> sqli
     version
         Of the schema.
     advice
-        What to do about a damaged file: "Restore it from a backup, or …".
+        Advice for a damaged file: "Restore it from a backup, or …".
 
     Raises
     ------

@@ -20,7 +20,7 @@ class Tasks:
     what
         Begins the line that is logged when a piece of work ends with an `AinetError`.
     log
-        Where that line goes.
+        The destination of that line.
     """
 
     def __init__(self, what: str, log: logging.Logger) -> None:

@@ -36,7 +36,7 @@ class GenerateRequest:
     raw
         Whether the last message is completed as plain text, without chat template.
     temperature, top_k, top_p, min_p, repeat_penalty, seed
-        How tokens are drawn; see `SamplingParams`.
+        Parameters for drawing tokens; see `SamplingParams`.
     max_tokens
         Most tokens to generate.
     stop

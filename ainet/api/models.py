@@ -18,7 +18,7 @@ class ModelEntry:
     Attributes
     ----------
     name
-        What the model is called on this device.
+        The name of the model on this device.
     where
         Which program keeps it, in words.
     path
@@ -30,7 +30,7 @@ class ModelEntry:
     cuts
         ``any``, ``multiples of N`` or ``no: REASON``.
     error
-        What is wrong with the file.
+        The fault of the file, in words.
     """
 
     name: str

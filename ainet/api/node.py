@@ -45,13 +45,13 @@ class NodeState:
     Attributes
     ----------
     address
-        Where members connect (``host:port``); None when it listens nowhere.
+        The address for members (``host:port``); None when it listens nowhere.
     started
         Unix seconds.
     pss_bytes
         Memory of its server and its engine (proportional set size).
     caps, reserved
-        What the owner lets it give, and how much of it is in use.
+        The owner's caps, and the part of them that is in use.
     received_bytes
         Bytes of tensors that it has fetched from members since it started.
     url
@@ -99,7 +99,7 @@ class StageFigures:
     buffers
         Bytes of llama.cpp's buffers, by kind.
     decodes
-        How often it called llama.cpp.
+        The number of calls of llama.cpp.
     """
 
     pid: int
@@ -123,7 +123,7 @@ class PipelineStatus:
     idle
         Whether nobody uses it at the moment.
     stages
-        What its stages measured; none where they do not answer.
+        The figures of its stages; none where they do not answer.
     """
 
     model: str

@@ -21,7 +21,7 @@ class ListedNotebook(msgspec.Struct, frozen=True, rename={"audience": "with"}):
     Attributes
     ----------
     name
-        What the others call it.
+        The name for the others.
     by, own
         The device that shares it, and whether that is this one.
     audience

@@ -131,7 +131,7 @@ class LoadedPipeline:
     seconds
         Predicted time of a token.
     stages
-        Where the layers are, in order.
+        The places of the layers, in order.
     """
 
     model: str
@@ -151,7 +151,7 @@ class Peer:
     kind
         A member of the swarm, a contact (another owner's device), or a stranger on the local network.
     reached, path
-        How it is reached, and on which way, in words.
+        The kind of the way to it, and the way itself, in words.
     latency_s, bandwidth
         Seconds there and back; bytes a second.
     last_seen
@@ -262,7 +262,7 @@ class Removed:
     holds_ca
         Whether it keeps a copy of the swarm's key.
     version
-        How often it was admitted and removed.
+        The number of times that it was admitted and removed.
     """
 
     id: str

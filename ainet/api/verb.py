@@ -48,7 +48,7 @@ class Option:
     help
         A line about it.
     metavar
-        What stands for its value; a field without default is an argument by its place.
+        The placeholder for its value; a field without default is an argument by its place.
     flag
         The option's name, where it is not the field's.
     """
@@ -65,7 +65,7 @@ class Verb(Generic[P, R]):
     Parameters
     ----------
     name
-        What it is called in Python; in the command, with hyphens.
+        The name in Python; in the command, with hyphens.
     help
         A line about it.
     method, path

@@ -32,7 +32,7 @@ class Command:
     Parameters
     ----------
     name
-        What is typed.
+        The word to type.
     help
         One line about it.
     add_options
@@ -62,11 +62,11 @@ def verb_command(
     words
         Returns what was answered in words, for people; programs get it as JSON.
     name
-        What is typed, where it is not the verb's name.
+        The word to type, where it is not the verb's name.
     description
         More than the verb's one line.
     types
-        What reads the values of options, by the names of fields.
+        The functions that read the values of options, by the names of fields.
     """
 
     def add_options(parser: argparse.ArgumentParser, _kernel: bool) -> None:

@@ -37,7 +37,7 @@ def up(data_dir: Path, options: dict[str, Any] | None = None) -> tuple[Runtime, 
     Returns
     -------
     tuple
-        How to reach the node, and whether it was started by this call (False: it ran already).
+        The way to the node, and whether it was started by this call (False: it ran already).
 
     Raises
     ------
@@ -105,7 +105,7 @@ def down(data_dir: Path) -> Runtime | None:
     Returns
     -------
     Runtime or None
-        What ran; None when nothing did.
+        The node that ran; None when there was none.
 
     Raises
     ------

@@ -37,7 +37,7 @@ class Runtime:
     token
         Accepted by the node's own routes only; it is not the Jupyter token.
     started
-        When the node was ready, in seconds since the epoch.
+        The time at which the node was ready, in seconds since the epoch.
     headless
         Whether `ainet up` started the server, so that `ainet down` may stop it.
     """

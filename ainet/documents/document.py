@@ -39,7 +39,7 @@ class Document:
     name
         Its name in the store.
     store
-        Where it is kept; what is there is loaded.
+        The store in which it is kept; it is loaded from there.
     on_update
         Called with the document, each update, and the origin that `apply` was given (None: changed here).
     most

@@ -116,7 +116,7 @@ class Documents:
     log
         For what is refused.
     sizes
-        What documents may have.
+        The sizes that documents may have.
     """
 
     def __init__(self, links: Links, path: Path, log: logging.Logger, *, sizes: Sizes = SIZES) -> None:
@@ -181,7 +181,7 @@ class Documents:
         Parameters
         ----------
         access
-            Who may have them; None: all members, and nobody else.
+            The devices that may have them; None: all members, and nobody else.
 
         Raises
         ------

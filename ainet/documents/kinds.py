@@ -45,9 +45,9 @@ class Kind(NamedTuple):
     prefix
         ``folder/`` for any number of documents, or the name of a single one.
     access
-        Who may have them.
+        The devices that may have them.
     fetch
-        When they are fetched.
+        The moment at which they are fetched.
     stays
         Whether a device that was alone keeps its own when it joins a swarm.
     """

@@ -39,7 +39,7 @@ class ChildProcess:
     data_dir
         The node's data directory: temporary files go below ``processes/``, output to ``logs/engine.log``.
     log
-        Where the end of the process is noted.
+        The log, for the end of the process.
     """
 
     def __init__(self, program: str, data_dir: Path, log: logging.Logger) -> None:

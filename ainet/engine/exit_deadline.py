@@ -25,9 +25,9 @@ class ExitDeadline:
     Parameters
     ----------
     seconds
-        How long an orderly end may take.
+        The time for an orderly end (s).
     folder
-        What is removed when it took longer.
+        The folder to remove when it took longer.
     """
 
     def __init__(self, seconds: float, folder: Path | None = None) -> None:

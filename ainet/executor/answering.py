@@ -42,7 +42,7 @@ class Answering:
     Parameters
     ----------
     provider
-        Where pipelines come from.
+        The source of pipelines.
     links
         To members, who may ask.
     log

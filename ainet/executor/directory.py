@@ -45,7 +45,7 @@ class AnnouncedPipeline(msgspec.Struct, frozen=True):
     seconds
         Predicted time of a token.
     stages
-        Where the layers are, in order.
+        The places of the layers, in order.
     """
 
     model: str

@@ -69,7 +69,7 @@ class Pipeline:
     Parameters
     ----------
     plan
-        Where the layers go.
+        The plan for the layers.
     manifest
         The model.
     sources
@@ -83,7 +83,7 @@ class Pipeline:
     lease
         Number of the lease in whose name it is loaded, if any.
     options
-        How it is shared by sessions.
+        The options that concern its sessions.
     log
         For what goes wrong while nobody listens.
     """

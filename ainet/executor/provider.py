@@ -55,9 +55,9 @@ class Provider:
     service
         The stages of this node.
     finder, survey
-        Where models are, and where they go.
+        The places of models, and the folder for new ones.
     directory, leases
-        What members have loaded; who places a model over several devices.
+        The pipelines of members; the right to place a model over several devices.
     log
         For pipelines that are unloaded or lost.
     """
@@ -126,7 +126,7 @@ class Provider:
         Parameters
         ----------
         text
-            What is asked: whoever has read its beginning answers soonest.
+            The question: whoever has read its beginning answers soonest.
         progress
             Told how far it is.
         """

@@ -89,7 +89,7 @@ class Router:
         Parameters
         ----------
         own, reachable
-            What is loaded by this node and by others; there must be something.
+            The pipelines of this node and of others; there must be at least one.
         """
         mine = [Candidate(one, one.name, one.plan.seconds, len(one.plan.stages), one.sessions) for one in own]
         names = [one.name for one in mine] + [one.name for one in reachable]

@@ -104,7 +104,7 @@ class SessionClient:
         StageLost
             If the connection ends before the answer does.
         AinetError
-            What the pipeline reports.
+            The pipeline's reports.
         """
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         self._queues[request.session] = queue
@@ -137,7 +137,7 @@ class SessionClient:
         StageLost
             If the connection ends before.
         AinetError
-            What the pipeline reports.
+            The pipeline's reports.
         """
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         self._queues[session] = queue

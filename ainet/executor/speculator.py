@@ -50,7 +50,7 @@ class Speculator:
     model
         The small model.
     request
-        What was asked.
+        The request.
     suggest
         Takes how many tokens of the text are known, and those that are guessed to follow.
     """

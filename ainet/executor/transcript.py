@@ -23,9 +23,9 @@ class Transcript:
     Parameters
     ----------
     request
-        What was asked.
+        The request.
     begun
-        When it was asked, on the monotonic clock (s): loading the model counts towards the first token.
+        The time of the question on the monotonic clock (s): loading the model counts towards the first token.
     """
 
     def __init__(self, request: Open, begun: float) -> None:

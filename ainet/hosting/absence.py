@@ -23,7 +23,7 @@ class AbsenceWatch:
     links
         Of this node.
     seconds
-        How long a member may be away.
+        The time that a member may be away (s).
     gone
         Called with the node id of a member that stayed away for longer, or was started anew.
     """

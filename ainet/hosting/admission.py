@@ -26,7 +26,7 @@ def admitted(spec: StageSpec, manifest: Manifest, caps: Caps) -> StageSpec:
     Returns
     -------
     StageSpec
-        What may be loaded: not more threads than the owner gives, and a GPU only if it is given.
+        The spec that may be loaded: not more threads than the owner gives, and a GPU only if it is given.
 
     Raises
     ------

@@ -37,9 +37,9 @@ class Fetcher:
     Parameters
     ----------
     store
-        Where they go.
+        Their destination.
     links
-        How members are reached.
+        The ways to members.
     rounds
         Rounds over all sources before it gives up: a link that broke is dialled again meanwhile.
     """

@@ -34,7 +34,7 @@ async def pieces(
     link
         To the member that has it.
     tensor
-        What is read.
+        The tensor to read.
     position
         Bytes of it that are here already.
 
@@ -45,7 +45,7 @@ async def pieces(
     ProtocolError
         If a piece has another length than the one that was asked for.
     AinetError
-        What the member answered.
+        The member's answer.
     """
     clock = asyncio.get_running_loop().time
     reads: deque[asyncio.Task[bytes]] = deque()

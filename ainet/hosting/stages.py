@@ -126,7 +126,7 @@ class HostedStages:
         Parameters
         ----------
         spec, manifest
-            What to load.
+            The model to load.
         sources
             Node ids that missing tensors can be fetched from.
         progress

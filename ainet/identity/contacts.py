@@ -28,7 +28,7 @@ class Contact(msgspec.Struct, frozen=True):
     id
         Its node id: the pinned key.
     name
-        What it is called here.
+        Its name on this device.
     ca
         Certificate (DER) of its swarm's CA, which renews its own certificate.
     added

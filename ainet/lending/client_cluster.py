@@ -25,7 +25,7 @@ class ClientCluster:
     data_dir
         The node's data directory.
     log
-        Where the end of the scheduler is noted.
+        The log, for the end of the scheduler.
     host
         Address of this device that the lenders reach.
     idle_seconds

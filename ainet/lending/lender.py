@@ -73,11 +73,11 @@ class LendWorker(Request, frozen=True):
     cluster
         Its name.
     scheduler, others
-        Where the asker's scheduler and the other workers listen.
+        The addresses of the asker's scheduler and of the other workers.
     port
-        Where the new worker is to listen.
+        The port of the new worker.
     credentials
-        What the scheduler accepts.
+        Credentials that the scheduler accepts.
     """
 
     reply = Lent
@@ -144,11 +144,11 @@ class Lender:
     identity, links
         This node and its members.
     allocator
-        What a lent worker may take.
+        The reservations for lent workers.
     make_room
         Gives up memory that is only kept because it may be wanted again.
     answers
-        Who answers the owner's verbs.
+        The registry of answers to the owner's verbs.
     data_dir
         For the files of the processes.
     log
@@ -193,7 +193,7 @@ class Lender:
         Parameters
         ----------
         workers
-            How many are wanted, other devices first; None for all.
+            The number that is wanted, other devices first; None for all.
 
         Raises
         ------

@@ -34,7 +34,7 @@ class LentWorker:
     data_dir
         The node's data directory.
     log
-        Where starts and ends are noted.
+        The log, for starts and ends.
     scheduler
         Address of the asker's scheduler.
     credentials
@@ -42,9 +42,9 @@ class LentWorker:
     name
         The worker's name in that cluster; unique there.
     host, port
-        Where the scheduler and other lent workers reach it; port 0: any.
+        The address for the scheduler and other lent workers; port 0: any.
     threads
-        How many tasks it runs at once.
+        The number of tasks that it runs at once.
     memory
         Bytes at which it spills to disk and then pauses; 0: no limit.
     """

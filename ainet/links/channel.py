@@ -39,7 +39,7 @@ class Channel:
     on_end
         Called with the channel when nothing of it is left.
     target
-        What it leads to, at the end that opened it; None at the other one.
+        The target of the channel, at the end that opened it; None at the other one.
     resume
         Seconds that it waits for a new link.
     """

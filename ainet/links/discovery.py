@@ -51,7 +51,7 @@ class Sighting(msgspec.Struct, frozen=True):
     swarm
         `swarm_hash` of its swarm.
     addresses
-        Where it accepts links ("host:port").
+        The addresses on which it accepts links ("host:port").
     protocol
         The newest version of the peer protocol that it speaks.
     """

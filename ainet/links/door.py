@@ -124,7 +124,7 @@ class Door:
         Parameters
         ----------
         origin
-            Where it comes from, in words.
+            Its origin, in words.
         relay
             The id of the member that passes everything on.
         """

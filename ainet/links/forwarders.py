@@ -63,7 +63,7 @@ class Forwarders:
         Parameters
         ----------
         host, local_port
-            Where it listens; port 0 stands for any.
+            The address on which it listens; port 0 stands for any.
 
         Raises
         ------

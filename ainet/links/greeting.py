@@ -64,7 +64,7 @@ async def greet(
     Parameters
     ----------
     addresses, instance, hints
-        What this node tells: where it listens, which run of it this is, where others listen.
+        The greeting of this node: its addresses, its run, the addresses of others.
     take_roster
         Applies a roster that the other end shows.
     dialled

@@ -66,11 +66,11 @@ class PeerLink:
     Parameters
     ----------
     path, relay
-        Where the peer was dialled, or where it came from; the id of the member that relays, if any does.
+        The address at which the peer was dialled, or from which it came; the id of the member that relays, if any does.
     machine, instance
         As the peer's `Hello` names them.
     standing
-        What the peer is to this device.
+        The standing of the peer.
     handlers
         By the name of the request's class.
     receive_channel_frame, receive_roster
@@ -146,7 +146,7 @@ class PeerLink:
         PeerUnreachable
             The link is lost, or the time is up.
         AinetError
-            What the peer's handler raised.
+            The error of the peer's handler.
         """
         reply = None
         try:

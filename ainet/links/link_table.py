@@ -175,7 +175,7 @@ class LinkTable:
         Parameters
         ----------
         path
-            How it was reached, or where it came from, in words.
+            The way to it, or its origin, in words.
         dialled
             The node that was meant; None on the accepting end, and for an address that anybody may have.
         relay

@@ -48,7 +48,7 @@ class ModelCatalog:
     Parameters
     ----------
     config
-        Where to look: `model_paths`, `discover_models`, `data_dir`.
+        The places of models: `model_paths`, `discover_models`, `data_dir`.
     store
         Hashes files and knows the models of which only tensors are here.
     hub

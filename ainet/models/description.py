@@ -58,7 +58,7 @@ class ModelDescription(msgspec.Struct, frozen=True, dict=True):
     Attributes
     ----------
     name
-        What this device calls it; not part of its identity.
+        The name on this device; not part of its identity.
     metadata
         Everything but ``tokenizer.*``, exactly as in the file.
     tokenizer

@@ -65,7 +65,7 @@ class GGUFFile:
         Raises
         ------
         ModelError
-            When the file cannot be read, is truncated, or breaks the format in any way.
+            The file cannot be read, is truncated, or breaks the format in any way.
         """
         try:
             with path.open("rb") as file:

@@ -26,9 +26,9 @@ class PartWriter:
     Parameters
     ----------
     tensor
-        What it must become.
+        The tensor that it must become.
     path
-        Where the parts gather; the complete tensor lies beside it, named ``.bin``.
+        The file in which the parts gather; the complete tensor lies beside it, named ``.bin``.
     received
         Told how many bytes came in.
     closed

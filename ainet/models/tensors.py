@@ -94,7 +94,7 @@ class TensorStore:
         path
             The file, or the first of a model in several.
         name
-            What to call the model; by default the file's name.
+            The name of the model; by default the file's name.
         progress
             Called while hashing.
 

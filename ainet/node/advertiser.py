@@ -32,7 +32,7 @@ class Advertiser:
     Parameters
     ----------
     config, allocator, catalog, stages
-        What there is to tell.
+        The sources of what is told.
     feeds
         The feeds in which it is told.
     speed

@@ -35,9 +35,9 @@ class Membership:
     leave
         Ends what must not follow this device into another swarm.
     data_dir
-        Where options of the owner are kept.
+        The folder in which options of the owner are kept.
     answers
-        Who answers the owner's verbs.
+        The registry of answers to the owner's verbs.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ class ModelList:
     catalog
         The models on this device.
     answers
-        Who answers the owner's verbs.
+        The registry of answers to the owner's verbs.
     log
         For members that do not say what they have.
     """

@@ -25,11 +25,11 @@ class Models:
     Parameters
     ----------
     provider, answering
-        Where pipelines come from, and what asks them.
+        The source of pipelines, and the part that asks them.
     settings
-        What all members share.
+        The settings of all members.
     answers
-        Who answers the owner's verbs.
+        The registry of answers to the owner's verbs.
     """
 
     def __init__(self, provider: Provider, answering: Answering, settings: SwarmSettings, answers: Answers) -> None:

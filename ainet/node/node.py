@@ -58,13 +58,13 @@ class Node:
     Parameters
     ----------
     config
-        What the owner decides.
+        The owner's decisions.
     log
         For everything that happens without anybody asking.
     url
         The node's address for this device's own processes.
     timing
-        How long it waits for others.
+        The times that it waits for others.
     """
 
     def __init__(self, config: AinetConfig, *, log: logging.Logger, url: str = "", timing: Timing = TIMING) -> None:
@@ -246,7 +246,7 @@ class Node:
         Raises
         ------
         AinetError
-            What the verb's answer raises.
+            The verb's answer raises it.
         """
         return await self.answers.find(verb)(*args, **kwargs)
 

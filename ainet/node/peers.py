@@ -34,11 +34,11 @@ class Peers:
     Parameters
     ----------
     links, feeds, directory
-        How they are reached, and what they tell.
+        The ways to them, and their announcements.
     bandwidths
-        How fast links are.
+        The bandwidths of links.
     answers
-        Who answers the owner's verbs.
+        The registry of answers to the owner's verbs.
     """
 
     def __init__(

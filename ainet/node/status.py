@@ -40,11 +40,11 @@ class Status:
     Parameters
     ----------
     links, engine, allocator, store, stages, pipelines
-        What is described.
+        The parts of the node that are described.
     data_dir, url
-        Where everything is kept; the node's address for this device's own processes.
+        The data directory; the node's address for this device's own processes.
     answers
-        Who answers the owner's verbs.
+        The registry of answers to the owner's verbs.
     log
         For members and stages that do not describe themselves.
     """

@@ -80,7 +80,7 @@ class JoinBody(msgspec.Struct, frozen=True, array_like=True):
     ticket
         The ticket's id.
     addresses
-        Where the joiner accepts members.
+        The addresses on which the joiner accepts members.
     request
         Certificate signing request (DER).
     """

@@ -32,7 +32,7 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True):
     Attributes
     ----------
     addresses
-        Where the inviting device waits: "host:port".
+        The address on which the inviting device waits: "host:port".
     fingerprint
         SHA-256 of the public key of the swarm's CA.
     id

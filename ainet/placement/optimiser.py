@@ -70,7 +70,7 @@ def optimise(
     ways
         From one device to the next; the last one sends a token to the first.
     objective
-        What shall be small.
+        The quantity to be made small.
     required
         A device that must take part.
     """

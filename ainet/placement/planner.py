@@ -49,7 +49,7 @@ class Planner:
     manifest
         The model.
     capacities
-        What the nodes can give, the asking node first.
+        The capacities of the nodes, the asking node first.
     n_ctx, n_ubatch
         Context window and chunk, in tokens.
     objective

@@ -74,9 +74,9 @@ class Survey:
     speed
         Bytes of memory that one thread reads in a second, measured.
     speeds
-        How fast models ran here.
+        The speeds of models on this device.
     bandwidths
-        How fast links are.
+        The bandwidths of links.
     log
         For members that are left out.
     """
@@ -170,7 +170,7 @@ class Survey:
         Parameters
         ----------
         stages
-            How many there must be; None leaves it to the planner.
+            The number of stages; None leaves it to the planner.
         idle
             Bytes on each node (by id) that unloading idle pipelines would free.
 

@@ -26,9 +26,9 @@ class DescribedDevice(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     Attributes
     ----------
     name
-        What it is called.
+        Its name.
     memory
-        What it gives to stages, such as ``"4GB"``.
+        Memory for stages, such as ``"4GB"``.
     threads
         Threads that it gives.
     speed

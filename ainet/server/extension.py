@@ -74,7 +74,7 @@ class AinetExtension(ExtensionApp):
         Parameters
         ----------
         server_options
-            What was on the command line of the Jupyter server.
+            The command line of the Jupyter server.
 
         Raises
         ------

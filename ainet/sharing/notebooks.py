@@ -52,7 +52,7 @@ class Notebooks:
     identity, links
         This node, and the way to others.
     documents, shares
-        What is exchanged; who may have it.
+        The documents to exchange; the devices that may have them.
     data_dir
         Notes on shared notebooks lie below it, in ``shared_notebooks``.
     contents
@@ -60,7 +60,7 @@ class Notebooks:
     live
         Returns the live document of a path, None while nobody has it open.
     answers
-        Who answers the owner's verbs.
+        The registry of answers to the owner's verbs.
     log
         For what cannot be kept up to date.
     """
@@ -146,7 +146,7 @@ class Notebooks:
         path
             In the server's folder, or as the operating system calls it.
         name
-            What the others call it; by default the file's name.
+            The name for the others; by default the file's name.
         read_only
             Whether the others may only read it.
         audience

@@ -52,7 +52,7 @@ class LiveNotebook:
     may_write
         Whether this device's changes are shared; otherwise they are undone.
     ran
-        What cells that were run here are marked with.
+        The mark of cells that were run here.
     is_apart
         Tells whether nobody else who shares the notebook is reached.
     """

@@ -58,7 +58,7 @@ class Stage:
     Parameters
     ----------
     spec
-        What to be.
+        The description of the stage.
     shard
         The file to load, which the node assembled and checked.
     log
@@ -66,7 +66,7 @@ class Stage:
     aborted
         Loading ends when it answers True.
     remains
-        What an earlier stage of the same kind has left, if one did: see `detach`.
+        The rest of an earlier stage of the same kind, if there was one: see `detach`.
     folder
         For temporary files; None for the system's.
     kept_bytes

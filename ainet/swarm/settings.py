@@ -28,7 +28,7 @@ class SwarmSettings:
     documents
         Of this node.
     answers
-        Who answers the owner's verbs.
+        The registry of answers to the owner's verbs.
     """
 
     def __init__(self, documents: Documents, answers: Answers) -> None:

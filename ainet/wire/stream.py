@@ -47,9 +47,9 @@ class SecureStream:
     Parameters
     ----------
     carrier
-        What its bytes travel on.
+        The carrier of its bytes.
     peer
-        What to call the other end in messages: a name, or "the …".
+        The name of the other end in messages, or "the …".
     """
 
     def __init__(

@@ -35,7 +35,7 @@ class Sampler:
     Parameters
     ----------
     params
-        How to draw.
+        Parameters for drawing tokens.
     llama, vocabulary
         The model whose logits are read.
 

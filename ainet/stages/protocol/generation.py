@@ -35,7 +35,7 @@ class Resume(msgspec.Struct, frozen=True):
     prompt, generated
         The tokens.
     laps
-        Where tokens were not computed one by one: they are computed again in the same shapes.
+        The laps in which tokens were not computed one by one: they are computed again in the same shapes.
     key
         The session's, by which stages that are left know it.
     """
@@ -58,15 +58,15 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     raw
         Whether the chat template is left out.
     sampling
-        How tokens are drawn.
+        Parameters for drawing tokens.
     max_tokens
         Most tokens to generate.
     stop
         Texts that end the answer and are not part of it.
     resume
-        Where the answer goes on; nothing that was said before is said again. `messages` are then passed over.
+        The part that was said before, and is not said again. `messages` are then passed over.
     user
-        Who asks, as the owner of the pipeline knows it: users are treated alike.
+        The user, as the owner of the pipeline knows it: users are treated alike.
     """
 
     session: int

@@ -91,7 +91,7 @@ def plan_recovery(first_layers: Sequence[int], held: Sequence[Sequence[Held] | N
     first_layers
         Of the stages, in order.
     held
-        What each of them knows of earlier sessions; None for a new one.
+        The knowledge of each of them of earlier sessions; None for a new one.
     """
     left = [{one.slot: one for one in stage} for stage in held if stage is not None]
     if not left:

@@ -22,7 +22,7 @@ class Segment(NamedTuple):
     position
         Position of the first row.
     rows
-        How many rows there are.
+        The number of rows.
     outputs
         For how many of the last rows logits are wanted.
     """

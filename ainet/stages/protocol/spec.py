@@ -51,7 +51,7 @@ class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
     speculate
         Whether tokens are tried before they are drawn, where that is faster.
     hidden_states
-        How hidden states travel between stages.
+        The form in which hidden states travel between stages.
     """
 
     pipeline: str

@@ -16,7 +16,7 @@ class StageState(NamedTuple):
     bytes_sent, frames_sent
         To the next stage.
     decodes
-        How often it called llama.cpp.
+        The number of calls of llama.cpp.
     token_seconds
         Seconds that a token took lately.
     buffers

@@ -155,9 +155,9 @@ class RingConnection:
         Raises
         ------
         OSError
-            When the connection is gone.
+            The connection is gone.
         ProtocolError
-            When the bytes are no frame.
+            The bytes are no frame.
         """
         self._fill(HEADER.size)
         kind, n_segments, length = HEADER.unpack_from(self._received, self._start)

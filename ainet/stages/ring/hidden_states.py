@@ -23,7 +23,7 @@ class HiddenStates:
     Parameters
     ----------
     form
-        How they travel.
+        The form in which they travel.
     n_embd
         Values of a row.
     """

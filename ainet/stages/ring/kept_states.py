@@ -69,7 +69,7 @@ class KeptStates:
     row_bytes
         Of a hidden state, as it travels.
     folder
-        Where the files are; None for the system's folder of temporary files.
+        The folder of the files; None for the system's folder of temporary files.
     log
         Told when nothing can be kept.
     most

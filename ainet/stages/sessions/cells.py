@@ -64,7 +64,7 @@ class Cells:
         Parameters
         ----------
         prefix
-            What the stages keep of its beginning.
+            The part of its beginning that the stages keep.
         taken, known
             Cells that it has from a lost pipeline, and positions that are known there.
         """

@@ -68,7 +68,7 @@ class Composer:
         Parameters
         ----------
         step
-            How many are computed at once; 0: as many as fit.
+            The number that is computed at once; 0: as many as fit.
         logits
             Whether they are wanted after the last token.
         """

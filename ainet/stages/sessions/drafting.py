@@ -39,7 +39,7 @@ class Drafting:
         Parameters
         ----------
         drawn, tried
-            What the last lap brought, and how many tokens were tried in it.
+            The tokens of the last lap, and the number of tokens that were tried in it.
         is_alone
             Whether no other session runs or waits.
         most

@@ -82,7 +82,7 @@ class Drafter:
     Parameters
     ----------
     lap
-        What laps cost, which is the same for all sessions.
+        The cost of laps, which is the same for all sessions.
     """
 
     def __init__(self, lap: LapTime) -> None:

@@ -36,7 +36,7 @@ class Guesses:
         begin, tokens
             From where on the text differs from the last one, and what it says there.
         most
-            How many at most.
+            The most there may be.
 
         Raises
         ------

@@ -68,7 +68,7 @@ class Prefixes:
         Parameters
         ----------
         tokens
-            What was computed.
+            The computed rows.
         cells
             Tokens that a copy holds: not fewer than `tokens`.
 

@@ -44,7 +44,7 @@ class Session:
     Parameters
     ----------
     request
-        What was asked.
+        The request.
     reply
         Hears what is answered.
     """
