@@ -171,7 +171,7 @@ class Failed:
     error: dict[str, Any]
 
 
-#: What `generate` yields.
+#: The events that `generate` yields.
 Event = Progress | Start | Text | Done
 _KINDS: dict[str, type[Event | Failed]] = {
     "progress": Progress,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ainet.links.link import PeerLink
     from ainet.links.links import Links
 
-#: What all members may read and edit, by any name.
+#: The prefix of documents that all members may read and edit.
 SHARED = "shared/"
 #: Bytes of an update that is pushed; of a longer one the peer is only told that there is something to ask for.
 MAX_PUSH = 256 * 1024

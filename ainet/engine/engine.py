@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ainet.config import AinetConfig
 
-#: How often the connection to the scheduler is looked at (s).
+#: The connection to the scheduler is checked this often (s).
 WATCH_SECONDS = 0.2
 OWN_WATCH_SECONDS = 2.0
 #: Nobody reads what the scheduler says of its workers in general.

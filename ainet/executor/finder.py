@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: A model that guesses for another one has at most this share of its size; this many are tried.
 DRAFT_SHARE = 1 / 8
 MOST_DRAFTS = 5
-#: What makes tokens the same.
+#: Metadata that make tokens the same.
 TOKEN_KEYS = ("tokenizer.ggml.model", "tokenizer.ggml.tokens")
 
 

@@ -86,7 +86,7 @@ class Provider:
         self._leases = leases
         self._log = log
         self._timing = timing
-        #: What is loaded.
+        #: The pipelines that are loaded.
         self.pipelines = PipelinePool(
             config,
             log,

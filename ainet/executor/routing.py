@@ -74,7 +74,7 @@ class Router:
         self._log = log
         self._affinity = Affinity()
         self._tried: dict[str, float] = {}
-        #: What is being loaded, and its model.
+        #: Tasks that load replicas, and their models.
         self._growing: dict[asyncio.Task[None], Manifest] = {}
 
     def note(self, model: str, text: str, pipeline: str) -> None:

@@ -32,7 +32,7 @@ class AbsenceWatch:
         self._links = links
         self._seconds = seconds
         self._gone = gone
-        #: Which run of each member is watched.
+        #: The run of each member that is watched.
         self._watched: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 

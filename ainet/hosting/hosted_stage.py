@@ -32,7 +32,7 @@ class HostedStage:
         self.lost = asyncio.Event()
         #: Node ids of the stages before and after, once linked.
         self.neighbours: set[str] = set()
-        #: Where the next stage is.
+        #: The address of the next stage.
         self.following: StageAddress | None = None
         self.is_local = True
 

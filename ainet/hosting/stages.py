@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 #: Copies of earlier prompts take at most this share of the memory that is free when a stage was loaded.
 KEPT_SHARE = 0.25
-#: What llama.cpp writes for a position beside its keys and values (bytes).
+#: Bytes that llama.cpp writes for a position beside its keys and values.
 CELL_BYTES = 12
 
 

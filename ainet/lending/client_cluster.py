@@ -43,7 +43,7 @@ class ClientCluster:
         self._child = ChildProcess("ainet.lending.scheduler", data_dir, log)
         #: The scheduler's address (``tls://host:port``), once started.
         self.address = ""
-        #: What the asker's own `distributed.Client` connects with.
+        #: The credentials of the asker's own `distributed.Client`.
         self.credentials, _ = self._ca.issue("client")
 
     @property

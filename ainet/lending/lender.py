@@ -108,7 +108,7 @@ class Borrowing:
     def __init__(self, cluster: ClientCluster) -> None:
         self.cluster = cluster
         self.lenders: set[str] = set()
-        #: Where its workers listen.
+        #: The places of its workers.
         self.places: list[Place] = []
 
 
@@ -120,7 +120,7 @@ class Loan:
         self.worker = worker
         self.reservation = reservation
         self.port = request.port
-        #: Where the scheduler and the other workers listen.
+        #: The places of the scheduler and of the other workers.
         self.places = [request.scheduler, *request.others]
         self.starting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -178,7 +178,7 @@ class Lender:
         self._log = log
         self._borrowings: dict[str, Borrowing] = {}
         self._loans: dict[str, Loan] = {}
-        #: What is being ended. Nobody else does it a second time, and `stop` waits for it.
+        #: Tasks that end something. Nobody else does it a second time, and `stop` waits for it.
         self._ending: set[asyncio.Task[None]] = set()
         self._borrowers = AbsenceWatch(links, timing.resume, self._end_of)
         links.handle(LendWorker, self.lend)

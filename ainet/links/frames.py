@@ -58,7 +58,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
     protocol: int
     id: NodeId
     name: Name
-    #: Where the speaker accepts members, best first.
+    #: The addresses on which the speaker accepts members, best first.
     addresses: Addresses
     #: Differs between two runs of the same node.
     instance: Annotated[str, msgspec.Meta(max_length=32)]

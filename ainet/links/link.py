@@ -102,9 +102,9 @@ class PeerLink:
     ) -> None:
         self.peer_id = peer_id
         self.peer_name = peer_name
-        #: What the peer is to this device; what it may ask for follows from it.
+        #: The standing of the peer; the requests that it may make follow from it.
         self.standing = standing
-        #: Where the peer was dialled, or where it came from.
+        #: The address at which the peer was dialled, or from which it came.
         self.path = path
         #: Differs between devices that do not share their loopback addresses.
         self.machine = machine

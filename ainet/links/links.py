@@ -52,7 +52,7 @@ class Links:
         self.identity = identity
         data_dir = config.make_data_dir()
         self.book = AddressBook(data_dir / "network.json", log)
-        #: Which swarm the data here belong to.
+        #: The swarm to which the data here belong.
         self.home = Home(identity, data_dir / "swarm", log)
         self._config = config
         self._log = log
@@ -70,15 +70,15 @@ class Links:
             apply_roster=lambda signed: self.trust.apply(signed),  # noqa: PLW0108
             timing=timing,
         )
-        #: Who may have one.
+        #: The devices that may have one.
         self.trust = Trust(self.table, log)
         #: Byte streams to members that outlive links.
         self.channels = self.table.channels
-        #: Where others may connect.
+        #: The way in for others.
         self.door = Door(self.table, lambda: self._tls()[0], config.peer_url, log)
         #: Ports of this device that lead to those of members.
         self.forwarders = Forwarders(self.table, self.connect, log)
-        #: Who is on the local network; nobody is looked for before the owner wants it.
+        #: The nodes on the local network; nobody is looked for before the owner wants it.
         self.discovery = Discovery(
             self._announcement, self._sighted, lambda node_id: self.open_link(node_id) is not None, log
         )

@@ -60,7 +60,7 @@ class ModelCatalog:
         self._store = store
         self._folder = Path(config.data_dir).expanduser().absolute() / "models"
         self._hub = hub or Hub(self._folder)
-        #: What was read in files' headers, with their size and time of modification then.
+        #: Entries by file, with its size and time of modification when its header was read.
         self._read_already: dict[Path, tuple[tuple[int, int], ModelEntry]] = {}
 
     def list(self) -> list[ModelEntry]:

@@ -72,7 +72,7 @@ class Node:
         self._config = config
         self._log = log
         self._url = url
-        #: Who answers the owner's verbs.
+        #: The answers to the owner's verbs.
         self.answers = Answers()
         self._data_dir = config.make_data_dir()
         self.identity = Identity.open(self._data_dir, config.name)
@@ -107,14 +107,14 @@ class Node:
         self.links = Links(self.identity, config, log, timing=timing)
         self.feeds = Feeds(self.links, self._data_dir / "logs.sqlite", log)
         stack.push_async_callback(self.feeds.stop)
-        #: What all members may read and edit.
+        #: The documents of the swarm.
         self.documents = Documents(self.links, self._data_dir / "documents.sqlite", log)
         stack.push_async_callback(self.documents.stop)
-        #: Who may have which notebook.
+        #: The shares of notebooks.
         self.shares = Shares(self.links, self.feeds, self._data_dir / "contact_shares.json", log)
         stack.push_async_callback(self.shares.stop)
         self.documents.register(NOTEBOOK, self.shares, Fetch.ONCE_OPENED)
-        #: What all members have agreed on.
+        #: The settings of all members.
         self.settings = SwarmSettings(self.documents, self.answers)
         fetcher = Fetcher(self.store, self.links, timing=timing)
         self.stages = HostedStages(

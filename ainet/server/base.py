@@ -20,7 +20,7 @@ MAX_BODY = 4 * 1024 * 1024
 #: Up to here a body that is too large is read and dropped, so that its sender hears why; beyond, it is cut off.
 MAX_DROPPED = 64 * 1024 * 1024
 
-#: What a client hears of an error that nobody has foreseen.
+#: The words for an error that nobody has foreseen.
 MISTAKE = "The node made a mistake; its log says more (`ainet logs`)."
 
 

@@ -42,7 +42,7 @@ class AinetExtension(ExtensionApp):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        #: What the routes know.
+        #: The node, for the routes.
         self.served = Served()
         self.failed = False
         self._stopping: asyncio.Task[None] | None = None

@@ -47,7 +47,7 @@ class StageActor:
         #: Held while loading, so that `close` finds either nothing or everything.
         self._loading = asyncio.Lock()
         self._closed = False
-        #: What is left of the stage before, for one of the same kind.
+        #: The rest of the stage before, for one of the same kind.
         self._parked: Remains | None = None
 
     async def load(self, spec: StageSpec, shard: Shard) -> StageAddress:

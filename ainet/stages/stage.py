@@ -125,7 +125,7 @@ class Stage:
             self._token_seconds = probe(
                 self.llama, self._embedding, is_first=self._is_first, with_logits=self._head is not None
             )
-        #: How often llama.cpp was called.
+        #: The number of calls of llama.cpp.
         self.decodes = 0
         self._thread: threading.Thread | None = None
         self.error: AinetError | None = None

@@ -6,5 +6,5 @@ from __future__ import annotations
 CAPABILITIES = "capabilities"
 #: The feed of what it gives to the members of its swarm; between members nothing is charged.
 GIFTS = "offers"
-#: What can be given: layers of models, and workers for the asker's own code.
+#: The gifts: layers of models, and workers for the asker's own code.
 STAGES, WORKERS = "stages", "workers"

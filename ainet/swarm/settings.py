@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: The name of the document.
 SETTINGS = "settings"
-#: What can be set, and what it means.
+#: The settings, and their meaning.
 KEYS = {"model": "model that is used when none is named, on every member that has it not set otherwise"}
 MAX_VALUE = 1000  # characters
 

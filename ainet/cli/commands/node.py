@@ -137,7 +137,7 @@ def _logs(options: Options) -> int:
     return 0
 
 
-#: What ``ainet`` does when nothing else was said.
+#: The subcommand of a bare ``ainet``.
 STATUS = verb_command(node.status, status_words)
 COMMANDS = (
     Command("up", "start the node", _up_options, _up),

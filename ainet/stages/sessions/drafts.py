@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: Most tokens of a draft.
 MAX_DRAFT = 15
-#: How many tokens must occur again before what followed them is tried: rather more than fewer.
+#: The number of tokens that must occur again before their sequel is tried: rather more than fewer.
 LOOKUPS = (3, 2)
 #: A draft that does not pay is tried nevertheless, so briefly, once in this many tokens: the text may have changed.
 PROBE, PROBE_EVERY = 2, 48
@@ -28,7 +28,7 @@ class PromptLookup:
 
     def __init__(self) -> None:
         self._tokens: list[int] = []
-        #: Where what follows each sequence begins: where it occurred last, but not at the very end.
+        #: The beginning of each sequence's sequel: after its last occurrence, but not at the very end.
         self._places: dict[tuple[int, ...], int] = {}
 
     def extend(self, tokens: Iterable[int]) -> None:
@@ -88,7 +88,7 @@ class Drafter:
     def __init__(self, lap: LapTime) -> None:
         self._lap = lap
         self._lookup = PromptLookup()
-        #: What a model guesses: from which token of the text on, and which ones.
+        #: The guess of a model: the number of the first token, and the tokens.
         self._begin, self._guess = 0, list[int]()
         #: Share of tried tokens that are drawn, by whether a model guessed them; at first, a guess itself.
         self._agreement = {False: 0.7, True: 0.7}

@@ -68,7 +68,7 @@ class Session:
         #: Makes the drafts, where there shall be any, and when the last tokens were sent on their way.
         self.drafter: Drafter | None = None
         self.sent = 0.0
-        #: How many of the generated tokens were drawn elsewhere, and under which key stages know it, if they do.
+        #: The number of generated tokens that were drawn elsewhere, and the key under which stages know it, if they do.
         self.resumed = len(request.resume.generated) if request.resume is not None else 0
         self.key = request.resume.key if request.resume is not None else 0
         self._laps: list[Lap] = []
