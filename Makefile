@@ -60,6 +60,8 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@# Nobody runs all benchmarks in a test: their types show what a change has broken.
+	MYPYPATH=.:benchmarks:tests $(BIN)/mypy --disable-error-code misc --disable-error-code no-untyped-call benchmarks/*.py
 	$(BIN)/lint-imports
 
 # llama.cpp's own RPC backend, which benchmarks compare with. Not from pip's cache: that holds the build without it.

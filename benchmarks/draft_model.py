@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distance import NAMES, SETTINGS, wait_for
+from distance import NAMES, SETTINGS
 from rpc import model_path
-from support.lan import lan_nodes
+from support.lan import lan_nodes, wait_for
 
 if TYPE_CHECKING:
     from support.lan import LanNodes
@@ -24,7 +24,7 @@ DISTANCES = (0.0, 0.020)  # s, one way
 N_TOKENS = 128
 QUESTION = "Tell me about rain."
 #: What each variant is, as settings of the device that asks.
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "no drafts": {"speculate": False},
     "looked up": {"speculate": True, "draft_model": "none"},
     "draft model": {"speculate": True, "draft_model": "twin"},

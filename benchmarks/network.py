@@ -88,7 +88,7 @@ async def tls_relay(service_port: int, size: int, credentials: Any) -> list[asyn
         await relay(source, await asyncio.open_connection("127.0.0.1", service_port, limit=CHUNK), ends=True)
 
     async def near(*source: Any) -> None:
-        secure = {"ssl": client_context(credentials), "server_hostname": ""}
+        secure: dict[str, Any] = {"ssl": client_context(credentials), "server_hostname": ""}
         await relay(source, await asyncio.open_connection("127.0.0.1", port, limit=CHUNK, **secure), ends=False)
 
     behind = await asyncio.start_server(far, "127.0.0.1", 0, ssl=server_context(credentials), limit=CHUNK)
@@ -135,7 +135,7 @@ async def joining() -> float:
             ticket = (await one.pairing.invite()).ticket
             begun = time.perf_counter()
             await other.pairing.join(ticket)
-            await until(lambda one=one, other=other: one.links.linked(other.identity.id))
+            await until(lambda one=one, other=other: one.links.open_link(other.identity.id))
             seconds.append(time.perf_counter() - begun)
             for device in (one, other):
                 await device.stop()
@@ -147,7 +147,7 @@ async def converging(edits: int) -> dict[str, float]:
     async with swarm(2) as (one, other):
         for device in (one, other):
             await device.links.upkeep.stop()  # nobody dials before it is wanted
-            device.links.close_all(PeerUnreachable("The benchmark parts them."))
+            device.links.table.close_all(PeerUnreachable("The benchmark parts them."))
         push = Documents._push
         Documents._push = nothing  # type: ignore[method-assign]
         try:
@@ -228,8 +228,7 @@ def discovery() -> dict[str, float] | None:
             seconds.append(json.loads(second.stdout.readline())["seconds"])
             for process in (first, second):
                 process.kill()
-                process.wait()
-                process.stdout.close()
+                process.communicate()
         return {"median_s": statistics.median(seconds), "max_s": max(seconds)}
 
 

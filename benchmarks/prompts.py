@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from desk import desk
 
 if TYPE_CHECKING:
+    from ainet.api.generate import Timings
     from ainet.client.client import NodeClient
 
 STAGES = (1, 2, 4)
@@ -26,7 +27,7 @@ def document(number: int) -> str:
     return f"Report {number}. " + " ".join(SENTENCE.format(year, year % 37, year % 5) for year in years)
 
 
-def first_token(node: NodeClient, text: str, stages: int) -> dict[str, Any]:
+def first_token(node: NodeClient, text: str, stages: int) -> Timings:
     """Return the figures of an answer of one token."""
     return node.ask(text, stages=stages, temperature=0.0, max_tokens=1).timings
 

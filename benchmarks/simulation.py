@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from swarm import LOG, PLAN, numbers, until
 
 from ainet.documents.exchange import Documents
+from ainet.links.standing import Standing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class HandedOver:
     """A link that hands messages to the other node's handlers, in the same process."""
 
-    is_contact = False
+    standing = Standing.MEMBER
 
     def __init__(self, mine: FakeLinks, theirs: FakeLinks) -> None:
         self.mine, self.theirs = mine, theirs
@@ -52,24 +53,22 @@ class FakeLinks:
         self.home = SimpleNamespace(on_left=lambda _: None)  # nobody joins another swarm
         self._callbacks: list[Any] = []
 
-    def handle(self, kind: type, handler: Any, *, contacts: bool = False) -> None:
+    def handle(self, kind: type, handler: Any) -> None:
         """Answer requests."""
-        del contacts  # there are none
         self.handlers[kind.__name__] = handler
 
-    def on_linked(self, callback: Any) -> None:
-        """Hear of links."""
-        self._callbacks.append(callback)
-
-    def on_contact_linked(self, callback: Any) -> None:
-        """Hear of links to contacts: there are none."""
+    def on_linked(self, callback: Any, standing: Standing = Standing.MEMBER) -> None:
+        """Hear of links to members; there are no contacts."""
+        if standing is Standing.MEMBER:
+            self._callbacks.append(callback)
 
     def links(self) -> list[HandedOver]:
         """Return all links."""
         return list(self.known.values())
 
-    def link_to(self, node_id: str) -> HandedOver | None:
+    def open_link(self, node_id: str, standing: Standing | None = None) -> HandedOver | None:
         """Return the link to a node."""
+        del standing
         return self.known.get(node_id)
 
     def meet(self, other: FakeLinks) -> None:

@@ -38,14 +38,14 @@ async def keepalive(pings: int = 5) -> float:
 
 def listen(link: PeerLink, heard: list[float]) -> None:
     """Note when the link's peer pings."""
-    take: Callable[[Frame], None] = link._take
+    receive: Callable[[Frame], None] = link._receive
 
     def note(frame: Frame) -> None:
         if isinstance(frame, Ping):
             heard.append(time.perf_counter())
-        take(frame)
+        receive(frame)
 
-    link._take = note  # type: ignore[method-assign]
+    link._receive = note  # type: ignore[method-assign]
 
 
 async def leaving() -> float:
@@ -53,7 +53,7 @@ async def leaving() -> float:
     async with swarm(2) as (one, other):
         begun = time.perf_counter()
         stopping = asyncio.create_task(other.links.stop())
-        await until(lambda: one.links.linked(other.identity.id) is None)
+        await until(lambda: one.links.open_link(other.identity.id) is None)
         seconds = time.perf_counter() - begun
         await stopping
         return seconds
@@ -72,7 +72,7 @@ async def silence() -> dict[str, float]:
         for device in (one, other):
             await device.links.upkeep.stop()  # nobody dials again
             for silent in device.links.links():
-                silent._stream._carrier.write = drop  # type: ignore[method-assign]
+                silent.transport._carrier.write = drop  # type: ignore[method-assign, assignment]
         begun = time.perf_counter()
         await link.closed.wait()
         unreachable = time.perf_counter() - begun
