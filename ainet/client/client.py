@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import os
 import ssl
@@ -108,9 +107,15 @@ class NodeClient:
         verb = all_verbs().get(name)
         if verb is None:
             raise AttributeError(f"A node has no verb {name!r}.")
-        method = functools.partial(self.call, verb)
+        signature = inspect.signature(verb.request)
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs)  # its error names the argument, and no class of requests
+            return self.call(verb, *given.args, **given.kwargs)
+
+        method.__name__ = method.__qualname__ = name
         method.__doc__ = f"{verb.help[0].upper()}{verb.help[1:]}."
-        method.__signature__ = inspect.signature(verb.request)  # type: ignore[attr-defined]
+        method.__signature__ = signature.replace(return_annotation=verb.reply)  # type: ignore[attr-defined]
         return method
 
     def __dir__(self) -> Iterable[str]:

@@ -77,15 +77,15 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-def total_memory() -> int:
+def total_memory(cgroup: Path = CGROUP) -> int:
     """Return the bytes of memory that this device has, or that its container may use."""
-    limits = [limit for limit, _ in _memory_limits()]
+    limits = [limit for limit, _ in _memory_limits(cgroup)]
     return min([int(psutil.virtual_memory().total), *limits])
 
 
-def available_memory() -> int:
+def available_memory(cgroup: Path = CGROUP) -> int:
     """Return the bytes of memory that can be used now without swapping."""
-    left = [max(0, limit - used) for limit, used in _memory_limits()]
+    left = [max(0, limit - used) for limit, used in _memory_limits(cgroup)]
     return min([int(psutil.virtual_memory().available), *left])
 
 
@@ -128,18 +128,18 @@ def _measure_speed() -> float:
     return buffer.nbytes / min(times)
 
 
-def _memory_limits() -> list[tuple[int, int]]:
+def _memory_limits(cgroup: Path) -> list[tuple[int, int]]:
     """Return (limit, used) in bytes of every control group around this process; used without file cache."""
     if sys.platform != "linux":
         return []
-    found = [_memory_limit(CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")]
+    found = [_memory_limit(cgroup / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")]
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         if line.startswith("0::"):
-            folder = CGROUP / line[3:].lstrip("/")
+            folder = cgroup / line[3:].lstrip("/")
             found += [
                 _memory_limit(group, "memory.max", "memory.current", "inactive_file")
                 for group in (folder, *folder.parents)
-                if group.is_relative_to(CGROUP)
+                if group.is_relative_to(cgroup)
             ]
     return [pair for pair in found if pair is not None]
 

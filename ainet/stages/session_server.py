@@ -101,9 +101,8 @@ class SessionServer:
         except PeerUnreachable:
             self._log.info("The requester has left.")
             await stream.abort()
-            await asyncio.sleep(
-                TIMING.session_left
-            )  # its pipeline may be about to be placed again, and to keep its sessions
+            # Its pipeline may be about to be placed again, and to keep its sessions.
+            await asyncio.sleep(TIMING.session_left)
         except (AinetError, msgspec.MsgspecError) as exc:
             self._log.warning("A requester was cut off: %s", exc)
             await self._refuse(

@@ -14,10 +14,11 @@ from ainet.api import models, node
 from ainet.api.answers import Answers
 from ainet.api.generate import Done, PlacedStage, Progress, Start, Text, Timings
 from ainet.api.models import Plan, Unloaded
-from ainet.api.node import Caps, CertificateState, NodeState, NodeStatus
+from ainet.api.node import NodeStatus
 from ainet.api.swarm import Removed
 from ainet.api.verb import all_verbs
 from ainet.daemon import runtime
+from support.views import node_state
 
 if TYPE_CHECKING:
     import logging
@@ -72,23 +73,7 @@ class NodeDouble:
         pass
 
     async def status(self) -> NodeStatus:
-        caps = Caps(memory=0, threads=0, disk=0)
-        state = NodeState(
-            name=self.name,
-            id="",
-            version="",
-            data_dir="",
-            address=None,
-            pid=0,
-            started=0.0,
-            pss_bytes=0,
-            caps=caps,
-            reserved=caps,
-            received_bytes=0,
-            certificate=CertificateState(365.0, True, None),
-            url=self.url,
-        )
-        return NodeStatus(state, [], [])
+        return NodeStatus(node_state(name=self.name, url=self.url), [], [])
 
     async def models(self) -> list[ListedModel]:
         raise RuntimeError("secret detail")

@@ -76,7 +76,7 @@ def test_the_device_has_more_memory_than_is_available_and_some_cores() -> None:
     assert 1 <= monitor.cores() <= (os.cpu_count() or 1)
 
 
-def test_the_limit_of_a_container_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_limit_of_a_container_counts(tmp_path: Path) -> None:
     # A control group of 1 GB, of which 600 MB are used, 200 MB of that for file cache.
     for name, text in (
         ("memory.max", "1000000000\n"),
@@ -84,11 +84,10 @@ def test_the_limit_of_a_container_counts(monkeypatch: pytest.MonkeyPatch, tmp_pa
         ("memory.stat", "anon 400000000\ninactive_file 200000000\n"),
     ):
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(monitor, "CGROUP", tmp_path)
-    assert monitor.total_memory() == 1_000_000_000
-    assert monitor.available_memory() == 600_000_000
+    assert monitor.total_memory(tmp_path) == 1_000_000_000
+    assert monitor.available_memory(tmp_path) == 600_000_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert monitor.total_memory() == psutil.virtual_memory().total
+    assert monitor.total_memory(tmp_path) == psutil.virtual_memory().total
 
 
 def test_memory_speed_is_measured_and_the_best_is_kept(tmp_path: Path) -> None:

@@ -121,6 +121,11 @@ async def test_wrong_verbs_are_named(served, http):
         assert answer.json() == {"code": "usage", "message": "PUT is not possible here.", "details": {}}
 
 
+async def test_a_fixed_address_is_not_taken_for_a_name(served, http):
+    await http.post("notebooks/open", json={"name": "plan"})
+    assert served.node.calls == [("open_notebook", "plan", None)]
+
+
 async def test_names_in_addresses_are_decoded(served, http):
     await http.delete("members/Anna%27s%20phone%2F2")
     await http.delete("pipelines/%2Fhome%2Fm.gguf")

@@ -100,6 +100,9 @@ def test_a_client_has_every_verb_as_a_method_with_its_signature():
     assert {*all_verbs()} <= {*dir(client)}
     assert list(inspect.signature(client.join).parameters) == ["ticket", "name", "lan"]
     assert client.join.__doc__ == "Join the swarm of a ticket."
+    assert client.join.__name__ == "join"
+    with pytest.raises(TypeError, match="missing a required argument: 'name'"):
+        client.forget()
     with pytest.raises(AttributeError, match="no verb 'frobnicate'"):
         client.frobnicate  # noqa: B018
 

@@ -6,29 +6,16 @@ import argparse
 import dataclasses
 import re
 
+from support.views import node_state
+
 from ainet.api.generate import PlacedStage
 from ainet.api.models import ListedModel, Plan, PlannedStage
-from ainet.api.node import Caps, CertificateState, MemberWorkers, NodeState, NodeStatus, PipelineStatus, WorkerState
+from ainet.api.node import CertificateState, MemberWorkers, NodeStatus, PipelineStatus, WorkerState
 from ainet.cli.commands.models import model_words, plan_words
 from ainet.cli.commands.node import status_words
 
 NO_OPTIONS = argparse.Namespace()
-CAPS = Caps(memory=2000, threads=2, disk=3000)
-NODE = NodeState(
-    name="desk",
-    id="abc",
-    version="1",
-    data_dir="/data",
-    address=None,
-    pid=1,
-    started=0.0,
-    pss_bytes=1,
-    caps=CAPS,
-    reserved=CAPS,
-    received_bytes=0,
-    certificate=CertificateState(60.0, True, None),
-    url="http://127.0.0.1:1/",
-)
+NODE = node_state()
 MEMBER = MemberWorkers("abc", "desk", [], True, 0.0, 60.0, True, True, workers=[WorkerState(7, 1000, "tiny", [4, 4])])
 STATUS = NodeStatus(
     NODE, [MEMBER], [PipelineStatus("tiny", [PlacedStage("desk", 7, n, n) for n in range(30)], {}, True, [])]
