@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RPC := .venv-rpc
 YJS := tests/yjs/node_modules/.ready
+# Without AMX: GCC 12 drops most of a tile's description (its _tile_loadconfig says that it reads 8 bytes, not 64), and
+# llama.cpp then ends at the first matrix product. Results are exact to the last bit only without it, too.
+export CMAKE_ARGS := -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__ $(CMAKE_ARGS)
+PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # The tests start hundreds of Pythons: each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -29,7 +33,11 @@ $(READY): pyproject.toml constraints.txt kernel/spec/kernel.json ainet/server/ju
 	@$(BIN)/python -c 'import llama_cpp' 2>/dev/null || { \
 		command -v c++ >/dev/null || { echo "A C++ compiler is missing (Debian, Ubuntu: apt install build-essential)"; exit 1; }; \
 		echo "== installing; llama.cpp is compiled for this machine: about 8 minutes on 2 cores, once, without output"; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@$(BIN)/python $(PIP) --editable '.[test]'
+	@$(BIN)/python -c 'import sys, llama_cpp; sys.exit(b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info())' || { \
+		echo "== a llama.cpp with AMX was kept from before: it is compiled again, about 8 minutes"; \
+		$(BIN)/python -m pip cache remove --quiet llama_cpp_python; \
+		$(BIN)/python $(PIP) --force-reinstall --no-deps llama-cpp-python; }
 	@touch $@
 
 demo: setup
@@ -68,8 +76,7 @@ lint: setup
 $(RPC)/.ready: constraints.txt
 	@echo "== compiling llama.cpp with its RPC backend into $(RPC): about 8 minutes on 2 cores, once, without output"
 	@$(PYTHON) -m venv $(RPC)
-	@CMAKE_ARGS=-DGGML_RPC=ON $(RPC)/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir \
-		--constraint constraints.txt --no-binary llama-cpp-python llama-cpp-python numpy
+	@CMAKE_ARGS="-DGGML_RPC=ON $(CMAKE_ARGS)" $(RPC)/bin/python $(PIP) --no-cache-dir --no-binary llama-cpp-python llama-cpp-python numpy
 	@touch $@
 
 benchmark: setup

@@ -167,6 +167,8 @@ class Llama:
         model_params.n_gpu_layers = 999 if gpu else 0
         # Read, not mapped: tensors that llama.cpp repacks would otherwise occupy memory twice.
         model_params.load_mode = C.LLAMA_LOAD_MODE_NONE
+        # Weights repacked for AMX end the process of a llama.cpp that GCC 12 compiled; otherwise they are not exact.
+        model_params.use_extra_bufts = b"AMX_INT8 = 1" not in C.llama_print_system_info()
         model_params.progress_callback = proceed = C.llama_progress_callback(lambda _progress, _data: not aborted())
         self._model = C.llama_model_load_from_file(str(path).encode(), model_params)
         del proceed  # was kept alive for the call

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
+import time
 
-import psutil
 import pytest
 from support.local_nodes import ask, nodes
-from support.workshop import LOG
+from support.workshop import LOG, in_workers
 
 from ainet.api.models import plan
 from ainet.resources.speeds import CHANGED, MAX_MODELS, Speeds
+from ainet.timing import Timing
 
 
 def test_speeds_are_kept_and_follow_what_is_measured(tmp_path):
@@ -42,25 +41,22 @@ async def test_a_plan_says_what_was_measured_and_what_a_token_will_take(tmp_path
         assert after.seconds == pytest.approx(1 / answer.timings.tokens_per_s, rel=2)
 
 
-@contextlib.contextmanager
-def slowed(pid):
-    """Let a process run for a fifth of the time only, whatever else the machine does."""
-    process, ended = psutil.Process(pid), threading.Event()
+async def slow_down(node, layer_seconds):
+    """Have each stage of a node's only pipeline that it holds itself take this much longer for each of its layers."""
+    [pipeline] = node.provider.pipelines.usable()
 
-    def hold():
-        while not ended.is_set():
-            process.suspend()
-            ended.wait(0.008)
-            process.resume()
-            ended.wait(0.002)
+    def prepare():
+        from ainet.stages.stage import Stage
 
-    holding = threading.Thread(target=hold)
-    holding.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        holding.join()
+        decode = Stage._decode
+
+        def slowly(stage, segments, rows):
+            time.sleep(layer_seconds * (stage.spec.last_layer - stage.spec.first_layer))
+            return decode(stage, segments, rows)
+
+        Stage._decode = slowly
+
+    await in_workers(node.stages, pipeline, prepare)
 
 
 def held(placement, node):
@@ -74,10 +70,10 @@ def size(manifest, layers):
     return {tensor.hash: tensor.nbytes for tensor in manifest.shard_tensors(*layers)}
 
 
-async def test_layers_leave_a_device_that_has_become_slow(tmp_path, monkeypatch):
+async def test_layers_leave_a_device_that_has_become_slow(tmp_path):
     """Only their tensors travel: the other device has those that it held before, and no file of the model."""
     memory = {"memory": "190MB"}
-    async with nodes(tmp_path, desk=memory, attic=memory | {"discover_models": False}) as found:
+    async with nodes(tmp_path, Timing(pool_sweep=0.2), desk=memory, attic=memory | {"discover_models": False}) as found:
         desk = found["desk"]
         manifest = await desk.provider.manifest("smollm2")
         for node, speed in ((desk, 50e9), (found["attic"], 5e9)):
@@ -86,15 +82,14 @@ async def test_layers_leave_a_device_that_has_become_slow(tmp_path, monkeypatch)
         first, last = held(begun.placement, "attic")
         before = size(manifest, (first, last))
         assert begun.received["attic"] == sum(before.values())
-        pids = {part.node: part.pid for part in begun.placement}
-        with slowed(pids["desk"]):
-            async with asyncio.timeout(240):
-                now = last - first
-                while now <= last - first:
-                    again = await ask(desk, max_tokens=60)
-                    begin, end = held(again.placement, "attic")
-                    now = end - begin
-                    await asyncio.sleep(1)  # it is not taken away from somebody who uses it
+        await slow_down(desk, 0.005)
+        async with asyncio.timeout(150):
+            now = last - first
+            while now <= last - first:
+                again = await ask(desk, max_tokens=20)
+                begin, end = held(again.placement, "attic")
+                now = end - begin
+                await asyncio.sleep(1)  # it is not taken away from somebody who uses it
         after = size(manifest, (begin, end))
         assert again.received["attic"] == sum(nbytes for key, nbytes in after.items() if key not in before)
         assert again.received["attic"] < sum(after.values())
