@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from ainet.printable import visible
+
 #: The classes that travel, by their codes.
 _BY_CODE: dict[str, type[AinetError]] = {}
 
@@ -47,7 +49,7 @@ class AinetError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         # IPython asks for it: a cell shows the message alone.
-        return [f"{type(self).__name__}: {self.message}"]
+        return [visible(f"{type(self).__name__}: {self.message}")]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form that travels."""

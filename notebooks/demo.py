@@ -8,7 +8,9 @@ executed notebook and its HTML are kept in ``demo-output/``; everything else is 
 from __future__ import annotations
 
 import contextlib
+import html
 import os
+import re
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -47,7 +49,7 @@ class Screen:
         text = content["data"].get("text/plain", "")
         if not text:  # what the node does before it answers
             if sys.stdout.isatty():
-                doing = content["data"].get("text/markdown", "").strip("*")
+                doing = html.unescape(re.sub("<[^>]*>", "", content["data"].get("text/html", "")))
                 print(f"\r  {doing}\x1b[K", end="", flush=True)
             return
         key = content.get("transient", {}).get("display_id")

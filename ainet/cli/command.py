@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 import msgspec
 
 from ainet.api.verb import Option
+from ainet.cli.terminal import read_input, say
 from ainet.client.client import NodeClient
 from ainet.config import default_data_dir
 from ainet.errors import UsageError
@@ -135,19 +135,19 @@ def report(options: Options, found: Any, words: Callable[[Any], str]) -> None:
     if options.json:
         print_json(found)
     else:
-        print(words(found))
+        say(words(found))
 
 
 def print_json(found: Any) -> None:
     """Print one line of JSON."""
-    print(json.dumps(msgspec.to_builtins(found), ensure_ascii=False))
+    say(json.dumps(msgspec.to_builtins(found), ensure_ascii=False))
 
 
 def read(name: str) -> str:
     """Return what a file holds, or standard input for ``-``; raises `UsageError` when it cannot be read."""
     if name == "-":
-        return sys.stdin.read()
+        return read_input()
     try:
-        return Path(name).expanduser().read_text()
+        return Path(name).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"{name} cannot be read: {exc}.") from exc

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ainet.cli.parser import HelpShown
 from ainet.cli.subcommands import build_parser
+from ainet.cli.terminal import say
 from ainet.errors import AinetError, UsageError
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "--debug" in given:
             traceback.print_exc()
         elif isinstance(exc, AinetError):
-            print(f"ainet: {exc.message}", file=sys.stderr)
+            say(f"ainet: {exc.message}", to=sys.stderr)
         else:
-            print(f"ainet: {type(exc).__name__}: {exc} (--debug shows where)", file=sys.stderr)
+            say(f"ainet: {type(exc).__name__}: {exc} (--debug shows where)", to=sys.stderr)
         return 2 if isinstance(exc, UsageError) else 1
     return status
 

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+_Subparsers = argparse._SubParsersAction
+
+
 class HelpShown(Exception):
     """``--help`` or ``--version`` was given and answered."""
 
@@ -21,6 +24,11 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
+
+    @property
+    def subparsers(self) -> dict[str, Parser]:
+        """The parsers of the subcommands by their names; none where there are no subcommands."""
+        return next((dict(action.choices) for action in self._actions if isinstance(action, _Subparsers)), {})
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None

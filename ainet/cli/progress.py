@@ -6,6 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from ainet.cli.terminal import fitting
 from ainet.units import show_bytes
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class ProgressLine:
             Whether an answer has begun, over which nothing may be written: only what its reader must know is said
             then, once and on a line of its own.
         """
-        words = progress_text(event)
+        words = fitting(progress_text(event), sys.stderr)
         if amid:
             if event.notice and words != self._noticed:
                 self._noticed = words

@@ -5,12 +5,11 @@ from __future__ import annotations
 import html
 import json
 import keyword
-import re
 import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from IPython.core.magic import Magics, line_cell_magic, magics_class
+from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 from IPython.display import DisplayHandle, display
 
 from ainet.api import clients
@@ -20,9 +19,12 @@ from ainet.cli.commands.models import plan_words, sampling, what_if
 from ainet.cli.parser import HelpShown
 from ainet.cli.progress import ProgressLine, progress_text
 from ainet.cli.subcommands import build_parser
+from ainet.cli.terminal import say
 from ainet.client.answer import Answer
 from ainet.errors import AinetError, PromptTooLong, UsageError
-from ainet.notebook.markdown import harmless
+from ainet.notebook.line_magic import keep_typed_text
+from ainet.notebook.markdown import to_html
+from ainet.notebook.words import as_typed, options_first, split
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -43,23 +45,9 @@ class Stopped(KeyboardInterrupt):
 def register(shell: InteractiveShell) -> None:
     """Give `shell` the magics, unless it has them: a second time would forget the conversation."""
     if "AinetMagics" not in shell.magics_manager.registry:
-        shell.register_magics(AinetMagics(shell))
-        shell.input_transformers_cleanup.append(help_for_subcommand)
-
-
-def help_for_subcommand(lines: list[str]) -> list[str]:
-    """Turn ``%ainet ask?`` into ``%ainet ask --help``; IPython would look for a variable named ``ask``."""
-    match = re.fullmatch(r"\s*%{1,2}ainet\s+([a-z][a-z-]*)\s*\?{1,2}\s*", "".join(lines))
-    return [f"%ainet {match.group(1)} --help\n"] if match else lines
-
-
-def split(line: str) -> list[str]:
-    """Return the words of a magic's line; quotes hold words together, apostrophes within words are kept."""
-    words = re.finditer(r"""(?<!\S)(--[\w-]+=)?(?:"([^"]*)"|'([^']*)')(?!\S)|(\S+)""", line)
-    return [
-        word.group(4) if word.group(4) is not None else "".join(group or "" for group in word.groups()[:3])
-        for word in words
-    ]
+        magics = AinetMagics(shell)
+        shell.register_magics(magics)
+        shell.input_transformers_cleanup.append(keep_typed_text(shell, magics.commands))
 
 
 @magics_class
@@ -71,16 +59,33 @@ class AinetMagics(Magics):
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
         self._parser = build_parser("%ainet", in_kernel=True)
+        self._subparsers = self._parser.subparsers
         type(self).ainet.__doc__ = self._parser.format_help()
         self.conversation: list[Message] = []
 
+    @property
+    def commands(self) -> frozenset[str]:
+        """The names of the subcommands."""
+        return frozenset(self._subparsers)
+
+    @no_var_expand
     @line_cell_magic
     def ainet(self, line: str, cell: str | None = None) -> Any:
         """Stand in for the parser's help, which `__init__` puts here."""
+        words = split(line)
+        asks = next((n for n, word in enumerate(words) if word == "ask"), len(words))
+        if words and words[0] != "ask" and not words[0].startswith("-"):
+            asks = len(words)  # it belongs to another subcommand
+        arguments = [str(word) for word in words[: asks + 1]]
+        arguments += options_first(words[asks + 1 :], self._subparsers["ask"])
+        if not arguments and cell is not None:
+            arguments = ["ask"]
         try:
-            options = self._parser.parse_args(split(line) or ([] if cell is None else ["ask"]))
+            options = self._parser.parse_args(arguments)
         except HelpShown:
             return None
+        if options.command == "ask":
+            options.text = [as_typed(options.text, line)]
         if cell is not None and options.command != "ask":
             raise UsageError(
                 f"`{options.command}` takes no cell: write %ainet {options.command}, with one percent sign."
@@ -99,7 +104,7 @@ class AinetMagics(Magics):
             return self._client(options)
         if options.command == "new":
             self.conversation.clear()
-            print("A new conversation begins.")
+            say("A new conversation begins.")
         elif options.command == "plan" and self._in_kernel and not options.json:
             self._plan(options)
         else:
@@ -164,7 +169,7 @@ class AinetMagics(Magics):
 
         with find_node(options) as node:
             found = node.plan(options.model, options.stages, what_if(options))
-        print(plan_words(found))
+        say(plan_words(found))
         display(PlacementBar(found.stages))
 
     def _client(self, options: Options) -> Any:
@@ -203,20 +208,20 @@ class CellView(View):
         now = time.monotonic()
         if isinstance(event, Progress | Text) and now - self._shown >= UPDATE:
             self._shown = now
-            waiting = f"*{harmless(progress_text(event))}*" if isinstance(event, Progress) else ""
-            self._update("\n\n".join(filter(None, (harmless(answer.text), waiting))), answer.text)
+            waiting = f"<p><em>{html.escape(progress_text(event))}</em></p>" if isinstance(event, Progress) else ""
+            self._update(to_html(answer.text) + waiting, answer.text)
 
     def finish(self, answer: Answer) -> None:
         """Show the whole text and the line."""
         if answer.text or self._handle is not None:
-            self._update(harmless(answer.text), answer.text)
+            self._update(to_html(answer.text), answer.text)
         if answer.finish:
             footer = answer.footer()
             quiet = f'<small style="opacity: 0.6">{html.escape(footer)}</small>'
             display({"text/html": quiet, "text/plain": footer}, raw=True)
 
-    def _update(self, markdown: str, text: str) -> None:
-        content = {"text/markdown": markdown, "text/plain": text}
+    def _update(self, shown: str, text: str) -> None:
+        content = {"text/html": shown, "text/plain": text}
         if self._handle is None:
             self._handle = display(content, raw=True, display_id=True)
         else:
@@ -235,15 +240,15 @@ class TerminalView(View):
             self._progress.show(event, amid=bool(answer.text))
         elif isinstance(event, Text):
             self._progress.clear()
-            print(event.text, end="", flush=True)
+            say(event.text, end="")
 
     def finish(self, answer: Answer) -> None:
         """Print the quiet line."""
         self._progress.clear()
         if answer.finish:
-            print(f"\n{answer.footer()}", flush=True)
+            say(f"\n{answer.footer()}")
         elif answer.text:
-            print(flush=True)  # an error follows
+            say()  # an error follows
 
 
 class JsonView(View):
@@ -251,4 +256,4 @@ class JsonView(View):
 
     def finish(self, answer: Answer) -> None:
         if answer.finish:
-            print(json.dumps(answer.to_dict(), ensure_ascii=False))
+            say(json.dumps(answer.to_dict(), ensure_ascii=False))

@@ -1,56 +1,92 @@
-"""Model output as Markdown that cannot run code or call home.
+"""Model output as HTML that says what the Markdown says, and can neither run code nor call home.
 
-Jupyter front ends sanitise the HTML within Markdown only in outputs that they do not trust, and they trust what a cell
-has just written. What a model says may repeat what somebody else wrote (a document, a web page), so tags, images and
-links other than to web pages are taken apart by a zero-width space: it looks the same, also in inline code, and no
-reader of Markdown or HTML finds a tag there. Fenced code stays exactly as it is, so that it can be copied.
+Jupyter front ends sanitise outputs only if they do not trust them, and they trust what a cell has just written. What a
+model says may repeat what somebody else wrote (a document, a web page), so it is rendered here, by the rules of
+CommonMark: tags of HTML are escaped, links lead to web pages only, and there are no images. Code stays as it is, to the
+last character.
 """
 
 from __future__ import annotations
 
+import functools
+import html
 import re
+from typing import TYPE_CHECKING, Any
 
-ZERO_WIDTH_SPACE = "\u200b"
-#: What begins a tag, a comment or an autolink; an image; a link to anything but a web page; a link's definition.
-_ACTIVE = re.compile(r"<(?=[A-Za-z/!?])|!(?=\[)|\](?=\((?!https?://))|\](?=:)", re.IGNORECASE)
-#: A fence of backticks (CommonMark 4.5); the information string holds none.
-_FENCE = re.compile(r"(?P<indent> {0,3})(?P<fence>`{3,})(?P<rest>[^`]*)")
+from ainet.notebook.highlighting import highlight
 
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping, Sequence
 
-def harmless(text: str) -> str:
-    """Return Markdown that looks like `text` and contains no HTML, no image and no link that executes."""
-    lines = text.split("\n")
-    code = _fenced_lines(lines)
-    return "\n".join(line if number in code else _take_apart(line) for number, line in enumerate(lines))
+    from markdown_it import MarkdownIt
+    from markdown_it.renderer import RendererProtocol
+    from markdown_it.rules_inline import StateInline
+    from markdown_it.token import Token
 
-
-def _take_apart(line: str) -> str:
-    return _ACTIVE.sub(lambda match: match.group() + ZERO_WIDTH_SPACE, line)
+_WEB_PAGE = re.compile(r"https?://|mailto:", re.IGNORECASE)
 
 
-def _fenced_lines(lines: list[str]) -> set[int]:
-    """Return the numbers of the lines that every reader of Markdown takes for the inside of fenced code.
+def to_html(markdown: str) -> str:
+    """Return the HTML of a text in Markdown."""
+    rendered: str = _parser().render(markdown)
+    return rendered
 
-    Only plain fences count: closed, without indentation, the closing one equal to the opening one. A fence of tildes
-    anywhere makes the whole text doubtful, because readers differ in what its information string may hold. So does
-    any fence that is not plain when there is a formula: JupyterLab cuts out formulas first, and knows plain ones only.
-    """
-    inside: set[int] = set()
-    opened: re.Match[str] | None = None
-    begin = 0
-    plain = True
-    for number, line in enumerate(lines):
-        match = _FENCE.fullmatch(line)
-        if match is None:
-            continue
-        plain &= not match["indent"]
-        if opened is None:
-            opened, begin = match, number + 1
-        elif len(match["fence"]) >= len(opened["fence"]) and not match["rest"].strip():
-            if match["fence"] == opened["fence"] and not (match["rest"] or match["indent"] or opened["indent"]):
-                inside.update(range(begin, number))
-            else:
-                plain = False
-            opened = None
-    text = "\n".join(lines)
-    return inside if "~~~" not in text and (plain or "$" not in text) else set()
+
+@functools.cache
+def _parser() -> MarkdownIt:
+    from markdown_it import MarkdownIt
+    from mdit_py_plugins.dollarmath import dollarmath_plugin
+
+    parser = MarkdownIt("commonmark", {"html": False, "highlight": highlight})
+    parser.enable(["table", "strikethrough"]).disable(["image", "html_block", "html_inline"])
+    parser.use(dollarmath_plugin, allow_space=False, allow_digits=False, allow_labels=False, double_inline=True)
+    _leave_code(parser)
+    parser.validateLink = _is_web_page  # type: ignore[method-assign]
+    parser.add_render_rule("text", _text)
+    parser.add_render_rule("link_open", _link_open)
+    for name in ("math_inline", "math_inline_double", "math_block"):
+        parser.add_render_rule(name, _formula)
+    return parser
+
+
+def _leave_code(parser: MarkdownIt) -> None:
+    """Let no formula begin before code within a line and end inside: ``$5, `$x` `` is a price, and code."""
+    rules = parser.inline.ruler
+    formula = next(rule.fn for rule in rules.__rules__ if rule.name == "math_inline")
+
+    def formula_without_code(state: StateInline, silent: bool) -> bool:
+        begin, pending, tokens = state.pos, state.pending, len(state.tokens)
+        found: bool = formula(state, silent)
+        if found and "`" in state.src[begin : state.pos]:
+            state.pos, state.pending = begin, pending
+            del state.tokens[tokens:], state.tokens_meta[tokens:]
+            return False
+        return found
+
+    rules.at("math_inline", formula_without_code)
+
+
+def _is_web_page(url: str) -> bool:
+    return _WEB_PAGE.match(url) is not None
+
+
+def _text(
+    renderer: RendererProtocol, tokens: Sequence[Token], at: int, options: Any, env: MutableMapping[str, Any]
+) -> str:
+    """Keep dollar signs apart: a front end looks for formulas between any two in the same piece of text."""
+    return html.escape(tokens[at].content).replace("$", "<span>$</span>")
+
+
+def _link_open(renderer: Any, tokens: Sequence[Token], at: int, options: Any, env: MutableMapping[str, Any]) -> str:
+    tokens[at].attrs |= {"target": "_blank", "rel": "noopener noreferrer"}
+    rendered: str = renderer.renderToken(tokens, at, options, env)
+    return rendered
+
+
+def _formula(
+    renderer: RendererProtocol, tokens: Sequence[Token], at: int, options: Any, env: MutableMapping[str, Any]
+) -> str:
+    """Leave a formula to the front end, which knows how to set it."""
+    tag = "div" if tokens[at].type == "math_block" else "span"
+    sign = "$" if tokens[at].type == "math_inline" else "$$"
+    return f"<{tag}>{sign}{html.escape(tokens[at].content)}{sign}</{tag}>"

@@ -56,7 +56,7 @@ def test_the_launcher_starts_the_kernel_and_an_answer_streams_in(page):
 
     out = run_cell(page, "%%ainet ask --temperature 0 --max-tokens 16\nWhy is the sky blue?")
     # Which words depends on the kind of processor.
-    expect(out.locator(".jp-RenderedMarkdown").first).to_contain_text(re.compile(r"(\w+\W+){8}"), timeout=ANSWER_MS)
+    expect(out.locator(".jp-RenderedHTML").first).to_contain_text(re.compile(r"(\w+\W+){8}"), timeout=ANSWER_MS)
     expect(out).to_contain_text(
         re.compile(r"smollm2 · layers \S+ 0–29 · [\d.]+ tokens/s · first token"), timeout=ANSWER_MS
     )
@@ -66,11 +66,11 @@ def test_interrupting_the_kernel_keeps_the_text_and_stops_the_model(page, tmp_pa
     grammar = tmp_path / "endless.gbnf"
     grammar.write_text('root ::= [a-z]+ " " root')
     out = run_cell(page, f"%%ainet ask --temperature 1 --max-tokens 3000 --grammar {grammar}\nTell me a story.")
-    markdown = out.locator(".jp-RenderedMarkdown")
-    expect(markdown).to_contain_text(re.compile(r"\w+ \w+"), timeout=ANSWER_MS)
+    answer = out.locator(".jp-RenderedHTML").first
+    expect(answer).to_contain_text(re.compile(r"\w+ \w+"), timeout=ANSWER_MS)
     page.get_by_role("button", name="Interrupt the kernel").click()
     expect(out).to_contain_text("Stopped", timeout=10_000)
-    expect(markdown).to_contain_text(re.compile(r"\w+ \w+"))
+    expect(answer).to_contain_text(re.compile(r"\w+ \w+"))
     # The model is free again.
     out = run_cell(page, "%%ainet ask --temperature 0 --max-tokens 2\nHello")
     expect(out).to_contain_text("stopped at the token limit", timeout=30_000)

@@ -13,6 +13,7 @@ from ainet.cli.command import Command, Options, find_node, print_json, read, rep
 from ainet.cli.parser import count, number, only_json
 from ainet.cli.progress import ProgressLine
 from ainet.cli.tables import bytes_or_dash, table
+from ainet.cli.terminal import check_text, escaped, read_input, say
 from ainet.client.answer import Answer, layer_range
 from ainet.errors import AinetError, UsageError
 from ainet.units import show_bytes
@@ -38,6 +39,10 @@ SAMPLING = (
 )
 
 
+#: Of options whose value is a text, since a shell's and a magic's line cannot hold the end of a line.
+ESCAPES = "; \\n, \\t, \\u2026 and \\\\ mean what they do in Python"
+
+
 def _ask_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
     """Add the question and how it is answered."""
     parser.add_argument("text", metavar="TEXT", nargs="*", help="the question")
@@ -50,10 +55,14 @@ def _ask_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
     parser.add_argument("--repeat-penalty", metavar="R", type=number, help="above 1: repeats become less likely")
     parser.add_argument("--seed", metavar="N", type=int, help="the same seed draws the same tokens")
     parser.add_argument("--max-tokens", metavar="N", type=count, help="most tokens of the answer (default: 256)")
-    parser.add_argument("--stop", metavar="TEXT", action="append", help="end before this text; may be repeated")
+    parser.add_argument(
+        "--stop", metavar="TEXT", type=escaped, action="append", help=f"end before this text{ESCAPES}; may be repeated"
+    )
     parser.add_argument("--grammar", metavar="FILE", help="GBNF grammar that the answer must follow")
     parser.add_argument("--json-schema", metavar="FILE", help="JSON schema that the answer must follow")
-    parser.add_argument("--system", metavar="TEXT", help="instructions that precede the conversation")
+    parser.add_argument(
+        "--system", metavar="TEXT", type=escaped, help=f"instructions that precede the conversation{ESCAPES}"
+    )
     # None, so that an option that was not given does not override the node's default.
     parser.add_argument("--raw", action="store_const", const=True, help="continue TEXT as it is: no chat template")
     if kernel:
@@ -97,10 +106,11 @@ def conversation(options: Options, question: str) -> list[Message]:
 
 def _ask(options: Options) -> int:
     question = " ".join(options.text)
+    check_text("The question", question)
     if not options.text or question == "-":
         if sys.stdin.isatty():
             raise UsageError("ask what? Write the question behind `ainet ask`, or send it to its standard input.")
-        question = sys.stdin.read()
+        question = read_input()
     given = sampling(options)
     answer = Answer()
     progress = ProgressLine()
@@ -114,13 +124,13 @@ def _ask(options: Options) -> int:
                     progress.show(event, amid=bool(answer.text))
                 elif isinstance(event, Text) and not options.json:
                     progress.clear()
-                    print(event.text, end="", flush=True)
+                    say(event.text, end="")
         except KeyboardInterrupt:
             interrupted = True
             answer.cut_off()
         except AinetError:
             if answer.text and not options.json:
-                print(flush=True)
+                say()
             raise
         finally:
             events.close()
@@ -128,8 +138,8 @@ def _ask(options: Options) -> int:
     if options.json:
         print_json(answer.to_dict())
     else:
-        print(flush=True)
-        print(answer.footer(), file=sys.stderr)
+        say()
+        say(answer.footer(), to=sys.stderr)
     return 130 if interrupted else 0
 
 
@@ -198,7 +208,7 @@ def _unload(options: Options) -> int:
     if options.json:
         print_json({"unloaded": unloaded})
     else:
-        print(f"Unloaded: {', '.join(unloaded)}." if unloaded else "Nothing was loaded.")
+        say(f"Unloaded: {', '.join(unloaded)}." if unloaded else "Nothing was loaded.")
     return 0
 
 

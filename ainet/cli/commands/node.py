@@ -11,6 +11,7 @@ from ainet.cli.command import Command, Options, data_dir, print_json, verb_comma
 from ainet.cli.commands.swarm import member_state
 from ainet.cli.parser import count, only_json
 from ainet.cli.tables import table
+from ainet.cli.terminal import say
 from ainet.client.answer import layer_range, placement_words
 from ainet.units import show_bytes
 
@@ -99,7 +100,7 @@ def _up(options: Options) -> int:
     if options.json:
         print_json({"url": running.url, "pid": running.pid, "data_dir": str(directory), "started": started})
     else:
-        print(f"The node {'is up' if started else 'already runs'}: process {running.pid}, {running.url}")
+        say(f"The node {'is up' if started else 'already runs'}: process {running.pid}, {running.url}")
     return 0
 
 
@@ -122,7 +123,7 @@ def _down(options: Options) -> int:
     if options.json:
         print_json({"stopped": stopped is not None, "pid": stopped and stopped.pid, "data_dir": str(directory)})
         return 0
-    print(f"The node (process {stopped.pid}) has stopped." if stopped else f"No node is running on {directory}.")
+    say(f"The node (process {stopped.pid}) has stopped." if stopped else f"No node is running on {directory}.")
     return 0
 
 
@@ -133,7 +134,7 @@ def _logs(options: Options) -> int:
     if options.json:
         texts = (json.dumps({"lines": text.splitlines()}, ensure_ascii=False) + "\n" for text in texts)
     for text in texts:
-        print(text, end="", flush=True)
+        say(text, end="")
     return 0
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import pytest
 from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+
+from ainet.notebook.markdown import to_html
 
 SPEC = Path(__file__).parents[3] / "kernel" / "spec"
 GREEDY = "--temperature 0 --max-tokens 8"
@@ -83,17 +87,35 @@ def execute(*cells: str, kernel: str = "ainet", **given) -> list[list[nbformat.N
     return [cell.outputs for cell in book.cells]
 
 
-def test_an_answer_is_markdown_and_one_quiet_line():
+def test_an_answer_is_html_of_its_markdown_and_one_quiet_line():
     ((answer, footer), (printed,)) = execute(f"%%ainet ask {GREEDY} --to text\nName a colour.", "print(repr(text))")
     assert answer.data["text/plain"] == eval(printed.text)  # noqa: S307 - what the cell before printed
-    assert answer.data["text/markdown"].replace("\u200b", "") == answer.data["text/plain"]
+    assert answer.data["text/html"] == to_html(answer.data["text/plain"])
     assert footer.data["text/plain"].startswith("smollm2 · layers tester 0–29 · ")
     assert footer.data["text/html"] == f'<small style="opacity: 0.6">{footer.data["text/plain"]}</small>'
 
 
 def test_the_plain_python_kernel_can_load_the_magics():
     ((), outputs) = execute("%load_ext ainet", f"%%ainet ask {GREEDY}\nName a colour.", kernel="python3")
-    assert "text/markdown" in outputs[0].data
+    assert "text/html" in outputs[0].data
+
+
+TYPED = """Why is 'it'  {blue}? And $HOME; 100%? !ls "x"?"""
+ASKED = "get_ipython().magics_manager.registry['AinetMagics'].conversation[0].content"
+
+
+@pytest.mark.parametrize("kernel", ["ainet", "python3"])
+def test_a_question_in_a_line_is_no_request_for_help(kernel):
+    *_, (asked,) = execute("%load_ext ainet", f"%ainet ask {GREEDY} {TYPED}", f"print({ASKED})", kernel=kernel)
+    assert asked.text == f"{TYPED}\n"
+
+
+def test_a_question_in_a_terminal_is_no_request_for_help():
+    lines = f"%load_ext ainet\n%ainet ask {GREEDY} {TYPED}\nainet ask {GREEDY} --to x And?\nprint('<', {ASKED}, '>')\n"
+    command = [sys.executable, "-m", "IPython", "--no-banner", "--colors=nocolor", "--simple-prompt"]
+    done = subprocess.run(command, check=False, input=lines, capture_output=True, text=True, timeout=120)
+    assert f"< {TYPED} >" in done.stdout, done.stdout + done.stderr
+    assert "not found" not in done.stdout
 
 
 def test_loading_the_magics_again_says_nothing():
@@ -118,7 +140,7 @@ def test_the_answer_grows_while_it_comes(kernel):
         if message["parent_header"].get("msg_id") != asked:
             continue
         kind, content = message["msg_type"], message["content"]
-        if kind in {"display_data", "update_display_data"} and "text/markdown" in content["data"]:
+        if kind in {"display_data", "update_display_data"} and "display_id" in content["transient"]:
             texts.append((kind, content["transient"]["display_id"], content["data"]["text/plain"]))
         if kind == "status" and content["execution_state"] == "idle":
             break
@@ -142,7 +164,7 @@ def test_interrupting_the_kernel_stops_the_answer(kernel, tmp_path):
         if message["parent_header"].get("msg_id") != asked:
             continue
         kind, content = message["msg_type"], message["content"]
-        if kind in {"display_data", "update_display_data"} and "text/markdown" in content["data"]:
+        if kind in {"display_data", "update_display_data"} and "display_id" in content["transient"]:
             if len(shown) < 20 <= len(content["data"]["text/plain"]):
                 interrupted = time.monotonic()
                 manager.interrupt_kernel()
