@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RPC := .venv-rpc
+SUITE := $(VENV)/share/json-schema-test-suite
 YJS := tests/yjs/node_modules/.ready
 # Without AMX: GCC 12 drops most of a tile's description (its _tile_loadconfig says that it reads 8 bytes, not 64), and
 # llama.cpp then ends at the first matrix product. Results are exact to the last bit only without it, too.
@@ -49,15 +50,23 @@ $(YJS): tests/yjs/package.json
 	@npm install --prefix tests/yjs --silent --no-audit --no-fund --no-package-lock
 	@touch $@
 
+# The public test suite of JSON Schema, which the source package of `jsonschema` carries.
+$(SUITE)/tests: | $(READY)
+	@mkdir -p $(SUITE)
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary jsonschema \
+		--constraint constraints.txt --dest $(SUITE) jsonschema
+	@tar xzf $(SUITE)/jsonschema-*.tar.gz -C $(SUITE) --strip-components=2 --wildcards '*/json/tests/*'
+	@rm $(SUITE)/jsonschema-*.tar.gz
+
 # Types of what has changed since the last time; a tenth of the examples of property tests.
-quick: setup
+quick: setup $(SUITE)/tests
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy --no-error-summary
 	@imports=$$($(BIN)/lint-imports --no-logo) || { echo "$$imports"; exit 1; }
 	@test ! -w /dev/shm || export TMPDIR=/dev/shm; AINET_QUICK=1 $(BIN)/python -m pytest --quiet --numprocesses 3 --dist worksteal tests/unit -m unit
 
 # Most tests wait for devices rather than for a processor, so there are more of them at once than processors.
-test: lint $(YJS)
+test: lint $(YJS) $(SUITE)/tests
 	@start=$$(date +%s); $(BIN)/python -m pytest --numprocesses 4 --dist loadfile; status=$$?; \
 		echo "== the tests took $$(( ($$(date +%s) - start) / 60 )) min $$(( ($$(date +%s) - start) % 60 )) s"; exit $$status
 

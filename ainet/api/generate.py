@@ -45,6 +45,8 @@ class GenerateRequest:
         GBNF grammar that the answer follows.
     json_schema
         JSON schema that the answer follows.
+    json_schema_loose
+        Whether what no grammar can promise of the schema is passed over, and said, instead of refused.
     """
 
     messages: list[Message]
@@ -61,6 +63,7 @@ class GenerateRequest:
     stop: list[str] = field(default_factory=list)
     grammar: str | None = None
     json_schema: dict[str, object] | None = None
+    json_schema_loose: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,12 +124,16 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """The prompt was accepted; said again where another pipeline goes on."""
+    """The prompt was accepted; said again where another pipeline goes on.
+
+    `notes` says what the reader must know of how the prompt came about.
+    """
 
     event: Literal["start"] = "start"
     model: str
     placement: list[PlacedStage]
     prompt_tokens: int
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,11 +152,13 @@ class Done:
     Attributes
     ----------
     finish
-        ``stop`` or ``length``.
+        ``stop``, ``length`` (as many tokens as were asked for) or ``context`` (the context window is full).
     seed
         With which the same tokens are drawn again.
     received
         Bytes that each device fetched to load the model, by name.
+    notes
+        What the reader must know of how the answer came about.
     """
 
     event: Literal["done"] = "done"
@@ -161,6 +170,7 @@ class Done:
     placement: list[PlacedStage]
     received: dict[str, int]
     timings: Timings
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from ainet.api.generate import Event
 
 
+#: How an answer ended that did not end by itself.
+_ENDINGS = {
+    "length": "stopped at the token limit",
+    "context": "stopped: the context window is full",
+    "cancelled": "stopped",
+}
+
+
 def layer_range(first: int, last: int) -> str:
     """Return the layers from `first` to `last` (0-based, inclusive) in words."""
     return str(first) if first == last else f"{first}–{last}"
@@ -61,7 +69,9 @@ class Answer:
     model: str = ""
     placement: list[PlacedStage] = field(default_factory=list)
     timings: Timings = field(default_factory=Timings)
-    #: ``stop``, ``length`` or ``cancelled``; empty while it grows.
+    #: What the reader must know of how the answer came about.
+    notes: list[str] = field(default_factory=list)
+    #: ``stop``, ``length``, ``context`` or ``cancelled``; empty while it grows.
     finish: str = ""
     seed: int | None = None
     _asked: float = field(default_factory=time.monotonic)
@@ -72,7 +82,7 @@ class Answer:
         """Take in one event of `NodeClient.generate`."""
         match event:
             case Start():
-                self.model, self.placement = event.model, event.placement
+                self.model, self.placement, self.notes = event.model, event.placement, event.notes
                 self.timings = Timings(prompt_tokens=event.prompt_tokens)
             case Text():
                 self._last = time.monotonic()
@@ -83,7 +93,7 @@ class Answer:
             case Done():
                 self.text, self.tokens, self.finish = event.text, event.tokens, event.finish
                 self.model, self.placement, self.seed = event.model, event.placement, event.seed
-                self.timings = event.timings
+                self.timings, self.notes = event.timings, event.notes
 
     def cut_off(self) -> None:
         """Note that the generation was stopped before it was done."""
@@ -103,7 +113,12 @@ class Answer:
 
     def footer(self) -> str:
         """Return the quiet line below an answer: model, devices and layers, speed, time to the first token."""
+        if not self.model:
+            return f"{_ENDINGS['cancelled']} before the model was ready: nothing was computed"
+        if not self.text and self.finish == "cancelled":
+            return f"{self.model} · {_ENDINGS['cancelled']} before the first word"
         speed = f"{self.timings.tokens_per_s:.1f} tokens/s"
         first = f"first token {self.timings.first_token_s:.2f} s"
-        ending = {"length": ["stopped at the token limit"], "cancelled": ["stopped"]}.get(self.finish, [])
-        return " · ".join([self.model, f"layers {placement_words(self.placement)}", speed, first, *ending])
+        ending = [_ENDINGS[self.finish]] if self.finish in _ENDINGS else []
+        layers = f"layers {placement_words(self.placement)}"
+        return " · ".join([self.model, layers, speed, first, *ending, *self.notes])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import os
 import ssl
 from functools import cached_property
@@ -20,7 +21,7 @@ from ainet.api.verb import SHORT, all_verbs
 from ainet.client.answer import Answer
 from ainet.config import default_data_dir
 from ainet.daemon.runtime import wait_until_ready
-from ainet.errors import AinetError, NodeNotRunning
+from ainet.errors import AinetError, NodeNotRunning, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -169,10 +170,15 @@ class NodeClient:
         if "model" in body:
             body["model"] = whole_path(body["model"])
         body["messages"] = msgspec.to_builtins(messages)
+        try:
+            content = json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError as exc:
+            raise UsageError(f"The question or an option is not valid Unicode: {exc.reason}.") from exc
         # Loading a model or fetching layers may be silent for long; a dead node closes the connection.
         timeout = httpx.Timeout(SHORT, read=None)
         try:
-            with self._http.stream("POST", GENERATE, json=body, timeout=timeout) as response:
+            headers = {"Content-Type": "application/json"}
+            with self._http.stream("POST", GENERATE, content=content, headers=headers, timeout=timeout) as response:
                 if not response.is_success:
                     response.read()
                     raise _error(response)

@@ -63,7 +63,7 @@ class Answering:
         AinetError
             Whatever prevents an answer.
         """
-        transcript = Transcript(to_open(request), time.monotonic())
+        transcript = Transcript(*to_open(request), time.monotonic())
         failures, is_lost, missing_since = 0, False, None
         while True:
             said = transcript.said

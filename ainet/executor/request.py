@@ -9,6 +9,7 @@ import msgspec
 
 from ainet.errors import PromptTooLong, UsageError
 from ainet.stages.protocol.generation import MAX_PROMPT, Open
+from ainet.stages.protocol.json_schema import checked_schema
 from ainet.stages.protocol.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
@@ -25,8 +26,10 @@ def conversation(request: GenerateRequest) -> str:
     return "".join(turn(message.role, message.content) for message in request.messages)
 
 
-def to_open(request: GenerateRequest) -> Open:
-    """Return a request in the checked form that a pipeline is asked with; a missing seed is drawn here.
+def to_open(request: GenerateRequest) -> tuple[Open, list[str]]:
+    """Return a request in the checked form that a pipeline is asked with, and what of it was passed over, in words.
+
+    A missing seed is drawn here.
 
     Raises
     ------
@@ -64,11 +67,12 @@ def to_open(request: GenerateRequest) -> Open:
         if (value := getattr(request, name)) is not None
     }
     given.setdefault("seed", secrets.randbits(31))
+    passed: list[str] = []
     if request.json_schema is not None:
-        given["json_schema"] = msgspec.json.encode(request.json_schema).decode()
+        given["json_schema"], passed = checked_schema(request.json_schema, loose=request.json_schema_loose)
     sampling = SamplingParams(**given)
     sampling.check()
-    return Open(
+    opened = Open(
         session=0,
         messages=request.messages,
         raw=request.raw,
@@ -76,6 +80,7 @@ def to_open(request: GenerateRequest) -> Open:
         max_tokens=request.max_tokens or MAX_TOKENS,
         stop=request.stop,
     )
+    return opened, [f"the JSON schema's {', '.join(passed)} passed over"] if passed else []
 
 
 def turn(role: str, content: str) -> str:

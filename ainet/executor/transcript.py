@@ -24,12 +24,15 @@ class Transcript:
     ----------
     request
         The request.
+    notes
+        What the reader must know of how the request was read.
     begun
         The time of the question on the monotonic clock (s): loading the model counts towards the first token.
     """
 
-    def __init__(self, request: Open, begun: float) -> None:
+    def __init__(self, request: Open, notes: list[str], begun: float) -> None:
         self._request = request
+        self._notes = notes
         self._seed = request.sampling.seed
         self._begun = begun
         self._first = self._last = 0.0
@@ -67,8 +70,15 @@ class Transcript:
         """Yield what the pipeline said in the form in which it travels to the notebook."""
         match event:
             case Started():
+                if not self.accepted:
+                    self._notes = [*self._notes, *event.notes]
                 self._prompt, self._reused, self._key = event.prompt, event.reused, event.key
-                yield shown.Start(model=pipeline.model, placement=pipeline.placement, prompt_tokens=len(event.prompt))
+                yield shown.Start(
+                    model=pipeline.model,
+                    placement=pipeline.placement,
+                    prompt_tokens=len(event.prompt),
+                    notes=self._notes,
+                )
             case Text():
                 self._last = time.monotonic()
                 if not self._tokens:
@@ -94,6 +104,7 @@ class Transcript:
             seed=self._seed,
             placement=pipeline.placement,
             received=pipeline.received,
+            notes=self._notes,
             timings=shown.Timings(
                 prompt_tokens=len(self._prompt),
                 reused_tokens=self._reused,

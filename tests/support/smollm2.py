@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from ainet.api.generate import Message
 from ainet.models.tensors import TensorStore
 
 if TYPE_CHECKING:
@@ -43,13 +44,14 @@ def one_process(
 ) -> tuple[list[int], str]:
     """Return tokens and text of one llama.cpp process, prompt in the same chunks, one thread."""
     from ainet.stages.llama.llama import Llama
+    from ainet.stages.llama.prompts import chat
     from ainet.stages.llama.sampling import Sampler
     from ainet.stages.llama.vocabulary import TextStream, Vocabulary
     from ainet.stages.protocol.segments import Segment
 
     with Llama(path, hidden_out=False, n_ctx=N_CTX, n_ubatch=chunk, threads=1) as llama:
         vocabulary = Vocabulary(llama)
-        prompt = vocabulary.tokenize(vocabulary.chat([{"role": "user", "content": question}]), special=True)
+        prompt = chat([Message("user", question)], vocabulary).tokens
         sampler, stream = Sampler(sampling, llama, vocabulary), TextStream(vocabulary)
         position, text, tokens = 0, "", []
         rows = prompt

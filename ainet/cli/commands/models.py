@@ -36,6 +36,7 @@ SAMPLING = (
     "seed",
     "max_tokens",
     "stop",
+    "json_schema_loose",
 )
 
 
@@ -60,6 +61,8 @@ def _ask_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
     )
     parser.add_argument("--grammar", metavar="FILE", help="GBNF grammar that the answer must follow")
     parser.add_argument("--json-schema", metavar="FILE", help="JSON schema that the answer must follow")
+    loose = "pass over what cannot be promised of the schema, and say what"
+    parser.add_argument("--json-schema-loose", action="store_const", const=True, help=loose)
     parser.add_argument(
         "--system", metavar="TEXT", type=escaped, help=f"instructions that precede the conversation{ESCAPES}"
     )

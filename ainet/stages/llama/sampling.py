@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llama_cpp import llama_cpp as C  # noqa: N812
 
 from ainet.errors import UsageError
-from ainet.stages.llama.json_schema import grammar_of_schema
+from ainet.stages.llama.json_mask import JsonMask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,16 +47,17 @@ class Sampler:
 
     def __init__(self, params: SamplingParams, llama: Llama, vocabulary: Vocabulary) -> None:
         params.check()
-        text = grammar_of_schema(params.json_schema) if params.json_schema else params.grammar
         self._params = params
         self._llama = llama
         self._vocabulary = vocabulary
         self._greedy = params.temperature == 0
+        self._mask = JsonMask(params.json_schema, vocabulary) if params.json_schema else None
         # The chain is then the greedy sampler alone, which takes the first of the largest logits.
-        self._largest = self._greedy and not text and params.repeat_penalty == 1.0
+        is_free = not params.grammar and self._mask is None
+        self._largest = self._greedy and is_free and params.repeat_penalty == 1.0
         self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
         try:
-            self._fill(params, text, vocabulary)
+            self._fill(params, vocabulary)
         except BaseException:
             self.close()
             raise
@@ -77,6 +78,8 @@ class Sampler:
                 C.llama_sampler_free(C.llama_sampler_chain_remove(self._chain, self._steps))
             self._add(C.llama_sampler_init_dist(draw_seed(self._params.seed, position)))
         candidates = self._vocabulary.candidates(self._llama.logits(row))
+        if self._mask is not None:
+            self._mask.apply(candidates)
         pointer = candidates.ctypes.data_as(ctypes.POINTER(C.llama_token_data))
         drawn = C.llama_token_data_array(data=pointer, size=len(candidates), selected=-1, sorted=False)
         C.llama_sampler_apply(self._chain, ctypes.byref(drawn))
@@ -91,19 +94,25 @@ class Sampler:
 
     def accept(self, tokens: Iterable[int]) -> None:
         """Tell penalties and grammar of tokens that were drawn elsewhere."""
+        tokens = list(tokens)
         for token in tokens:
             C.llama_sampler_accept(self._chain, token)
+        if self._mask is not None:
+            self._mask.accept(tokens)
 
     def close(self) -> None:
         if self._chain:
             C.llama_sampler_free(self._chain)
             self._chain = None
 
-    def _fill(self, params: SamplingParams, grammar: str, vocabulary: Vocabulary) -> None:
-        if grammar:
-            sampler = C.llama_sampler_init_grammar(vocabulary.pointer, grammar.encode(), b"root")
+    def _fill(self, params: SamplingParams, vocabulary: Vocabulary) -> None:
+        if params.grammar:
+            sampler = C.llama_sampler_init_grammar(vocabulary.pointer, params.grammar.encode(), b"root")
             if not sampler:
-                raise UsageError("The grammar is not valid GBNF, or has no rule named root.")
+                raise UsageError(
+                    "llama.cpp does not take the grammar: a `<token>` in it is none of this model's, or what may be "
+                    "empty is repeated."
+                )
             self._add(sampler)
         if params.repeat_penalty != 1.0:
             self._add(C.llama_sampler_init_penalties(vocabulary.n_tokens, LAST_TOKENS, params.repeat_penalty, 0.0, 0.0))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import ctypes
+import functools
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from ainet.stages.llama.chat_template import ChatTemplate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from llguidance import LLTokenizer
     from numpy.typing import NDArray
 
     from ainet.stages.llama.llama import Llama
@@ -29,7 +32,6 @@ class Vocabulary:
         self._model = llama.model
         self.pointer = C.llama_model_get_vocab(llama.model)
         self.n_tokens = int(C.llama_vocab_n_tokens(self.pointer))
-        self._template: ChatTemplate | None = None
         self._unsorted = np.zeros(self.n_tokens, CANDIDATE)
         self._unsorted["id"] = np.arange(self.n_tokens)
         self._candidates = self._unsorted.copy()
@@ -70,32 +72,66 @@ class Vocabulary:
         self._candidates["logit"] = logits
         return self._candidates
 
+    @functools.cached_property
+    def for_schemas(self) -> LLTokenizer:
+        """The vocabulary in the form that JSON schemas are matched with; making it takes some tenths of a second."""
+        from llguidance import LLTokenizer
+
+        # A first byte that no text has marks what is no text. What a token ends with is shown, so it is text here, too.
+        pieces = [self.piece(token) or b"\xff" + self._spelling(token).encode() for token in range(self.n_tokens)]
+        ends = [token for token in range(self.n_tokens) if self.ends(token)]
+        return LLTokenizer.from_llamacpp(  # type: ignore[attr-defined] # its stubs lack it
+            tokens=pieces,
+            vocab_ptr=self.pointer,
+            tokenize_fptr=ctypes.cast(C._lib.llama_tokenize, ctypes.c_void_p).value,
+            eos_token=ends or C.llama_vocab_eos(self.pointer),
+            slices=None,
+        )
+
     def ends(self, token: int) -> bool:
         """Whether `token` ends a generation."""
         return bool(C.llama_vocab_is_eog(self.pointer, token))
 
-    def chat(self, messages: Sequence[dict[str, str]]) -> str:
-        """Render `messages` (role, content) with the model's own template, up to the assistant's turn.
+    @functools.cached_property
+    def template(self) -> ChatTemplate | None:
+        """The model's own chat template; raises `ModelError` when it cannot be read."""
+        source = self._metadata(b"tokenizer.chat_template")
+        return ChatTemplate(source) if source is not None else None
 
-        Raises
-        ------
-        UsageError
-            If the model has no template, or its template refuses the conversation.
-        ModelError
-            If its template fails.
-        """
-        if self._template is None:
-            source = self._metadata(b"tokenizer.chat_template")
-            if source is None:
-                raise UsageError("This model has no chat template. Ask with raw=True (--raw) to complete plain text.")
-            self._template = ChatTemplate(source)
-        bos, eos = self._text(C.llama_vocab_bos), self._text(C.llama_vocab_eos)
-        text = self._template.render(messages, bos=bos, eos=eos)
-        # The tokenizer adds this token by itself: a template that writes it too would double it.
-        return text.removeprefix(bos) if C.llama_vocab_get_add_bos(self.pointer) else text
+    @functools.cached_property
+    def bos(self) -> str:
+        """The spelling of the token that begins a sequence; empty where there is none."""
+        return self._spelling(C.llama_vocab_bos(self.pointer))
 
-    def _text(self, which: Any) -> str:
-        token = which(self.pointer)
+    @functools.cached_property
+    def eos(self) -> str:
+        """The spelling of the token that ends a sequence; empty where there is none."""
+        return self._spelling(C.llama_vocab_eos(self.pointer))
+
+    @functools.cached_property
+    def adds_bos(self) -> bool:
+        """Whether the tokenizer itself begins a text with that token."""
+        return bool(C.llama_vocab_get_add_bos(self.pointer))
+
+    @functools.cached_property
+    def controls(self) -> dict[str, int]:
+        """The tokens that are no text, by their spellings; those of one letter cannot be told from text."""
+        kinds = C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN
+        tokens = (one for one in range(self.n_tokens) if C.llama_vocab_get_attr(self.pointer, one) & kinds)
+        return {text: token for token in tokens if len(text := self._spelling(token)) > 1}
+
+    @functools.cached_property
+    def control_pattern(self) -> re.Pattern[str] | None:
+        """What finds spellings of such tokens, the longer ones first."""
+        spellings = sorted(self.controls, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, spellings))) if spellings else None
+
+    def takes_space(self, token: int, *, behind: bool) -> bool:
+        """Whether spaces behind (or before) a control token are part of it."""
+        attribute = C.LLAMA_TOKEN_ATTR_RSTRIP if behind else C.LLAMA_TOKEN_ATTR_LSTRIP
+        return bool(C.llama_vocab_get_attr(self.pointer, token) & attribute)
+
+    def _spelling(self, token: int) -> str:
         return "" if token < 0 else C.llama_vocab_get_text(self.pointer, token).decode(errors="replace")
 
     def _metadata(self, key: bytes) -> str | None:

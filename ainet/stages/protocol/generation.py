@@ -113,12 +113,16 @@ class Guessed(msgspec.Struct, tag=True, frozen=True):
 
 
 class Started(msgspec.Struct, tag=True, frozen=True):
-    """The prompt was accepted: its tokens, how many of them need not be computed again, and the session's key."""
+    """The prompt was accepted: its tokens, how many of them need not be computed again, and the session's key.
+
+    `notes` says what whoever asked must know of how the prompt came about.
+    """
 
     session: int
     prompt: list[int]
     reused: int = 0
     key: Key = 0
+    notes: list[str] = []
 
 
 class Text(msgspec.Struct, tag=True, frozen=True):
@@ -131,7 +135,7 @@ class Text(msgspec.Struct, tag=True, frozen=True):
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):
-    """The session ended: ``stop``, ``length`` or ``cancelled``; `text` is what was held back."""
+    """The session ended: ``stop``, ``length``, ``context`` or ``cancelled``; `text` is what was held back."""
 
     session: int
     finish: str

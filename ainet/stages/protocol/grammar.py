@@ -95,42 +95,109 @@ def _limit(words: str, value: int, most: int) -> None:
 
 
 def _read(text: str, what: str) -> dict[str, Rule]:
-    """Return rules and groups by name; a group's name begins with a space, so that no rule has it."""
+    """Return rules and groups by name; a group's name begins with a space, so that no rule has it.
+
+    A rule ends with its line, unless a bracket is open; an alternative may begin on the next line.
+    """
     rules: dict[str, Rule] = {}
     rule = Rule()
-    around: list[tuple[Rule, str]] = []  # the rules whose brackets are open, and the group in each
+    around: list[tuple[Rule, str, int]] = []  # the rules whose brackets are open, the group in each, and where
+    used: dict[str, int] = {}  # the rules that are referred to, and where first
     position = 0
+    may_break, has_ended = True, True  # whether a line may end here, and whether it has ended the rule
     while position < len(text):
         found = TOKEN.match(text, position)
         if found is None or "\0" in found[0]:
-            raise UsageError(f"{what} is not valid GBNF at {text[position : position + 20]!r}.")
-        position = found.end()
+            raise _wrong(text, position, _missing(text, position, has_ended=has_ended), what)
+        begin, position = position, found.end()
         kind = found.lastgroup
+        if kind == "space":
+            has_ended = has_ended or (("\n" in found[0] or "\r" in found[0]) and not may_break and not around)
+            continue
         if found["defined"]:
+            if around:
+                raise _wrong(text, begin, f"`)` for the `(` at {_place(text, around[-1][2])}", what)
+            if not has_ended:
+                raise _wrong(text, begin, "the end of the line before the next rule", what)
             name = found["rule"]
             _limit(f"{what} has a rule name of {len(name)} characters", len(name), MAX_NAME)
             rule = rules[name] = Rule()
-            around.clear()
-        elif kind == "rule":
+            may_break, has_ended = True, False
+            continue
+        if has_ended:
+            raise _wrong(text, begin, "a rule (`name ::= …`)", what)
+        may_break = False
+        if kind == "rule":
+            used.setdefault(found[0], begin)
             rule.last.append(Item(found[0], 1))
         elif kind in ("literal", "terminal"):
+            _check_escapes(text, begin, found[0], what)
             quotes = 2 if kind == "literal" or found[0] == "[]" else 3 if found[0] == "[^]" else 0
             rule.last.append(Item("", len(found[0]) - quotes))
         elif kind == "open":
-            around.append((rule, f" {len(rules)}"))
+            around.append((rule, f" {len(rules)}", begin))
             _limit(f"{what} has {len(around)} brackets inside each other", len(around), MAX_DEPTH)
             rule = rules[around[-1][1]] = Rule()
-        elif kind == "close" and around:
-            rule, group = around.pop()
+        elif kind == "close":
+            if not around:
+                raise _wrong(text, begin, "no `)`: no `(` is open", what)
+            rule, group, _ = around.pop()
             rule.last.append(Item(group, 1))
         elif kind == "other":
             rule.alternatives.append([])
-        elif found["repeat"] and rule.last:
+            may_break = True
+        else:
+            if not rule.last or not (rule.last[-1].refers or rule.last[-1].size):
+                raise _wrong(text, begin, f"something before `{found[0]}` that is repeated", what)
             least, most = _repeats(found, what)
             item = rule.last[-1]
             # Two repetitions of one item multiply.
             rule.last[-1] = item._replace(least=item.least * least, most=item.most * most)
+    if around:
+        raise _wrong(text, len(text), f"`)` for the `(` at {_place(text, around[-1][2])}", what)
+    for name, where in used.items():
+        if name not in rules:
+            raise _wrong(text, where, f"a rule that exists: none is named `{name}`", what)
+    if "root" not in rules and text:
+        raise UsageError(f"{what} is not valid GBNF: it has no rule named `root`, with which an answer begins.")
     return rules
+
+
+def _wrong(text: str, position: int, expected: str, what: str) -> UsageError:
+    found = repr(text[position : position + 20]) if position < len(text) else "the end"
+    return UsageError(
+        f"{what} is not valid GBNF at {_place(text, position)}: {expected} was expected, but {found} was found."
+    )
+
+
+def _place(text: str, position: int) -> str:
+    lines = text[:position].replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return f"line {len(lines)}, column {len(lines[-1]) + 1}"
+
+
+def _missing(text: str, position: int, *, has_ended: bool) -> str:
+    """Return what was expected where nothing of the language is."""
+    match text[position]:
+        case '"':
+            return '`"` at the end of the text that begins here'
+        case "[":
+            return "`]` at the end of the class that begins here"
+        case "{":
+            return "a number of repetitions, `{n}`, `{n,}` or `{n,m}`,"
+        case "_" if not has_ended:
+            return "a rule's name of letters, digits and `-`"
+    return "a rule (`name ::= …`)" if has_ended else "a text, a class, a rule's name or one of `( ) | * + ? {`"
+
+
+def _check_escapes(text: str, begin: int, token: str, what: str) -> None:
+    """Raise `UsageError` for a backslash before what llama.cpp knows no meaning of."""
+    for found in re.finditer(
+        r"\\(.)(?:(?<=x)[0-9a-fA-F]{2}|(?<=u)[0-9a-fA-F]{4}|(?<=U)[0-9a-fA-F]{8})?", token, re.DOTALL
+    ):
+        sign, size = found[1], len(found[0])
+        if sign not in 'tnrxuU\\"[]-' or size != {"x": 4, "u": 6, "U": 10}.get(sign, 2):
+            expected = 'one of `\\n \\r \\t \\\\ \\" \\[ \\] \\- \\xHH \\uHHHH \\UHHHHHHHH`'
+            raise _wrong(text, begin + found.start(), expected, what)
 
 
 def _repeats(found: re.Match[str], what: str) -> tuple[int, int]:
@@ -143,6 +210,8 @@ def _repeats(found: re.Match[str], what: str) -> tuple[int, int]:
         if len(number) > 9 or int(number) > MAX_REPEATS:
             raise UsageError(f"{what} repeats something {number[:20]} times; at most {MAX_REPEATS} are allowed.")
     least = int(numbers[0])
+    if int(numbers[-1]) < least:  # llama.cpp would repeat it until memory ends
+        raise UsageError(f"{what} repeats something {sign}: the most is below the least.")
     return least, max(int(numbers[-1]), least + bool(found["comma"]))
 
 

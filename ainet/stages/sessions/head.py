@@ -263,7 +263,7 @@ class Head:
         session.begun = time.monotonic()
         self._turns.note(session.request.user)
         session.key = session.key if known else secrets.randbits(KEY_BITS)
-        session.reply(Started(session.request.session, session.prompt.tolist(), kept, session.key))
+        session.reply(Started(session.request.session, session.prompt.tolist(), kept, session.key, session.notes))
         if (finish := session.finish) is not None:
             if known:
                 self._recovered.give_up(session.key)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
 import numpy as np
 
 from ainet.errors import PromptTooLong, UsageError
+from ainet.stages.llama.prompts import chat, plain
 from ainet.stages.llama.sampling import Sampler
 from ainet.stages.llama.vocabulary import TextStream, Vocabulary
 from ainet.stages.protocol.generation import Lap
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ainet.stages.llama.llama import Llama
+    from ainet.stages.llama.prompts import Prompt
     from ainet.stages.protocol.generation import Event, Open, Resume
     from ainet.stages.protocol.segments import Segment
     from ainet.stages.sessions.drafts import Drafter
@@ -60,6 +61,8 @@ class Session:
         #: Whether it has ended, and the stages are about to forget it.
         self.is_over = False
         self.prompt: NDArray[np.int32] = np.empty(0, np.int32)
+        #: What whoever asked must know of how the prompt came about.
+        self.notes: list[str] = []
         self.generated: list[int] = []
         #: Tokens that are tried after the last one, before anybody knows whether they follow.
         self.draft: list[int] = []
@@ -87,7 +90,7 @@ class Session:
             return
         request, resume = self.request, self.request.resume
         if resume is None:
-            self.prompt = _tokens(request, vocabulary, llama.n_ctx)
+            self.prompt, self.notes = _prompt(request, vocabulary, llama.n_ctx)
         else:
             self.prompt = _checked(resume, vocabulary, llama.n_ctx, request.max_tokens)
         self._n_ctx, self._ends = llama.n_ctx, vocabulary.ends
@@ -131,7 +134,7 @@ class Session:
         """The end of a resumed session that had ended already; else None."""
         if self._stream is not None and self._stream.stopped:
             return "stop"
-        return "length" if self._is_full(len(self.prompt) + len(self.generated) - 1) else None
+        return self._fullness(len(self.prompt) + len(self.generated) - 1)
 
     def draw(self, segment: Segment, row: int) -> Drawn:
         """Draw the tokens after the rows of `segment` that have logits, as long as they are those of the draft.
@@ -159,8 +162,7 @@ class Session:
                 break
             drawn.append(token)
             self.generated.append(token)
-            if self._is_full(position):
-                finish = "length"
+            if (finish := self._fullness(position)) is not None:
                 break
             if i >= len(draft) or draft[i] != token:
                 break
@@ -200,9 +202,11 @@ class Session:
         if self._sampler is not None:
             self._sampler.close()
 
-    def _is_full(self, position: int) -> bool:
-        """Whether no token may follow the one at `position`."""
-        return len(self.generated) >= self.request.max_tokens or position + 1 >= self._n_ctx
+    def _fullness(self, position: int) -> str | None:
+        """Return why no token may follow the one at `position`: `length`, `context`, or None where one may."""
+        if len(self.generated) >= self.request.max_tokens:
+            return "length"
+        return "context" if position + 1 >= self._n_ctx else None
 
 
 def _checked(resume: Resume, vocabulary: Vocabulary, n_ctx: int, max_tokens: int) -> NDArray[np.int32]:
@@ -224,14 +228,11 @@ def _checked(resume: Resume, vocabulary: Vocabulary, n_ctx: int, max_tokens: int
     return np.array(resume.prompt, np.int32)
 
 
-def _tokens(request: Open, vocabulary: Vocabulary, n_ctx: int) -> NDArray[np.int32]:
+def _prompt(request: Open, vocabulary: Vocabulary, n_ctx: int) -> Prompt:
     if not request.messages:
         raise UsageError("There is nothing to answer: the request has no messages.")
-    if request.raw:
-        text = request.messages[-1].content
-    else:
-        text = vocabulary.chat([msgspec.to_builtins(message) for message in request.messages])
-    tokens = vocabulary.tokenize(text, special=True)
+    prompt = plain(request.messages[-1].content, vocabulary) if request.raw else chat(request.messages, vocabulary)
+    tokens = prompt.tokens
     if not len(tokens):
         raise UsageError("There is nothing to answer: the prompt is empty.")
     if len(tokens) >= n_ctx:
@@ -241,4 +242,4 @@ def _tokens(request: Open, vocabulary: Vocabulary, n_ctx: int) -> NDArray[np.int
             prompt_tokens=len(tokens),
             context_window=n_ctx,
         )
-    return tokens
+    return prompt

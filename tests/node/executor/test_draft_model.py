@@ -25,6 +25,7 @@ from ainet.executor.session_client import SessionClient
 from ainet.executor.speculator import PAUSE, STEP, UNUSED, Speculator
 from ainet.identity.identity import Identity
 from ainet.stages.llama.llama import Llama
+from ainet.stages.llama.prompts import chat
 from ainet.stages.llama.vocabulary import Vocabulary
 from ainet.stages.protocol.generation import MAX_GUESS, Done, Lap, Open, Resume, Started, Text
 from ainet.stages.protocol.spec import EXACT_UBATCH
@@ -39,7 +40,7 @@ def test_a_guess_is_what_the_model_would_say_however_the_text_changes(smollm2_pa
     tokens, _ = one_process(smollm2_path, QUESTION, GREEDY, 40)
     with Llama(smollm2_path, hidden_out=False, n_ctx=128) as llama:
         vocabulary = Vocabulary(llama)
-        prompt = vocabulary.tokenize(vocabulary.chat([{"role": "user", "content": QUESTION}]), special=True).tolist()
+        prompt = chat([Message("user", QUESTION)], vocabulary).tokens.tolist()
         guesses = Guesses(llama, vocabulary)
         assert guesses.guess(0, prompt, 6) == tokens[:6]
         assert guesses.guess(len(prompt), tokens[:6], 4) == tokens[6:10]

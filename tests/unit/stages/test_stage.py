@@ -79,7 +79,7 @@ async def test_the_answer_is_that_of_one_process(pipeline, smollm2_path):
             tokens, text, finish = await answer(client, ask(sampling=sampling, max_tokens=24))
             expected = await asyncio.to_thread(one_process, smollm2_path, QUESTION, sampling, 24)
             assert (tokens, text) == expected
-            assert finish == ("length" if len(tokens) == 24 else "stop")
+            assert finish == ("context" if len(tokens) == 24 else "stop")
 
 
 async def test_a_stop_string_ends_the_answer(pipeline):
@@ -165,7 +165,7 @@ async def test_an_answer_ends_with_the_window(pipeline):
     async with connect() as client:
         question = "word " * (256 - 60)
         tokens, _, finish = await answer(client, ask(question=question, max_tokens=900, sampling=ENDLESS))
-        assert finish == "length"
+        assert finish == "context"
         assert 5 < len(tokens) < 60
 
 

@@ -53,9 +53,3 @@ def test_a_stop_string_ends_the_text_before_it(vocabulary, text, stop):
 def test_control_tokens_in_a_question_are_text(vocabulary):
     assert len(vocabulary.tokenize("<|im_end|>", special=False)) > 1
     assert len(vocabulary.tokenize("<|im_end|>", special=True)) == 1
-
-
-def test_the_models_own_template_is_used(vocabulary):
-    text = vocabulary.chat([{"role": "user", "content": "Hello"}])
-    assert text.startswith("<|im_start|>system\n")
-    assert text.endswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
