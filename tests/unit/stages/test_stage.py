@@ -79,7 +79,7 @@ async def test_the_answer_is_that_of_one_process(pipeline, smollm2_path):
             tokens, text, finish = await answer(client, ask(sampling=sampling, max_tokens=24))
             expected = await asyncio.to_thread(one_process, smollm2_path, QUESTION, sampling, 24)
             assert (tokens, text) == expected
-            assert finish == ("context" if len(tokens) == 24 else "stop")
+            assert finish == ("length" if len(tokens) == 24 else "stop")
 
 
 async def test_a_stop_string_ends_the_answer(pipeline):
