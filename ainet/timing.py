@@ -144,6 +144,8 @@ class Timing:
     worker_return: float = 5.0
     #: A worker of the node's own cluster reports this often.
     heartbeat: float = 10.0
+    #: The parts of a node stop within this time, all together; then the engine's processes are ended.
+    stop_steps: float = 3.0
     #: A headless server may take this long to stop; then all of it is killed.
     server_stop: float = 9.0
     #: A node that was told to stop is killed after this time; it bounds itself by `server_stop`.

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     import psutil
 
 
+#: The module that is the process of a node in the background.
+HEADLESS = "ainet.server.headless"
+
+
 def up(data_dir: Path, options: dict[str, Any] | None = None) -> tuple[Runtime, bool]:
     """Start a node in the background and wait until it is ready.
 
@@ -110,17 +114,32 @@ def down(data_dir: Path) -> Runtime | None:
     Raises
     ------
     AinetError
-        The node lives in a Jupyter server that somebody uses.
+        The node lives in a Jupyter server that somebody uses, or does not end.
     """
     if not runtime.is_locked(data_dir):
-        return None
-    running = wait_until_ready(data_dir)
+        running = _without_directory(data_dir)
+        if running is None:
+            return None
+    else:
+        running = wait_until_ready(data_dir)
     if not running.headless:
         raise AinetError(
             f"The node lives in the Jupyter server at {running.url} (process {running.pid}): stop that server."
         )
     end(running.pid)
     return running
+
+
+def _without_directory(data_dir: Path) -> Runtime | None:
+    """Return the node that was started on a data directory that has been moved, removed or unmounted since."""
+    import psutil
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            is_node = HEADLESS in process.cmdline()
+            if is_node and process.environ().get("AINET_DATA_DIR") == str(data_dir):
+                return Runtime(process.pid, "", "", process.create_time(), headless=True)
+    return None
 
 
 def read_log(data_dir: Path, lines: int, *, follow: bool = False) -> Iterator[str]:
@@ -208,7 +227,7 @@ def _spawn(data_dir: Path) -> int:
         return os.posix_spawn(
             sys.executable,
             # Safe path: what lies in the current folder must not shadow modules.
-            [sys.executable, "-P", "-m", "ainet.server.headless"],
+            [sys.executable, "-P", "-m", HEADLESS],
             os.environ | {"AINET_DATA_DIR": str(data_dir)},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -220,7 +239,13 @@ def _spawn(data_dir: Path) -> int:
 
 
 def end(*pids: int, patience: float = TIMING.node_stop) -> None:
-    """Ask processes to stop, wait for them and all beneath them, and kill what is left after `patience` seconds."""
+    """Ask processes to stop, wait for them and all beneath them, and kill what is left after `patience` seconds.
+
+    Raises
+    ------
+    AinetError
+        The operating system does not end one of them.
+    """
     import psutil
 
     family: set[psutil.Process] = set()
@@ -236,6 +261,9 @@ def end(*pids: int, patience: float = TIMING.node_stop) -> None:
                 family.update(process.children())
                 if time.monotonic() > deadline:
                     process.kill()
+        if time.monotonic() > deadline + TIMING.child_kill:
+            left = ", ".join(str(process.pid) for process in family)
+            raise AinetError(f"Processes do not end, although they were killed: {left}. Their disk may not answer.")
         time.sleep(0.05)
 
 

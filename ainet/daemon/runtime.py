@@ -87,12 +87,14 @@ class NodeLock:
 
         write_private(self.data_dir / RUNTIME_FILE, json.dumps(asdict(runtime), indent=1).encode())
 
-    def release(self) -> None:
-        """Remove the runtime file and let the next one in."""
+    def close(self) -> None:
+        """Remove the runtime file and let the next one in, also where the file cannot be removed."""
         if self._file is not None:
-            (self.data_dir / RUNTIME_FILE).unlink(missing_ok=True)
-            self._file.close()
-            self._file = None
+            try:
+                (self.data_dir / RUNTIME_FILE).unlink(missing_ok=True)
+            finally:
+                self._file.close()
+                self._file = None
 
 
 def is_locked(data_dir: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 from ainet.api.answers import Answers
@@ -24,6 +23,7 @@ from ainet.links.links import Links
 from ainet.models.catalog import ModelCatalog
 from ainet.models.tensors import TensorStore
 from ainet.node.advertiser import Advertiser
+from ainet.node.closing import Closing
 from ainet.node.membership import Membership
 from ainet.node.model_list import ModelList
 from ainet.node.models import Models
@@ -76,7 +76,7 @@ class Node:
         self.answers = Answers()
         self._data_dir = config.make_data_dir()
         self.identity = Identity.open(self._data_dir, config.name)
-        self._stack = contextlib.AsyncExitStack()
+        self._stack = Closing(log, timing.stop_steps)
         self._cutting = Tasks("A removed member was not cut off cleanly", log)
 
     @property

@@ -175,6 +175,8 @@ class AinetExtension(ExtensionApp):
         try:
             if node is not None:
                 await node.stop()
+        except Exception as exc:  # Jupyter, too, has to stop
+            self.log.warning("The node did not stop cleanly: %s: %s", type(exc).__name__, exc)
         finally:
             self._release()
 
@@ -182,12 +184,13 @@ class AinetExtension(ExtensionApp):
         if self._listener is not None:
             self._listener.stop()
             self._listener = None
-        if self._log_file is not None:
-            self._log_file.close()
-            self._log_file = None
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        for held in (self._lock, self._log_file):
+            try:
+                if held is not None:
+                    held.close()
+            except OSError as exc:  # the folder may be gone, or take no more changes
+                self.log.warning("%s: %s", exc.filename or "The data directory", exc.strerror)
+        self._lock = self._log_file = None
 
 
 def read_config_file(data_dir: Path) -> Config:

@@ -58,6 +58,7 @@ def test_who_is_asked_has_less_time_than_who_asks():
 
 def test_whoever_ends_gets_to_it_before_it_is_ended():
     """A child ends itself and all beneath it before its parent ends it, and so on up to the command."""
+    assert TIMING.stop_steps + TIMING.child_orderly < TIMING.server_stop
     assert TIMING.worker_return < TIMING.child_stop
     assert TIMING.child_orderly + TIMING.child_kill < TIMING.child_stop
     assert TIMING.child_stop < TIMING.server_stop < TIMING.node_stop < TIMING.node_start

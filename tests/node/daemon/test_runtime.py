@@ -66,7 +66,7 @@ def test_a_reused_process_number_is_stale(tmp_path):
     lock.acquire()
     lock.publish(Runtime(os.getpid(), "http://127.0.0.1:1/", "secret", 1.0, True))
     stale = (tmp_path / "node.json").read_bytes()
-    lock.release()
+    lock.close()
     # As if the node had been killed and this process, which lives, had got its number.
     (tmp_path / "node.json").write_bytes(stale)
     assert runtime.read(tmp_path).pid == os.getpid()
@@ -79,7 +79,7 @@ def test_a_starting_node_does_not_pass_for_the_one_before_it(tmp_path):
     lock.acquire()
     assert runtime.is_locked(tmp_path)
     assert runtime.find(tmp_path) is None
-    lock.release()
+    lock.close()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"pid": 1}', '{"pid": 1, "unknown": 2}'])
@@ -110,7 +110,7 @@ def test_who_asks_waits_while_the_node_starts(tmp_path):
     lock.acquire()
     with pytest.raises(NodeNotRunning, match="is still starting"):
         runtime.wait_until_ready(tmp_path, patience=0.1)
-    lock.release()
+    lock.close()
 
 
 def test_probing_does_not_keep_a_node_from_starting(tmp_path):
@@ -121,4 +121,4 @@ def test_probing_does_not_keep_a_node_from_starting(tmp_path):
             lock = NodeLock(tmp_path)
             lock.acquire()
             assert runtime.is_locked(tmp_path)
-            lock.release()
+            lock.close()
