@@ -12,6 +12,28 @@ Model = Annotated[Text | None, Option("the model (default: the node's)", metavar
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """What whoever made a model wants it to be asked with.
+
+    Attributes
+    ----------
+    system
+        Instructions, where the request has none.
+    template
+        Chat template in Go's language, in place of the file's own.
+    parameters
+        Fields of `GenerateRequest`, where the request leaves them open.
+    notes
+        Parts of it that are not used, in words.
+    """
+
+    system: str = ""
+    template: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelEntry:
     """A model on one device.
 
@@ -31,6 +53,8 @@ class ModelEntry:
         ``any``, ``multiples of N`` or ``no: REASON``.
     error
         The fault of the file, in words.
+    settings
+        What it is asked with, where its maker says so.
     """
 
     name: str
@@ -44,6 +68,7 @@ class ModelEntry:
     layers: int | None = None
     cuts: str | None = None
     error: str | None = None
+    settings: ModelSettings | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +127,13 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class ModelsRequest:
+    """The model to describe; None: all of them."""
+
+    model: Model = None
+
+
+@dataclass(frozen=True)
 class PlanRequest:
     """The model to plan for, and a number of stages to force."""
 
@@ -132,7 +164,7 @@ class Unloaded:
     unloaded: list[str]
 
 
-models = Verb("models", "list the models", "GET", "models", Nothing, list[ListedModel], LONG)
+models = Verb("models", "list the models", "GET", "models", ModelsRequest, list[ListedModel], LONG)
 plan = Verb("plan", "explain which layers would run where", "GET", "plan", PlanRequest, Plan, LONG)
 plan_for = Verb("plan_for", "plan for described devices", "POST", "plan", WhatIfRequest, Plan, LONG)
 unload = Verb("unload", "unload a model", "DELETE", "pipelines/{model}", UnloadRequest, Unloaded, LONG)

@@ -32,6 +32,14 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     )
 
 
+def shortened(text: str, most: int) -> str:
+    """Return a text of at most this many letters: what is left out is in its middle."""
+    if len(text) <= most:
+        return text
+    head = (most - 1) * 2 // 3
+    return f"{text[:head]}…{text[len(text) - (most - 1 - head) :]}"
+
+
 def bytes_or_dash(count: float | None) -> str:
     """Return a number of bytes in words; a dash where there is none."""
     return "–" if count is None else show_bytes(count)

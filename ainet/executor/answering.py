@@ -63,7 +63,9 @@ class Answering:
         AinetError
             Whatever prevents an answer.
         """
-        transcript = Transcript(*to_open(request), time.monotonic())
+        begun = time.monotonic()
+        opened, notes = to_open(request, await self._provider.settings(request.model))
+        transcript = Transcript(opened, notes, begun)
         failures, is_lost, missing_since = 0, False, None
         while True:
             said = transcript.said

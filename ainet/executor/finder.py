@@ -7,9 +7,12 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from ainet.errors import AinetError, NotFound
+from ainet.api.models import ModelSettings
+from ainet.errors import AinetError, ModelError, NotFound
 from ainet.hosting.fetch import REPORT_SECONDS
-from ainet.hosting.requests import FindModel, LoadProgress, ModelFound
+from ainet.hosting.requests import FindModel, ListModels, LoadProgress, ModelFound
+from ainet.links.standing import Standing
+from ainet.models.catalog import is_called
 from ainet.models.manifest import Manifest
 from ainet.timing import TIMING
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Callable
 
+    from ainet.api.models import ModelEntry
     from ainet.api.swarm import MemberState
     from ainet.links.links import Links
     from ainet.models.catalog import ModelCatalog
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[LoadProgress], None]
 
+LIST_SECONDS = 3.0  # a member that does not say in this time which models it has is left out
 #: A model that guesses for another one has at most this share of its size; this many are tried.
 DRAFT_SHARE = 1 / 8
 MOST_DRAFTS = 5
@@ -49,6 +54,8 @@ class ModelFinder:
         self._store = store
         self._catalog = catalog
         self._log = log
+        #: What models that only members have are asked with.
+        self._settings: dict[str, ModelSettings] = {}
 
     async def manifest(self, name: str, progress: Progress = lambda _: None) -> Manifest:
         """Return the model with this name, path or digest, from this node or from a member.
@@ -72,16 +79,42 @@ class ModelFinder:
         loop = asyncio.get_running_loop()
         try:
             return await asyncio.to_thread(self._catalog.manifest, name, progress=report)
-        except NotFound as exc:
+        except (NotFound, ModelError) as exc:  # what is damaged here may be whole elsewhere
             members = [state for state in self._links.members() if state.connected and not state.is_self]
             found = await asyncio.gather(*(self._ask_for(state, name, progress) for state in members))
             for manifest in found:
                 if manifest is not None:
                     await asyncio.to_thread(self._store.save_manifest, manifest)
                     return manifest
-            if found:
+            if found and isinstance(exc, NotFound):
                 raise NotFound(f"{exc.message} None of the {len(found)} members that can be reached has it.") from None
             raise
+
+    async def settings(self, name: str) -> ModelSettings:
+        """Return what the model with this name is asked with, as this device, or a member that has it, knows it."""
+        try:
+            entry = await asyncio.to_thread(self._catalog.resolve, name)
+        except AinetError:
+            entry = None
+        if entry is not None and entry.path is not None:
+            return entry.settings or ModelSettings()
+        if name not in self._settings:
+            lists = await asyncio.gather(*(self._list_of(state) for state in self._links.members()))
+            self._settings[name] = next(
+                (one.settings for entries in lists for one in entries if one.settings and is_called(one, name)),
+                ModelSettings(),
+            )
+        return self._settings[name]
+
+    async def _list_of(self, state: MemberState) -> list[ModelEntry]:
+        link = self._links.open_link(state.id, Standing.MEMBER)
+        if link is None:
+            return []
+        try:
+            return (await link.request(ListModels(), timeout=LIST_SECONDS)).models
+        except AinetError as exc:
+            self._log.info("%s does not say which models it has: %s", state.name, exc)
+            return []
 
     async def draft_of(self, manifest: Manifest, wanted: str) -> Manifest | None:
         """Return a model on this device that can guess what another one says, as it has the same tokens.

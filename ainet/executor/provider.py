@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ainet.api.generate import GenerateRequest
-    from ainet.api.models import Plan
+    from ainet.api.models import ModelSettings, Plan
     from ainet.config import AinetConfig
     from ainet.executor.directory import PipelineDirectory, ReachablePipeline
     from ainet.executor.finder import ModelFinder
@@ -111,6 +111,10 @@ class Provider:
     async def manifest(self, name: str | None, progress: Progress = lambda _: None) -> Manifest:
         """Return the model with this name, path or digest, the default one for None; see `ModelFinder.manifest`."""
         return await self.finder.manifest(name or self._config.model, progress)
+
+    async def settings(self, name: str | None) -> ModelSettings:
+        """Return what the model with this name, or the default one, is asked with; see `ModelFinder.settings`."""
+        return await self.finder.settings(name or self._config.model)
 
     async def plan(self, manifest: Manifest, stages: int | None = None) -> Planned:
         """Place the model where it fits once idle pipelines are unloaded; see `Survey.plan`."""

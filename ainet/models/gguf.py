@@ -31,6 +31,7 @@ MAX_STRING = 16 << 20
 MAX_KEY = 1024
 MAX_TENSOR_NAME = 63
 _CHUNK = 1 << 20
+_PART = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})\.gguf", re.IGNORECASE)
 _FIRST_PART = re.compile(r"(.*)-00001-of-(0[0-9]{4})\.gguf")
 
 
@@ -245,14 +246,47 @@ def open_model(path: Path) -> list[GGUFFile]:
         return [first]
     paths = files_of(path)
     if len(paths) != count.value:
+        raise ModelError(_part_words(first, int(count.value)))
+    missing = [part.name for part in paths if not part.exists()]
+    if missing:
         raise ModelError(
-            f"{path.name} is a part of a model in {count.value} files. Name the first one, with all beside it."
+            f"{path.name} is the first of {len(paths)} files of a model, and {', '.join(missing[:3])} "
+            f"{'is' if len(missing) == 1 else 'are'} not beside it."
         )
     files = [first, *map(GGUFFile.open, paths[1:])]
     names = [info.name for file in files for info in file.tensors]
     if len(set(names)) != len(names) or len({file.alignment for file in files}) > 1:
         raise ModelError(f"The {len(files)} files that begin with {path.name} do not belong together.")
     return files
+
+
+def _part_words(file: GGUFFile, count: int) -> str:
+    """Return what to do about a file that says it is a part of several, while its name does not say it is the first."""
+    name, number = file.path.name, file.metadata.get("split.no")
+    index = int(number.value) if number is not None and isinstance(number.value, int) else 0
+    end = max((tensor.offset + tensor.nbytes for tensor in file.tensors), default=file.size)
+    if file.size >= padded(end, file.alignment) + 4 and _begins_another(file.path, padded(end, file.alignment)):
+        return (
+            f"{name} holds several files of a model one behind the other, which is no model. Keep them apart "
+            f"(…-00001-of-{count:05}.gguf and so on), or join them with `llama-gguf-split --merge`."
+        )
+    named = _PART.fullmatch(name)
+    if named is None:
+        wanted = f"{file.path.stem}-{index + 1:05}-of-{count:05}.gguf"
+        return (
+            f"{name} is part {index + 1} of {count} of a model, under a name of its own. Give it back its name, as "
+            f"{wanted}, put the other parts beside it under names like that, and name the first one."
+        )
+    if int(named[3]) != count:
+        return f"{name} says that it is one of {int(named[3])} files, but its model has {count}: fetch it again."
+    first = f"{named[1]}-00001-of-{named[3]}.gguf"
+    return f"{name} is part {index + 1} of a model in {count} files. Name the first one, {first}, with all beside it."
+
+
+def _begins_another(path: Path, at: int) -> bool:
+    with path.open("rb") as file:
+        file.seek(at)
+        return file.read(4) == MAGIC
 
 
 def files_of(path: Path) -> list[Path]:

@@ -38,7 +38,8 @@ async def nodes(tmp_path, timing=TIMING, **settings):
 
 
 def question(text="Hello", **options):
-    return GenerateRequest(messages=[Message("user", text)], **({"temperature": 0.0, "max_tokens": 4} | options))
+    messages = text if isinstance(text, list) else [Message("user", text)]
+    return GenerateRequest(messages=messages, **({"temperature": 0.0, "max_tokens": 4} | options))
 
 
 async def ask(node, **options):

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from ainet.api import models
 from ainet.api.generate import Message, Progress, Text
-from ainet.cli.command import Command, Options, find_node, print_json, read, report, verb_command
+from ainet.api.models import ModelSettings
+from ainet.cli.command import Command, Options, find_node, print_json, read, report
 from ainet.cli.parser import count, number, only_json
 from ainet.cli.progress import ProgressLine
-from ainet.cli.tables import bytes_or_dash, table
+from ainet.cli.tables import bytes_or_dash, shortened, table
 from ainet.cli.terminal import check_text, escaped, read_input, say
 from ainet.client.answer import Answer, layer_range
+from ainet.client.client import whole_path
 from ainet.errors import AinetError, UsageError
 from ainet.units import show_bytes
 
@@ -40,6 +42,8 @@ SAMPLING = (
 )
 
 
+#: Columns that a table of models may have.
+WIDTH = 100
 #: Of options whose value is a text, since a shell's and a magic's line cannot hold the end of a line.
 ESCAPES = "; \\n, \\t, \\u2026 and \\\\ mean what they do in Python"
 
@@ -180,29 +184,75 @@ def _plan(options: Options) -> int:
     return 0
 
 
-def model_words(found: list[ListedModel], _: Options) -> str:
+def model_words(found: list[ListedModel]) -> str:
     """Return the models for people; the members that have one make a column when there are any."""
     if not found:
         return "No models were found. Name a GGUF file by its path, or one on Hugging Face as hf:org/repo/file.gguf."
-    headings = ["model", "size", "architecture", "quantisation", "licence", "layers", "can be cut", "where"]
+    headings = ["model", "size", "architecture", "kind", "layers", "cuts", "where"]
     rows: list[list[object]] = [
         [
             entry.name,
             bytes_or_dash(entry.size),
-            entry.architecture,
+            shortened(entry.architecture or "", 12),
             entry.quantisation,
-            entry.licence,
             entry.layers,
-            entry.error or entry.cuts,
-            entry.where or entry.path,
+            "damaged" if entry.error else (entry.cuts or "").partition(":")[0].replace("multiples of ", "×"),
+            shortened(entry.where.partition(" (")[0], 18),
         ]
         for entry in found
     ]
-    if any(entry.members for entry in found):
-        headings.append("members")
-        for row, entry in zip(rows, found, strict=True):
-            row.append(", ".join(entry.members))
-    return table(headings, rows)
+    if _width(table(headings, rows)) > WIDTH:  # names are wanted whole, to be typed
+        headings, rows = headings[:-1], [row[:-1] for row in rows]
+    longest = max(len(entry.name) for entry in found)
+    if (too_much := _width(table(headings, rows)) - WIDTH) > 0:
+        rows = [[shortened(str(name), longest - too_much), *rest] for name, *rest in rows]
+    doubtful = any(entry.error or (entry.cuts or "").startswith("no:") for entry in found)
+    reasons = "\n\nWhy, and all else about one: ainet models NAME" if doubtful else ""
+    return table(headings, rows) + reasons
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.splitlines()))
+
+
+def model_details(entry: ListedModel) -> str:
+    """Return all that is known of a model."""
+    settings = entry.settings or ModelSettings()
+    parameters = ", ".join(f"{name} {json.dumps(value)}" for name, value in settings.parameters.items())
+    lines = [
+        ("file", entry.path),
+        ("where", entry.where),
+        ("members", ", ".join(entry.members)),
+        ("size", bytes_or_dash(entry.size)),
+        ("architecture", entry.architecture),
+        ("quantisation", entry.quantisation),
+        ("licence", entry.licence),
+        ("layers", entry.layers),
+        ("can be cut", entry.cuts),
+        ("error", entry.error),
+        ("digest", entry.digest),
+        ("parameters", parameters),
+        *(("note", note) for note in settings.notes),
+        ("instructions", settings.system),
+        ("template", settings.template),
+    ]
+    return "\n".join([entry.name, *(f"  {name:13} {_indented(str(value))}" for name, value in lines if value)])
+
+
+def _indented(text: str) -> str:
+    return text.strip("\n").replace("\n", "\n" + " " * 16)
+
+
+def _models_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="tell all about this one")
+    only_json(parser, kernel)
+
+
+def _models(options: Options) -> int:
+    with find_node(options) as node:
+        found = node.call(models.models, whole_path(options.model) if options.model else None)
+    report(options, found, model_words if options.model is None else lambda found: model_details(found[0]))
+    return 0
 
 
 def _unload(options: Options) -> int:
@@ -218,6 +268,6 @@ def _unload(options: Options) -> int:
 COMMANDS = (
     Command("ask", "ask a model", _ask_options, _ask),
     Command("plan", models.plan.help, _plan_options, _plan),
-    verb_command(models.models, model_words),
+    Command("models", models.models.help, _models_options, _models),
     Command("unload", models.unload.help, _unload_options, _unload),
 )

@@ -7,6 +7,7 @@ one is split by a sign that occurs nowhere; behind the template, what is still w
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from ainet.errors import AinetError, UsageError
 from ainet.stages.llama.chat_template import ChatTemplate
+from ainet.stages.llama.go_template import GoTemplate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +30,7 @@ _SIGNS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 _CHATML = """{% for message in messages %}
 {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}
 {%- endfor %}{{ '<|im_start|>assistant\\n' }}"""
+MAX_TEMPLATE = 1 << 16  # characters
 SYSTEM_IN_FRONT = "instructions went in front of the question: the template has no place for them"
 AS_CHATML = "asked as ChatML: the model has no chat template"
 
@@ -44,8 +47,17 @@ def plain(text: str, vocabulary: Vocabulary) -> Prompt:
     return Prompt(vocabulary.tokenize(_without_bos(text, vocabulary), special=True), [])
 
 
-def chat(messages: Sequence[Message], vocabulary: Vocabulary) -> Prompt:
-    """Return a conversation in the model's own template, up to the assistant's turn.
+def chat(messages: Sequence[Message], vocabulary: Vocabulary, template: str = "") -> Prompt:
+    """Return a conversation in the model's own template, or in another one, up to the assistant's turn.
+
+    Parameters
+    ----------
+    messages
+        The conversation.
+    vocabulary
+        The model's.
+    template
+        A template in Go's language that takes the place of the model's own.
 
     Raises
     ------
@@ -54,7 +66,7 @@ def chat(messages: Sequence[Message], vocabulary: Vocabulary) -> Prompt:
     ModelError
         If its template fails.
     """
-    template, notes = _template(vocabulary)
+    how, notes = (_go_template(template), []) if template else _template(vocabulary)
     turns = [{"role": message.role, "content": message.content} for message in messages]
     said = "".join(turn["content"] for turn in turns)
     spelt = vocabulary.control_pattern
@@ -63,7 +75,7 @@ def chat(messages: Sequence[Message], vocabulary: Vocabulary) -> Prompt:
     if spelt is not None and is_spelt:
         for turn in turns:
             turn["content"] = spelt.sub(lambda match: f"{match[0][0]}{sign}{match[0][1:]}", turn["content"])
-    text, more = _render(template, turns, vocabulary)
+    text, more = _render(how, turns, vocabulary)
     text = _without_bos(text, vocabulary)
     tokens = _apart(text, sign, vocabulary) if is_spelt else vocabulary.tokenize(text, special=True)
     return Prompt(tokens, [*notes, *more])
@@ -78,7 +90,16 @@ def _template(vocabulary: Vocabulary) -> tuple[ChatTemplate, list[str]]:
     raise UsageError("This model has no chat template. Ask with raw=True (--raw) to complete plain text.")
 
 
-def _render(template: ChatTemplate, turns: list[dict[str, str]], vocabulary: Vocabulary) -> tuple[str, list[str]]:
+@functools.lru_cache(maxsize=8)
+def _go_template(source: str) -> GoTemplate:
+    if len(source) > MAX_TEMPLATE:
+        raise UsageError(f"The chat template has {len(source)} characters; at most {MAX_TEMPLATE} are allowed.")
+    return GoTemplate(source)
+
+
+def _render(
+    template: ChatTemplate | GoTemplate, turns: list[dict[str, str]], vocabulary: Vocabulary
+) -> tuple[str, list[str]]:
     """Return the conversation as text; instructions that the template refuses or drops precede the first question."""
 
     def render(turns: list[dict[str, str]]) -> str:

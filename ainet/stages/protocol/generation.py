@@ -65,6 +65,8 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
         Texts that end the answer and are not part of it.
     resume
         The part that was said before, and is not said again. `messages` are then passed over.
+    template
+        Chat template in Go's language, in place of the model's own; empty for that.
     user
         The user, as the owner of the pipeline knows it: users are treated alike.
     """
@@ -77,6 +79,7 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     stop: list[str] = []
     resume: Resume | None = None
     user: str = ""
+    template: str = ""
 
 
 class Cancel(msgspec.Struct, tag=True, frozen=True):

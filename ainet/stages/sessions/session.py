@@ -231,7 +231,10 @@ def _checked(resume: Resume, vocabulary: Vocabulary, n_ctx: int, max_tokens: int
 def _prompt(request: Open, vocabulary: Vocabulary, n_ctx: int) -> Prompt:
     if not request.messages:
         raise UsageError("There is nothing to answer: the request has no messages.")
-    prompt = plain(request.messages[-1].content, vocabulary) if request.raw else chat(request.messages, vocabulary)
+    if request.raw:
+        prompt = plain(request.messages[-1].content, vocabulary)
+    else:
+        prompt = chat(request.messages, vocabulary, request.template)
     tokens = prompt.tokens
     if not len(tokens):
         raise UsageError("There is nothing to answer: the prompt is empty.")

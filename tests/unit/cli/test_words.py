@@ -6,12 +6,13 @@ import argparse
 import dataclasses
 import re
 
+import pytest
 from support.views import node_state
 
 from ainet.api.generate import PlacedStage
-from ainet.api.models import ListedModel, Plan, PlannedStage
+from ainet.api.models import ListedModel, ModelSettings, Plan, PlannedStage
 from ainet.api.node import CertificateState, MemberWorkers, NodeStatus, PipelineStatus, WorkerState
-from ainet.cli.commands.models import model_words, plan_words
+from ainet.cli.commands.models import model_details, model_words, plan_words
 from ainet.cli.commands.node import status_words
 
 NO_OPTIONS = argparse.Namespace()
@@ -50,14 +51,40 @@ def test_layers_are_shown_as_short_as_they_can_be():
     assert re.search(r"^desk +0 +1 B  all$", plan_words(plan), re.M)
 
 
+def listed(name, **given):
+    return ListedModel(**{"name": name, "where": "ainet", "members": [], "cuts": "any", **given})
+
+
 def test_models_of_members_are_shown_with_who_has_them():
-    alone = ListedModel(name="a", where="package", members=[])
-    assert "members" not in model_words([alone], NO_OPTIONS)
-    more = [
-        ListedModel(name="b", where="ainet", members=["desk", "tab"]),
-        ListedModel(name="c", where="on tab", members=[]),
+    lines = model_words([listed("a"), listed("b", where="on desk, tab", members=["desk", "tab"])]).splitlines()
+    assert lines[2].endswith("ainet")
+    assert lines[3].endswith("on desk, tab")
+
+
+@pytest.mark.parametrize("length", [8, 40, 52, 70, 200])
+def test_a_list_of_models_fits_a_terminal(length):
+    models = [
+        listed("smollm2", size=98_000_000, architecture="llama", quantisation="Q4_1", layers=30, licence="apache-2.0"),
+        listed("m" * length, architecture="a-very-long-architecture", quantisation="IQ2_XXS", layers=128),
+        listed("whole", cuts="no: splitting the architecture 'baichuan' was not verified, so it runs on one device"),
+        listed("broken", where="Hugging Face cache (org/a-long-name-of-a-repository)", error="It is cut off at 7."),
     ]
-    lines = model_words([alone, *more], NO_OPTIONS).splitlines()
-    assert lines[0].endswith("where    members")
-    assert [line.split()[-1] for line in lines[2:]] == ["–", "tab", "–"]
-    assert lines[3].endswith("ainet    desk, tab")
+    text = model_words(models)
+    table = text.partition("\n\n")[0].splitlines()
+    assert max(map(len, table)) <= 100
+    assert len(table) == 2 + len(models)
+    assert ("m" * length in text) == (length < 60)  # names are typed
+    assert "damaged" in table[5]
+    assert text.endswith("ainet models NAME")
+    assert "baichuan" in model_details(models[2])
+    assert "It is cut off at 7." in model_details(models[3])
+
+
+def test_all_that_is_known_of_a_model_is_told_on_demand():
+    settings = ModelSettings(
+        system="Talk like\na pirate.", template="{{ .Prompt }}", parameters={"stop": ["<end>"]}, notes=["one note"]
+    )
+    text = model_details(listed("pirate:latest", path="/models/x", licence="MIT", settings=settings))
+    for part in ("pirate:latest", "/models/x", "MIT", 'stop ["<end>"]', "one note", "{{ .Prompt }}", "can be cut"):
+        assert part in text
+    assert "Talk like\n                a pirate." in text

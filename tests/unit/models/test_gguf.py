@@ -375,11 +375,28 @@ def test_a_model_in_several_files_is_one_model(tiny: Path, tmp_path: Path) -> No
     paths = write_parts(tiny, tmp_path)
     whole, split = check(tiny), Manifest.draft("tiny", open_model(paths[0]))
     assert (split.metadata, split.tensors) == (whole.metadata, whole.tensors)
-    with pytest.raises(ModelError, match=r"tiny-00002-of-00003.gguf is a part of a model in 3 files. Name the first"):
+    with pytest.raises(ModelError, match=r"part 2 of a model in 3 files. Name the first one, tiny-00001-of-0"):
         open_model(paths[1])
     paths[2].unlink()
-    with pytest.raises(ModelError, match=r"tiny-00003-of-00003.gguf cannot be read"):
+    with pytest.raises(ModelError, match=r"first of 3 files of a model, and tiny-00003-of-00003.gguf is not beside it"):
         open_model(paths[0])
+
+
+def test_parts_under_other_names_are_told_how_to_be_named(tiny: Path, tmp_path: Path) -> None:
+    paths = write_parts(tiny, tmp_path)
+    joined = tmp_path / "whole.gguf"
+    joined.write_bytes(b"".join(path.read_bytes() for path in paths))
+    with pytest.raises(ModelError, match=r"whole.gguf holds several files of a model one behind the other.*--merge"):
+        open_model(joined)
+    for name, number, advice in (
+        ("model.gguf", 0, r"part 1 of 3 of a model, under a name of its own.*model-00001-of-00003.gguf"),
+        ("second.gguf", 1, r"part 2 of 3 of a model, under a name of its own.*second-00002-of-00003.gguf"),
+        ("tiny-00001-of-00002.gguf", 0, r"says that it is one of 2 files, but its model has 3"),
+        ("tiny-00003-of-00003 (1).gguf", 2, r"part 3 of 3 of a model, under a name of its own"),
+    ):
+        (tmp_path / name).write_bytes(paths[number].read_bytes())
+        with pytest.raises(ModelError, match=advice):
+            open_model(tmp_path / name)
 
 
 # --- the vocabulary's blob -----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.tiny_models import write_model
 
+from ainet.api.models import ModelSettings
 from ainet.config import AinetConfig
 from ainet.errors import ModelError, NotFound, UsageError
 from ainet.models.catalog import ModelCatalog
@@ -60,20 +61,21 @@ def hugging_face(cache: Path, repo: str, file: str, source: Path, commit: str = 
     return path
 
 
-def ollama(home: Path, name: str, source: Path) -> Path:
-    """Put a model into Ollama's store: `name` is HOST/USER/MODEL/TAG."""
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()
-    blob = home / "blobs" / f"sha256-{digest}"
-    blob.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(source, blob)
+def ollama(home: Path, name: str, source: Path, **layers: str | bytes) -> Path:
+    """Put a model into Ollama's store: `name` is HOST/NAMESPACE/MODEL/TAG, `layers` are more of them by their kinds."""
+    (home / "blobs").mkdir(parents=True, exist_ok=True)
+
+    def blob(kind: str, content: bytes) -> dict[str, str]:
+        digest = hashlib.sha256(content).hexdigest()
+        (home / "blobs" / f"sha256-{digest}").write_bytes(content)
+        return {"mediaType": f"application/vnd.ollama.image.{kind}", "digest": f"sha256:{digest}", "size": len(content)}
+
+    listed = [blob(kind, text.encode() if isinstance(text, str) else text) for kind, text in layers.items()]
+    model = blob("model", source.read_bytes())
     manifest = home / "manifests" / name
     manifest.parent.mkdir(parents=True, exist_ok=True)
-    layers = [
-        {"mediaType": "application/vnd.ollama.image.template", "digest": "sha256:" + "0" * 64, "size": 1},
-        {"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{digest}", "size": 1},
-    ]
-    manifest.write_text(json.dumps({"schemaVersion": 2, "config": {}, "layers": layers}))
-    return blob
+    manifest.write_text(json.dumps({"schemaVersion": 2, "config": {}, "layers": [*listed, model]}))
+    return home / "blobs" / model["digest"].replace(":", "-")
 
 
 # --- discovery -------------------------------------------------------------------------------------------------------
@@ -96,6 +98,7 @@ def test_the_shipped_model_is_found_by_its_short_name(home: Path, store: TensorS
         "layers": 30,
         "cuts": "any",
         "error": None,
+        "settings": None,
     }
 
 
@@ -153,6 +156,124 @@ def test_models_of_ollama_are_found(home: Path, store: TensorStore, tmp_path: Pa
     assert found["llama3.2:1b"].path == str(blob)
     assert catalog(store).manifest("llama3.2:1b").name == "llama3.2:1b"
     assert catalog(store).manifest("somebody/own:v2").n_layers == 3
+
+
+def test_every_tag_of_ollama_is_a_model_also_of_one_file(home: Path, store: TensorStore, tmp_path: Path) -> None:
+    source = write_model(tmp_path / "x.gguf", "llama", 2)
+    models = home / ".ollama" / "models"
+    ollama(models, "registry.ollama.ai/library/tiny/latest", source)
+    ollama(models, "registry.ollama.ai/library/tiny/2b", source)
+    ollama(models, "registry.ollama.ai/library/pirate/latest", source, system="Talk like a pirate.")
+    ollama(models, "localhost:5000/library/tiny/latest", source)
+    ollama(models, "registry.example.com/team/tiny/v1", source)
+    found = {entry.name: entry for entry in catalog(store).list() if entry.where == "Ollama"}
+    assert set(found) == {
+        "tiny:latest",
+        "tiny:2b",
+        "pirate:latest",
+        "localhost:5000/library/tiny:latest",
+        "registry.example.com/team/tiny:v1",
+    }
+    settings = found["pirate:latest"].settings
+    assert settings is not None
+    assert settings.system == "Talk like a pirate."
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ("tiny", "tiny:latest"),
+        ("Tiny:Latest", "tiny:latest"),
+        ("library/tiny", "tiny:latest"),
+        ("registry.ollama.ai/library/tiny", "tiny:latest"),
+        ("registry.ollama.ai/library/tiny:2b", "tiny:2b"),
+        ("somebody/own", "somebody/own:latest"),
+        ("hf.co/Qwen/Tiny-GGUF:q8_0", "hf.co/Qwen/Tiny-GGUF:Q8_0"),
+        ("localhost:5000/library/tiny", "localhost:5000/library/tiny:latest"),
+    ],
+)
+def test_a_tag_is_called_as_in_ollama(home: Path, store: TensorStore, tmp_path: Path, asked: str, name: str) -> None:
+    for n, tag in enumerate(
+        [
+            "registry.ollama.ai/library/tiny/latest",
+            "registry.ollama.ai/library/tiny/2b",
+            "registry.ollama.ai/somebody/own/latest",
+            "hf.co/Qwen/Tiny-GGUF/Q8_0",
+            "localhost:5000/library/tiny/latest",
+        ]
+    ):
+        source = write_model(tmp_path / f"{n}.gguf", "llama", n + 2)
+        ollama(home / ".ollama" / "models", tag, source)
+    assert catalog(store).resolve(asked).name == name
+
+
+def test_what_ollama_keeps_with_a_model_is_known(home: Path, store: TensorStore, tmp_path: Path) -> None:
+    source = write_model(tmp_path / "x.gguf", "llama", 2)
+    parameters = {"temperature": 0, "top_k": 5, "num_predict": 7, "stop": ["<end>"], "num_ctx": 4096, "seed": "x"}
+    ollama(
+        home / ".ollama" / "models",
+        "registry.ollama.ai/library/tiny/latest",
+        source,
+        template="{{ .Prompt }}",
+        system="Be brief.",
+        params=json.dumps(parameters),
+        projector=b"GGUF...",
+        license="MIT",
+        messages="[]",
+    )
+    entry = catalog(store).resolve("tiny")
+    assert entry.error is None
+    assert entry.settings == ModelSettings(
+        template="{{ .Prompt }}",
+        system="Be brief.",
+        parameters={"temperature": 0, "top_k": 5, "max_tokens": 7, "stop": ["<end>"]},
+        notes=[
+            "the parameter num_ctx is not used",
+            "the parameter seed is not used",
+            "its projector is not used: it reads text, no images",
+            "its example messages are not used",
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ({"adapter": b"GGUF..."}, "has an adapter"),
+        ({"template": b"\xff\xfe"}, "layer `template` is missing or no text"),
+        ({"system": "x" * (1 << 17)}, "layer `system` is missing or no text"),
+    ],
+)
+def test_a_model_of_ollama_that_cannot_be_as_meant_is_refused(
+    home: Path, store: TensorStore, tmp_path: Path, layers: dict[str, str | bytes], words: str
+) -> None:
+    source = write_model(tmp_path / "x.gguf", "llama", 2)
+    ollama(home / ".ollama" / "models", "registry.ollama.ai/library/tiny/latest", source)
+    ollama(home / ".ollama" / "models", "registry.ollama.ai/library/tiny/tuned", source, **layers)
+    entry = catalog(store).resolve("tiny:tuned")
+    assert entry.error is not None
+    assert entry.error.startswith("tiny:tuned: ")
+    assert words in entry.error
+    with pytest.raises(ModelError, match=words):
+        catalog(store).manifest("tiny:tuned")
+    with pytest.raises(NotFound, match=words):
+        catalog(store).known("tiny:tuned")
+    assert catalog(store).manifest("tiny").n_layers == 2  # the file itself is a good one
+
+
+def test_a_damaged_file_does_not_hide_a_good_one_of_its_name(home: Path, store: TensorStore, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "twin.gguf").write_bytes(b"GGUF, but cut off")
+    good = write_model(tmp_path / "b" / "twin.gguf", "llama", 3)
+    for folders in (("a", "b"), ("b", "a")):
+        found = catalog(store, model_paths=[str(tmp_path / folder) for folder in folders])
+        assert found.resolve("twin").path == str(good)
+        assert found.manifest("Twin").n_layers == 3
+        assert found.known("twin").n_layers == 3
+    (tmp_path / "a" / "lone.gguf").write_bytes(b"GGUF, but cut off")
+    with pytest.raises(ModelError, match=r"lone.gguf is not a usable GGUF file"):
+        catalog(store, model_paths=[str(tmp_path / "a")]).manifest("lone")
 
 
 def test_ollamas_folder_may_lie_elsewhere(
