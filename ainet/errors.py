@@ -145,6 +145,12 @@ class Refused(AinetError):
     status = 403
 
 
+class IdentityTaken(Refused):
+    """Another device works with the same identity, and did so before this one."""
+
+    code = "identity_taken"
+
+
 class PeerUnreachable(AinetError):
     """Another device does not answer."""
 

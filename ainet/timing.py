@@ -144,6 +144,10 @@ class Timing:
     worker_return: float = 5.0
     #: A worker of the node's own cluster reports this often.
     heartbeat: float = 10.0
+    #: A device of which another run appears must answer within this time, or has been restarted.
+    twin: float = 1.0
+    #: A device that was refused since it has a twin leaves the others alone for this time.
+    twin_pause: float = 300.0
     #: The parts of a node stop within this time, all together; then the engine's processes are ended.
     stop_steps: float = 3.0
     #: A headless server may take this long to stop; then all of it is killed.

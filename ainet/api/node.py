@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ainet.api.generate import PlacedStage
 from ainet.api.swarm import MemberState
@@ -56,6 +56,8 @@ class NodeState:
         Bytes of tensors that it has fetched from members since it started.
     url
         The address for this device's own processes.
+    warnings
+        What the owner should know, and do.
     """
 
     name: str
@@ -71,6 +73,7 @@ class NodeState:
     received_bytes: int
     certificate: CertificateState
     url: str
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

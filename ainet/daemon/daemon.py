@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import psutil
 
 
+#: What makes a device the one that it is: its key, its membership, perhaps the swarm's key, and who knows it.
+IDENTITY_FILES = ("identity/device.key", "identity/swarm.json", "identity/contacts.json", "contact_shares.json")
 #: The module that is the process of a node in the background.
 HEADLESS = "ainet.server.headless"
 
@@ -57,6 +59,21 @@ def up(data_dir: Path, options: dict[str, Any] | None = None) -> tuple[Runtime, 
         return wait_until_ready(data_dir), False
     with options_kept(data_dir, options):
         return _start(data_dir, options)
+
+
+def begin_anew(data_dir: Path) -> None:
+    """Take a data directory's identity away: the next start makes a new one. Models, notebooks and settings stay.
+
+    Raises
+    ------
+    AinetError
+        A node runs on it.
+    """
+    if runtime.is_locked(data_dir):
+        raise AinetError("The node runs: `ainet down` first, on this device, which is the copy.")
+    for name in IDENTITY_FILES:
+        with contextlib.suppress(FileNotFoundError):
+            (data_dir / name).unlink()
 
 
 def refuse_second(data_dir: Path, options: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from ainet.identity.credentials import Credentials
 from ainet.identity.keys import key_from_pem, key_to_pem, node_id, open_key, seal, unseal
 from ainet.identity.roster import Member, Revoked, Roster, SignedRoster, check_name, keep_certificates
 from ainet.identity.swarm import Swarm, check_statement, issued
+from ainet.timing import TIMING
 from ainet.units import DAY
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Identity:
         self._path = path
         self._device_key = device_key
         self._local: Credentials | None = None
+        self._twin, self._twin_until = "", 0.0
         #: Devices of other owners.
         self.contacts = Contacts(path.with_name("contacts.json"))
         self._load(swarm)
@@ -147,7 +149,13 @@ class Identity:
             return f"This device was removed from the swarm on {_day(self.removed.when)}. {again}"
         if self.expired:
             return f"This device's certificate expired on {_day(self.not_after)}. {again}"
-        return None
+        return self._twin if self.now() < self._twin_until else None
+
+    def note_twin(self, words: str, pause: float = TIMING.twin_pause) -> bool:
+        """Note that this device was refused since another one has its identity; tell whether that is news."""
+        is_news = self._twin != words
+        self._twin, self._twin_until = words, self.now() + pause
+        return is_news
 
     def credentials(self) -> Credentials:
         """Return what this device needs to speak TLS with members."""

@@ -68,6 +68,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
     oldest: int = OLDEST_PROTOCOL
     #: The same for all nodes that share their loopback addresses with the speaker.
     machine: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    #: Since when this run of the speaker has been going on (unix seconds).
+    started: float = 0.0
 
 
 class RosterUpdate(msgspec.Struct, frozen=True, array_like=True, tag=2):

@@ -52,6 +52,7 @@ async def greet(
     *,
     addresses: tuple[str, ...],
     instance: str,
+    started: float,
     hints: Iterable[Hint],
     take_roster: Callable[[SignedRoster], None],
     dialled: str | None,
@@ -63,8 +64,8 @@ async def greet(
 
     Parameters
     ----------
-    addresses, instance, hints
-        The greeting of this node: its addresses, its run, the addresses of others.
+    addresses, instance, started, hints
+        The greeting of this node: its addresses, its run and when that began, the addresses of others.
     take_roster
         Applies a roster that the other end shows.
     dialled
@@ -83,7 +84,9 @@ async def greet(
         if peer == identity.id:
             raise Refused("This is the device itself: a node needs no link to itself.")
         if not issued_by(certificate, identity.ca):
-            return await _greet_contact(stream, identity, certificate, addresses=addresses, instance=instance)
+            return await _greet_contact(
+                stream, identity, certificate, addresses=addresses, instance=instance, started=started
+            )
         mine = identity.signed_roster
         hello = Hello(
             protocol=PROTOCOL,
@@ -94,6 +97,7 @@ async def greet(
             roster_serial=identity.roster.serial,
             roster_digest=mine.digest,
             machine=machine(),
+            started=started,
         )
         stream.write(encode_frame(hello))
         other = await expect(stream, Hello, MAX_EARLY_FRAME)
@@ -125,13 +129,14 @@ async def _greet_contact(
     *,
     addresses: tuple[str, ...],
     instance: str,
+    started: float,
 ) -> Greeting:
     """Greet another owner's device: neither roster nor hints are shown to it, nor taken from it."""
     peer = certificate_id(certificate)
     contact = identity.contacts.proven(peer, certificate)
     if identity.problem:
         raise Refused(identity.problem)
-    hello = Hello(PROTOCOL, identity.id, identity.name, addresses, instance, 0, b"", machine=machine())
+    hello = Hello(PROTOCOL, identity.id, identity.name, addresses, instance, 0, b"", machine=machine(), started=started)
     stream.write(encode_frame(hello))
     other = await expect(stream, Hello, MAX_EARLY_FRAME)
     agree(other)

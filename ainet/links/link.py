@@ -67,7 +67,7 @@ class PeerLink:
     ----------
     path, relay
         The address at which the peer was dialled, or from which it came; the id of the member that relays, if any does.
-    machine, instance
+    machine, instance, started
         As the peer's `Hello` names them.
     standing
         The standing of the peer.
@@ -91,6 +91,7 @@ class PeerLink:
         relay: str | None,
         machine: str,
         instance: str,
+        started: float,
         standing: Standing,
         handlers: Mapping[str, tuple[type[Request], Handler]],
         receive_channel_frame: Callable[[PeerLink, ChannelFrame], None],
@@ -110,6 +111,8 @@ class PeerLink:
         self.machine = machine
         #: Differs between two runs of the peer.
         self.instance = instance
+        #: Since when that run has been going on (unix seconds).
+        self.started = started
         #: Id of the member that passes everything on, encrypted as it is; None when the peer is reached directly.
         self.relay = relay
         #: Smoothed round trip (s); None until the first ping was answered.

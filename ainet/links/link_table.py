@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from typing import TYPE_CHECKING
 
-from ainet.errors import AinetError, PeerUnreachable, Refused
+from ainet.errors import AinetError, IdentityTaken, PeerUnreachable, Refused
 from ainet.links.channels import Channels
 from ainet.links.frames import Hint, RosterUpdate
 from ainet.links.greeting import Greeting, check_peer, greet
 from ainet.links.link import PeerLink
 from ainet.links.standing import Standing
+from ainet.links.twins import Twins, TwinSeen
 from ainet.signals import Signal
 from ainet.timing import TIMING, Timing
 
@@ -74,7 +76,9 @@ class LinkTable:
         self._addresses = addresses
         self._sightings = sightings
         self._apply_roster = apply_roster
-        self._instance = uuid.uuid4().hex
+        self._instance, self._started = uuid.uuid4().hex, time.time()
+        #: Devices that run twice.
+        self.twins = Twins(identity, log, timing=timing)
         self._handlers: dict[str, tuple[type[Request], Handler]] = {}
         self._greetings: dict[PeerLink, Greeting] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -86,6 +90,7 @@ class LinkTable:
         }
         #: Tells that links came or went; True says that a device is there again which was away.
         self.changed: Signal[[bool]] = Signal("links came or went", log)
+        self.handle(TwinSeen, self.twins.answer)
 
     def handle(self, kind: type[Request], handler: Handler) -> None:
         """Answer requests of type `kind` with `handler`, as far as `kind.audience` permits.
@@ -194,6 +199,7 @@ class LinkTable:
                     self.identity,
                     addresses=self._addresses(stream.local_host),
                     instance=self._instance,
+                    started=self._started,
                     hints=self.book.hints(),
                     take_roster=self._apply_roster,
                     dialled=dialled,
@@ -210,8 +216,25 @@ class LinkTable:
             await stream.abort()
             raise
         link = self._make(stream, path, relay, greeting)
+        try:
+            gone = await self.twins.check(link, self._others(link))
+        except IdentityTaken as exc:
+            link.close(exc)
+            await link.wait_closed()
+            raise
+        except BaseException:
+            link.close(PeerUnreachable("The link was not wanted any more."))
+            raise
+        for other in gone:
+            other.close(PeerUnreachable(f"{link.peer_name} was restarted."), tell=False)
+        if link.error is not None:
+            raise link.error
         self._add(link, greeting)
         return link
+
+    def _others(self, link: PeerLink) -> list[PeerLink]:
+        """Return the open links to the same device, the oldest first."""
+        return [other for other in self._greetings if other.peer_id == link.peer_id and not other.closed.is_set()]
 
     def _make(self, stream: SecureStream, path: str, relay: str | None, greeting: Greeting) -> PeerLink:
         peer = greeting.hello.id
@@ -225,6 +248,7 @@ class LinkTable:
             relay=relay,
             machine=greeting.hello.machine,
             instance=greeting.hello.instance,
+            started=greeting.hello.started,
             standing=greeting.standing,
             handlers=self._handlers,
             receive_channel_frame=self.channels.receive,
@@ -236,12 +260,9 @@ class LinkTable:
         )
 
     def _add(self, link: PeerLink, greeting: Greeting) -> None:
-        others = [other for other in self._greetings if other.peer_id == link.peer_id and not other.closed.is_set()]
+        others = self._others(link)
         self._greetings[link] = greeting
         link.on_close(self._remove)
-        for other in others:
-            if other.instance != link.instance:
-                other.close(PeerUnreachable(f"{link.peer_name} was restarted."), tell=False)
         if len(others) >= MAX_LINKS:
             others[0].close(PeerUnreachable("There are newer links between these two devices."))
         self._learn_of(greeting)
@@ -274,6 +295,9 @@ class LinkTable:
     def _remove(self, link: PeerLink) -> None:
         greeting = self._greetings.pop(link)
         self._learn_of(greeting)
+        if isinstance(link.error, IdentityTaken) and self.identity.note_twin(link.error.message):
+            self._log.warning("%s", link.error.message)
+            self.close_all(link.error)
         reason = link.error.message if link.error else ""
         self._log.info("The link to %s is closed: %s", link.peer_name, reason)
         task = asyncio.create_task(link.wait_closed())

@@ -37,6 +37,11 @@ def _up_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
     boolean = argparse.BooleanOptionalAction
     parser.add_argument("--gpu", action=boolean, help="let llama.cpp use a GPU that it was built for")
     parser.add_argument("--lend", action=boolean, help="let members borrow a Dask worker")
+    parser.add_argument(
+        "--new-identity",
+        action="store_true",
+        help="after the data directory was copied: become a device of its own, without membership and the swarm's key",
+    )
     if not kernel:
         parser.add_argument("--foreground", action="store_true", help="stay, for service managers; Ctrl-C stops it")
     else:
@@ -65,7 +70,7 @@ def status_words(found: NodeStatus, _: Options) -> str:
         rows += [(*about, one.pid, show_bytes(one.memory), _layers(one)) for one in member.workers]
         if not member.workers:
             rows.append((*about, None, None, None))
-    parts = ["\n".join(facts), table(("member", "state", "worker", "memory", "layers"), rows)]
+    parts = ["\n".join([*facts, *node.warnings]), table(("member", "state", "worker", "memory", "layers"), rows)]
     if found.pipelines:
         parts.append("\n".join(f"{one.model}: {placement_words(one.placement)}" for one in found.pipelines))
     if node.certificate.problem:
@@ -93,6 +98,8 @@ def _up(options: Options) -> int:
     directory = data_dir(options)
     names = ("name", "listen", "lan", "memory", "threads", "disk", "gpu", "lend")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if options.new_identity:
+        daemon.begin_anew(directory)
     if options.foreground:
         daemon.refuse_second(directory, given)
         return _serve(directory, given)
