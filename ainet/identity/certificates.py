@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ainet.errors import Refused
 from ainet.identity.builder import builder, common_name
-from ainet.identity.keys import node_id
+from ainet.identity.keys import is_weak, node_id
 from ainet.units import DAY
 
 LIFETIME = 90 * DAY
@@ -72,7 +72,7 @@ def read_request(der: bytes) -> Ed25519PublicKey:
     try:
         request = x509.load_der_x509_csr(der)
         public = request.public_key()
-        if isinstance(public, Ed25519PublicKey) and request.is_signature_valid:
+        if isinstance(public, Ed25519PublicKey) and request.is_signature_valid and not is_weak(public):
             return public
     except Exception as exc:  # the parser raises several kinds, depending on what is wrong
         raise Refused("The request for a certificate is malformed.") from exc
@@ -91,7 +91,8 @@ def certificate_id(certificate: x509.Certificate) -> str:
         public = certificate.public_key()
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-        if isinstance(public, Ed25519PublicKey) and uris == [f"ainet:{node_id(public)}"]:
+        is_named = isinstance(public, Ed25519PublicKey) and uris == [f"ainet:{node_id(public)}"]
+        if isinstance(public, Ed25519PublicKey) and is_named and not is_weak(public):
             return node_id(public)
     except Exception as exc:  # the parser raises several kinds, depending on what is wrong
         raise Refused("The certificate does not name a node.") from exc
@@ -99,10 +100,13 @@ def certificate_id(certificate: x509.Certificate) -> str:
 
 
 def issued_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
-    """Tell whether `ca` issued `certificate`, valid or not."""
+    """Tell whether `ca` issued `certificate`, valid or not; a CA with a weak key issues nothing."""
     try:
+        public = ca.public_key()
+        if not isinstance(public, Ed25519PublicKey) or is_weak(public):
+            return False
         certificate.verify_directly_issued_by(ca)
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
 
@@ -126,7 +130,7 @@ def read_ca(der: bytes) -> x509.Certificate:
         ca.verify_directly_issued_by(ca)
         public = ca.public_key()
         is_ca = ca.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-        if is_ca and isinstance(public, Ed25519PublicKey) and _is_named_after(ca, public):
+        if is_ca and isinstance(public, Ed25519PublicKey) and _is_named_after(ca, public) and not is_weak(public):
             return ca
     except Exception as exc:  # the parser raises several kinds, depending on what is wrong
         raise Refused("The CA's certificate cannot be read.") from exc

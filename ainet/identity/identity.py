@@ -14,7 +14,7 @@ from ainet.files import make_private_dir
 from ainet.identity import certificates as x
 from ainet.identity.contacts import Contacts
 from ainet.identity.credentials import Credentials
-from ainet.identity.keys import key_from_pem, key_to_pem, node_id, open_key, seal, unseal
+from ainet.identity.keys import is_weak, is_weak_id, key_from_pem, key_to_pem, node_id, open_key, seal, unseal
 from ainet.identity.roster import Member, Revoked, Roster, SignedRoster, check_name, keep_certificates
 from ainet.identity.swarm import Swarm, check_statement, issued
 from ainet.timing import TIMING
@@ -66,6 +66,7 @@ class Identity:
         self._device_key = device_key
         self._local: Credentials | None = None
         self._twin, self._twin_until = "", 0.0
+        self._warning = ""
         #: Devices of other owners.
         self.contacts = Contacts(path.with_name("contacts.json"))
         self._load(swarm)
@@ -88,10 +89,18 @@ class Identity:
         folder = make_private_dir(data_dir / "identity")
         device_key = open_key(folder / "device.key")
         path = folder / "swarm.json"
+        warning = ""
+        if path.exists() and _has_weak_ca(path):
+            aside = path.replace(path.with_suffix(".weak"))
+            warning = (
+                f"The swarm of this device had a CA key with which anybody can sign. This device has left it and "
+                f"begins with a swarm of its own; what was known of the other one is kept in {aside}."
+            )
         if not path.exists():
             Swarm.found(device_key, name, now()).save(path)
         try:
             identity = cls(path, device_key, Swarm.read(path), now)
+            identity._warning = warning
         except (ValueError, Refused) as exc:
             raise AinetError(
                 f"{path} is damaged ({exc}). Restore it from a backup, or delete it: the device then begins with a "
@@ -150,6 +159,19 @@ class Identity:
         if self.expired:
             return f"This device's certificate expired on {_day(self.not_after)}. {again}"
         return self._twin if self.now() < self._twin_until else None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is wrong with the keys that this device knows, in words."""
+        found = [self._warning] if self._warning else []
+        known = [(member.id, member.name, "remove") for member in self.roster.members]
+        known += [(contact.id, contact.name, "forget") for contact in self.contacts.all()]
+        for identity, name, verb in known:
+            if is_weak_id(identity):
+                found.append(
+                    f"{name} has a key for which anybody can sign: it is accepted nowhere. `ainet {verb} {name}` ends that."
+                )
+        return found
 
     def note_twin(self, words: str, pause: float = TIMING.twin_pause) -> bool:
         """Note that this device was refused since another one has its identity; tell whether that is news."""
@@ -431,6 +453,14 @@ class Identity:
         if self._ca_key is None:
             raise Refused(f"Only a device that holds the swarm's CA key can {what}: run this on {self.holders()}.")
         return self._ca_key
+
+
+def _has_weak_ca(path: Path) -> bool:
+    try:
+        public = x509.load_pem_x509_certificate(Swarm.read(path).ca.encode()).public_key()
+    except Exception:  # whatever else is wrong with the file is said by who reads it
+        return False
+    return isinstance(public, Ed25519PublicKey) and is_weak(public)
 
 
 def _public(ca: x509.Certificate) -> Ed25519PublicKey:

@@ -19,6 +19,10 @@ from ainet.files import write_private
 if TYPE_CHECKING:
     from pathlib import Path
 
+_PRIME = 2**255 - 19
+_ORDER_8 = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
+#: The y coordinates of the eight points of small order on edwards25519: of orders 1, 2, 4 (two) and 8 (four).
+_SMALL_ORDER = {1, _PRIME - 1, 0, _ORDER_8, _PRIME - _ORDER_8}
 SEALED_PREFIX = "ainetkey1-"
 MIN_PASSPHRASE = 10  # characters
 MAX_SEALED = 10_000  # characters
@@ -34,13 +38,30 @@ def is_node_id(text: str) -> bool:
     return re.fullmatch(r"[a-z2-7]{52}", text) is not None
 
 
+def is_weak(key: Ed25519PublicKey) -> bool:
+    """Tell whether anybody can sign for a key, since its point has a small order; in whatever way it is written.
+
+    RFC 8032 does not refuse such keys, and OpenSSL accepts forgeries under seven of the eight.
+    """
+    y = int.from_bytes(key.public_bytes_raw(), "little") & (2**255 - 1)  # without the sign of x
+    return y % _PRIME in _SMALL_ORDER
+
+
+def is_weak_id(identity: str) -> bool:
+    """Tell whether a node id is that of a weak key."""
+    try:
+        return is_weak(Ed25519PublicKey.from_public_bytes(base64.b32decode(identity.upper() + "====")))
+    except ValueError:
+        return False
+
+
 def public_key_of(identity: str) -> Ed25519PublicKey:
     """Return the device key that a node id stands for.
 
     Raises
     ------
     Refused
-        The text stands for none.
+        The text stands for none, or for one that anybody can sign for.
     """
     try:
         key = Ed25519PublicKey.from_public_bytes(base64.b32decode(identity.upper() + "===="))
@@ -48,6 +69,8 @@ def public_key_of(identity: str) -> Ed25519PublicKey:
         raise Refused(f"{identity[:60]!r} is no node id.") from exc
     if node_id(key) != identity:  # base32 has room for four bits that mean nothing
         raise Refused(f"{identity[:60]!r} is no node id.")
+    if is_weak(key):
+        raise Refused(f"{identity} is the id of a key for which anybody can sign. It is accepted nowhere.")
     return key
 
 
@@ -91,7 +114,9 @@ def open_key(path: Path) -> Ed25519PrivateKey:
 
 
 def verifies(public_key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
-    """Tell whether `signature` is the key's signature of `message`."""
+    """Tell whether `signature` is the key's signature of `message`; never of a weak key's."""
+    if is_weak(public_key):
+        return False
     try:
         public_key.verify(signature, message)
     except InvalidSignature:

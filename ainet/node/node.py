@@ -96,6 +96,8 @@ class Node:
     async def start(self) -> None:
         """Start the engine, open the ports for members, and be ready for questions."""
         config, log, stack, timing = self._config, self._log, self._stack, self._timing
+        for warning in self.identity.warnings:
+            log.warning("%s", warning)
         stack.push_async_callback(self._cutting.stop)
         self.allocator = Allocator(caps_of(config))
         self.store = TensorStore(self._data_dir / "store", disk=self.allocator.caps.disk)

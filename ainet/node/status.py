@@ -96,7 +96,7 @@ class Status:
             received_bytes=self._store.bytes_received,
             certificate=CertificateState(round(identity.days_left, 1), identity.holds_ca, identity.problem),
             url=self._url,
-            warnings=self._links.table.twins.warnings,
+            warnings=[*identity.warnings, *self._links.table.twins.warnings],
         )
 
     def _memory(self) -> int:
