@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from pycrdt import Array, Map, Text
 
 from ainet.client.document_copy import DocumentCopy
+from ainet.client.shared_values import checked_text, plain, typed
 from ainet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Shared:
     def to_py(self) -> Any:
         """Return the value as plain Python."""
         with self._replica.lock:
-            return self._root.to_py()
+            return typed(self._root.to_py())
 
     def __repr__(self) -> str:
         return f"<shared {self._replica.name}: {self.to_py()!r}>"
@@ -64,16 +65,22 @@ class SharedDict(Shared, MutableMapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         with self._replica.lock:
+            if key not in self:
+                raise KeyError(key)
             value = self._root[key]
-            return value.to_py() if hasattr(value, "to_py") else value
+            return typed(value.to_py() if hasattr(value, "to_py") else value)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        with self._replica.lock:
-            self._root[key] = _plain(value)
+        self.update({key: value})
 
     def __delitem__(self, key: str) -> None:
         with self._replica.lock:
+            if key not in self:
+                raise KeyError(key)
             del self._root[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in list(self)
 
     def __iter__(self) -> Iterator[str]:
         with self._replica.lock:
@@ -82,6 +89,13 @@ class SharedDict(Shared, MutableMapping[str, Any]):
     def __len__(self) -> int:
         with self._replica.lock:
             return len(self._root)
+
+    def update(self, *others: Any, **given: Any) -> None:
+        """Set several keys at once, or none when one of the values cannot be shared."""
+        changes = {checked_text(key, "A key"): plain(one, _at(key)) for key, one in dict(*others, **given).items()}
+        with self._replica.lock, self._replica.doc.transaction():
+            for key, value in changes.items():
+                self._root[key] = value
 
 
 class SharedList(Shared, MutableSequence[Any]):
@@ -95,17 +109,31 @@ class SharedList(Shared, MutableSequence[Any]):
         return (self.to_py() or [])[index]
 
     def __setitem__(self, index: int | slice, value: Any) -> None:
+        values = plain(value) if isinstance(index, slice) else [plain(value)]
         with self._replica.lock, self._replica.doc.transaction():
+            size = len(self._root)
             if isinstance(index, slice):
-                self._root[index] = [_plain(one) for one in value]
+                places = range(size)[index]
             else:
-                at = range(len(self._root))[index]
-                del self._root[at]
-                self._root.insert(at, _plain(value))
+                places = range(range(size)[index], range(size)[index] + 1)
+            if places.step == 1:
+                self._cut(places)
+                self._put(min(places.start, len(self._root)), values)
+                return
+            if len(places) != len(values):
+                raise ValueError(f"attempt to assign {len(values)} values to a slice of {len(places)}")
+            for place, one in zip(places, values, strict=True):
+                self._cut(range(place, place + 1))
+                self._put(place, [one])
 
     def __delitem__(self, index: int | slice) -> None:
-        with self._replica.lock:
-            del self._root[index if isinstance(index, slice) else range(len(self._root))[index]]
+        with self._replica.lock, self._replica.doc.transaction():
+            if isinstance(index, slice):
+                for place in sorted(range(len(self._root))[index], reverse=True):
+                    self._cut(range(place, place + 1))
+            else:
+                place = range(len(self._root))[index]
+                self._cut(range(place, place + 1))
 
     def __len__(self) -> int:
         with self._replica.lock:
@@ -113,9 +141,24 @@ class SharedList(Shared, MutableSequence[Any]):
 
     def insert(self, index: int, value: Any) -> None:
         """Insert a value before the one at `index`."""
+        found = plain(value)
         with self._replica.lock:
             size = len(self._root)
-            self._root.insert(min(max(index + size if index < 0 else index, 0), size), _plain(value))
+            self._root.insert(min(max(index + size if index < 0 else index, 0), size), found)
+
+    def extend(self, values: Iterable[Any]) -> None:
+        """Add several values at the end at once, or none when one of them cannot be shared."""
+        found = plain(values)
+        with self._replica.lock, self._replica.doc.transaction():
+            self._put(len(self._root), found)
+
+    def _cut(self, places: range) -> None:
+        if len(places):
+            del self._root[places.start : places.stop]
+
+    def _put(self, place: int, values: list[Any]) -> None:
+        for n, value in enumerate(values):
+            self._root.insert(place + n, value)
 
 
 class SharedText(Shared):
@@ -130,18 +173,32 @@ class SharedText(Shared):
 
     def insert(self, index: int, text: str) -> None:
         """Insert `text` before the character at `index`."""
+        text = checked_text(text)
         with self._replica.lock:
-            self._root.insert(index, text)
+            self._root.insert(_bytes_before(str(self._root), index), text)
 
     def append(self, text: str) -> None:
         """Add `text` at the end."""
+        text = checked_text(text)
         with self._replica.lock:
             self._root += text
 
     def delete(self, start: int, stop: int) -> None:
         """Remove the characters from `start` to before `stop`."""
         with self._replica.lock:
-            del self._root[start:stop]
+            now = str(self._root)
+            begin, end, _ = slice(start, stop).indices(len(now))
+            if begin < end:
+                del self._root[_bytes_before(now, begin) : _bytes_before(now, end)]
+
+
+def _at(key: object) -> str:
+    return f"The value of {str(key)[:40]!r}"
+
+
+def _bytes_before(text: str, index: int) -> int:
+    """Return how many bytes of UTF-8, in which pycrdt counts, precede a character; beyond an end is that end."""
+    return len(text[:index].encode())
 
 
 _KINDS: dict[str, tuple[type[Any], type[Shared]]] = {
@@ -180,18 +237,3 @@ def _call(callback: Callable[[bool], object], elsewhere: bool) -> None:
         callback(elsewhere)
     except Exception:
         traceback.print_exc()
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as plain JSON-like Python; raises `UsageError` for what cannot be shared."""
-    if isinstance(value, Shared):
-        value = value.to_py()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, Iterable) and not isinstance(value, bytes | dict):
-        return [_plain(one) for one in value]
-    raise UsageError(
-        f"A {type(value).__name__} cannot be shared: use numbers, texts, lists, and dicts with texts as keys."
-    )

@@ -168,9 +168,8 @@ class Identity:
         known += [(contact.id, contact.name, "forget") for contact in self.contacts.all()]
         for identity, name, verb in known:
             if is_weak_id(identity):
-                found.append(
-                    f"{name} has a key for which anybody can sign: it is accepted nowhere. `ainet {verb} {name}` ends that."
-                )
+                words = f"{name} has a key for which anybody can sign: it is accepted nowhere."
+                found.append(f"{words} `ainet {verb} {name}` ends that.")
         return found
 
     def note_twin(self, words: str, pause: float = TIMING.twin_pause) -> bool:

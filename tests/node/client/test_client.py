@@ -72,6 +72,7 @@ async def test_events_come_in_order_and_the_answer_is_whole(client):
             "first_token_s": 0.1,
             "tokens_per_s": 42.0,
         },
+        "notes": [],
         "finish": "length",
         "seed": 7,
     }

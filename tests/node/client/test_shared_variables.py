@@ -161,7 +161,7 @@ def test_names_are_taken_as_they_are(own_node):
     for i, name in enumerate(names):
         ainet.shared(name)["i"] = i
     for i, name in enumerate(names):
-        wait_for(lambda i=i, name=name: elsewhere(f"print(dict(ainet.shared({name!r})))").strip() == f"{{'i': {i}.0}}")
+        wait_for(lambda i=i, name=name: elsewhere(f"print(dict(ainet.shared({name!r})))").strip() == f"{{'i': {i}}}")
 
 
 def test_a_mistake_in_a_callback_is_shown_and_ends_nothing(own_node, capfd):

@@ -17,6 +17,7 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
 from ainet.client.document_copy import DocumentCopy
+from ainet.client.shared_values import plain, typed
 from ainet.documents.exchange import Documents
 
 YJS = Path(__file__).parents[2] / "yjs"
@@ -89,6 +90,13 @@ async def test_an_unmodified_yjs_client_edits_both_ways(served, by):
         text = served.node.documents.open(PLAN).doc.get("text", type=Text)
         await until(lambda: dict_of(served).to_py() == {"from": "python", "a": [1, {"b": None}]})
         await until(lambda: str(text) == "Grüße ☂")
+        # Numbers are one kind there, and two here.
+        assert repr(typed(dict_of(served).to_py()["a"])) == "[1, {'b': None}]"
+        dict_of(served)["n"] = plain({"i": [5, -7, 2**40], "f": 0.5})
+        for client in (one, other):
+            await until(lambda client=client: client.content["dict"].get("n") == {"i": [5, -7, 2**40], "f": 0.5})
+        one.do(set=["big", 2**53 - 1])
+        await until(lambda: repr(typed(dict_of(served).to_py()).get("big")) == str(2**53 - 1))
         text += "!"
         for client in (one, other):
             await until(lambda client=client: client.content["text"] == "Grüße ☂!")
