@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -25,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0: done, 1: failed (a message is on standard error), 2: wrong usage, 130: interrupted.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may lack letters
     try:
         options = build_parser("ainet", in_kernel=False).parse_args(given)
         status: int = options.run(options)
@@ -36,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read the output has gone; Python must not complain at exit that it cannot flush it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except UnicodeEncodeError as exc:  # bytes of an argument that are no text, which a request cannot hold
+        say(f"ainet: an argument is not UTF-8 text: {exc.object!a:.60}.", to=sys.stderr)
+        return 2
     except Exception as exc:
         if "--debug" in given:
             traceback.print_exc()

@@ -248,4 +248,7 @@ def _error(response: httpx.Response) -> AinetError:
     try:
         return AinetError.from_dict(response.json())
     except ValueError:
-        return AinetError(f"The node answered with HTTP status {response.status_code}.")
+        asked = f"{response.request.method} {response.request.url}"
+        is_elsewhere = response.is_redirect or response.status_code == 404  # noqa: PLR2004
+        advice = "no node answers there, or one with another base URL" if is_elsewhere else "its log says more"
+        return AinetError(f"The server answered {asked} with HTTP status {response.status_code}: {advice}.")

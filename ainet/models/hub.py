@@ -159,6 +159,8 @@ class Hub:
             raise NotFound(f"The Hub has no {where}. Its page lists the files that there are.") from exc
         except _transport_errors() as exc:
             raise _unreachable(where, exc, "Check the connection and ask again.") from exc
+        except (ImportError, ValueError, UnicodeError) as exc:  # the HTTP library takes its proxy from the environment
+            raise _unreachable(where, exc, _proxy_advice()) from exc
 
 
 class _Download:
@@ -280,6 +282,11 @@ def _transport_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import HfHubHTTPError
 
     return HfHubHTTPError.__bases__
+
+
+def _proxy_advice() -> str:
+    named = sorted({name.upper() for name in os.environ if name.lower().endswith("_proxy") and os.environ[name]})
+    return f"Is the proxy in {', '.join(named)} right?" if named else "Check the connection and ask again."
 
 
 def _unreachable(what: str, exc: Exception, advice: str) -> AinetError:

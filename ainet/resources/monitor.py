@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -10,6 +11,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import psutil
+
+from ainet.errors import AinetError
+from ainet.files import write_private
 
 CGROUP = Path("/sys/fs/cgroup")
 #: The buffer of `memory_speed`: larger than the last-level cache of nearly every processor (bytes), read this often.
@@ -109,10 +113,11 @@ def memory_speed(data_dir: Path) -> float:
         pass
     else:
         if kept.bytes_per_s >= speed.bytes_per_s and 0 <= time.time() - kept.measured < SPEED_MAX_AGE:
+            with contextlib.suppress(OSError):
+                path.chmod(0o600)  # older versions let everybody read it
             return kept.bytes_per_s
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    partial.write_bytes(msgspec.json.encode(speed))
-    partial.replace(path)
+    with contextlib.suppress(AinetError):  # without it, it is measured again
+        write_private(path, msgspec.json.encode(speed))
     return speed.bytes_per_s
 
 

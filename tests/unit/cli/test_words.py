@@ -9,11 +9,12 @@ import re
 import pytest
 from support.views import node_state
 
-from ainet.api.generate import PlacedStage
+from ainet.api.generate import Done, PlacedStage, Progress, Start, Text, Timings
 from ainet.api.models import ListedModel, ModelSettings, Plan, PlannedStage
 from ainet.api.node import CertificateState, MemberWorkers, NodeStatus, PipelineStatus, WorkerState
 from ainet.cli.commands.models import model_details, model_words, plan_words
 from ainet.cli.commands.node import status_words
+from ainet.client.answer import Answer
 
 NO_OPTIONS = argparse.Namespace()
 NODE = node_state()
@@ -88,3 +89,39 @@ def test_all_that_is_known_of_a_model_is_told_on_demand():
     for part in ("pirate:latest", "/models/x", "MIT", 'stop ["<end>"]', "one note", "{{ .Prompt }}", "can be cut"):
         assert part in text
     assert "Talk like\n                a pirate." in text
+
+
+def answer(*events):
+    found = Answer()
+    for event in events:
+        found.add(event)
+    return found
+
+
+START = Start(model="m", placement=[PlacedStage("desk", 1, 0, 9)], prompt_tokens=3)
+
+
+def test_an_answer_that_was_stopped_says_how_far_it_was():
+    loading, begun, talking = (
+        answer(Progress(text="loading")),
+        answer(Progress(text="loading"), START),
+        answer(START, Text(text="a", tokens=[1])),
+    )
+    for one in (loading, begun, talking):
+        one.cut_off()
+    assert loading.footer() == "stopped before the model was ready: nothing was computed"
+    assert begun.footer() == "m · stopped before the first word"
+    assert talking.footer().endswith(" · stopped")
+
+
+def test_a_full_window_is_not_the_token_limit():
+    done = Done(
+        finish="context", text="a", tokens=[1], model="m", seed=1, placement=[], received={}, timings=Timings(),
+        notes=["asked as ChatML: the model has no chat template"],
+    )  # fmt: skip
+    assert (
+        answer(START, done)
+        .footer()
+        .endswith(" · stopped: the context window is full · asked as ChatML: the model has no chat template")
+    )
+    assert answer(START, dataclasses.replace(done, finish="length", notes=[])).footer().endswith("the token limit")
