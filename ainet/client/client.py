@@ -249,6 +249,6 @@ def _error(response: httpx.Response) -> AinetError:
         return AinetError.from_dict(response.json())
     except ValueError:
         asked = f"{response.request.method} {response.request.url}"
-        is_elsewhere = response.is_redirect or response.status_code == 404  # noqa: PLR2004
+        is_elsewhere = response.status_code < 500  # a node gives its reasons as JSON
         advice = "no node answers there, or one with another base URL" if is_elsewhere else "its log says more"
         return AinetError(f"The server answered {asked} with HTTP status {response.status_code}: {advice}.")
