@@ -105,12 +105,14 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Progress of loading or fetching, in words.
+    """Progress of what comes before the answer, in words.
 
     Attributes
     ----------
     done, total
-        Bytes; 0 when they are not known.
+        How much is done, of how much in all; 0 when that is not known.
+    unit
+        What is counted.
     notice
         Whether the reader must know of it, also in the middle of an answer.
     """
@@ -120,6 +122,7 @@ class Progress:
     done: int = 0
     total: int = 0
     notice: bool = False
+    unit: Literal["bytes", "layers", "tokens"] = "bytes"
 
 
 @dataclass(frozen=True, kw_only=True)

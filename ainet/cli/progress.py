@@ -6,23 +6,41 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from ainet.api.generate import Progress
 from ainet.cli.terminal import fitting
 from ainet.units import show_bytes
 
 if TYPE_CHECKING:
-    from ainet.api.generate import Progress
+    from typing import TextIO
 
+#: What is shown before the node has said anything.
+BEGUN = Progress(text="asking the node")
 #: Seconds between two lines of progress on a standard error that is no terminal.
 RARELY = 10.0
 
 
-class ProgressLine:
-    """Shows progress on standard error: one line that changes on a terminal, now and then one elsewhere."""
+#: Letters of a bar.
+WIDTH = 20
 
-    def __init__(self) -> None:
+
+class ProgressLine:
+    """Shows progress on standard error: one line that changes on a terminal, now and then one elsewhere.
+
+    Parameters
+    ----------
+    quiet
+        Seconds in which nothing is said elsewhere: most answers come sooner.
+    """
+
+    def __init__(self, quiet: float = 1.0) -> None:
         self._shown = False
-        self._due = time.monotonic()
+        self._due = time.monotonic() + quiet
         self._noticed = ""
+
+    def begin(self) -> None:
+        """Say at once, on a terminal, that something goes on."""
+        if sys.stderr.isatty():
+            self.show(BEGUN)
 
     def show(self, event: Progress, *, amid: bool = False) -> None:
         """Replace the line by that of a ``progress`` event.
@@ -35,7 +53,7 @@ class ProgressLine:
             Whether an answer has begun, over which nothing may be written: only what its reader must know is said
             then, once and on a line of its own.
         """
-        words = fitting(progress_text(event), sys.stderr)
+        words = fitting(_plainer(progress_text(event), sys.stderr), sys.stderr)
         if amid:
             if event.notice and words != self._noticed:
                 self._noticed = words
@@ -57,8 +75,26 @@ class ProgressLine:
         sys.stderr.flush()
 
 
+def _plainer(text: str, stream: TextIO) -> str:
+    """Return a bar of other letters where the terminal lacks those of `text`."""
+    try:
+        text.encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return text.translate({ord("█"): "#", ord("░"): ".", ord("…"): "..."})
+    return text
+
+
 def progress_text(event: Progress) -> str:
-    """Return a ``progress`` event in words."""
+    """Return a ``progress`` event in words, with a bar where it is known how much there is to do."""
     if not event.done and not event.total:
         return f"{event.text} …"
-    return f"{event.text}: {show_bytes(event.done)}" + (f" of {show_bytes(event.total)}" if event.total else "")
+    show = show_bytes if event.unit == "bytes" else str
+    if not event.total:
+        return f"{event.text}: {show(event.done)}"
+    of = f"{show(event.done)} of {show(event.total)}" + ("" if event.unit == "bytes" else f" {event.unit}")
+    return f"{event.text} {_bar(event.done / event.total)} {of}"
+
+
+def _bar(part: float) -> str:
+    full = round(WIDTH * min(max(part, 0.0), 1.0))
+    return "█" * full + "░" * (WIDTH - full)

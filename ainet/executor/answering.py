@@ -64,6 +64,7 @@ class Answering:
             Whatever prevents an answer.
         """
         begun = time.monotonic()
+        yield shown.Progress(text="looking for the model")
         opened, notes = to_open(request, await self._provider.settings(request.model))
         transcript = Transcript(opened, notes, begun)
         failures, is_lost, missing_since = 0, False, None
@@ -118,7 +119,7 @@ class Answering:
         loading.add_done_callback(lambda _: reports.put_nowait(None))
         try:
             while (report := await reports.get()) is not None:
-                yield shown.Progress(text=report.text, done=report.done, total=report.total)
+                yield shown.Progress(text=report.text, done=report.done, total=report.total, unit=report.unit)
             if loading.cancelled():
                 raise AinetError("The model was unloaded while it was being loaded.")
             pipeline = loading.result()

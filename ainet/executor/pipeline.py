@@ -16,6 +16,7 @@ import msgspec
 from ainet.api.generate import PlacedStage
 from ainet.errors import AinetError, ProtocolError, StageLost
 from ainet.executor.session_client import SessionClient
+from ainet.executor.slowest import Slowest
 from ainet.executor.speculator import Guesser, Speculator
 from ainet.hosting.requests import CloseStages, DescribeStages, LinkStage, LoadProgress, LoadStage, StageLoaded
 from ainet.links.standing import Standing
@@ -225,7 +226,14 @@ class Pipeline:
             The first stage's failure; the others are unloaded.
         """
         try:
-            self._loaded = await _all(self._load(stage, progress) for stage in self.plan.stages)
+            slowest = Slowest(progress)
+
+            async def load(stage: PlannedStage) -> StageLoaded:
+                loaded = await self._load(stage, slowest.of(stage.first_layer))
+                slowest.done(stage.first_layer)
+                return loaded
+
+            self._loaded = await _all(load(stage) for stage in self.plan.stages)
             progress(LoadProgress("linking the stages"))
             addresses = [loaded.address for loaded in self._loaded]
             followers = [*addresses[1:], addresses[0]]

@@ -86,6 +86,7 @@ def to_open(request: GenerateRequest, settings: ModelSettings | None = None) -> 
         max_tokens=request.max_tokens or MAX_TOKENS,
         stop=request.stop,
         template="" if request.raw else settings.template,
+        tells=True,
     )
     notes = [note for note in settings.notes if note == PROJECTOR]
     return opened, [*notes, *([f"the JSON schema's {', '.join(passed)} passed over"] if passed else [])]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ainet.api import generate as shown
-from ainet.stages.protocol.generation import Done, Event, Resume, Started, Text
+from ainet.stages.protocol.generation import Done, Event, PromptRead, Resume, Started, Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,6 +79,10 @@ class Transcript:
                     prompt_tokens=len(event.prompt),
                     notes=self._notes,
                 )
+            case PromptRead():
+                if not self._tokens:
+                    n_tokens = len(self._prompt)
+                    yield shown.Progress(text="reading the question", done=event.done, total=n_tokens, unit="tokens")
             case Text():
                 self._last = time.monotonic()
                 if not self._tokens:

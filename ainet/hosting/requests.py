@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -19,11 +19,12 @@ PIECE = 1 << 20
 
 
 class LoadProgress(msgspec.Struct, frozen=True):
-    """Progress of loading: words, and bytes done of bytes in all (0: not known)."""
+    """Progress of loading: words, and how much of it is done, of how much in all (0: not known)."""
 
     text: str
     done: int = 0
     total: int = 0
+    unit: Literal["bytes", "layers"] = "bytes"
 
 
 class ModelFound(msgspec.Struct, frozen=True):

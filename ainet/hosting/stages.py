@@ -13,6 +13,7 @@ from ainet.errors import AinetError, NotEnough, NotFound, Refused, StageLost, Us
 from ainet.hosting.admission import admitted
 from ainet.hosting.hosted_stage import HostedStage
 from ainet.hosting.parking import Parking
+from ainet.hosting.progress import told_in_thread, told_while
 from ainet.hosting.requests import LoadProgress, StageLoaded
 from ainet.links.standing import Standing
 from ainet.models.shards import ShardStore
@@ -156,15 +157,18 @@ class HostedStages:
             received = await self._fetcher.fetch(
                 manifest, layers, sources, lambda done, total: progress(LoadProgress(f"fetching {what}", done, total))
             )
-            if stage.actor is None:
+            is_new = stage.actor is None
+            telling = told_in_thread(progress, f"writing {what}") if is_new else None
+            shard = await asyncio.to_thread(self._shards.assemble, manifest, *layers, progress=telling)
+            if is_new:
                 progress(LoadProgress(f"loading {what}"))
-            shard = await asyncio.to_thread(self._shards.assemble, manifest, *layers)
-            if stage.actor is None:
                 await self._host(stage)
-            stage.address = await self._alive(stage, lambda actor: actor.load(spec, shard))
+            loading = self._alive(stage, lambda actor: actor.load(spec, shard))
+            address: StageAddress = await told_while(loading, stage, f"loading {what}", progress if is_new else None)
+            stage.address = address
             if not local:
                 for port in stage.ports:
-                    self._links.channels.expose(stage.address.host, port)
+                    self._links.channels.expose(address.host, port)
             figures = await self._alive(stage, lambda actor: actor.state())
             buffers = sum(figures.buffers.values())
             stage.reservation.resize(memory=max(memory, buffers + OVERHEAD))
@@ -174,7 +178,7 @@ class HostedStages:
             await asyncio.shield(self._close(stage))
             raise
         self._workers.keep_spare()
-        return StageLoaded(stage.address, received, stage.reservation.memory, kept_tokens, figures.held)
+        return StageLoaded(address, received, stage.reservation.memory, kept_tokens, figures.held)
 
     async def link(
         self,

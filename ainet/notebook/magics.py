@@ -10,14 +10,14 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
-from IPython.display import DisplayHandle, display
+from IPython.display import DisplayHandle, clear_output, display
 
 from ainet.api import clients
 from ainet.api.generate import Message, Progress, Text
 from ainet.cli.command import Options, find_node
 from ainet.cli.commands.models import plan_words, sampling, what_if
 from ainet.cli.parser import HelpShown
-from ainet.cli.progress import ProgressLine, progress_text
+from ainet.cli.progress import BEGUN, ProgressLine, progress_text
 from ainet.cli.subcommands import build_parser
 from ainet.cli.terminal import say
 from ainet.client.answer import Answer
@@ -119,8 +119,9 @@ class AinetMagics(Magics):
             raise UsageError(f"--to {options.to}: that is not the name of a variable.")
         messages = self._messages(options, question)
         answer = Answer()
-        view = self._view(options)
+        view = self._view(options, is_alone=cell is not None)
         stopped = False
+        view.begin()
         try:
             with find_node(options) as node:
                 events = node.generate(messages, **sampling(options))
@@ -155,10 +156,10 @@ class AinetMagics(Magics):
         rest = [message for message in self.conversation if message.role != "system"]
         return [Message("system", options.system), *rest, asked]
 
-    def _view(self, options: Options) -> View:
+    def _view(self, options: Options, *, is_alone: bool) -> View:
         if options.json:
             return JsonView()
-        return CellView() if self._in_kernel else TerminalView()
+        return CellView(is_alone=is_alone) if self._in_kernel else TerminalView()
 
     @property
     def _in_kernel(self) -> bool:
@@ -189,6 +190,9 @@ class AinetMagics(Magics):
 class View:
     """Shows an answer while it grows."""
 
+    def begin(self) -> None:
+        """Show at once that something goes on."""
+
     def show(self, event: Event, answer: Answer) -> None:
         """Take note of an event that `answer` has taken in."""
 
@@ -197,11 +201,22 @@ class View:
 
 
 class CellView(View):
-    """Markdown that grows below a cell, and one quiet line under it."""
+    """An answer that grows below a cell, and one quiet line under it.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    is_alone
+        Whether nothing else is below the cell: then nothing is left of it when there is no answer.
+    """
+
+    def __init__(self, *, is_alone: bool) -> None:
+        self._is_alone = is_alone
         self._handle: DisplayHandle | None = None
         self._shown = 0.0
+
+    def begin(self) -> None:
+        """Make the place where the answer will be."""
+        self.show(BEGUN, Answer())
 
     def show(self, event: Event, answer: Answer) -> None:
         """Show the text so far, or what is going on before there is any."""
@@ -213,7 +228,9 @@ class CellView(View):
 
     def finish(self, answer: Answer) -> None:
         """Show the whole text and the line."""
-        if answer.text or self._handle is not None:
+        if self._is_alone and not answer.text and not answer.finish:  # an error follows
+            clear_output()
+        elif answer.text or self._handle is not None:
             self._update(to_html(answer.text), answer.text)
         if answer.finish:
             footer = answer.footer()
@@ -233,6 +250,9 @@ class TerminalView(View):
 
     def __init__(self) -> None:
         self._progress = ProgressLine()
+
+    def begin(self) -> None:
+        self._progress.begin()
 
     def show(self, event: Event, answer: Answer) -> None:
         """Print the new piece."""

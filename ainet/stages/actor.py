@@ -47,8 +47,17 @@ class StageActor:
         #: Held while loading, so that `close` finds either nothing or everything.
         self._loading = asyncio.Lock()
         self._closed = False
+        self._part = 0.0
         #: The rest of the stage before, for one of the same kind.
         self._parked: Remains | None = None
+
+    async def loaded_part(self) -> float:
+        """Return the part of the shard that is loaded, 0 to 1."""
+        return self._part
+
+    def _is_aborted(self, part: float) -> bool:
+        self._part = part
+        return self._closed
 
     async def load(self, spec: StageSpec, shard: Shard) -> StageAddress:
         """Load the shard and listen; returns where.
@@ -67,7 +76,7 @@ class StageActor:
                 raise UsageError("This worker holds a stage already, or was told to unload it.")
             parked, self._parked = self._parked, None
             self._stage = await asyncio.to_thread(
-                Stage, spec, shard, self._log, lambda: self._closed, remains=parked, folder=_folder()
+                Stage, spec, shard, self._log, self._is_aborted, remains=parked, folder=_folder()
             )
             data_port = session_port = 0
             try:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PROBES = 4
 
 
-def load(spec: StageSpec, shard: Shard, aborted: Callable[[], bool]) -> Llama:
+def load(spec: StageSpec, shard: Shard, aborted: Callable[[float], bool]) -> Llama:
     """Return the shard in llama.cpp, as the specification wants it; loading ends when `aborted` answers True."""
     return Llama(
         shard.path,

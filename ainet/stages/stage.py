@@ -64,7 +64,7 @@ class Stage:
     log
         For what nobody is there to hear.
     aborted
-        Loading ends when it answers True.
+        Asked with the part that is loaded (0 to 1); loading ends when it answers True.
     remains
         The rest of an earlier stage of the same kind, if there was one: see `detach`.
     folder
@@ -78,7 +78,7 @@ class Stage:
         spec: StageSpec,
         shard: Shard,
         log: logging.Logger,
-        aborted: Callable[[], bool] = lambda: False,
+        aborted: Callable[[float], bool] = lambda _: False,
         *,
         remains: Remains | None = None,
         folder: str | None = None,

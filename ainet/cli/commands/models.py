@@ -122,6 +122,7 @@ def _ask(options: Options) -> int:
     answer = Answer()
     progress = ProgressLine()
     interrupted = False
+    progress.begin()
     with find_node(options) as node:
         events = node.generate(conversation(options, question), **given)
         try:

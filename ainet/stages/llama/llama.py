@@ -135,7 +135,7 @@ class Llama:
         Whether a row's result must not depend on the rows beside it: where llama.cpp would compute a single row in
         another way than the same row among others, with another rounding, it gets one beside it.
     aborted
-        Asked while the file is read; loading ends when it answers True.
+        Asked while the file is read, with the part that was (0 to 1); loading ends when it answers True.
 
     Raises
     ------
@@ -157,7 +157,7 @@ class Llama:
         threads: int = 1,
         gpu: bool = False,
         exact: bool = False,
-        aborted: Callable[[], bool] = lambda: False,
+        aborted: Callable[[float], bool] = lambda _: False,
     ) -> None:
         self._model: Any = None
         self._context: Any = None
@@ -169,10 +169,10 @@ class Llama:
         model_params.load_mode = C.LLAMA_LOAD_MODE_NONE
         # Weights repacked for AMX end the process of a llama.cpp that GCC 12 compiled; otherwise they are not exact.
         model_params.use_extra_bufts = b"AMX_INT8 = 1" not in C.llama_print_system_info()
-        model_params.progress_callback = proceed = C.llama_progress_callback(lambda _progress, _data: not aborted())
+        model_params.progress_callback = proceed = C.llama_progress_callback(lambda done, _data: not aborted(done))
         self._model = C.llama_model_load_from_file(str(path).encode(), model_params)
         del proceed  # was kept alive for the call
-        if aborted():
+        if aborted(1.0):
             self.close()
             raise ModelError(f"Loading {Path(path).name} was stopped.")
         if not self._model:

@@ -65,6 +65,8 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
         Texts that end the answer and are not part of it.
     resume
         The part that was said before, and is not said again. `messages` are then passed over.
+    tells
+        Whether whoever asks wants to hear how much of the prompt is read.
     template
         Chat template in Go's language, in place of the model's own; empty for that.
     user
@@ -80,6 +82,7 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     resume: Resume | None = None
     user: str = ""
     template: str = ""
+    tells: bool = False
 
 
 class Cancel(msgspec.Struct, tag=True, frozen=True):
@@ -128,6 +131,13 @@ class Started(msgspec.Struct, tag=True, frozen=True):
     notes: list[str] = []
 
 
+class PromptRead(msgspec.Struct, tag=True, frozen=True):
+    """How many tokens of the prompt are read; told to those who want to hear it."""
+
+    session: int
+    done: int
+
+
 class Text(msgspec.Struct, tag=True, frozen=True):
     """A piece of the answer, the tokens it came with, and the laps that brought several."""
 
@@ -159,4 +169,4 @@ class Alive(msgspec.Struct, tag=True, frozen=True):
 
 
 Command = Open | Cancel | Suggest | Guess
-Event = Started | Text | Done | Failed | Alive | Guessed
+Event = Started | PromptRead | Text | Done | Failed | Alive | Guessed

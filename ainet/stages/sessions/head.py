@@ -18,6 +18,7 @@ from ainet.stages.protocol.generation import (
     Guess,
     Guessed,
     Open,
+    PromptRead,
     Started,
     Suggest,
     Text,
@@ -172,7 +173,11 @@ class Head:
         for segment in segments:
             row += segment.rows
             session = self._active.get(segment.slot)
-            if not segment.outputs or session is None or session.is_over:
+            if session is None or session.is_over:
+                continue
+            if session.request.tells and not session.has_begun:
+                session.reply(PromptRead(session.request.session, min(segment.end, len(session.prompt))))
+            if not segment.outputs:
                 continue
             if not session.has_begun:
                 self._keep(session, segment.end, segment.end)

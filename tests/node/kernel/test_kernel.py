@@ -134,19 +134,21 @@ def test_an_error_stops_the_notebook_and_is_one_line():
 def test_the_answer_grows_while_it_comes(kernel):
     _, client = kernel
     asked = client.execute("%%ainet ask --max-tokens 60 --temperature 0\nTell me about the sea.")
-    texts = []
+    texts, first = [], {}
     while True:
         message = client.get_iopub_msg(timeout=60)
         if message["parent_header"].get("msg_id") != asked:
             continue
         kind, content = message["msg_type"], message["content"]
         if kind in {"display_data", "update_display_data"} and "display_id" in content["transient"]:
+            first = first or content["data"]
             texts.append((kind, content["transient"]["display_id"], content["data"]["text/plain"]))
         if kind == "status" and content["execution_state"] == "idle":
             break
     kinds = [kind for kind, _, _ in texts]
     assert kinds == ["display_data", *["update_display_data"] * (len(texts) - 1)]
     assert len({display for _, display, _ in texts}) == 1
+    assert "asking the node" in first["text/html"]
     grown = [text for _, _, text in texts if text]
     assert len(set(grown)) > 2
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(grown))
