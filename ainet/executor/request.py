@@ -72,6 +72,8 @@ def to_open(request: GenerateRequest, settings: ModelSettings | None = None) -> 
         for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "grammar")
         if (value := getattr(request, name)) is not None
     }
+    if "grammar" in given:
+        given["grammar"] = given["grammar"].removeprefix("\N{BYTE ORDER MARK}")
     given.setdefault("seed", secrets.randbits(31))
     passed: list[str] = []
     if request.json_schema is not None:

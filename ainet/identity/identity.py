@@ -174,7 +174,7 @@ class Identity:
 
     def note_twin(self, words: str, pause: float = TIMING.twin_pause) -> bool:
         """Note that this device was refused since another one has its identity; tell whether that is news."""
-        is_news = self._twin != words
+        is_news = not self._twin  # later ones differ in the way by which the other one is reached
         self._twin, self._twin_until = words, self.now() + pause
         return is_news
 

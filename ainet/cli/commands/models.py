@@ -99,10 +99,25 @@ def sampling(options: Options) -> dict[str, Any]:
         found["grammar"] = read(options.grammar)
     if options.json_schema is not None:
         try:
-            found["json_schema"] = json.loads(read(options.json_schema))
-        except ValueError as exc:
+            found["json_schema"] = json.loads(
+                read(options.json_schema), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant
+            )
+        except (ValueError, RecursionError) as exc:
             raise UsageError(f"{options.json_schema} is not JSON: {exc}.") from exc
     return found
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} occurs twice in one object")
+        found[key] = value
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def conversation(options: Options, question: str) -> list[Message]:

@@ -9,12 +9,15 @@ import re
 import pytest
 from support.views import node_state
 
-from ainet.api.generate import Done, PlacedStage, Progress, Start, Text, Timings
+from ainet.api.generate import Done, GenerateRequest, Message, PlacedStage, Progress, Start, Text, Timings
 from ainet.api.models import ListedModel, ModelSettings, Plan, PlannedStage
 from ainet.api.node import CertificateState, MemberWorkers, NodeStatus, PipelineStatus, WorkerState
-from ainet.cli.commands.models import model_details, model_words, plan_words
+from ainet.cli.commands.models import model_details, model_words, plan_words, sampling
 from ainet.cli.commands.node import status_words
+from ainet.cli.subcommands import build_parser
 from ainet.client.answer import Answer
+from ainet.errors import UsageError
+from ainet.executor.request import to_open
 
 NO_OPTIONS = argparse.Namespace()
 NODE = node_state()
@@ -125,3 +128,31 @@ def test_a_full_window_is_not_the_token_limit():
         .endswith(" · stopped: the context window is full · asked as ChatML: the model has no chat template")
     )
     assert answer(START, dataclasses.replace(done, finish="length", notes=[])).footer().endswith("the token limit")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"type": "string", "type": "integer"}', "the key 'type' occurs twice"),
+        ('{"minimum": NaN}', "NaN is no number of JSON"),
+        ('{"type": "string",\n  "pattern": }', "line 2 column 14"),
+        ("[" * 100_000, "is not JSON"),
+        ("", "line 1 column 1"),
+    ],
+)
+def test_what_is_wrong_with_the_file_of_a_schema_is_said(tmp_path, text, words):
+    (tmp_path / "schema.json").write_text(text)
+    options = build_parser("ainet", in_kernel=False).parse_args(["ask", "--json-schema", str(tmp_path / "schema.json")])
+    with pytest.raises(UsageError, match=re.escape(words)):
+        sampling(options)
+
+
+def test_files_of_schemas_and_grammars_may_begin_with_a_mark(tmp_path):
+    for name, text in (("schema.json", '{"type": "string"}'), ("a.gbnf", 'root ::= "a"')):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    parser = build_parser("ainet", in_kernel=False)
+    schema = sampling(parser.parse_args(["ask", "--json-schema", str(tmp_path / "schema.json")]))
+    grammar = sampling(parser.parse_args(["ask", "--grammar", str(tmp_path / "a.gbnf")]))
+    assert (schema["json_schema"], grammar["grammar"]) == ({"type": "string"}, 'root ::= "a"')
+    request = GenerateRequest(messages=[Message("user", "hi")], grammar='\ufeffroot ::= "a"')
+    assert to_open(request)[0].sampling.grammar == 'root ::= "a"'
