@@ -14,37 +14,15 @@ from ainet.files import make_private_dir
 from ainet.identity import certificates as x
 from ainet.identity.contacts import Contacts
 from ainet.identity.credentials import Credentials
-from ainet.identity.keys import is_weak, is_weak_id, key_from_pem, key_to_pem, node_id, open_key, seal, unseal
+from ainet.identity.keys import is_weak_id, key_from_pem, key_to_pem, node_id, open_key, seal, unseal
 from ainet.identity.roster import Member, Revoked, Roster, SignedRoster, check_name, keep_certificates
-from ainet.identity.swarm import Swarm, check_statement, issued
+from ainet.identity.swarm import Admission, Swarm, check_statement, has_weak_ca, issued
 from ainet.timing import TIMING
 from ainet.units import DAY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-
-class Admission(msgspec.Struct, frozen=True):
-    """The answer to a device that joins: everything that `Identity.adopt` needs.
-
-    Attributes
-    ----------
-    certificate, ca
-        DER.
-    owner
-        The owner's raw Ed25519 public key.
-    statement
-        The owner key's signature of "this is my swarm's CA".
-    roster
-        Signed by the CA, with the new member in it.
-    """
-
-    certificate: bytes
-    ca: bytes
-    owner: bytes
-    statement: bytes
-    roster: SignedRoster
 
 
 class _Exported(msgspec.Struct, frozen=True):
@@ -90,7 +68,7 @@ class Identity:
         device_key = open_key(folder / "device.key")
         path = folder / "swarm.json"
         warning = ""
-        if path.exists() and _has_weak_ca(path):
+        if path.exists() and has_weak_ca(path):
             aside = path.replace(path.with_suffix(".weak"))
             warning = (
                 f"The swarm of this device had a CA key with which anybody can sign. This device has left it and "
@@ -452,14 +430,6 @@ class Identity:
         if self._ca_key is None:
             raise Refused(f"Only a device that holds the swarm's CA key can {what}: run this on {self.holders()}.")
         return self._ca_key
-
-
-def _has_weak_ca(path: Path) -> bool:
-    try:
-        public = x509.load_pem_x509_certificate(Swarm.read(path).ca.encode()).public_key()
-    except Exception:  # whatever else is wrong with the file is said by who reads it
-        return False
-    return isinstance(public, Ed25519PublicKey) and is_weak(public)
 
 
 def _public(ca: x509.Certificate) -> Ed25519PublicKey:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from ainet.errors import AinetError, Refused
 from ainet.files import write_private
 from ainet.identity import certificates as x
-from ainet.identity.keys import key_to_pem, node_id, verifies
+from ainet.identity.keys import is_weak, key_to_pem, node_id, verifies
 from ainet.identity.roster import Issued, Member, Roster, SignedRoster
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cryptography import x509
 
 SCHEMA = 1
 _STATEMENT = b"ainet: the CA of this owner's swarm is\0"
@@ -91,6 +91,37 @@ class Swarm(msgspec.Struct, frozen=True):
     def save(self, path: Path) -> None:
         """Write the file, readable by its owner only."""
         write_private(path, msgspec.json.encode(self))
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """The answer to a device that joins: everything that `Identity.adopt` needs.
+
+    Attributes
+    ----------
+    certificate, ca
+        DER.
+    owner
+        The owner's raw Ed25519 public key.
+    statement
+        The owner key's signature of "this is my swarm's CA".
+    roster
+        Signed by the CA, with the new member in it.
+    """
+
+    certificate: bytes
+    ca: bytes
+    owner: bytes
+    statement: bytes
+    roster: SignedRoster
+
+
+def has_weak_ca(path: Path) -> bool:
+    """Tell whether the CA of the swarm in a file has a weak key: anybody can sign for it."""
+    try:
+        public = x509.load_pem_x509_certificate(Swarm.read(path).ca.encode()).public_key()
+    except Exception:  # whatever else is wrong with the file is said by who reads it
+        return False
+    return isinstance(public, Ed25519PublicKey) and is_weak(public)
 
 
 def issued(certificate: x509.Certificate) -> Issued:

@@ -16,9 +16,9 @@ from ainet.api.swarm import Invitation
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused, UsageError
 from ainet.identity.certificates import certificate_id, check_issued, read_ca, swarm_of, to_der
 from ainet.identity.credentials import pairing_client_context, pairing_server_context
-from ainet.identity.identity import Admission
 from ainet.identity.keys import unseal
 from ainet.identity.roster import Name, check_name
+from ainet.identity.swarm import Admission
 from ainet.links.frames import (
     MAX_EARLY_FRAME,
     PROTOCOL,
