@@ -24,17 +24,12 @@ WIDTH = 20
 
 
 class ProgressLine:
-    """Shows progress on standard error: one line that changes on a terminal, now and then one elsewhere.
+    """Shows progress on standard error: one line that changes on a terminal, now and then one elsewhere."""
 
-    Parameters
-    ----------
-    quiet
-        Seconds in which nothing is said elsewhere: most answers come sooner.
-    """
-
-    def __init__(self, quiet: float = 1.0) -> None:
+    def __init__(self) -> None:
         self._shown = False
-        self._due = time.monotonic() + quiet
+        self._due = time.monotonic()
+        self._long = self._due + RARELY
         self._noticed = ""
 
     def begin(self) -> None:
@@ -61,7 +56,7 @@ class ProgressLine:
         elif sys.stderr.isatty():
             self._write(f"\r\x1b[K{words}")
             self._shown = True
-        elif time.monotonic() >= self._due:
+        elif time.monotonic() >= (self._long if event.unit == "tokens" else self._due):  # every prompt is read
             self._write(f"{words}\n")
             self._due = time.monotonic() + RARELY
 

@@ -64,7 +64,6 @@ class Answering:
             Whatever prevents an answer.
         """
         begun = time.monotonic()
-        yield shown.Progress(text="looking for the model")
         opened, notes = to_open(request, await self._provider.settings(request.model))
         transcript = Transcript(opened, notes, begun)
         failures, is_lost, missing_since = 0, False, None

@@ -29,7 +29,8 @@ async def test_every_stage_may_die_at_any_token(tmp_path, smollm2_path):
             events = await outlived(found["desk"], victim, at, signal.SIGKILL, stages=3)
             assert said(events) == (events[-1].tokens, events[-1].text) == expected
             # The stages that are left keep their models: only that of the lost one is loaded again.
-            assert sum(": loading smollm2" in event.text for event in events if isinstance(event, Progress)) == 1
+            begun = [event for event in events if isinstance(event, Progress) and not event.total]
+            assert sum(": loading smollm2" in event.text for event in begun) == 1
             # And they compute nothing again of what they know.
             decodes = [stage.decodes for stage in (await found["desk"].call(status)).pipelines[0].stages]
             again = decodes.pop(victim)

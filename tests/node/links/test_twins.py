@@ -35,6 +35,11 @@ async def started(folder, name, **settings):
         await node.stop()
 
 
+def copy_of(folder, copy):
+    """Copy a data directory that is in use: files that are about to replace others come and go."""
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(".*"))
+
+
 async def warnings(node):
     return (await node.call(status)).node.warnings
 
@@ -45,7 +50,7 @@ async def test_the_copy_is_refused_at_once_and_everybody_is_told(tmp_path, caplo
         tab, desk = found["tab"], found["desk"]
         before = await ask(tab, max_tokens=4, stages=2)
         link = tab.links.open_link(desk.id)
-        shutil.copytree(tmp_path / "desk", tmp_path / "copy")
+        copy_of(tmp_path / "desk", tmp_path / "copy")
         async with started(tmp_path / "copy", "desk") as copy:
             assert copy.id == desk.id
             await until(lambda: copy.identity.problem is not None, 5)
@@ -73,7 +78,7 @@ async def test_the_copy_is_refused_at_once_and_everybody_is_told(tmp_path, caplo
 async def test_the_copy_becomes_a_device_of_its_own(tmp_path):
     async with nodes(tmp_path, tab={}, desk={}) as found:
         tab, desk = found["tab"], found["desk"]
-        shutil.copytree(tmp_path / "tab", tmp_path / "copy")  # which holds the swarm's key
+        copy_of(tmp_path / "tab", tmp_path / "copy")  # which holds the swarm's key
         daemon.begin_anew(tmp_path / "copy")
         assert not list((tmp_path / "copy" / "identity").glob("*.key"))
         async with started(tmp_path / "copy", "laptop") as copy:
@@ -105,7 +110,7 @@ async def test_a_link_that_says_nothing_any_more_is_no_twin(tmp_path):
         old = tab.links.open_link(desk.id)
         with contextlib.suppress(AttributeError):
             desk.links.open_link(tab.id).transport.write = lambda _data: None  # what it says is lost
-        shutil.copytree(tmp_path / "desk", tmp_path / "copy")
+        copy_of(tmp_path / "desk", tmp_path / "copy")
         begun = time.monotonic()
         async with started(tmp_path / "copy", "desk"):
             await until(lambda: tab.links.open_link(desk.id) not in (None, old), 10)

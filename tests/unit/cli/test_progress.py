@@ -15,8 +15,9 @@ WAITING = Progress(text="waiting for devices to come back", notice=True)
 
 
 def test_without_a_terminal_a_line_comes_now_and_then(capsys):
-    progress = ProgressLine(quiet=0.0)
+    progress = ProgressLine()
     for _ in range(5):
+        progress.show(Progress(text="reading", done=1, total=2, unit="tokens"))  # as for every question
         progress.show(LOADING)
     assert capsys.readouterr().err == "loading \u2026\n"
 
