@@ -10,7 +10,7 @@ import ast
 import io
 import re
 import tokenize
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,6 +22,8 @@ _ESCAPED = re.compile(r"\s*[%!?,;/]|[^=#]*=\s*[%!]")
 #: ``%ainet …`` itself, what it is assigned to, or another magic that runs it (``%time %ainet ask …``).
 _MAGIC = re.compile(r"(?P<indent>\s*)(?P<target>[^=#]*?=\s*)??%ainet(?:[ \t]+(?P<text>.*))?", re.DOTALL)
 _AROUND = re.compile(r"(?P<indent>\s*)%(?P<name>\w+)[ \t]+(?P<code>(?:.*?[\s=])??)%ainet[ \t]+(?P<text>.*)", re.DOTALL)
+#: What IPython takes for a request for help, at the end of a line.
+_IPYTHONS_HELP = re.compile(r"(?P<about>%{0,2}(?!\d)[\w*]+(?:\.\w+|\[-?\d+\])*)\?{1,2}$")
 #: Cell magics that run the cell as Python.
 _RUNS_CELL = re.compile(r"%%(capture|prun|time|timeit)\b")
 #: The help of a subcommand.
@@ -48,6 +50,51 @@ def keep_typed_text(shell: InteractiveShell, commands: frozenset[str]) -> Callab
         return list(_transformed(lines))
 
     return transform
+
+
+def mend_this_cell(shell: InteractiveShell) -> None:
+    """Let the rest of the cell that loads the magics be as it was typed: IPython had read all of it before.
+
+    Only questions that end with ``?`` are something else by then: requests for help for their last words. Until the
+    cell ends, such a request is the question.
+    """
+    questions: dict[str, list[str]] = {}
+    for line in _raw_cell(shell).splitlines():
+        typed, asked = _MAGIC.fullmatch(line.rstrip()), _IPYTHONS_HELP.search(line.rstrip())
+        if typed is not None and asked is not None and _HELP.fullmatch(typed["text"] or "?") is None:
+            questions.setdefault(asked["about"], []).append(typed["text"])
+    if not questions:
+        return
+    known = shell.magics_manager.magics["line"]
+    before = {name: known[name] for name in ("pinfo", "pinfo2", "psearch")}
+
+    def help_or_question(name: str) -> Callable[..., object]:
+        def run(about: str = "", *rest: object, **given: object) -> object:
+            asked = questions.get(about)
+            if not asked:
+                known[name] = before[name]
+                try:
+                    return known[name](about, *rest, **given)
+                finally:
+                    before[name], known[name] = known[name], run  # IPython may have loaded it only now
+            return shell.run_line_magic("ainet", asked.pop(0) if len(asked) > 1 else asked[0])
+
+        return run
+
+    def restore(*_: object) -> None:
+        known.update(before)
+        shell.events.unregister("post_run_cell", restore)
+
+    known.update({name: help_or_question(name) for name in before})
+    shell.events.register("post_run_cell", restore)
+
+
+def _raw_cell(shell: InteractiveShell) -> str:
+    """Return what was typed into the cell that runs now, as far as that is known."""
+    parent: dict[str, Any] = getattr(shell, "get_parent", dict)() or {}
+    code = parent.get("content", {}).get("code")
+    inputs = shell.history_manager.input_hist_raw if shell.history_manager is not None else [""]
+    return str(code or inputs[-1])
 
 
 def _transformed(lines: list[str]) -> Iterator[str]:

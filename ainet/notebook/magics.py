@@ -22,7 +22,7 @@ from ainet.cli.subcommands import build_parser
 from ainet.cli.terminal import say
 from ainet.client.answer import Answer
 from ainet.errors import AinetError, PromptTooLong, UsageError
-from ainet.notebook.line_magic import keep_typed_text
+from ainet.notebook.line_magic import keep_typed_text, mend_this_cell
 from ainet.notebook.markdown import to_html
 from ainet.notebook.words import as_typed, options_first, split
 
@@ -48,6 +48,7 @@ def register(shell: InteractiveShell) -> None:
         magics = AinetMagics(shell)
         shell.register_magics(magics)
         shell.input_transformers_cleanup.append(keep_typed_text(shell, magics.commands))
+        mend_this_cell(shell)
 
 
 @magics_class

@@ -110,6 +110,16 @@ def test_a_question_in_a_line_is_no_request_for_help(kernel):
     assert asked.text == f"{TYPED}\n"
 
 
+def test_the_cell_that_loads_the_magics_may_ask(kernelspec):
+    cell = (
+        f"%load_ext ainet\n%ainet ask {GREEDY} Why is the sky blue?\nlen?\n%ainet ask {GREEDY} --to x And is it, blue?"
+    )
+    *outputs, (said,), shown = execute(cell, f"print({ASKED})", "len?", kernel="python3")
+    assert said.text == "Why is the sky blue?\n"
+    assert not [output for output in outputs[0] if "not found" in str(output)]
+    assert shown == []  # help is a page of its own
+
+
 def test_a_question_in_a_terminal_is_no_request_for_help():
     lines = f"%load_ext ainet\n%ainet ask {GREEDY} {TYPED}\nainet ask {GREEDY} --to x And?\nprint('<', {ASKED}, '>')\n"
     command = [sys.executable, "-m", "IPython", "--no-banner", "--colors=nocolor", "--simple-prompt"]
