@@ -88,10 +88,12 @@ $(RPC)/.ready: constraints.txt
 	@CMAKE_ARGS="-DGGML_RPC=ON $(CMAKE_ARGS)" $(RPC)/bin/python $(PIP) --no-cache-dir --no-binary llama-cpp-python llama-cpp-python numpy
 	@touch $@
 
-benchmark: setup
+benchmark: setup $(SUITE)/tests
 	-@$(MAKE) --no-print-directory $(RPC)/.ready
 	@$(BIN)/python benchmarks/pipeline.py --rpc-python $(RPC)/bin/python
 	@$(BIN)/python benchmarks/network.py
+	@$(BIN)/python benchmarks/first_words.py
+	@$(BIN)/python benchmarks/json_schemas.py
 
 clean:
 	rm -rf $(VENV) $(RPC) build dist demo-output tests/yjs/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
