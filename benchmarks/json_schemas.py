@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RESULTS = Path(__file__).parent / "results" / "json_schemas.json"
+#: Tokens of an answer, at most.
+MOST = 200
 KINDS = ("supported", "narrower", "refused", "wrong")
 
 
@@ -136,7 +138,7 @@ def answers(llama: Llama, vocabulary: Vocabulary, count: int) -> dict[str, Any]:
         llama.clear()
         llama.decode(prompt, [Segment(0, 0, len(prompt), 1)])
         raw, position = b"", len(prompt)
-        while position < llama.n_ctx - 1:
+        while position < len(prompt) + MOST:
             token = sampler.sample(position)
             if vocabulary.ends(token):
                 break
@@ -145,7 +147,7 @@ def answers(llama: Llama, vocabulary: Vocabulary, count: int) -> dict[str, Any]:
             position += 1
             tokens += 1
         else:
-            cut += 1  # the window was full before it came to an end
+            cut += 1  # the small model talks on, as it may
             continue
         checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
         jsonschema.Draft202012Validator(schema, format_checker=checker).validate(json.loads(raw))
@@ -186,7 +188,7 @@ def main() -> None:
         said = answers(llama, vocabulary, options.answers)
     print(
         f"\n{said['answers']} seeded answers over {said['schemas']} schemas: {said['valid']} valid, "
-        f"{said['cut_off']} cut off by the window, {said['answers'] - said['valid'] - said['cut_off']} wrong; "
+        f"{said['cut_off']} cut off at {MOST} tokens, {said['answers'] - said['valid'] - said['cut_off']} wrong; "
         f"{said['tokens_per_s']:.0f} tokens/s"
     )
     RESULTS.write_text(json.dumps({"suite": totals, "by_keyword": own, "answers": said}, indent=1) + "\n")
