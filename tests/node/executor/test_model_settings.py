@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 import pytest
 from support.local_nodes import ask, nodes
+from support.ollama_store import ollama
 
 from ainet.api.generate import Message
 from ainet.api.models import models
@@ -19,23 +19,12 @@ PARAMETERS = {"temperature": 0, "num_predict": 5, "stop": ["\n"]}
 def store(tmp_path, smollm2_path, monkeypatch):
     """Ollama's store, with two tags of one file."""
     home = tmp_path / "ollama"
-    (home / "blobs").mkdir(parents=True)
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("OLLAMA_MODELS", str(home))
-
-    def blob(kind, content):
-        digest = hashlib.sha256(content).hexdigest()
-        (home / "blobs" / f"sha256-{digest}").write_bytes(content)
-        return {"mediaType": f"application/vnd.ollama.image.{kind}", "digest": f"sha256:{digest}"}
-
-    model = blob("model", smollm2_path.read_bytes())
-    own = [("template", TEMPLATE), ("system", "Be brief."), ("params", json.dumps(PARAMETERS)), ("projector", "x")]
-    folder = home / "manifests" / "registry.ollama.ai" / "library" / "small"
-    folder.mkdir(parents=True)
-    for tag, layers in (("latest", []), ("tuned", own)):
-        listed = [blob(kind, text.encode()) for kind, text in layers]
-        (folder / tag).write_text(json.dumps({"layers": [model, *listed]}))
+    own = {"template": TEMPLATE, "system": "Be brief.", "params": json.dumps(PARAMETERS), "projector": "x"}
+    for tag, layers in (("latest", {}), ("tuned", own)):
+        ollama(home, f"registry.ollama.ai/library/small/{tag}", smollm2_path, **layers)
     return home
 
 

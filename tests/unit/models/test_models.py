@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.ollama_store import ollama
 from support.tiny_models import write_model
 
 from ainet.api.models import ModelSettings
@@ -59,23 +60,6 @@ def hugging_face(cache: Path, repo: str, file: str, source: Path, commit: str = 
     (folder / "refs").mkdir(exist_ok=True)
     (folder / "refs" / "main").write_text(commit)
     return path
-
-
-def ollama(home: Path, name: str, source: Path, **layers: str | bytes) -> Path:
-    """Put a model into Ollama's store: `name` is HOST/NAMESPACE/MODEL/TAG, `layers` are more of them by their kinds."""
-    (home / "blobs").mkdir(parents=True, exist_ok=True)
-
-    def blob(kind: str, content: bytes) -> dict[str, str]:
-        digest = hashlib.sha256(content).hexdigest()
-        (home / "blobs" / f"sha256-{digest}").write_bytes(content)
-        return {"mediaType": f"application/vnd.ollama.image.{kind}", "digest": f"sha256:{digest}", "size": len(content)}
-
-    listed = [blob(kind, text.encode() if isinstance(text, str) else text) for kind, text in layers.items()]
-    model = blob("model", source.read_bytes())
-    manifest = home / "manifests" / name
-    manifest.parent.mkdir(parents=True, exist_ok=True)
-    manifest.write_text(json.dumps({"schemaVersion": 2, "config": {}, "layers": [*listed, model]}))
-    return home / "blobs" / model["digest"].replace(":", "-")
 
 
 # --- discovery -------------------------------------------------------------------------------------------------------
