@@ -213,7 +213,7 @@ def model_words(found: list[ListedModel]) -> str:
             entry.quantisation,
             entry.layers,
             "damaged" if entry.error else (entry.cuts or "").partition(":")[0].replace("multiples of ", "×"),
-            shortened(entry.where.partition(" (")[0], 18),
+            shortened(entry.where.partition(" (")[0], 20),
         ]
         for entry in found
     ]
