@@ -85,8 +85,14 @@ class ModelDescription(msgspec.Struct, frozen=True, dict=True):
         return self.text("general.architecture") or ""
 
     @cached_property
-    def n_layers(self) -> int:
+    def n_blocks(self) -> int:
+        """Layers in the file: also those that only predict further tokens, which nobody runs."""
         return self.number("block_count", 0)
+
+    @cached_property
+    def n_layers(self) -> int:
+        """Layers that a token passes."""
+        return self.n_blocks - self.number("nextn_predict_layers", 0)
 
     @cached_property
     def n_embd(self) -> int:
@@ -170,7 +176,7 @@ class ModelDescription(msgspec.Struct, frozen=True, dict=True):
     def layer_numbers(self, name: str, default: int = 0) -> list[int]:
         """Return a number for each layer, from an array or one number for all."""
         found = self._numbers(name, default)
-        return found if len(found) == self.n_layers else found[:1] * self.n_layers
+        return found[: self.n_layers] if len(found) == self.n_blocks else found[:1] * self.n_layers
 
     def _numbers(self, name: str, default: int) -> list[int]:
         key = f"{self.architecture}.{name}"

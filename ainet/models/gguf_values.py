@@ -105,6 +105,8 @@ TENSOR_TYPES = {
 }
 F32 = 0
 I8 = 24
+#: Types for rows of zeros that nobody reads, smallest first (IQ1_S, Q2_0, Q8_0).
+_SMALLEST = (19, 42, 8)
 
 
 class Value(msgspec.Struct, frozen=True, array_like=True):
@@ -217,6 +219,13 @@ def tensor_nbytes(name: str, shape: Sequence[int], tensor_type: int) -> int:
     if count >= 1 << 50:
         raise ModelError(f"Tensor {name!r} with shape {list(shape)} would have {show_bytes(count)}.")
     return count
+
+
+def smallest_type(row: int, rows: int) -> int:
+    """Return the type in which `rows` rows of `row` zeros take the least memory."""
+    if rows == 1:
+        return F32
+    return next((kind for kind in _SMALLEST if row % TENSOR_TYPES[kind].block == 0), F32)
 
 
 def alignment_of(metadata: Mapping[str, Value]) -> int:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 
 from ainet.errors import CannotSplit, ModelError
-from ainet.models.architectures import SHARED_TENSORS, Architecture, architecture_of
+from ainet.models.architectures.checks import validate
+from ainet.models.architectures.rules import SHARED_TENSORS, Rule
+from ainet.models.architectures.table import architecture_of
 from ainet.models.description import MAX_LAYERS, ModelDescription, Tensor
 from ainet.models.gguf import MAX_HEADER, MAX_KEY, MAX_KEYS, MAX_TENSOR_NAME, MAX_TENSORS, GGUFFile, HeaderReader
 from ainet.models.gguf_values import I8, Kind, Value, tensor_nbytes
@@ -23,12 +25,15 @@ from ainet.models.tokenizer import TOKENIZER_PREFIX, Tokenizer, check_vocabulary
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ainet.models.architectures.layers import Layer
+    from ainet.models.architectures.rules import Architecture
+
 #: LLAMA_MAX_EXPERTS of llama-hparams.h.
 MAX_EXPERTS = 1024
 #: Tensors and metadata of a manifest that came from elsewhere, without the vocabulary.
 MAX_METADATA = 4 << 20
 #: ``tokenizer.ggml.model`` of the architectures in the table: SentencePiece and byte-pair encoding.
-VERIFIED_TOKENIZERS = ("llama", "gpt2")
+VERIFIED_TOKENIZERS = ("llama", "gpt2", "gemma4")
 SPLIT_PREFIX = "split."
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -121,17 +126,18 @@ class Manifest(ModelDescription, frozen=True, dict=True):
         for name, most in (("block_count", MAX_LAYERS), ("embedding_length", 1 << 20), ("context_length", 1 << 30)):
             if not 1 <= self.number(name, 0) <= most:
                 _wrong(f"{self.architecture}.{name} is missing or impossible")
+        if self.number("nextn_predict_layers", 0) >= self.n_blocks:
+            _wrong("It has more prediction layers than layers")
         experts, used = self.number("expert_count", 0), self.layer_numbers("expert_used_count", 0)
         if experts > MAX_EXPERTS or max(used) > experts or (experts and max(used) == 0):
             _wrong(f"{max(used)} of {experts} experts cannot be used")
         groups, used_groups = self.number("expert_group_count", 0), self.number("expert_group_used_count", 0)
         if (groups >= max(experts, 1)) or (groups > 1 and (experts % groups or not 0 < used_groups < groups)):
             _wrong(f"{experts} experts cannot form {groups} groups of which {used_groups} are used")
-        if self.number("nextn_predict_layers", 0) > self.n_layers:
-            _wrong("It has more prediction layers than layers")
-        if any((tensor.layer or 0) >= self.n_layers for tensor in self.tensors):
-            _wrong(f"It has tensors of layers beyond the {self.n_layers} that its metadata names")
-        self.split.validate(self)
+        if any((tensor.layer or 0) >= self.n_blocks for tensor in self.tensors):
+            _wrong(f"It has tensors of layers beyond the {self.n_blocks} that its metadata names")
+        if isinstance(self.split, Rule):
+            validate(self.split, self)
 
     def check_vocabulary(self, found: Mapping[str, Value]) -> None:
         """Raise `ModelError` unless `found` (``tokenizer.*``) is a vocabulary for this model."""
@@ -145,6 +151,11 @@ class Manifest(ModelDescription, frozen=True, dict=True):
             _wrong(f"Its vocabulary has {tokens:,} tokens for {self.n_vocab:,} embeddings")
 
     @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """What each layer is, and what it keeps of the sequences."""
+        return self.split.layers(self)
+
+    @cached_property
     def split(self) -> Architecture:
         """The rules for splitting this architecture."""
         return architecture_of(self.architecture)
@@ -152,7 +163,7 @@ class Manifest(ModelDescription, frozen=True, dict=True):
     @property
     def is_verified(self) -> bool:
         """Whether the architecture is in the table of those that were verified."""
-        return type(self.split) is not Architecture
+        return isinstance(self.split, Rule)
 
     @property
     def cuts(self) -> list[int]:
@@ -200,12 +211,15 @@ class Manifest(ModelDescription, frozen=True, dict=True):
         if is_first and is_last:
             return list(self.tensors)
         tied = self.tensor("output.weight") is None
+        shared = self.split.shared_tensors(self, first, last)
         found = []
         for tensor in self.tensors:
             if tensor.layer is not None:
                 wanted = first <= tensor.layer <= last
-            elif tensor.name in SHARED_TENSORS:
+            elif tensor.name in shared:
                 wanted = True
+            elif tensor.name in SHARED_TENSORS:
+                wanted = False  # another stage's
             elif tensor.name == "token_embd.weight":
                 wanted = is_first or (is_last and tied)
             else:

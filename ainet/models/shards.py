@@ -11,20 +11,23 @@ import msgspec
 
 from ainet.errors import NotFound
 from ainet.models.gguf import files_of
-from ainet.models.gguf_values import F32, Kind, TensorInfo, Value
 from ainet.models.gguf_writer import header, write
 from ainet.models.part_writer import disk_full, sync_folder
+from ainet.models.shard_layout import ShardTensor, layout, shard_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from ainet.models.gguf_values import TensorInfo
     from ainet.models.manifest import Manifest
     from ainet.models.tensors import Progress, TensorStore
 
 
 #: Bytes that are taken out of a shard which is deleted to make room, if the new one needs them.
 MAX_TAKEN_OUT = 16_000_000
+#: Bytes of a placeholder that are written at once.
+ZEROS = 1 << 20
 
 
 class TensorLocation(msgspec.Struct, frozen=True):
@@ -128,7 +131,7 @@ class ShardStore:
 
     def nbytes(self, manifest: Manifest, first: int, last: int) -> int:
         """Return the size that the shard's tensors will have, without assembling it."""
-        return sum(tensor.nbytes for tensor in _layout(manifest, first, last))
+        return sum(tensor.nbytes for tensor in layout(manifest, first, last))
 
     def path(self, manifest: Manifest, first: int, last: int) -> Path:
         """Return where the shard is kept."""
@@ -145,7 +148,7 @@ class ShardStore:
                 whole and self._store.file_of(manifest.digest)
             ):
                 return
-            entries = _layout(manifest, first, last)
+            entries = layout(manifest, first, last)
             to_fetch = sum(tensor.nbytes for tensor in self._store.missing(manifest, first, last))
             to_write = sum(entry.nbytes for entry in entries) - self._loose_bytes(entries)
             self._make_room(manifest, first, last, max(to_fetch, to_write))
@@ -175,7 +178,7 @@ class ShardStore:
             for key, data in taken_out.items():
                 self._store.save_blob(key, data)
 
-    def _loose_bytes(self, entries: list[_Entry]) -> int:
+    def _loose_bytes(self, entries: list[ShardTensor]) -> int:
         return sum(self._store.loose_bytes(entry.hash) for entry in entries if entry.hash)
 
     def _embedding(self, manifest: Manifest) -> TensorLocation:
@@ -187,9 +190,11 @@ class ShardStore:
 
     def _written(self, manifest: Manifest, first: int, last: int, progress: Progress | None) -> tuple[Path, int]:
         target = self.path(manifest, first, last)
-        entries = _layout(manifest, first, last)
+        entries = layout(manifest, first, last)
+        vocabulary = self._store.vocabulary(manifest) if last == manifest.n_layers - 1 else {}
         head, places, size = header(
-            self._metadata(manifest, first, last), [(entry.name, entry.shape, entry.type) for entry in entries]
+            shard_metadata(manifest, first, last, vocabulary),
+            [(entry.name, entry.shape, entry.type) for entry in entries],
         )
         if self._store.index.is_current(target) and _begins_with(target, head):
             return target, size
@@ -228,60 +233,19 @@ class ShardStore:
         return target, size
 
     def _sources(
-        self, entries: list[_Entry], places: list[TensorInfo], progress: Progress | None
+        self, entries: list[ShardTensor], places: list[TensorInfo], progress: Progress | None
     ) -> Iterator[tuple[TensorInfo, Iterable[bytes]]]:
         total, done = sum(info.nbytes for info in places), 0
         for entry, info in zip(entries, places, strict=True):
-            yield info, self._store.chunks(entry.hash) if entry.hash else [bytes(info.nbytes)]
+            yield info, self._store.chunks(entry.hash) if entry.hash else _zero_bytes(info.nbytes)
             done += info.nbytes
             if progress is not None:
                 progress(done, total)
 
-    def _metadata(self, manifest: Manifest, first: int, last: int) -> dict[str, Value]:
-        is_last = last == manifest.n_layers - 1
-        if first == 0 and is_last:
-            return {**manifest.metadata, **self._store.vocabulary(manifest)}
-        metadata = manifest.split.metadata(manifest, first, last)
-        if is_last:
-            return {**metadata, **self._store.vocabulary(manifest)}
-        metadata["tokenizer.ggml.model"] = Value.of(Kind.STRING, "none")
-        metadata[f"{manifest.architecture}.vocab_size"] = Value.of(Kind.UINT32, 1)
-        return metadata
 
-
-class _Entry(msgspec.Struct, frozen=True):
-    """A tensor of a shard: `hash` is empty for a placeholder of zeros."""
-
-    name: str
-    shape: tuple[int, ...]
-    type: int
-    nbytes: int
-    hash: str
-
-
-def _layout(manifest: Manifest, first: int, last: int) -> list[_Entry]:
-    """Return the tensors of a shard, in its own numbering.
-
-    llama.cpp insists on an embedding table. Where none is used it has one row of zeros; in a last stage with an output
-    matrix of its own, that matrix takes its place: llama.cpp then uses it for the output, as for models that share one.
-    """
-    is_last = last == manifest.n_layers - 1
-    whole = first == 0 and is_last
-    untied = manifest.tensor("output.weight") is not None
-    found = []
-    for tensor in manifest.shard_weights(first, last):
-        name = tensor.name
-        if not whole:
-            if name == "token_embd.weight" and not (is_last and not untied):
-                continue
-            if name == "output.weight":
-                name = "token_embd.weight"
-            elif tensor.layer is not None:
-                name = f"blk.{tensor.layer - first}.{name.split('.', 2)[2]}"
-        found.append(_Entry(name, tensor.shape, tensor.type, tensor.nbytes, tensor.hash))
-    if not is_last:
-        found.append(_Entry("token_embd.weight", (manifest.n_embd, 1), F32, 4 * manifest.n_embd, ""))
-    return found
+def _zero_bytes(nbytes: int) -> Iterator[bytes]:
+    for position in range(0, nbytes, ZEROS):
+        yield bytes(min(ZEROS, nbytes - position))
 
 
 def _begins_with(path: Path, head: bytes) -> bool:

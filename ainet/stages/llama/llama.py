@@ -18,6 +18,7 @@ import numpy as np
 from llama_cpp import llama_cpp as C  # noqa: N812
 
 from ainet.errors import ModelError, NotEnough
+from ainet.models.architectures.table import architecture_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _BYTES = ctypes.POINTER(ctypes.c_uint8)
 #: Up to this many cells, a single row is computed as it is among others; beyond, threads share its attention.
 SHORT = 256
+#: Sections of RoPE (GGML_MROPE_SECTIONS), and the kinds of RoPE that have them (LLAMA_ROPE_TYPE_MROPE, _IMROPE).
+SECTIONS, SECTIONED = 4, (8, 40)
 ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR
 BUFFER_LINE = re.compile(r"(model|KV|RS|compute|output) buffer size =\s*([\d.]+) MiB")
 
@@ -91,11 +94,13 @@ class Rows:
         Most rows.
     n_embd
         Length of a hidden state; 0 for tokens.
+    sections
+        Positions of each row: the hidden states of some architectures have one for each section of RoPE.
     """
 
-    def __init__(self, n: int, n_embd: int) -> None:
+    def __init__(self, n: int, n_embd: int, sections: int = 1) -> None:
         self.input = np.zeros((n, n_embd), np.float32) if n_embd else np.zeros(n, np.int32)
-        self.positions = np.zeros(n, np.int32)
+        self.positions = np.zeros(n * sections, np.int32)
         self.slots = np.zeros(n, np.int32)
         self.wanted = np.zeros(n, np.int8)
         self._counts = np.ones(n, np.int32)  # sequences that each row belongs to
@@ -107,6 +112,12 @@ class Rows:
         self.batch.n_seq_id = self._counts.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         self.batch.seq_id = self._addresses.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(C.llama_seq_id)))
         self.batch.logits = self.wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+
+    def repeat_positions(self, n: int) -> None:
+        """Write the positions of `n` rows for each section, as llama.cpp does for tokens: the last one has none."""
+        for section in range(1, SECTIONS - 1):
+            self.positions[section * n : (section + 1) * n] = self.positions[:n]
+        self.positions[(SECTIONS - 1) * n : SECTIONS * n] = 0
 
 
 class Llama:
@@ -199,7 +210,7 @@ class Llama:
         params.kv_unified = True
         params.no_perf = True
         if hidden_out:
-            self._on_tensor = self._watch(f"l_out-{self.n_layers - 1}".encode())
+            self._on_tensor = self._watch(architecture_of(self._architecture()).hidden_name(self.n_layers).encode())
             params.cb_eval = self._on_tensor
         self._context = C.llama_init_from_model(self._model, params)
         if not self._context:
@@ -208,7 +219,8 @@ class Llama:
             raise NotEnough(f"llama.cpp cannot allocate a context of {n_ctx} tokens for {Path(path).name}: {reason}")
         self.hidden_out = hidden_out
         self._memory = C.llama_get_memory(self._context)
-        self._tokens, self._hiddens = Rows(n_ubatch + 1, 0), Rows(n_ubatch + 1, self.n_embd)
+        self._sections = SECTIONS if C.llama_model_rope_type(self._model) in SECTIONED else 1
+        self._tokens, self._hiddens = Rows(n_ubatch + 1, 0), Rows(n_ubatch + 1, self.n_embd, self._sections)
 
     @property
     def buffers(self) -> dict[str, int]:
@@ -256,6 +268,8 @@ class Llama:
         if pads:
             rows.input[1], rows.slots[1], rows.positions[1], rows.wanted[1] = x[0], self.n_slots, 0, self.hidden_out
         rows.batch.n_tokens = n + pads
+        if rows is self._hiddens and self._sections > 1:
+            rows.repeat_positions(n + pads)
         self._hidden = None
         result = C.llama_decode(self._context, rows.batch)
         if result == 1:
@@ -345,6 +359,11 @@ class Llama:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _architecture(self) -> str:
+        name = ctypes.create_string_buffer(64)
+        C.llama_model_meta_val_str(self._model, b"general.architecture", name, len(name))
+        return name.value.decode()
 
     def _watch(self, wanted: bytes) -> Any:
         ggml = _Ggml()

@@ -5,28 +5,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from support.shard_pipeline import Pipeline
 from support.tiny_models import HEAD, N_VOCAB, WINDOW, write_model
 
 from ainet.errors import CannotSplit
-from ainet.models.architectures import Architecture, Transformer
+from ainet.models.architectures.rules import Architecture, Rule
 from ainet.models.gguf import GGUFFile, open_model
 from ainet.models.manifest import Manifest
 from ainet.models.shards import ShardStore
 from ainet.models.tensors import TensorStore
-from ainet.stages.llama.embedding import Embedding
-from ainet.stages.llama.llama import Llama
-from ainet.stages.protocol.segments import Segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from numpy.typing import NDArray
 
-N_CTX = 256
-CHUNK = 64
-#: Two prompt chunks that reach beyond the sliding window, then single tokens.
-STEPS = (CHUNK, 40, *[1] * 6)
 ROPE_FACTORS = {"rope_factors_long.weight": (HEAD // 2,), "rope_factors_short.weight": (HEAD // 2,)}
 GEMMA = {
     "attention.sliding_window": WINDOW,
@@ -89,46 +82,6 @@ MODELS: dict[str, tuple[str, int, dict[str, Any]]] = {
 }
 
 
-class Pipeline:
-    """The stages of one model in this process, loaded once each."""
-
-    def __init__(self, folder: Path, path: Path) -> None:
-        self.store = TensorStore(folder)
-        self.manifest = self.store.register(path)
-        self.shards = ShardStore(self.store)
-        self.loaded: dict[tuple[int, int], Llama] = {}
-
-    def stage(self, first: int, last: int) -> Llama:
-        if (first, last) not in self.loaded:
-            shard = self.shards.assemble(self.manifest, first, last)
-            self.loaded[first, last] = Llama(shard.path, hidden_out=not shard.is_last, n_ctx=N_CTX, n_ubatch=CHUNK)
-        return self.loaded[first, last]
-
-    def logits(self, *cuts: int, kept: int = 0) -> NDArray[np.float32]:
-        """Return the logits after every step but the first `kept`, whose tokens are there, cut at these layers."""
-        ranges = [(a, b - 1) for a, b in pairwise((0, *cuts, self.manifest.n_layers))]
-        stages = [self.stage(*layers) for layers in ranges]
-        embedding = Embedding(self.shards.assemble(self.manifest, *ranges[0])) if cuts else None
-        for stage in stages:
-            stage.keep(0, sum(STEPS[:kept]))
-        found, position = [], sum(STEPS[:kept])
-        for size in STEPS[kept:]:
-            tokens = ((np.arange(position, position + size) * 7919) % N_VOCAB).astype(np.int32)
-            x: Any = tokens if embedding is None else embedding.look_up(tokens)
-            for stage in stages:
-                x = stage.decode(x, [Segment(0, position, size, 1)])
-            found.append(stages[-1].logits().copy())
-            position += size
-        if embedding is not None:
-            embedding.close()
-        return np.array(found)
-
-    def close(self) -> None:
-        for stage in self.loaded.values():
-            stage.close()
-        self.store.close()
-
-
 @pytest.fixture
 def pipeline(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pipeline]:
     architecture, n_layers, options = MODELS[request.param]
@@ -172,9 +125,9 @@ def test_what_is_kept_is_as_if_it_were_computed_again(pipeline: Pipeline) -> Non
 @pytest.mark.parametrize(
     ("pipeline", "entry", "cut"),
     [
-        ("gemma3", Transformer("gemma3"), 6),  # without the factor on embeddings
-        ("granite", Transformer("granite"), 3),  # with embedding_scale applied twice
-        ("smollm3", Transformer("smollm3"), 3),  # cut where RoPE is skipped elsewhere
+        ("gemma3", Rule(name="gemma3"), 6),  # without the factor on embeddings
+        ("granite", Rule(name="granite"), 3),  # with embedding_scale applied twice
+        ("smollm3", Rule(name="smollm3"), 3),  # cut where RoPE is skipped elsewhere
     ],
     indirect=["pipeline"],
 )
@@ -205,7 +158,12 @@ def test_a_range_beyond_the_layers_is_refused(tmp_path: Path, first: int, last: 
 
 UNSPLITTABLE: dict[str, tuple[str, int, dict[str, Any], str]] = {
     "unknown architecture": ("baichuan", 4, {}, "splitting the architecture 'baichuan' was not verified"),
-    "62 layers of gemma3": ("gemma3", 62, {"metadata": GEMMA}, "attention scale from its 62 layers"),
+    "62 layers of gemma3": (
+        "gemma3",
+        62,
+        {"metadata": GEMMA},
+        "takes models of 62 layers for gemma3-27b, with another attention scale",
+    ),
     "experts": (
         "qwen2",
         4,
@@ -214,7 +172,6 @@ UNSPLITTABLE: dict[str, tuple[str, int, dict[str, Any], str]] = {
     ),
     "one layer": ("llama", 1, {}, "it has a single layer"),
     "few layers of smollm3": ("smollm3", 4, {}, "its layers are too few to be cut at multiples of 4"),
-    "prediction layers": ("qwen3", 4, {"metadata": {"nextn_predict_layers": 1}}, "layers that predict further tokens"),
     "unknown array": (
         "granite",
         4,

@@ -1,0 +1,1 @@
+"""Which architectures may be split between devices, and how."""
