@@ -331,7 +331,7 @@ class HostedStages:
     def _reserve_kept(self, stage: HostedStage) -> int:
         """Reserve memory for copies of earlier prompts, where there is plenty; return the tokens that they may have."""
         spec = stage.spec
-        token = stage.manifest.kv_bytes_per_token(spec.first_layer, spec.last_layer) + CELL_BYTES
+        token = stage.manifest.token_bytes(spec.first_layer, spec.last_layer) + CELL_BYTES
         tokens = min(spec.kept_tokens, int(KEPT_SHARE * self._allocator.free.memory) // token)
         stage.reservation.resize(memory=stage.reservation.memory + tokens * token)
         return tokens

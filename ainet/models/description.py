@@ -160,10 +160,6 @@ class ModelDescription(msgspec.Struct, frozen=True, dict=True):
     def _by_name(self) -> dict[str, Tensor]:
         return {tensor.name: tensor for tensor in self.tensors}
 
-    def kv_bytes_per_token(self, first: int, last: int, bytes_per_value: int = 2) -> int:
-        """Return the KV cache's bytes of one token in the layers [first, last] (f16 by default)."""
-        return sum(self.n_head_kv[first : last + 1]) * (self.key_length + self.value_length) * bytes_per_value
-
     def text(self, key: str) -> str | None:
         """Return a text of the metadata, or None."""
         value = self.metadata.get(key)

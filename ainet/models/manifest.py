@@ -155,6 +155,10 @@ class Manifest(ModelDescription, frozen=True, dict=True):
         """What each layer is, and what it keeps of the sequences."""
         return self.split.layers(self)
 
+    def token_bytes(self, first: int, last: int) -> int:
+        """Return the bytes of one token's keys and values in the layers [first, last]."""
+        return sum(layer.cell for layer in self.layers[first : last + 1])
+
     @cached_property
     def split(self) -> Architecture:
         """The rules for splitting this architecture."""

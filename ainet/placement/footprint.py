@@ -5,9 +5,12 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from ainet.models.gguf_values import padded
+from ainet.models.shard_layout import layout
 from ainet.stages.protocol.spec import SLOTS_OF_EXACT
 
 if TYPE_CHECKING:
+    from ainet.models.architectures.layers import Layer
     from ainet.models.manifest import Manifest
 
 
@@ -23,6 +26,10 @@ SESSIONS = 8
 LOGITS = 16
 #: llama.cpp allocates cells of the KV cache by this many.
 CELLS = 256
+#: Masks of attention: values for each cell and token, and bytes.
+MASK, MASKS = 0.75, 2_000_000
+#: Copies of the states of a layer that llama.cpp works on.
+STATE_COPIES = 2
 
 
 class Footprint:
@@ -41,33 +48,50 @@ class Footprint:
     def __init__(
         self, manifest: Manifest, *, n_ctx: int, n_ubatch: int, sessions: int = SESSIONS, exact: bool = False
     ) -> None:
-        # As llama.cpp rounds it, with a cell that fills up batches.
-        cells = -(-(n_ctx + exact) // CELLS) * CELLS
         # Besides, in exact mode: one for rows that fill up batches, and one for cells that are left taken.
-        sequences = sessions * SLOTS_OF_EXACT + 2 if exact else sessions
-        self._last = manifest.n_layers - 1
+        slots = 1 if has_state(manifest) else sessions * (SLOTS_OF_EXACT if exact else 1)
+        sequences = slots + (2 if exact else 0)
+        # As llama.cpp rounds it, with a cell that fills up batches.
+        cells = padded(n_ctx + exact, CELLS)
+        last = self._last = manifest.n_layers - 1
         layers = [0] * manifest.n_layers
-        widest = manifest.n_embd
+        widths = [manifest.n_embd] * manifest.n_layers
+        with_experts = [False] * manifest.n_layers
         for tensor in manifest.tensors:
-            if tensor.layer is not None:
+            if tensor.layer is not None and tensor.layer <= last:
                 layers[tensor.layer] += tensor.nbytes
-                widest = max(widest, *tensor.shape[:2])
+                widths[tensor.layer] = max(widths[tensor.layer], *tensor.shape[:2])
+                with_experts[tensor.layer] |= "_exps." in tensor.name
         self._weights = list(accumulate(layers, initial=0))
-        self._kv_cache = list(
-            accumulate((cells * manifest.kv_bytes_per_token(i, i) for i in range(manifest.n_layers)), initial=0)
+
+        def cache(layer: Layer) -> int:
+            # In exact mode no cell is used again.
+            windowed = layer.window * sequences + n_ubatch if layer.window and not exact else cells
+            return padded(min(cells, windowed), CELLS) * layer.cell + sequences * layer.state
+
+        self._caches = list(accumulate(map(cache, manifest.layers), initial=0))
+        outer = {tensor.name: tensor.nbytes for tensor in manifest.tensors if tensor.layer is None}
+        #: What belongs to no layer: of a whole model, a last stage, any other one. The first of several stages reads
+        #: single rows of the embedding table from its file.
+        self._whole = sum(outer.values())
+        self._end, self._between = (
+            sum(tensor.nbytes for tensor in layout(manifest, layer, layer) if not tensor.name.startswith("blk."))
+            for layer in (last, 0)
         )
-        shared = {tensor.name: tensor.nbytes for tensor in manifest.tensors if tensor.layer is None}
-        table = shared.get("token_embd.weight", 0)
-        #: What is not part of a layer. The first of several stages reads single rows of the embedding table from its
-        #: file; the last one needs it where the model shares it with the output.
-        self._whole = sum(shared.values())
-        self._ends = self._whole - (table if "output.weight" in shared else 0)
         #: The matrix that makes logits of a hidden state: the last stage reads it for every token.
-        self._logits = shared.get("output.weight", table)
+        self._logits = outer.get("output.weight", outer.get("token_embd.weight", 0))
         # Logits where they are computed and where they are kept, and the candidates among which the sampler draws.
         self._outputs = (max(sequences, LOGITS) + sequences + 6) * 4 * manifest.n_vocab
-        # Activations of one micro-batch (half a dozen rows of each width are alive at once) and the attention mask.
-        self._buffers = 4 * n_ubatch * (6 * manifest.n_embd + 3 * widest + 2 * cells)
+        self._buffers = MASKS + round(4 * n_ubatch * MASK * cells)
+        self._activations = [
+            4 * n_ubatch * _activations(manifest, layer, width, experts=experts)
+            + STATE_COPIES * sequences * manifest.layers[layer].state
+            for layer, (width, experts) in enumerate(zip(widths, with_experts, strict=True))
+        ]
+
+    def caches(self, first_layer: int, last_layer: int) -> int:
+        """Return the bytes of keys, values and states of the layers."""
+        return self._caches[last_layer + 1] - self._caches[first_layer]
 
     def weights(self, first_layer: int, last_layer: int) -> int:
         """Return the bytes of the layers' tensors."""
@@ -80,7 +104,32 @@ class Footprint:
     def memory(self, first_layer: int, last_layer: int) -> int:
         """Return the bytes that a stage with these layers takes: process, weights, KV cache, buffers."""
         size = OVERHEAD + self._buffers + self.weights(first_layer, last_layer)
-        size += self._kv_cache[last_layer + 1] - self._kv_cache[first_layer]
-        if last_layer == self._last:
-            size += self._outputs + (self._whole if first_layer == 0 else self._ends)
-        return size
+        size += max(self._activations[first_layer : last_layer + 1])
+        size += self.caches(first_layer, last_layer)
+        if last_layer < self._last:
+            return size + self._between
+        return size + self._outputs + (self._whole if first_layer == 0 else self._end)
+
+
+def has_state(manifest: Manifest) -> bool:
+    """Whether any layer keeps a state: llama.cpp then runs one sequence at a time as we use it."""
+    return any(layer.recurs for layer in manifest.layers)
+
+
+def _activations(manifest: Manifest, layer: int, widest: int, *, experts: bool) -> int:
+    """Return the values of one token that are alive at once in a layer.
+
+    Half a dozen hidden states always are; besides, two rows of all queries (wide where keys are compressed), or of the
+    feed-forward network, or what each of the token's experts makes of it. Beyond the last attention only the few rows
+    are left for which there will be logits.
+    """
+    needs = [0]
+    if manifest.layers[layer].attends:
+        queries = manifest.layer_numbers("attention.head_count")[layer] * manifest.key_length
+        needs.append(2 * (queries - manifest.n_embd))
+    if layer < manifest.n_layers - 1:
+        needs.append(2 * widest)
+        if experts:
+            width = manifest.layer_numbers("expert_feed_forward_length")[layer]
+            needs.append(manifest.layer_numbers("expert_used_count")[layer] * (2 * width + manifest.n_embd))
+    return 6 * manifest.n_embd + max(needs)

@@ -208,6 +208,8 @@ class Llama:
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.kv_unified = True
+        # Cells that a window has left behind are used again, which sums the others up in another order.
+        params.swa_full = exact
         params.no_perf = True
         if hidden_out:
             self._on_tensor = self._watch(architecture_of(self._architecture()).hidden_name(self.n_layers).encode())

@@ -63,7 +63,7 @@ def fuzz_one(path: Path, data: bytes) -> bool:
     assert sum(tensor.nbytes for tensor in manifest.tensors) <= len(data)
     assert isinstance(manifest.cuts, list)
     assert manifest.cuts_in_words
-    assert manifest.kv_bytes_per_token(0, manifest.n_layers - 1) >= 0
+    assert manifest.token_bytes(0, manifest.n_layers - 1) >= 0
     return False
 
 

@@ -1,0 +1,49 @@
+"""The memory that is planned for a stage, against what llama.cpp would allocate for models of real dimensions."""
+
+from __future__ import annotations
+
+import pytest
+from support.allocated import MIB, allocated, write_shard
+from support.real_shapes import REAL_SHAPES
+from support.tiny_architectures import write_tiny
+
+from ainet.errors import CannotSplit
+from ainet.models.gguf import open_model
+from ainet.models.manifest import Manifest
+from ainet.models.tokenizer import vocabulary
+from ainet.placement.footprint import LOGITS, OVERHEAD, Footprint, has_state
+
+#: Context, micro-batch, sessions.
+SIZES = [(4096, 63, 8), (32768, 63, 1), (8192, 512, 4)]
+
+
+def ranges(manifest):
+    """Yield the whole model, and a first, a middle and a last stage of it."""
+    n = manifest.n_layers
+    yield 0, n - 1
+    cuts = [0, *manifest.cuts, n]
+    for first, last in ((cuts[0], cuts[1] - 1), (cuts[1], cuts[-2] - 1), (cuts[-2], n - 1)):
+        try:
+            manifest.check_range(first, last)
+        except CannotSplit:
+            continue
+        yield first, last
+
+
+@pytest.mark.parametrize("name", REAL_SHAPES)
+def test_what_is_planned_is_what_llama_cpp_allocates(name, tmp_path):
+    files = open_model(write_tiny(tmp_path / "model.gguf", REAL_SHAPES[name], seed=None))
+    manifest = Manifest.draft(name, files)
+    for first, last in ranges(manifest):
+        shard = write_shard(tmp_path / "shard.gguf", manifest, first, last, vocabulary(files[0]))
+        weights = sum(info.nbytes for info in open_model(shard)[0].tensors)
+        for n_ctx, n_ubatch, sessions in SIZES:
+            footprint = Footprint(manifest, n_ctx=n_ctx, n_ubatch=n_ubatch, sessions=sessions)
+            sequences = 1 if has_state(manifest) else sessions
+            outputs = max(sessions, LOGITS) if last == manifest.n_layers - 1 else n_ubatch
+            found = allocated(
+                shard, weights, n_ctx=n_ctx, sequences=sequences, n_ubatch=n_ubatch, outputs=outputs
+            )
+            assert footprint.caches(first, last) == pytest.approx(found.caches, abs=0.01 * MIB * 4)
+            planned = footprint.memory(first, last) - OVERHEAD
+            assert planned == pytest.approx(sum(found), rel=0.05), (first, last, n_ctx, found)
