@@ -27,7 +27,7 @@ help:
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt kernel/spec/kernel.json ainet/server/jupyter_server_config.d/ainet.json
+$(READY): pyproject.toml constraints.txt hatch_build.py ainet/stages/llama/watch.c kernel/spec/kernel.json ainet/server/jupyter_server_config.d/ainet.json
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "ainet needs Python 3.11 or newer; name one: make setup PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || { echo "== creating $(VENV)"; $(PYTHON) -m venv $(VENV); }

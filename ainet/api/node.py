@@ -58,6 +58,8 @@ class NodeState:
         The address for this device's own processes.
     warnings
         What the owner should know, and do.
+    native_callback
+        Whether stages take hidden states out of llama.cpp by C, rather than by Python.
     """
 
     name: str
@@ -74,6 +76,7 @@ class NodeState:
     certificate: CertificateState
     url: str
     warnings: list[str] = field(default_factory=list)
+    native_callback: bool = True
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,62 @@ import ainet
 ROOT = Path(__file__).parents[2]
 
 
+def install(folder, source, **environment):
+    """Install ainet and nothing else into an empty prefix."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    command = [*pip, "install", "--no-deps", "--ignore-installed", "--prefix", str(folder), str(source)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=folder, env=os.environ | environment
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 @pytest.fixture(scope="module")
 def prefix(tmp_path_factory):
     """An empty prefix with nothing but ainet in it."""
-    folder = tmp_path_factory.mktemp("prefix")
+    return install(tmp_path_factory.mktemp("prefix"), ROOT)
+
+
+@pytest.fixture(scope="module")
+def source_package(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("source")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    command = [*pip, "install", "--no-deps", "--ignore-installed", "--prefix", str(folder), str(ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder
+    subprocess.run([*pip, "install", "--target", str(folder / "hatchling"), "hatchling"], check=True, cwd=folder)
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(folder / "hatchling")}
+    subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True)
+    (package,) = folder.glob("ainet-*.tar.gz")
+    return package
+
+
+def callback_of(prefix):
+    """Return which callback the ainet in a prefix uses."""
+    (packages,) = prefix.glob("lib/python*/site-packages")
+    program = "from ainet.stages.llama import native; print(native.LIBRARY.parent, native.native_library() is not None)"
+    environment = os.environ | {"PYTHONPATH": str(packages)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment, cwd=prefix
+    )
+    place, native = done.stdout.split()
+    assert place.startswith(str(prefix))
+    return {"True": "native", "False": "Python"}[native]
+
+
+def test_an_install_compiles_the_native_callback(prefix):
+    assert callback_of(prefix) == "native"
+    (record,) = prefix.glob("lib/python*/site-packages/ainet-*.dist-info/WHEEL")
+    assert "Tag: py3-none-any" not in record.read_text()
+
+
+def test_the_source_package_compiles_it_as_well(source_package, tmp_path):
+    assert callback_of(install(tmp_path, source_package)) == "native"
+
+
+def test_without_a_compiler_ainet_installs_all_the_same(source_package, tmp_path):
+    assert callback_of(install(tmp_path, source_package, CC="/nonexistent")) == "Python"
+    (record,) = tmp_path.glob("lib/python*/site-packages/ainet-*.dist-info/WHEEL")
+    assert "Tag: py3-none-any" in record.read_text()
 
 
 def test_an_install_brings_the_extension_the_kernel_and_the_command(prefix):

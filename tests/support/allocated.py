@@ -8,10 +8,10 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from llama_cpp import llama_cpp as C  # noqa: N812
-from support.tiny_architectures import ALIGNMENT
 
 from ainet.models.gguf_writer import header
 from ainet.models.shard_layout import layout, shard_metadata
+from support.tiny_architectures import ALIGNMENT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -62,7 +62,8 @@ def status_words(found: NodeStatus, _: Options) -> str:
     facts = [
         f"{node.name} · ainet {node.version} · {show_bytes(node.pss_bytes)} of memory (PSS) · {node.url}",
         f"caps: {_caps(node.caps)} · reserved: {_caps(node.reserved)}",
-        f"certificate: {_certificate(node.certificate)} · data: {node.data_dir}",
+        f"certificate: {_certificate(node.certificate)} · data: {node.data_dir}"
+        f" · callback: {'native' if node.native_callback else 'Python'}",
     ]
     rows: list[tuple[object, ...]] = []
     for member in found.members:

@@ -1,9 +1,7 @@
 """One GGUF file loaded by llama.cpp: tokens or hidden states in, hidden states or logits out.
 
 llama.cpp has no call for a range of layers, but a shard is a model of its own whose first layer takes
-``llama_batch.embd``. The output of its last layer, before the final norm, is the tensor ``l_out-<n>``; the scheduler's
-evaluation callback hands it over and ends the graph there. Only libraries that ship with llama-cpp-python are used,
-and no layout of a ggml structure is assumed.
+``llama_batch.embd``, and whose last layer's output is taken before the final norm (`HiddenOutput`).
 """
 
 from __future__ import annotations
@@ -13,12 +11,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import llama_cpp
 import numpy as np
 from llama_cpp import llama_cpp as C  # noqa: N812
 
 from ainet.errors import ModelError, NotEnough
 from ainet.models.architectures.table import architecture_of
+from ainet.stages.llama.hidden_output import HiddenOutput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,23 +33,6 @@ SHORT = 256
 SECTIONS, SECTIONED = 4, (8, 40)
 ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR
 BUFFER_LINE = re.compile(r"(model|KV|RS|compute|output) buffer size =\s*([\d.]+) MiB")
-
-
-class _Ggml:
-    """The three functions of libggml-base that read a tensor of a running graph."""
-
-    def __init__(self) -> None:
-        folder = Path(llama_cpp.__file__).parent / "lib"
-        path = str(next(folder.glob("*ggml-base*")))
-        library = ctypes.CDLL(path)
-        # Called for every node of a graph: releasing the interpreter's lock would take longer than the call.
-        self.name = ctypes.PyDLL(path).ggml_get_name
-        self.name.restype, self.name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
-        self.nbytes = library.ggml_nbytes
-        self.nbytes.restype, self.nbytes.argtypes = ctypes.c_size_t, [ctypes.c_void_p]
-        self.get = library.ggml_backend_tensor_get
-        self.get.restype = None
-        self.get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
 
 
 class _Log:
@@ -145,6 +126,8 @@ class Llama:
     exact
         Whether a row's result must not depend on the rows beside it: where llama.cpp would compute a single row in
         another way than the same row among others, with another rounding, it gets one beside it.
+    native
+        Whether the output is taken out of the graph by C rather than by Python; None for wherever that is possible.
     aborted
         Asked while the file is read, with the part that was (0 to 1); loading ends when it answers True.
 
@@ -168,6 +151,7 @@ class Llama:
         threads: int = 1,
         gpu: bool = False,
         exact: bool = False,
+        native: bool | None = None,
         aborted: Callable[[float], bool] = lambda _: False,
     ) -> None:
         self._model: Any = None
@@ -197,7 +181,7 @@ class Llama:
         self.can_keep = not has_state and C.llama_model_n_swa(self._model) == 0
         self._pads = exact and threads > 1
         self._used = 0  # cells, at most
-        self._hidden: NDArray[np.float32] | None = None
+        self._output: HiddenOutput | None = None
         self._logits: dict[int, NDArray[np.float32]] = {}  # views, by where llama.cpp keeps them
 
         params = C.llama_context_default_params()
@@ -212,8 +196,9 @@ class Llama:
         params.swa_full = exact
         params.no_perf = True
         if hidden_out:
-            self._on_tensor = self._watch(architecture_of(self._architecture()).hidden_name(self.n_layers).encode())
-            params.cb_eval = self._on_tensor
+            name = architecture_of(self._architecture()).hidden_name(self.n_layers)
+            self._output = HiddenOutput(name, self.n_embd, native=native)
+            params.cb_eval, params.cb_eval_user_data = self._output.callback, self._output.user_data
         self._context = C.llama_init_from_model(self._model, params)
         if not self._context:
             reason = self._reason()
@@ -272,7 +257,8 @@ class Llama:
         rows.batch.n_tokens = n + pads
         if rows is self._hiddens and self._sections > 1:
             rows.repeat_positions(n + pads)
-        self._hidden = None
+        if self._output is not None:
+            self._output.begin(n + pads)
         result = C.llama_decode(self._context, rows.batch)
         if result == 1:
             raise NotEnough(f"The KV cache of {self.n_ctx} tokens is full at position {segments[0].position}.")
@@ -282,9 +268,7 @@ class Llama:
             )
         if pads:
             C.llama_memory_seq_rm(self._memory, self.n_slots, -1, -1)
-        if self.hidden_out and self._hidden is None:
-            raise ModelError("This architecture does not name the output of its last layer; it cannot be split.")
-        return self._hidden[:n] if self._hidden is not None else None
+        return self._output.rows()[:n] if self._output is not None else None
 
     def logits(self, row: int = -1) -> NDArray[np.float32]:
         """Return the logits of a row of the last `decode`, float32 of shape (n_vocab,): a view until the next one.
@@ -366,22 +350,6 @@ class Llama:
         name = ctypes.create_string_buffer(64)
         C.llama_model_meta_val_str(self._model, b"general.architecture", name, len(name))
         return name.value.decode()
-
-    def _watch(self, wanted: bytes) -> Any:
-        ggml = _Ggml()
-        # llama.cpp asks for every node of the graph; local names keep one question under a microsecond.
-        name: Callable[[int], bytes] = ggml.name
-
-        def on_tensor(tensor: int, ask: bool, _data: object) -> bool:
-            if ask:
-                return name(tensor) == wanted
-            n_bytes = ggml.nbytes(tensor)
-            hidden = np.empty((n_bytes // (4 * self.n_embd), self.n_embd), np.float32)
-            ggml.get(tensor, hidden.ctypes.data, 0, n_bytes)
-            self._hidden = hidden
-            return False  # the final norm and the head are left out
-
-        return C.ggml_backend_sched_eval_callback(on_tensor)
 
     def _reason(self) -> str:
         errors = self._log.errors

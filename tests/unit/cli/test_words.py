@@ -34,7 +34,7 @@ def test_the_status_of_a_device_that_cannot_work_with_others_is_still_a_table():
         node = dataclasses.replace(NODE, certificate=CertificateState(days, True, problem))
         text = status_words(dataclasses.replace(STATUS, node=node), NO_OPTIONS)
         facts, *_, last = text.split("\n\n")
-        assert facts.splitlines()[-1] == f"certificate: {word} · data: /data"
+        assert facts.splitlines()[-1] == f"certificate: {word} · data: /data · callback: native"
         assert last == problem
 
 

@@ -41,9 +41,7 @@ def test_what_is_planned_is_what_llama_cpp_allocates(name, tmp_path):
             footprint = Footprint(manifest, n_ctx=n_ctx, n_ubatch=n_ubatch, sessions=sessions)
             sequences = 1 if has_state(manifest) else sessions
             outputs = max(sessions, LOGITS) if last == manifest.n_layers - 1 else n_ubatch
-            found = allocated(
-                shard, weights, n_ctx=n_ctx, sequences=sequences, n_ubatch=n_ubatch, outputs=outputs
-            )
+            found = allocated(shard, weights, n_ctx=n_ctx, sequences=sequences, n_ubatch=n_ubatch, outputs=outputs)
             assert footprint.caches(first, last) == pytest.approx(found.caches, abs=0.01 * MIB * 4)
             planned = footprint.memory(first, last) - OVERHEAD
             assert planned == pytest.approx(sum(found), rel=0.05), (first, last, n_ctx, found)
