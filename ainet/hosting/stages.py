@@ -20,6 +20,7 @@ from ainet.models.shards import ShardStore
 from ainet.placement.footprint import OVERHEAD, STAGE_SECONDS, Footprint
 from ainet.resources import monitor
 from ainet.stages.actor import StageActor
+from ainet.stages.protocol.spec import STATE_TOKENS
 from ainet.tasks import Tasks
 from ainet.timing import TIMING, Timing
 from ainet.wire.interfaces import machine
@@ -331,7 +332,8 @@ class HostedStages:
     def _reserve_kept(self, stage: HostedStage) -> int:
         """Reserve memory for copies of earlier prompts, where there is plenty; return the tokens that they may have."""
         spec = stage.spec
-        token = stage.manifest.token_bytes(spec.first_layer, spec.last_layer) + CELL_BYTES
+        manifest, layers = stage.manifest, (spec.first_layer, spec.last_layer)
+        token = manifest.token_bytes(*layers) + CELL_BYTES + manifest.state_bytes(*layers) // STATE_TOKENS
         tokens = min(spec.kept_tokens, int(KEPT_SHARE * self._allocator.free.memory) // token)
         stage.reservation.resize(memory=stage.reservation.memory + tokens * token)
         return tokens

@@ -230,7 +230,7 @@ def _described(entry: ModelEntry, manifest: Manifest, size: int) -> ModelEntry:
         quantisation=manifest.quantisation,
         licence=manifest.licence,
         layers=manifest.n_layers,
-        cuts=manifest.cuts_in_words,
+        cuts=manifest.cuts_in_words + ("; one session at a time" if manifest.split.alone else ""),
     )
 
 

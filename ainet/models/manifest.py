@@ -159,6 +159,10 @@ class Manifest(ModelDescription, frozen=True, dict=True):
         """Return the bytes of one token's keys and values in the layers [first, last]."""
         return sum(layer.cell for layer in self.layers[first : last + 1])
 
+    def state_bytes(self, first: int, last: int) -> int:
+        """Return the bytes of one sequence's states in the layers [first, last]."""
+        return sum(layer.state for layer in self.layers[first : last + 1])
+
     @cached_property
     def split(self) -> Architecture:
         """The rules for splitting this architecture."""

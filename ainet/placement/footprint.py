@@ -49,7 +49,8 @@ class Footprint:
         self, manifest: Manifest, *, n_ctx: int, n_ubatch: int, sessions: int = SESSIONS, exact: bool = False
     ) -> None:
         # Besides, in exact mode: one for rows that fill up batches, and one for cells that are left taken.
-        slots = 1 if has_state(manifest) else sessions * (SLOTS_OF_EXACT if exact else 1)
+        one = manifest.split.alone or (exact and any(layer.recurs for layer in manifest.layers))
+        slots = 1 if one else sessions * (SLOTS_OF_EXACT if exact else 1)
         sequences = slots + (2 if exact else 0)
         # As llama.cpp rounds it, with a cell that fills up batches.
         cells = padded(n_ctx + exact, CELLS)
@@ -109,11 +110,6 @@ class Footprint:
         if last_layer < self._last:
             return size + self._between
         return size + self._outputs + (self._whole if first_layer == 0 else self._end)
-
-
-def has_state(manifest: Manifest) -> bool:
-    """Whether any layer keeps a state: llama.cpp then runs one sequence at a time as we use it."""
-    return any(layer.recurs for layer in manifest.layers)
 
 
 def _activations(manifest: Manifest, layer: int, widest: int, *, experts: bool) -> int:

@@ -101,7 +101,7 @@ class Stage:
         self.inbox = Inbox()
         self._previous: RingConnection | None = None
         self._next: RingConnection | None = None
-        self._composer = Composer(spec.n_ubatch, spec.n_stages)
+        self._composer = Composer(spec.n_ubatch, spec.n_stages, equal_rows=self.llama.has_state)
         self._in_flight = 0
         #: Positions of sessions that a new first stage computes for other new ones only.
         self._again: dict[int, int] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from itertools import pairwise
 
 import msgspec
 
@@ -17,6 +18,7 @@ from ainet.stages.protocol.spec import StageSpec
 from ainet.stages.ring.frames import RingListener, connect
 from ainet.stages.stage import Stage
 from ainet.timing import TIMING
+from support.tiny_architectures import write_tiny
 from support.tiny_models import write_model
 from support.whole_stage import EPOCH
 
@@ -75,43 +77,56 @@ class Answer:
 
 
 class Pipeline:
-    """Stages of a tiny model in this process, which can be lost and replaced."""
+    """Stages of a tiny model in this process, which can be lost and replaced.
 
-    def __init__(self, folder, timing=TIMING, kept_bytes=None, **options) -> None:
+    Parameters
+    ----------
+    tiny, cuts
+        Another model than four layers of Llama, and where it is cut.
+    """
+
+    def __init__(self, folder, timing=TIMING, kept_bytes=None, tiny=None, cuts=(1, 2, 3), **options) -> None:
         self._more = {"timing": timing, "kept_bytes": kept_bytes}
         self._folder = folder
         self._identity = Identity.open(folder / "node", "node")
         self._store = TensorStore(folder / "store")
-        path = write_model(folder / "tiny.gguf", "llama", N_STAGES, metadata={"context_length": N_CTX})
+        if tiny is not None:
+            path = write_tiny(folder / "tiny.gguf", tiny)
+        else:
+            path = write_model(folder / "tiny.gguf", "llama", N_STAGES, metadata={"context_length": N_CTX})
         self._manifest = self._store.register(path, name="tiny")
         self._options = options
+        self._ranges = [(first, end - 1) for first, end in pairwise((0, *cuts, self._manifest.n_layers))]
         self.stages: list[Stage] = []
         self.recovery: Recovery | None = None
         #: The last stage waits where this is true, until it is told to do something: so what happens to an answer
         #: happens while it runs.
         self.holds = lambda: False
 
-    def load(self, remains=(None,) * N_STAGES, owner="o"):
+    def load(self, remains=None, owner="o"):
         """Load the stages, those that are left as they are, and link them to a ring."""
         self.stages = []
-        for layer, left in enumerate(remains):
+        n_stages = len(self._ranges)
+        for (first, last), left in zip(self._ranges, remains or [None] * n_stages, strict=True):
             spec = StageSpec(
                 pipeline="p",
                 epoch=EPOCH,
                 owner=owner,
                 model=self._manifest.digest,
-                first_layer=layer,
-                last_layer=layer,
-                n_stages=N_STAGES,
+                first_layer=first,
+                last_layer=last,
+                n_stages=n_stages,
                 **{
                     "n_ctx": N_CTX, "n_ubatch": CHUNK, "threads": 1, "gpu": False, "sessions": 3, "queue": 3,
                     **self._options,
                 },
             )  # fmt: skip
-            shard = ShardStore(self._store).assemble(self._manifest, layer, layer)
+            shard = ShardStore(self._store).assemble(self._manifest, first, last)
             stage = Stage(spec, shard, logging.getLogger("stage"), remains=left, folder=str(self._folder), **self._more)
             self.stages.append(stage)
-        self.recovery = plan_recovery(range(N_STAGES), [stage.state().held for stage in self.stages])
+        self.recovery = plan_recovery(
+            [first for first, _ in self._ranges], [stage.state().held for stage in self.stages]
+        )
         credentials = self._identity.local_credentials()
         ways = []
         for stage in self.stages:
@@ -128,7 +143,7 @@ class Pipeline:
             ways.append((sender, found[0]))
         for i, stage in enumerate(self.stages):
             stage.start(
-                ways[i][1], ways[(i + 1) % N_STAGES][0], self._options.get("kept_tokens", 0), recovery=self.recovery
+                ways[i][1], ways[(i + 1) % n_stages][0], self._options.get("kept_tokens", 0), recovery=self.recovery
             )
 
     def lose(self, *lost: int, owner="o"):

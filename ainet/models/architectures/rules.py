@@ -61,10 +61,13 @@ class Architecture:
         ``general.architecture``.
     reason
         Why models of this architecture cannot be split, where that is known.
+    alone
+        Whether llama.cpp lets sequences that share its cells see each other, so that there is one at a time.
     """
 
     name: str
     reason: str = ""
+    alone: bool = False
 
     def refusal(self, model: ModelDescription) -> str | None:
         """Return why the model cannot be split at all, or None."""

@@ -116,7 +116,7 @@ class Llama:
     n_ubatch
         Most rows of one `decode`.
     n_slots
-        Sequences. Models that keep a state instead of keys and values have one, whatever is asked for.
+        Sequences. Models that keep a state have one in exact mode, and some always, whatever is asked for.
     n_outputs
         Rows of one `decode` for which there may be logits.
     threads
@@ -175,10 +175,13 @@ class Llama:
         self.n_embd = int(C.llama_model_n_embd(self._model))
         self.n_layers = int(C.llama_model_n_layer(self._model))
         self.n_vocab = int(C.llama_vocab_n_tokens(C.llama_model_get_vocab(self._model)))
-        has_state = C.llama_model_is_recurrent(self._model) or C.llama_model_is_hybrid(self._model)
-        self.n_ctx, self.n_ubatch, self.n_slots = n_ctx, n_ubatch, 1 if has_state else n_slots
+        #: Whether layers keep a state of each sequence. Rows of one `decode` are then as many for each sequence.
+        self.has_state = bool(C.llama_model_is_recurrent(self._model) or C.llama_model_is_hybrid(self._model))
+        architecture = architecture_of(self._architecture())
+        one = architecture.alone or (self.has_state and exact)
+        self.n_ctx, self.n_ubatch, self.n_slots = n_ctx, n_ubatch, 1 if one else n_slots
         #: Whether a part of a sequence can be kept: not where a window slides over it, or a state stands for it.
-        self.can_keep = not has_state and C.llama_model_n_swa(self._model) == 0
+        self.can_keep = not self.has_state and C.llama_model_n_swa(self._model) == 0
         self._pads = exact and threads > 1
         self._used = 0  # cells, at most
         self._output: HiddenOutput | None = None
@@ -196,8 +199,7 @@ class Llama:
         params.swa_full = exact
         params.no_perf = True
         if hidden_out:
-            name = architecture_of(self._architecture()).hidden_name(self.n_layers)
-            self._output = HiddenOutput(name, self.n_embd, native=native)
+            self._output = HiddenOutput(architecture.hidden_name(self.n_layers), self.n_embd, native=native)
             params.cb_eval, params.cb_eval_user_data = self._output.callback, self._output.user_data
         self._context = C.llama_init_from_model(self._model, params)
         if not self._context:

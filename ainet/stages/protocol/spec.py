@@ -8,6 +8,9 @@ import msgspec
 
 EPOCH_BYTES = 16
 SLOTS_OF_EXACT = 4
+#: A kept prompt of a model with recurrent states counts for this many tokens more: what a state takes is spread over
+#: them, so that all stages can keep the same prompts.
+STATE_TOKENS = 512
 #: Rows at once up to which a row's result does not depend on the others: more of them take another way through
 #: llama.cpp's flash attention (GGML_FA_TILE_Q).
 EXACT_UBATCH = 63

@@ -48,7 +48,7 @@ class Cells:
     @property
     def keeps_answers(self) -> bool:
         """Whether an answer is kept with its question."""
-        return self._exact
+        return self._exact and self._llama.can_keep
 
     def recover(self, recovery: Recovery) -> None:
         """Note what the sessions of a lost pipeline have, those that go on and those that do not."""
@@ -105,7 +105,7 @@ class Cells:
 
     def kept(self, session: Session) -> NDArray[np.int32]:
         """Return the tokens of a session that may be kept for later questions."""
-        return session.tokens if self._exact else session.prompt
+        return session.tokens if self.keeps_answers else session.prompt
 
     def replayed(self, session: Session) -> list[tuple[int, list[int], int]]:
         """Return how generated tokens are computed again."""

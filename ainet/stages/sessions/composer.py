@@ -47,10 +47,13 @@ class Composer:
         Most rows of a micro-batch.
     n_stages
         Micro-batches that can be computed at the same time.
+    equal_rows
+        Whether each session of a micro-batch has as many rows as the others, as llama.cpp's recurrent states want it:
+        a prompt then goes alone.
     """
 
-    def __init__(self, n_ubatch: int, n_stages: int) -> None:
-        self._n_ubatch, self._n_stages = n_ubatch, n_stages
+    def __init__(self, n_ubatch: int, n_stages: int, *, equal_rows: bool = False) -> None:
+        self._n_ubatch, self._n_stages, self._equal_rows = n_ubatch, n_stages, equal_rows
         #: By session, in the order of their turns: the prompt, and what follows it.
         self._prompts: dict[int, deque[Work]] = {}
         #: By session, in the order of arrival: tokens that are computed at once.
@@ -95,13 +98,13 @@ class Composer:
         most = -(-len(self._running) // self._n_stages)
         for slot, work in list(self._ready.items())[:most]:
             n = len(work.tokens)
-            if n > room:
+            if n > room or (self._equal_rows and segments and n != segments[0].rows):
                 break
             del self._ready[slot]
             segments.append(Segment(slot, work.position, n, n))
             parts.append(work.tokens)
             room -= n
-        if self._prompts and room:
+        if self._prompts and room and not (self._equal_rows and segments):
             segment, tokens = self._chunk(min(room, SHARED_ROWS) if is_shared else room)
             segments.append(segment)
             parts.append(tokens)

@@ -23,6 +23,7 @@ from ainet.stages.protocol.generation import (
     Suggest,
     Text,
 )
+from ainet.stages.protocol.spec import STATE_TOKENS
 from ainet.stages.ring.ring import Next
 from ainet.stages.sessions.cells import Cells
 from ainet.stages.sessions.drafting import Drafting
@@ -109,7 +110,9 @@ class Head:
 
     def start(self, kept_tokens: int, recovery: Recovery | None = None) -> None:
         """Note how many tokens of prompts every stage can keep, and which sessions of a lost pipeline can go on."""
-        self._prefixes = Prefixes(kept_tokens if self._llama.can_keep else 0, self._cells.unit)
+        llama = self._llama
+        overhead = STATE_TOKENS if llama.has_state else 0
+        self._prefixes = Prefixes(kept_tokens, self._cells.unit, whole=not llama.can_keep, overhead=overhead)
         if recovery is not None:
             self._recovered.start(recovery, self._timing.claim)
             self._cells.recover(recovery)

@@ -35,10 +35,23 @@ class Prefixes:
     chunk
         Prefixes are shared in multiples of this many tokens: 1 where a row does not depend on the rows beside it, else
         the size of a prompt's chunk, so that what is kept was computed as it would be computed again.
+    whole
+        Whether a part of a prefix is of no use, because a state stands for all of it; then there are no chunks.
+    overhead
+        Tokens that a prefix counts for beside its own: as many as a state takes, for instance.
     """
 
-    def __init__(self, room: int, chunk: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._room, self._chunk, self._clock = room, chunk, clock
+    def __init__(
+        self,
+        room: int,
+        chunk: int,
+        *,
+        whole: bool = False,
+        overhead: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._room, self._chunk, self._clock = room, 1 if whole else chunk, clock
+        self._whole, self._overhead = whole, overhead
         self._kept: dict[int, Prefix] = {}
         self._used: dict[int, float] = {}
         self._numbers = itertools.count(1)
@@ -46,7 +59,7 @@ class Prefixes:
     @property
     def size(self) -> int:
         """Tokens that are kept."""
-        return sum(prefix.cells for prefix in self._kept.values())
+        return sum(prefix.cells + self._overhead for prefix in self._kept.values())
 
     def find(self, tokens: NDArray[np.int32]) -> tuple[Prefix | None, int]:
         """Return the prefix that has most in common with a prompt, and how many tokens that is.
@@ -56,7 +69,7 @@ class Prefixes:
         found, most = None, 0
         for prefix in self._kept.values():
             n = self._common(prefix.tokens, tokens[:-1])
-            if n > most:
+            if n > most and (n == len(prefix.tokens) or not self._whole):
                 found, most = prefix, n
         if found is not None:
             self._touch(found.number)
@@ -78,16 +91,17 @@ class Prefixes:
         """
         tokens = tokens[: len(tokens) - len(tokens) % self._chunk]
         forgotten = self._expired()
-        if not len(tokens) or cells > self._room:
+        taken = cells + self._overhead
+        if not len(tokens) or taken > self._room:
             return None, forgotten
         for prefix in list(self._kept.values()):
             n = self._common(prefix.tokens, tokens)
-            if n == len(tokens):  # there is nothing new in it
+            if n == len(tokens) and (n == len(prefix.tokens) or not self._whole):  # there is nothing new in it
                 self._touch(prefix.number)
                 return None, forgotten
             if n == len(prefix.tokens):  # it is the beginning of the new one
                 forgotten.append(self._forget(prefix.number))
-        while self.size + cells > self._room:
+        while self.size + taken > self._room:
             forgotten.append(self._forget(next(iter(self._kept))))
         number = next(self._numbers)
         self._kept[number] = Prefix(number, tokens, cells)

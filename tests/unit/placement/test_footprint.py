@@ -11,7 +11,7 @@ from ainet.errors import CannotSplit
 from ainet.models.gguf import open_model
 from ainet.models.manifest import Manifest
 from ainet.models.tokenizer import vocabulary
-from ainet.placement.footprint import LOGITS, OVERHEAD, Footprint, has_state
+from ainet.placement.footprint import LOGITS, OVERHEAD, Footprint
 
 #: Context, micro-batch, sessions.
 SIZES = [(4096, 63, 8), (32768, 63, 1), (8192, 512, 4)]
@@ -39,9 +39,10 @@ def test_what_is_planned_is_what_llama_cpp_allocates(name, tmp_path):
         weights = sum(info.nbytes for info in open_model(shard)[0].tensors)
         for n_ctx, n_ubatch, sessions in SIZES:
             footprint = Footprint(manifest, n_ctx=n_ctx, n_ubatch=n_ubatch, sessions=sessions)
-            sequences = 1 if has_state(manifest) else sessions
             outputs = max(sessions, LOGITS) if last == manifest.n_layers - 1 else n_ubatch
-            found = allocated(shard, weights, n_ctx=n_ctx, sequences=sequences, n_ubatch=n_ubatch, outputs=outputs)
+            sequences = 1 if manifest.split.alone else sessions
+            sizes = {"n_ctx": n_ctx, "sequences": sequences, "n_ubatch": n_ubatch, "outputs": outputs}
+            found = allocated(shard, weights, **sizes)
             assert footprint.caches(first, last) == pytest.approx(found.caches, abs=0.01 * MIB * 4)
             planned = footprint.memory(first, last) - OVERHEAD
             assert planned == pytest.approx(sum(found), rel=0.05), (first, last, n_ctx, found)

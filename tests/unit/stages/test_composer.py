@@ -82,15 +82,29 @@ def test_a_long_prompt_rides_along_in_small_chunks_and_prompts_take_turns():
     assert shapes(composer) == [(0, 32, 0)]
 
 
+def test_where_states_want_equal_rows_a_prompt_goes_alone():
+    composer = Composer(32, 1, equal_rows=True)
+    composer.prompt(0, 0, tokens(40), logits=True)
+    for slot in (6, 7):
+        composer.tokens(slot, 10, tokens(1))
+    assert shapes(composer) == [(6, 1, 1), (7, 1, 1)]
+    assert shapes(composer) == [(0, SHARED_ROWS, 0)]
+    composer.tokens(6, 11, tokens(1))
+    composer.tokens(7, 11, tokens(3))
+    assert shapes(composer) == [(6, 1, 1)]
+    assert shapes(composer) == [(7, 3, 3)]
+
+
 @settings(max_examples=examples(300), deadline=None)
 @given(
     n_ubatch=st.integers(1, 40),
     n_stages=st.integers(1, 4),
     steps=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 90), st.integers(0, 3)), max_size=30),
     released=st.sets(st.integers(0, 5)),
+    equal_rows=st.booleans(),
 )
-def test_every_token_is_computed_once_and_in_order(n_ubatch, n_stages, steps, released):
-    composer = Composer(n_ubatch, n_stages)
+def test_every_token_is_computed_once_and_in_order(n_ubatch, n_stages, steps, released, equal_rows):
+    composer = Composer(n_ubatch, n_stages, equal_rows=equal_rows)
     given_tokens: dict[int, list[int]] = {}
     answering: set[int] = set()
     for slot, n, step in steps:
@@ -112,6 +126,7 @@ def test_every_token_is_computed_once_and_in_order(n_ubatch, n_stages, steps, re
         batch = composer.compose()
         assert 0 < len(batch.tokens) == sum(segment.rows for segment in batch.segments) <= n_ubatch
         assert len({segment.slot for segment in batch.segments}) == len(batch.segments)
+        assert not equal_rows or len({segment.rows for segment in batch.segments}) == 1
         begin = 0
         for segment in batch.segments:
             assert segment.position == len(computed.setdefault(segment.slot, []))

@@ -47,7 +47,7 @@ def test_a_longer_one_takes_the_place_of_its_beginning():
 
 def test_the_longest_unused_goes_first_and_the_old_by_themselves():
     now = [0.0]
-    prefixes = Prefixes(6, 1, lambda: now[0])
+    prefixes = Prefixes(6, 1, clock=lambda: now[0])
     first, _ = prefixes.add(tokens(1, 1), 2)
     second, _ = prefixes.add(tokens(2, 2), 2)
     prefixes.find(tokens(1, 1, 1))
@@ -56,6 +56,23 @@ def test_the_longest_unused_goes_first_and_the_old_by_themselves():
     assert prefixes.add(tokens(*range(7)), 7) == (None, [])  # it could not be kept anyway
     now[0] = MAX_AGE + 1
     assert first in prefixes.add(tokens(4), 1)[1]
+
+
+def test_where_a_state_stands_for_a_prefix_it_is_used_whole_or_not_at_all():
+    prefixes = Prefixes(100, 4, whole=True, overhead=30)
+    short, _ = prefixes.add(tokens(1, 2, 3), 3)
+    assert prefixes.find(tokens(1, 2, 3)) == (None, 0)  # the last token is always computed
+    assert prefixes.find(tokens(1, 2, 4)) == (None, 0)
+    assert prefixes.find(tokens(1, 2, 3, 4))[1] == 3
+    assert prefixes.add(tokens(1, 2, 3), 3) == (None, [])
+    other, forgotten = prefixes.add(tokens(1, 2), 2)  # a beginning has a state of its own
+    assert (other is not None, forgotten, prefixes.size) == (True, [], 65)
+    prefixes.find(tokens(1, 2, 3, 4))
+    long, forgotten = prefixes.add(tokens(9, 9, 9), 10)
+    assert forgotten == [other]
+    assert prefixes.find(tokens(1, 2, 3, 4))[0].number == short
+    assert long is not None
+    assert prefixes.add(tokens(*range(80)), 80) == (None, [])
 
 
 @settings(max_examples=examples(300), deadline=None)
