@@ -40,18 +40,26 @@ def smollm2_manifest(smollm2_store, smollm2_path) -> Manifest:
 
 
 def one_process(
-    path: Path, question: str, sampling: SamplingParams, n: int, *, chunk: int = CHUNK
+    path: Path,
+    question: str,
+    sampling: SamplingParams,
+    n: int,
+    *,
+    chunk: int = CHUNK,
+    raw: bool = False,
+    sessions: int = 1,
 ) -> tuple[list[int], str]:
     """Return tokens and text of one llama.cpp process, prompt in the same chunks, one thread."""
     from ainet.stages.llama.llama import Llama
-    from ainet.stages.llama.prompts import chat
+    from ainet.stages.llama.prompts import chat, plain
     from ainet.stages.llama.sampling import Sampler
     from ainet.stages.llama.vocabulary import TextStream, Vocabulary
     from ainet.stages.protocol.segments import Segment
 
-    with Llama(path, hidden_out=False, n_ctx=N_CTX, n_ubatch=chunk, threads=1) as llama:
+    with Llama(path, hidden_out=False, n_ctx=N_CTX, n_ubatch=chunk, n_slots=sessions, threads=1) as llama:
         vocabulary = Vocabulary(llama)
-        prompt = chat([Message("user", question)], vocabulary).tokens
+        made = plain(question, vocabulary) if raw else chat([Message("user", question)], vocabulary)
+        prompt = made.tokens
         sampler, stream = Sampler(sampling, llama, vocabulary), TextStream(vocabulary)
         position, text, tokens = 0, "", []
         rows = prompt

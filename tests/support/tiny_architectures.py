@@ -40,6 +40,8 @@ _FULL_PRECISION = (
 )
 N_CTX = 512
 ALIGNMENT = 32
+#: Values from which on weights are made in their quantised form.
+LARGE = 1_000_000
 
 
 class Tiny(NamedTuple):
@@ -161,6 +163,9 @@ def _write(path: Path, tiny: Tiny, shapes: Mapping[str, tuple[int, ...]], random
     for name, shape in shapes.items():
         kind = _type_of(name, shape)
         if random is not None:
+            if kind == _Q8 and np.prod(shape) > LARGE:
+                writer.add_tensor(name, _random_blocks(shape[::-1], random), raw_dtype=kind)
+                continue
             data = _weights(name, shape[::-1], random)
             writer.add_tensor(name, data if kind == _F32 else gguf.quantize(data, kind), raw_dtype=kind)
             continue
@@ -203,6 +208,15 @@ def _weights(name: str, shape: tuple[int, ...], random: np.random.Generator) -> 
     else:
         found = random.normal(0, 0.3 if len(shape) == 1 else 0.15, shape)
     return found.astype(np.float32)
+
+
+def _random_blocks(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
+    """Return random weights in Q8_0 (a scale and 32 numbers of 8 bits), without a detour through float32."""
+    *rows, length = shape
+    blocks = np.empty((*rows, length // 32, 34), np.uint8)
+    blocks[..., :2] = np.frombuffer(np.float16(2.0 / (127 * length**0.5)).tobytes(), np.uint8)
+    blocks[..., 2:] = random.integers(0, 255, (*rows, length // 32, 32), np.uint8)
+    return blocks.reshape(*rows, length // 32 * 34)
 
 
 def _refusal(path: Path) -> str | None:

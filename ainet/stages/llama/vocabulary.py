@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
+#: Tokens that a byte of text becomes at most.
+MOST_TOKENS = 8
+
 
 class Vocabulary:
     """Tokenizer and chat template of a model that carries them (the last stage always does)."""
@@ -49,12 +52,14 @@ class Vocabulary:
         """
         raw = text.encode(errors="replace")  # a template can make half a surrogate pair
         room = len(raw) + 8
-        tokens = np.empty(room, np.int32)
-        pointer = tokens.ctypes.data_as(ctypes.POINTER(C.llama_token))
-        n = C.llama_tokenize(self.pointer, raw, len(raw), pointer, room, special, special)
-        if n < 0:
-            raise UsageError("The model's tokenizer cannot represent this text.")
-        return tokens[:n].copy()
+        for _ in range(2):
+            tokens = np.empty(room, np.int32)
+            pointer = tokens.ctypes.data_as(ctypes.POINTER(C.llama_token))
+            n = C.llama_tokenize(self.pointer, raw, len(raw), pointer, room, special, special)
+            if n >= 0:
+                return tokens[:n].copy()
+            room = min(-n, MOST_TOKENS * room)  # a space may take as many tokens as it has bytes
+        raise UsageError("The model's tokenizer cannot represent this text.")
 
     def piece(self, token: int) -> bytes:
         """Return the bytes that `token` stands for; control tokens stand for none."""
