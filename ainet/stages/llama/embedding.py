@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from gguf import quants
-from gguf.constants import GGMLQuantizationType
 
 from ainet.errors import ModelError
+from ainet.models.gguf_values import TENSOR_TYPES
+from ainet.stages.llama.dequantize import dequantizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,22 +33,13 @@ class Embedding:
             raise ModelError(f"The stage with layers {shard.first_layer}–{shard.last_layer} needs the embedding table.")
         place = shard.embedding
         self._n_embd, self._n_vocab = place.shape
-        self._type = GGMLQuantizationType(place.type)
         self._scale = np.float32(shard.input_scale)
         self._offset = place.offset
         self._row_bytes = place.nbytes // self._n_vocab
         #: Rows of tokens that were drawn lately: the other stages wait while one is read.
         self._known: dict[int, NDArray[np.float32]] = {}
         self._file = Path(place.path).open("rb", buffering=0)  # noqa: SIM115 - `close` closes it
-        # Without gguf's splitting of large arrays, which takes longer than the row of one token.
-        self._unpack = getattr(getattr(quants, self._type.name, None), "dequantize_rows", None)
-        try:
-            quants.dequantize(np.zeros((1, self._row_bytes), np.uint8), self._type)  # prepares tables, where it has any
-        except NotImplementedError as exc:
-            self._file.close()
-            raise ModelError(
-                f"Embeddings of the type {self._type.name} cannot be looked up: this model cannot be split."
-            ) from exc
+        self._unpack = dequantizer(TENSOR_TYPES[place.type].name)
 
     def look_up(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return the hidden states that `tokens` begin with, float32 of shape (n, n_embd)."""
@@ -69,8 +60,8 @@ class Embedding:
         raw = b"".join([os.pread(file, size, self._offset + token * size) for token in numbers])
         if len(raw) != size * len(numbers):
             raise ModelError("The file of the embedding table was cut short; load the model again.")
-        table = np.frombuffer(raw, np.uint8).reshape(len(numbers), size)
-        rows = quants.dequantize(table, self._type) if self._unpack is None else self._unpack(table)
+        rows = np.empty((len(numbers), self._n_embd), np.float32)
+        self._unpack(raw, rows.ctypes.data, rows.size)
         return rows if self._scale == 1 else rows * self._scale
 
     def close(self) -> None:

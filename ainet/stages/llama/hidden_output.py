@@ -8,14 +8,13 @@ with llama-cpp-python are used, and no layout of a ggml structure is assumed.
 from __future__ import annotations
 
 import ctypes
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import llama_cpp
 import numpy as np
 from llama_cpp import llama_cpp as C  # noqa: N812
 
 from ainet.errors import ModelError
+from ainet.stages.llama.dequantize import ggml_base
 from ainet.stages.llama.native import Watch, native_library
 
 if TYPE_CHECKING:
@@ -28,8 +27,7 @@ class _Ggml:
     """The three functions of libggml-base that read a tensor of a running graph."""
 
     def __init__(self) -> None:
-        folder = Path(llama_cpp.__file__).parent / "lib"
-        path = str(next(folder.glob("*ggml-base*")))
+        path = str(ggml_base())
         library = ctypes.CDLL(path)
         # Called for every node of a graph: releasing the interpreter's lock would take longer than the call.
         self.name = ctypes.PyDLL(path).ggml_get_name
