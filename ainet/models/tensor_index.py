@@ -80,6 +80,13 @@ class TensorIndex:
         except OSError:
             return False
 
+    def known_in(self, path: Path) -> dict[tuple[int, int], str]:
+        """Return the hashes of a file's tensors, as far as they are known and it is unchanged, by offset and size."""
+        if not self.is_current(path):
+            return {}
+        rows = self._select("SELECT offset, nbytes, hash FROM places WHERE path = ?", str(path))
+        return {(offset, nbytes): key for offset, nbytes, key in rows}
+
     def digest_of(self, path: Path) -> str | None:
         """Return the digest of the model in a file that is known and unchanged, or None."""
         rows = self._select("SELECT digest FROM files WHERE path = ?", str(path))

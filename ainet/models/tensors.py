@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import re
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -22,6 +23,7 @@ from ainet.models.tokenizer import pack_vocabulary, unpack_vocabulary, vocabular
 from ainet.units import show_bytes
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterator
     from io import FileIO
     from types import TracebackType
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]
 
 _HASH = re.compile(r"[0-9a-f]{64}")
+#: Seconds of hashing that are lost at most when it is interrupted, beside those of one tensor.
+NOTE_EVERY = 5.0
 
 
 class TensorStore:
@@ -115,7 +119,7 @@ class TensorStore:
             found = vocabulary(files[0])
             tokenizer, blob = pack_vocabulary(found)
             stats = [file.path.stat() for file in files]
-            hashes = _hash_tensors(files, progress)
+            hashes = self._hash_tensors(files, progress)
             manifest = draft.with_hashes(tokenizer, hashes).validate()
             if [identity(file.path.stat()) for file in files] != [identity(stat) for stat in stats]:
                 raise ModelError(f"{path.name} changed while it was read. Try again when it is complete.")
@@ -125,6 +129,39 @@ class TensorStore:
                 places = [(hashes[info.name], info.offset, info.nbytes) for info in file.tensors]
                 self.index.add(file.path, stat, places, digest=manifest.digest if file is files[0] else None)
             return manifest
+
+    def _hash_tensors(self, files: list[GGUFFile], progress: Progress | None) -> dict[str, str]:
+        """Return the hashes of all tensors by name. What is known is noted now and then, for whom is interrupted."""
+        total, done = sum(info.nbytes for file in files for info in file.tensors), 0
+        hashes: dict[str, str] = {}
+        noted = time.monotonic()
+
+        def read(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress is not None:
+                progress(done, total)
+
+        for file in files:
+            known, stat = self.index.known_in(file.path), file.path.stat()
+            with file.path.open("rb", buffering=0) as handle:
+                for info in file.tensors:
+                    key = known.get((info.offset, info.nbytes))
+                    if key is not None:
+                        read(info.nbytes)
+                    else:
+                        key = _hash_tensor(handle, info, str(file.path), read)
+                        known[info.offset, info.nbytes] = key
+                    hashes[info.name] = key
+                    if time.monotonic() - noted >= NOTE_EVERY:
+                        self._note(file.path, stat, known)
+                        noted = time.monotonic()
+            if len(files) > 1:
+                self._note(file.path, stat, known)
+        return hashes
+
+    def _note(self, path: Path, stat: os.stat_result, known: dict[tuple[int, int], str]) -> None:
+        self.index.add(path, stat, [(key, offset, nbytes) for (offset, nbytes), key in known.items()])
 
     def save_manifest(self, manifest: Manifest) -> None:
         """Keep a manifest, which may come from another device.
@@ -318,24 +355,13 @@ class TensorStore:
         return self.tensors / key[:2] / f"{key}.bin"
 
 
-def _hash_tensors(files: list[GGUFFile], progress: Progress | None) -> dict[str, str]:
-    total, done = sum(info.nbytes for file in files for info in file.tensors), 0
-    hashes = {}
-    for file in files:
-        with file.path.open("rb", buffering=0) as handle:
-            for info in file.tensors:
-                hashes[info.name] = _hash_tensor(handle, info, str(file.path))
-                done += info.nbytes
-                if progress is not None:
-                    progress(done, total)
-    return hashes
-
-
-def _hash_tensor(handle: FileIO, info: TensorInfo, path: str) -> str:
+def _hash_tensor(handle: FileIO, info: TensorInfo, path: str, read: Callable[[int], None]) -> str:
     handle.seek(info.offset)
     digest = hashlib.sha256()
     for start in range(0, info.nbytes, CHUNK):
-        digest.update(read_exactly(handle, min(CHUNK, info.nbytes - start), path))
+        data = read_exactly(handle, min(CHUNK, info.nbytes - start), path)
+        digest.update(data)
+        read(len(data))
     return digest.hexdigest()
 
 
