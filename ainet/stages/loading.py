@@ -58,6 +58,7 @@ def probe(llama: Llama, embedding: Embedding | None, *, is_first: bool, with_log
         if embedding is not None:
             rows = embedding.look_up(token)
         llama.decode(rows, [Segment(0, position, 1, int(with_logits))])
+        llama.synchronize()
         times.append(time.perf_counter() - begun)
     llama.clear()
     return min(times)

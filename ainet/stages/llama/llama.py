@@ -122,7 +122,7 @@ class Llama:
     threads
         Threads of one `decode`.
     gpu
-        Whether layers may be offloaded to a GPU that llama.cpp was built for.
+        Whether layers may be offloaded to a GPU that llama.cpp was built for. Otherwise none is opened.
     exact
         Whether a row's result must not depend on the rows beside it: where llama.cpp would compute a single row in
         another way than the same row among others, with another rounding, it gets one beside it.
@@ -160,6 +160,9 @@ class Llama:
         C.llama_backend_init()
         model_params = C.llama_model_default_params()
         model_params.n_gpu_layers = 999 if gpu else 0
+        no_devices = (ctypes.c_void_p * 1)()  # ends with NULL: a GPU that is not wanted is not opened either
+        if not gpu:
+            model_params.devices = ctypes.cast(no_devices, ctypes.c_void_p)
         # Read, not mapped: tensors that llama.cpp repacks would otherwise occupy memory twice.
         model_params.load_mode = C.LLAMA_LOAD_MODE_NONE
         # Weights repacked for AMX end the process of a llama.cpp that GCC 12 compiled; otherwise they are not exact.
@@ -195,6 +198,7 @@ class Llama:
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.kv_unified = True
+        params.offload_kqv = params.op_offload = gpu
         # Cells that a window has left behind are used again, which sums the others up in another order.
         params.swa_full = exact
         params.no_perf = True
@@ -271,6 +275,10 @@ class Llama:
         if pads:
             C.llama_memory_seq_rm(self._memory, self.n_slots, -1, -1)
         return self._output.rows()[:n] if self._output is not None else None
+
+    def synchronize(self) -> None:
+        """Wait until the results of the last `decode` are there: a GPU goes on while it returns."""
+        C.llama_synchronize(self._context)
 
     def logits(self, row: int = -1) -> NDArray[np.float32]:
         """Return the logits of a row of the last `decode`, float32 of shape (n_vocab,): a view until the next one.
