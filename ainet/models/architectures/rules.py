@@ -262,13 +262,12 @@ class Rule(Architecture):
             return f"no: {reason}"
         words = "any" if self._step(model) == 1 else f"multiples of {self._step(model)}"
         kinds = (
+            (f"{self.least} layers", self.least > 1),
             ("attention", self.needs.attention),
             ("a recurrent state", self.needs.recurrent),
             ("a sliding window", self.needs.window),
         )
         needed = [kind for kind, is_needed in kinds if is_needed]
-        if self.least > 1:
-            words += f", with {self.least} layers or more in each stage"
         return f"{words}, with {' and '.join(needed)} in each stage" if needed else words
 
     def layers(self, model: ModelDescription) -> tuple[Layer, ...]:

@@ -20,7 +20,7 @@ from support.shard_pipeline import Pipeline
 from support.tiny_architectures import Tiny, write_tiny
 from support.tiny_models import N_VOCAB
 
-from ainet.models.architectures.table import RULES, VERIFIED_WITH, architecture_of
+from ainet.models.architectures.table import IMPOSSIBLE, RULES, VERIFIED_WITH, architecture_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,3 +126,10 @@ def child(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=300,
         check=False,
     )
+
+
+def test_the_documentation_names_every_architecture():
+    text = (Path(__file__).parents[3] / "docs/architectures.md").read_text()
+    may, _, may_not = text.partition("## Not possible")
+    assert not [rule.name for rule in RULES if f"`{rule.name}`" not in may]
+    assert not [name for name in IMPOSSIBLE if f"`{name}`" not in may_not]
