@@ -2,8 +2,8 @@
 
     python benchmarks/pipeline.py [PART …] [--rounds N] [--rpc-python PYTHON] [--output FILE]
 
-Parts: decode (a), distance (b, f), draft-model (b), sessions (c), prompts (d), recovery (e); all of them if none is
-named. What was measured before of the other parts stays in the file. llama.cpp's RPC backend needs an environment of
+Parts: decode (a), distance (b, f), draft-model (b), sessions (c), prompts (d), recovery (e), callback (g); all of them
+if none is named. What was measured before of the other parts stays in the file. llama.cpp's RPC backend needs an environment of
 its own, whose llama-cpp-python was built with ``CMAKE_ARGS=-DGGML_RPC=ON`` (`make benchmark` builds it).
 """
 
@@ -15,6 +15,7 @@ import os
 import sys
 from pathlib import Path
 
+import callback
 import decode
 import distance
 import draft_model
@@ -29,6 +30,7 @@ PARTS = {
     "draft-model": (lambda options: draft_model.measure(min(options.rounds, 3)), draft_model.show),
     "sessions": (lambda options: sessions.measure(options.rounds), sessions.show),
     "prompts": (lambda options: prompts.measure(min(options.rounds, 3)), prompts.show),
+    "callback": (lambda options: callback.measure(options.rounds), callback.show),
     "recovery": (lambda options: recovery.measure(kills=4 * options.rounds, hangs=options.rounds), recovery.show),
 }
 #: What is measured between network namespaces, over cables that delay.

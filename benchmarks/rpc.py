@@ -30,10 +30,12 @@ class PlainProcess:
         Addresses of RPC servers.
     prefix
         A command that runs it elsewhere, such as in a network namespace.
+    model
+        The model, if it is not SmolLM2.
     """
 
-    def __init__(self, python: str, *servers: str, prefix: tuple[str, ...] = ()) -> None:
-        command = [*prefix, python, str(PLAIN), str(model_path()), *servers]
+    def __init__(self, python: str, *servers: str, prefix: tuple[str, ...] = (), model: Path | None = None) -> None:
+        command = [*prefix, python, str(PLAIN), str(model or model_path()), *servers]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
         self._line()
