@@ -12,7 +12,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = Path("ainet/stages/llama/watch.c")
-LIBRARY = SOURCE.with_suffix(".so")
+LIBRARY = SOURCE.with_suffix(".bin")
 
 
 class Native(BuildHookInterface):

@@ -3,8 +3,8 @@
     python benchmarks/pipeline.py [PART …] [--rounds N] [--rpc-python PYTHON] [--output FILE]
 
 Parts: decode (a), distance (b, f), draft-model (b), sessions (c), prompts (d), recovery (e), callback (g); all of them
-if none is named. What was measured before of the other parts stays in the file. llama.cpp's RPC backend needs an environment of
-its own, whose llama-cpp-python was built with ``CMAKE_ARGS=-DGGML_RPC=ON`` (`make benchmark` builds it).
+if none is named. What was measured before of the other parts stays in the file. llama.cpp's RPC backend needs an
+environment of its own, whose llama-cpp-python was built with ``CMAKE_ARGS=-DGGML_RPC=ON`` (`make benchmark` builds it).
 """
 
 from __future__ import annotations

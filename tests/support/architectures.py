@@ -108,6 +108,20 @@ TINY = {
         {**MLA, **EXPERTS, "attention.q_lora_rank": None, "expert_shared_count": 1, "leading_dense_block_count": 1},
         26,
     ),
+    "deepseek2-plain": Tiny(  # as it was written before its keys were kept compressed
+        "deepseek2",
+        {
+            **{**GATED, "expert_shared_count": 1, "leading_dense_block_count": 2, "attention.head_count_kv": 4},
+            **{"attention.key_length": 32, "attention.value_length": 16, "attention.kv_lora_rank": 32},
+            **{"attention.q_lora_rank": 32, "rope.dimension_count": 16},
+        },
+    ),
+    "qwen3next-fused": Tiny(
+        "qwen3next",
+        {**DELTA, **EXPERTS, "expert_shared_feed_forward_length": 32},
+        8,
+        at("recurrent", {"ssm_in.weight": (64, 192)}),
+    ),
     "deepseek2-yarn": Tiny(
         "deepseek2",
         {

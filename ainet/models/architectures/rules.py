@@ -170,6 +170,16 @@ class Rule(Architecture):
         The tensor of the last norm; empty where that has no weights.
     hidden
         Name of the tensor that leaves the last layer; ``{}`` stands for its number.
+    uneven
+        Whether values may have another length than keys.
+    router
+        Whether llama.cpp insists on being told how experts are chosen.
+    states, indexers
+        Tensors of layers that keep a state, or have an indexer, which llama.cpp uses, but does not insist on.
+    shares_heads
+        Whether several attention heads may share one for keys and values.
+    expansion
+        Values of a state for each of a hidden state, where llama.cpp asserts it.
     scaled_input
         Whether llama.cpp multiplies looked-up embeddings, but not hidden states, by the square root of `n_embd`.
     only_first
@@ -197,6 +207,12 @@ class Rule(Architecture):
     shared: Sequence[str] = ()
     norm: str = "output_norm.weight"
     hidden: str = "l_out-{}"
+    uneven: bool = False
+    router: bool = False
+    states: Sequence[str] = ()
+    indexers: Sequence[str] = ()
+    shares_heads: bool = True
+    expansion: int = 0
     scaled_input: bool = False
     only_first: Sequence[str] = ()
     after_first: Mapping[str, float] = field(default_factory=dict)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 #: Set to anything to use Python where C is there, too.
 FORCE_PYTHON = "AINET_PYTHON_CALLBACK"
-#: The compiled `watch.c`; setup puts it beside its source.
-LIBRARY = Path(__file__).with_name("watch.so")
+#: The compiled `watch.c`, beside its source. Python would take a name that ends with ``.so`` for a module of its own.
+LIBRARY = Path(__file__).with_name("watch.bin")
 
 
 class Watch(ctypes.Structure):

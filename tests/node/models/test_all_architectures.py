@@ -103,6 +103,8 @@ def test_a_wrong_rule_is_noticed(name, tmp_path):
     assert done.returncode < 0 or done.stdout in ("differs\n", "refused\n"), done.stdout + done.stderr[-2000:]
 
 
+#: Of the damages that are possible, each n-th is tried.
+EVERY_NTH = 5
 #: Layouts of each model, besides its own, whose ranges are all tried.
 LAYOUTS = examples(3)
 
@@ -133,3 +135,13 @@ def test_the_documentation_names_every_architecture():
     may, _, may_not = text.partition("## Not possible")
     assert not [rule.name for rule in RULES if f"`{rule.name}`" not in may]
     assert not [name for name in IMPOSSIBLE if f"`{name}`" not in may_not]
+
+
+@pytest.mark.parametrize("architecture", sorted({tiny.architecture for tiny in TINY.values()}))
+def test_no_damaged_description_ends_the_process(architecture, tmp_path):
+    """A key or a tensor left out, another number, kinds of layers in another order: words, or it is prepared."""
+    done = child("support.mutations", architecture, str(tmp_path), str(EVERY_NTH))
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["tried"] > 10
+    assert found["dead"] == []
