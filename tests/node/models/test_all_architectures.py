@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from support.architectures import TINY
 from support.broken_rule import BROKEN
-from support.effort import examples
 from support.shard_pipeline import Pipeline
 from support.tiny_architectures import Tiny, write_tiny
 from support.tiny_models import N_VOCAB
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: Splits of one model that are compared, of those into two, three and as many stages as there may be.
-MOST_SPLITS = 60
+MOST_SPLITS = 40
 #: Models of these architectures have no output matrix of their own.
 ALWAYS_TIED = ("cohere2", "command-r")
 
@@ -104,9 +103,9 @@ def test_a_wrong_rule_is_noticed(name, tmp_path):
 
 
 #: Of the damages that are possible, each n-th is tried.
-EVERY_NTH = 5
+EVERY_NTH = 8
 #: Layouts of each model, besides its own, whose ranges are all tried.
-LAYOUTS = examples(3)
+LAYOUTS = 2
 
 
 @pytest.mark.parametrize("architecture", sorted({tiny.architecture for tiny in TINY.values()}))
