@@ -172,7 +172,7 @@ class ModelDescription(msgspec.Struct, frozen=True, dict=True):
     def layer_numbers(self, name: str, default: int = 0) -> list[int]:
         """Return a number for each layer, from an array or one number for all."""
         found = self._numbers(name, default)
-        return found[: self.n_layers] if len(found) == self.n_blocks else found[:1] * self.n_layers
+        return found[: self.n_layers] if len(found) >= self.n_layers else found[:1] * self.n_layers
 
     def _numbers(self, name: str, default: int) -> list[int]:
         key = f"{self.architecture}.{name}"

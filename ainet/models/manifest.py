@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 MAX_EXPERTS = 1024
 #: Tensors and metadata of a manifest that came from elsewhere, without the vocabulary.
 MAX_METADATA = 4 << 20
-#: ``tokenizer.ggml.model`` of the architectures in the table: SentencePiece and byte-pair encoding.
-VERIFIED_TOKENIZERS = ("llama", "gpt2", "gemma4")
+#: ``tokenizer.ggml.model`` of the architectures in the table: SentencePiece, byte-pair encoding, and their relatives.
+VERIFIED_TOKENIZERS = ("llama", "gpt2", "gemma4", "plamo2")
 SPLIT_PREFIX = "split."
 _HASH = re.compile(r"[0-9a-f]{64}")
 

@@ -230,6 +230,14 @@ TINY = {
         },
         optional=at("indexed", INDEXER_TENSORS),
     ),
+    "glm-dsa-mtp": Tiny(
+        "glm-dsa",
+        {
+            **{**MLA, **GATED, **INDEXER, "expert_shared_count": 1, "leading_dense_block_count": 2},
+            **{"attention.indexer.types": [1, 1, 0, 1, 0], "nextn_predict_layers": 1},
+        },
+        optional={"attn_norm.weight": (64,), **NEXTN, **at("indexed", INDEXER_TENSORS)},
+    ),
     "glm-dsa-long": Tiny(
         "glm-dsa",
         {

@@ -31,7 +31,9 @@ def shuffled(tiny: Tiny, choose: random.Random) -> Tiny:
     own = tiny.n_layers - further
     order = [*(choose.randrange(own) for _ in range(n)), *range(own, tiny.n_layers)]
     metadata: dict[str, Any] = {
-        key: [value[layer] for layer in order] if isinstance(value, list) and len(value) == tiny.n_layers else value
+        key: [value[layer] for layer in order if layer < len(value)]
+        if isinstance(value, list) and len(value) in (own, tiny.n_layers)
+        else value
         for key, value in tiny.metadata.items()
     }
     for key, most in (("leading_dense_block_count", n), ("full_attention_interval", 6)):

@@ -28,7 +28,8 @@ def validate(rule: Rule, model: ModelDescription) -> None:
     _check_tensors(rule, model)
     for key in rule.per_layer:
         value = model.metadata.get(rule.key(key))
-        if value is not None and value.type == Kind.ARRAY and len(value) != model.n_blocks:
+        # Some leave out the layers that predict further tokens.
+        if value is not None and value.type == Kind.ARRAY and len(value) not in (model.n_blocks, model.n_layers):
             wrong(f"{rule.key(key)} has {len(value)} items for {model.n_blocks} layers")
     if model.number("expert_count", 0) and rule.uniform and min(model.layer_numbers("expert_used_count")) < 1:
         wrong("A layer uses none of its experts")
