@@ -173,10 +173,25 @@ class Manifest(ModelDescription, frozen=True, dict=True):
         """Whether the architecture is in the table of those that were verified."""
         return isinstance(self.split, Rule)
 
-    @property
+    @cached_property
     def cuts(self) -> list[int]:
         """Layers at which a stage may begin."""
         return self.split.cuts(self)
+
+    @cached_property
+    def most_stages(self) -> int:
+        """Stages that there may be at most: fewer than there are cuts, where each needs several layers."""
+        bounds = [0, *self.cuts, self.n_layers]
+        most = {0: 0}
+        for end in bounds[1:]:
+            reached = [
+                most[begin] + 1
+                for begin in bounds
+                if begin < end and begin in most and not self.split.refused_range(self, begin, end - 1)
+            ]
+            if reached:
+                most[end] = max(reached)
+        return max(1, most.get(self.n_layers, 1))
 
     @property
     def cuts_in_words(self) -> str:

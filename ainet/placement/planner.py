@@ -263,9 +263,9 @@ class Planner:
     def _check_count(self, stages: int) -> None:
         if not self._cuts:
             raise CannotSplit(f"{self._manifest.name} runs whole on one device: {self._manifest.cuts_in_words}.")
-        if not 1 <= stages <= len(self._cuts) + 1:
+        if not 1 <= stages <= self._manifest.most_stages:
             raise CannotSplit(
-                f"{self._manifest.name} can be split into at most {len(self._cuts) + 1} stages, not {stages}."
+                f"{self._manifest.name} can be split into at most {self._manifest.most_stages} stages, not {stages}."
             )
 
     def _too_large(self, stages: int | None = None) -> Plan:

@@ -110,6 +110,12 @@ class Architecture:
         return dict(model.metadata)
 
 
+def _known_layers(rule: Rule, model: ModelDescription) -> tuple[Layer, ...]:
+    """Return the layers, which manifests keep: a plan asks for each range of them."""
+    known: tuple[Layer, ...] | None = getattr(model, "layers", None)
+    return rule.layers(model) if known is None else known
+
+
 def single(number: float) -> float:
     """Return the single-precision number that is nearest."""
     return float(struct.unpack("f", struct.pack("f", number))[0])
@@ -241,7 +247,7 @@ class Rule(Architecture):
         for tensor in model.tensors:
             if tensor.layer is None and tensor.name not in (*SHARED_TENSORS, *self.shared, *OUTER_TENSORS):
                 return f"it has a tensor that belongs to no layer: {tensor.name}"
-        lacking = self.needs.lacking(self.layers(model))
+        lacking = self.needs.lacking(_known_layers(self, model))
         return f"it has no layer with {lacking}" if lacking else None
 
     def refused_range(self, model: ModelDescription, first: int, last: int) -> str | None:
@@ -251,7 +257,7 @@ class Rule(Architecture):
             return f"it needs at least {self.least} layers"
         if n in self.mistaken:
             return f"llama.cpp would take a stage of {n} layers for {self.mistaken[n]}"
-        if lacking := self.needs.lacking(self.layers(model)[first : last + 1]):
+        if lacking := self.needs.lacking(_known_layers(self, model)[first : last + 1]):
             return f"none of them has {lacking}, without which llama.cpp cannot run them"
         if model.number("expert_count", 0) and not any(model.layer_numbers("expert_used_count")[first : last + 1]):
             return "none of them uses experts, without which llama.cpp cannot run them"
@@ -261,7 +267,7 @@ class Rule(Architecture):
         """Return the layers at which a stage may begin, without layer 0."""
         if self.refusal(model):
             return []
-        step, n, layers = self._step(model), model.n_layers, self.layers(model)
+        step, n, layers = self._step(model), model.n_layers, _known_layers(self, model)
         return [
             cut
             for cut in range(step, n, step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.allocated import MIB, allocated, write_shard
+from support.architectures import TINY
 from support.real_shapes import REAL_SHAPES
 from support.tiny_architectures import write_tiny
 
@@ -46,3 +47,13 @@ def test_what_is_planned_is_what_llama_cpp_allocates(name, tmp_path):
             assert footprint.caches(first, last) == pytest.approx(found.caches, abs=0.01 * MIB * 4)
             planned = footprint.memory(first, last) - OVERHEAD
             assert planned == pytest.approx(sum(found), rel=0.05), (first, last, n_ctx, found)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("qwen35", 3), ("glm4moe-mtp", 5), ("gemma4", 4), ("llama4", 3), ("smallthinker", 2), ("glm-dsa-types", 4)],
+)
+def test_stages_are_no_more_than_kinds_of_layers_allow(name, most, tmp_path):
+    manifest = Manifest.draft(name, open_model(write_tiny(tmp_path / "tiny.gguf", TINY[name], seed=None)))
+    assert manifest.most_stages == most
+    assert manifest.most_stages <= len(manifest.cuts) + 1
