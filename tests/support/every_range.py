@@ -45,7 +45,7 @@ def shuffled(tiny: Tiny, choose: random.Random) -> Tiny:
     return tiny._replace(metadata=metadata, n_layers=n + further)
 
 
-def prepare(path: Path, *, hidden_out: bool) -> bool:
+def prepare(path: Path) -> bool:
     """Whether llama.cpp takes a file and prepares its graphs. It may end the process instead."""
     params = C.llama_model_default_params()
     params.no_alloc, params.load_mode = True, C.LLAMA_LOAD_MODE_NONE
@@ -93,7 +93,7 @@ def main(architecture: str, folder: str, layouts: str) -> None:
                     os.truncate(shard, size + ALIGNMENT)
                     doing = f"{name} {seed}: {first}-{last} of {manifest.n_layers}\n"
                     os.write(1, doing.encode())  # the last words, if llama.cpp ends the process
-                    if not prepare(shard, hidden_out=last < manifest.n_layers - 1):
+                    if not prepare(shard):
                         raise SystemExit("llama.cpp refuses it")
                     found["prepared"] += 1
     sys.stdout.write(json.dumps(found))

@@ -83,7 +83,7 @@ def deaths(folder: Path, found: list[Mutation]) -> list[str]:
                     Manifest.draft("mutated", open_model(path))
                 except ModelError:
                     continue
-                prepare(path, hidden_out=False)
+                prepare(path)
             os._exit(0)
         os.close(writing)
         with os.fdopen(reading, "rb") as pipe:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ainet.errors import ModelError
 from ainet.models.architectures.layers import Recurrence, full_indexers
+from ainet.models.architectures.rules import PER_LAYER_KEYS
 from ainet.models.description import MAX_LAYERS
 from ainet.models.gguf_values import F32, TENSOR_TYPES, Kind
 
@@ -26,7 +27,7 @@ MAX_SIZE = 1 << 24
 def validate(rule: Rule, model: ModelDescription) -> None:
     """Raise `ModelError` unless llama.cpp survives the model."""
     _check_tensors(rule, model)
-    for key in rule.per_layer:
+    for key in PER_LAYER_KEYS:
         value = model.metadata.get(rule.key(key))
         # Some leave out the layers that predict further tokens.
         if value is not None and value.type == Kind.ARRAY and len(value) not in (model.n_blocks, model.n_layers):

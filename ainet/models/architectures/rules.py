@@ -194,8 +194,6 @@ class Rule(Architecture):
         Keys that all others have, with a value.
     dropped
         Keys that no stage has.
-    arrays
-        Arrays of the metadata that have nothing to do with layers.
     """
 
     step: int = 1
@@ -223,7 +221,6 @@ class Rule(Architecture):
     only_first: Sequence[str] = ()
     after_first: Mapping[str, float] = field(default_factory=dict)
     dropped: Sequence[str] = ()
-    arrays: Sequence[str] = OTHER_ARRAYS
 
     def refusal(self, model: ModelDescription) -> str | None:
         """Return why the model cannot be split at all, or None."""
@@ -233,7 +230,7 @@ class Rule(Architecture):
             return f"its layers are too few to be cut at multiples of {self._step(model)}"
         if model.number("expert_count", 0) and not self.experts:
             return f"mixture-of-experts models of the architecture {self.name!r} were not verified"
-        known = {self.key(key) for key in (*PER_LAYER_KEYS, *self.arrays)}
+        known = {self.key(key) for key in (*PER_LAYER_KEYS, *OTHER_ARRAYS)}
         for key, value in model.metadata.items():
             if key.startswith(f"{self.name}.") and value.type == Kind.ARRAY and key not in known:
                 return f"its metadata holds an array that is not known to belong to layers: {key}"
@@ -313,11 +310,6 @@ class Rule(Architecture):
     def placeholders(self, model: ModelDescription) -> Sequence[str]:
         """Return the tensors of the output on which llama.cpp insists, also where no output is computed."""
         return self.output
-
-    @property
-    def per_layer(self) -> Sequence[str]:
-        """The keys (after the architecture's name) that hold one item per layer when they are arrays."""
-        return PER_LAYER_KEYS
 
     def key(self, name: str) -> str:
         """Return the full name of one of the architecture's metadata keys."""
