@@ -103,6 +103,10 @@ class Timings:
     tokens_per_s: float = 0.0
 
 
+#: What progress is counted in.
+Unit = Literal["bytes", "layers", "tokens", "tensors", "chunks"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """Progress of what comes before the answer, in words.
@@ -122,7 +126,7 @@ class Progress:
     done: int = 0
     total: int = 0
     notice: bool = False
-    unit: Literal["bytes", "layers", "tokens"] = "bytes"
+    unit: Unit = "bytes"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ainet.cli.commands import contacts, kernel, key, models, node, notebooks, swarm
+from ainet.cli.commands import contacts, kernel, key, models, node, notebooks, quantise, swarm
 from ainet.cli.parser import Parser
 from ainet.version import __version__
 
 #: In the order in which help shows them.
-COMMANDS = tuple(command for feature in (node, models, swarm, notebooks, contacts, key) for command in feature.COMMANDS)
+COMMANDS = tuple(
+    command for feature in (node, models, quantise, swarm, notebooks, contacts, key) for command in feature.COMMANDS
+)
 
 
 def build_parser(prog: str, *, in_kernel: bool) -> Parser:

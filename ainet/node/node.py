@@ -31,6 +31,7 @@ from ainet.node.peers import Peers
 from ainet.node.status import Status
 from ainet.pairing.pairing import Pairing
 from ainet.placement.survey import Survey
+from ainet.quantising.quantiser import Quantiser
 from ainet.resources import monitor
 from ainet.resources.allocator import Allocator, caps_of
 from ainet.resources.speeds import Speeds
@@ -184,6 +185,19 @@ class Node:
             timing=timing,
         )
         stack.push_async_callback(self.lender.stop)
+        quantiser = Quantiser(
+            identity=self.identity,
+            links=self.links,
+            catalog=self.catalog,
+            store=self.store,
+            survey=survey,
+            allocator=self.allocator,
+            answers=self.answers,
+            data_dir=self._data_dir,
+            threads=config.stage_threads or self.allocator.caps.threads,
+            log=log,
+        )
+        stack.push_async_callback(quantiser.stop)
         ModelList(self.links, self.catalog, self.answers, log)
         Status(
             links=self.links,

@@ -82,9 +82,18 @@ class Planner:
         self._cuts = manifest.cuts
         self._last = manifest.n_layers - 1
 
+    @property
+    def whole_memory(self) -> int:
+        """Bytes that the whole model takes on one node."""
+        return self._footprint.memory(0, self._last)
+
     def fits(self, capacity: NodeCapacity) -> bool:
         """Whether the whole model fits on the node."""
-        return capacity.memory >= self._footprint.memory(0, self._last) and capacity.workers != 0
+        return capacity.memory >= self.whole_memory and capacity.workers != 0
+
+    def seconds(self, capacity: NodeCapacity) -> float:
+        """Return the time of a token of the whole model on the node."""
+        return self._seconds(capacity, 0, self._last)
 
     def plan(self, stages: int | None = None) -> Plan:
         """Place the model: whole where it fits, else over the fewest nodes; `stages` forces a number.
@@ -132,7 +141,7 @@ class Planner:
 
     def _whole_seconds(self, capacity: NodeCapacity) -> float:
         """Return the time of a token of the whole model on the node, and on its way to this one."""
-        return self._seconds(capacity, 0, self._last) + self._hop(capacity, self._capacities[0], 0)
+        return self.seconds(capacity) + self._hop(capacity, self._capacities[0], 0)
 
     def _best(self) -> Plan:
         """Split the model in the best of all ways."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import msgspec
 
-from ainet.errors import AinetError, NotFound, UsageError
+from ainet.errors import AinetError, NotEnough, NotFound, UsageError
 from ainet.placement.capacity import NodeCapacity
 from ainet.placement.planner import Planner
 from ainet.placement.requests import DescribeNode
@@ -162,7 +162,7 @@ class Survey:
     async def fits_here(self, manifest: Manifest, idle: Mapping[str, int]) -> bool:
         """Whether the whole model fits on this device; `idle` as for `plan`."""
         own = _with_idle(await self.capacity(manifest.digest), idle)
-        return self._planner(manifest, [own]).fits(own)
+        return self.planner(manifest, [own]).fits(own)
 
     async def plan(self, manifest: Manifest, stages: int | None, idle: Mapping[str, int]) -> Planned:
         """Place a model; nothing is loaded or unloaded yet.
@@ -182,12 +182,12 @@ class Survey:
         if stages is not None and stages < 1:
             raise UsageError(f"stages is {stages}; it must be at least 1.")
         own = await self.capacity(manifest.digest)
-        alone = self._planner(manifest, [_with_idle(own, idle)])
+        alone = self.planner(manifest, [_with_idle(own, idle)])
         if stages is None and own.models and alone.fits(_with_idle(own, idle)):  # no need to ask anybody
             return Planned(alone.plan(), [own.node], {own.node: own.memory})
         capacities = await self._capacities(manifest)
         able = [_with_idle(capacity, idle) for capacity in capacities]
-        plan = await asyncio.to_thread(self._planner(manifest, able).plan, stages)
+        plan = await asyncio.to_thread(self.planner(manifest, able).plan, stages)
         sources = [capacity.node for capacity in capacities if capacity.models]
         return Planned(plan, sources, {capacity.node: capacity.memory for capacity in capacities})
 
@@ -207,7 +207,7 @@ class Survey:
             )
 
         able = [capacity for capacity in (own, *others) if capacity.node not in used and is_near(capacity)]
-        plans = [self._planner(manifest, [one]).plan(1) for one in able if self._planner(manifest, [one]).fits(one)]
+        plans = [self.planner(manifest, [one]).plan(1) for one in able if self.planner(manifest, [one]).fits(one)]
         if not plans:
             return None
         sources = [capacity.node for capacity in (own, *others) if capacity.models]
@@ -216,14 +216,28 @@ class Survey:
     async def here(self, manifest: Manifest) -> Planned | None:
         """Place the whole model on this device; None where it does not fit into what is free."""
         own = await self.capacity(manifest.digest)
-        planner = self._planner(manifest, [own])
+        planner = self.planner(manifest, [own])
         return Planned(planner.plan(1), [own.node], {}) if planner.fits(own) else None
 
     async def plan_for(self, manifest: Manifest, stages: int | None, capacities: Sequence[NodeCapacity]) -> Plan:
         """Place a model on devices that need not exist; see `plan`."""
-        return await asyncio.to_thread(self._planner(manifest, capacities).plan, stages)
+        return await asyncio.to_thread(self.planner(manifest, capacities).plan, stages)
 
-    def _planner(self, manifest: Manifest, capacities: Sequence[NodeCapacity]) -> Planner:
+    async def member(self, state: MemberState) -> NodeCapacity:
+        """Return what a member can give to a model that nobody has yet.
+
+        Raises
+        ------
+        NotEnough
+            It does not say.
+        """
+        capacity = await self._describe(state, "")
+        if capacity is None:
+            raise NotEnough(f"{state.name} does not say what it can give. Is it running? `ainet peers` shows who is.")
+        return capacity
+
+    def planner(self, manifest: Manifest, capacities: Sequence[NodeCapacity]) -> Planner:
+        """Return a planner of this model for these devices, with the owner's settings; raises as `sizes`."""
         return Planner(
             manifest,
             capacities,

@@ -8,7 +8,7 @@ with llama-cpp-python are used, and no layout of a ggml structure is assumed.
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from llama_cpp import llama_cpp as C  # noqa: N812
@@ -21,6 +21,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+
+class Watcher(Protocol):
+    """Sees the tensors of a graph while they are computed: for ``llama_context_params``."""
+
+    @property
+    def callback(self) -> Any:
+        """A ``ggml_backend_sched_eval_callback``."""
+
+    @property
+    def user_data(self) -> ctypes.c_void_p | None:
+        """Its last argument."""
 
 
 class _Ggml:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ainet.stages.llama.hidden_output import Watcher
     from ainet.stages.protocol.segments import Segment
 
 _BYTES = ctypes.POINTER(ctypes.c_uint8)
@@ -128,6 +129,11 @@ class Llama:
         another way than the same row among others, with another rounding, it gets one beside it.
     native
         Whether the output is taken out of the graph by C rather than by Python; None for wherever that is possible.
+    mapped
+        Whether the file is mapped rather than read: nothing is repacked, and what does not fit into memory is read
+        again and again.
+    watched
+        Sees the tensors of the graph. With `hidden_out` that is the last layer's output.
     aborted
         Asked while the file is read, with the part that was (0 to 1); loading ends when it answers True.
 
@@ -152,6 +158,8 @@ class Llama:
         gpu: bool = False,
         exact: bool = False,
         native: bool | None = None,
+        mapped: bool = False,
+        watched: Watcher | None = None,
         aborted: Callable[[float], bool] = lambda _: False,
     ) -> None:
         self._model: Any = None
@@ -164,9 +172,9 @@ class Llama:
         if not gpu:
             model_params.devices = ctypes.cast(no_devices, ctypes.c_void_p)
         # Read, not mapped: tensors that llama.cpp repacks would otherwise occupy memory twice.
-        model_params.load_mode = C.LLAMA_LOAD_MODE_NONE
+        model_params.load_mode = C.LLAMA_LOAD_MODE_MMAP if mapped else C.LLAMA_LOAD_MODE_NONE
         # Weights repacked for AMX end the process of a llama.cpp that GCC 12 compiled; otherwise they are not exact.
-        model_params.use_extra_bufts = b"AMX_INT8 = 1" not in C.llama_print_system_info()
+        model_params.use_extra_bufts = not mapped and b"AMX_INT8 = 1" not in C.llama_print_system_info()
         model_params.progress_callback = proceed = C.llama_progress_callback(lambda done, _data: not aborted(done))
         self._model = C.llama_model_load_from_file(str(path).encode(), model_params)
         del proceed  # was kept alive for the call
@@ -204,7 +212,9 @@ class Llama:
         params.no_perf = True
         if hidden_out:
             self._output = HiddenOutput(architecture.hidden_name(self.n_layers), self.n_embd, native=native)
-            params.cb_eval, params.cb_eval_user_data = self._output.callback, self._output.user_data
+        self._watched = self._output or watched  # alive as long as the context
+        if self._watched is not None:
+            params.cb_eval, params.cb_eval_user_data = self._watched.callback, self._watched.user_data
         self._context = C.llama_init_from_model(self._model, params)
         if not self._context:
             reason = self._reason()
