@@ -94,6 +94,7 @@ benchmark: setup $(SUITE)/tests
 	@$(BIN)/python benchmarks/network.py
 	@$(BIN)/python benchmarks/first_words.py
 	@$(BIN)/python benchmarks/json_schemas.py
+	@$(BIN)/python benchmarks/quantise.py
 
 clean:
 	rm -rf $(VENV) $(RPC) build dist demo-output tests/yjs/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from llama_cpp import llama_cpp as C  # noqa: N812
 
-from ainet.errors import ModelError
+from ainet.errors import ModelError, NotEnough
 from ainet.models.gguf_values import TENSOR_TYPES
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ def quantise(
     ------
     ModelError
         If llama.cpp cannot, with its reason.
+    NotEnough
+        If the disk is full.
     """
     _run(source, target, wanted, threads=threads, importance=importance, notes=notes, progress=progress)
 
@@ -128,7 +130,9 @@ def _run(
         failed = C.llama_model_quantize(str(source).encode(), str(target or "").encode(), ctypes.byref(params))
     finally:
         C.llama_log_set(C.llama_log_callback(), ctypes.c_void_p(0))
+    if failed and any("iostream error" in line for line in log.errors):
+        raise NotEnough(f"{target} cannot be written. Is the disk full?")
     if failed:
-        reason = log.errors[-1].rpartition("quantize: ")[2] if log.errors else "it gave no reason"
+        reason = log.errors[-1].rpartition("quantize: ")[2].rstrip(".") if log.errors else "it gave no reason"
         raise ModelError(f"llama.cpp cannot write {source.name} as {wanted.name}: {reason}.")
     return log.types

@@ -119,7 +119,7 @@ def compare(source: Path, rows: Iterator[NDArray[np.float32]]) -> Agreement:
         known = _log_softmax(expected.astype(np.float32))
         found = _log_softmax(logits)
         divergences.append(max(0.0, float(np.sum(np.exp(known) * (known - found)))))
-        same.append(int(known.argmax()) == int(found.argmax()))
+        same.append(int(expected.argmax()) == int(logits.argmax()))
     return Agreement(np.array(divergences, np.float32), np.array(same, np.bool_))
 
 

@@ -220,6 +220,7 @@ class Llama:
             reason = self._reason()
             self.close()
             raise NotEnough(f"llama.cpp cannot allocate a context of {n_ctx} tokens for {Path(path).name}: {reason}")
+        self._log.errors.clear()
         self.hidden_out = hidden_out
         self._memory = C.llama_get_memory(self._context)
         self._sections = SECTIONS if C.llama_model_rope_type(self._model) in SECTIONED else 1
@@ -372,5 +373,5 @@ class Llama:
         return name.value.decode()
 
     def _reason(self) -> str:
-        errors = self._log.errors
-        return errors[-1] if errors else "it gave no reason"
+        errors = self._log.errors  # the first says what is wrong; others follow from it
+        return errors[0].rpartition("error loading model: ")[2] if errors else "it gave no reason"
