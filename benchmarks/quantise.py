@@ -2,8 +2,8 @@
 
     python benchmarks/quantise.py [--rounds N] [--chunks N] [--output FILE]
 
-The source has 4 bits already (Q4_1), so that no format can be better; losses are those against it, on this project's own
-documentation. Speeds are those of one stage with one thread, the variants in turns.
+The source has 4 bits already (Q4_1), so that no format can be better; losses are those against it, on this project's
+own documentation. Speeds are those of one stage with one thread, the variants in turns.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def show(found: dict[str, dict[str, Any]]) -> None:
         loss = f"{row['divergence']:.5f} ± {row['error']:.5f}" if "error" in row else "(the source)"
         worst = f"{row['worst']:.3f}" if "worst" in row else ""
         print(
-            f"{name:<26}{row['size'] / 1e6:>7.1f}{row['bits']:>6.2f}{loss:>20}{worst:>11}{100 * row['same_top']:>8.1f} %"
-            f"{row['tokens_per_s']:>10.1f}{row['ratio']:>7.2f}{row['predicted']:>11.1f}"
+            f"{name:<26}{row['size'] / 1e6:>7.1f}{row['bits']:>6.2f}{loss:>20}{worst:>11}"
+            f"{100 * row['same_top']:>8.1f} %{row['tokens_per_s']:>10.1f}{row['ratio']:>7.2f}{row['predicted']:>11.1f}"
         )
 
 
