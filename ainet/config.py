@@ -50,7 +50,12 @@ class AinetConfig(Configurable):
     memory = Unicode("", help="Most memory that stages may use; empty: 75 % of the device's.").tag(config=True)
     threads = Int(0, help="Most threads that stages may use; 0: all cores.").tag(config=True)
     disk = Unicode("", help="Most disk space for tensors and shards; empty: half of what is free.").tag(config=True)
-    gpu = Bool(True, help="Whether llama.cpp may offload layers to a GPU that it was built for.").tag(config=True)
+    gpu = Bool(
+        False, help="Whether layers may go to a GPU that llama.cpp was built for; otherwise none is opened."
+    ).tag(config=True)
+    gpu_memory = Unicode("", help="Most memory of the GPU that stages may use; empty: 90 % of what is free.").tag(
+        config=True
+    )
     lend = Bool(True, help="Whether members may borrow a Dask worker (`%ainet client`).").tag(config=True)
 
     model = Unicode("smollm2", help="Model that is used when none is named.").tag(config=True)

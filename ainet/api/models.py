@@ -82,7 +82,8 @@ class ListedModel(ModelEntry):
 class PlannedStage:
     """Layers `first_layer` to `last_layer` (0-based, inclusive) on one node, with the memory (bytes) they take.
 
-    `seconds` is the predicted time of a token in this stage.
+    With `gpu` they are on the node's GPU, of whose memory they take `gpu_memory`. `seconds` is the predicted time of a
+    token in this stage.
     """
 
     node: str
@@ -94,6 +95,7 @@ class PlannedStage:
     gpu: bool
     reason: str
     seconds: float = 0.0
+    gpu_memory: int = 0
 
     @property
     def device(self) -> str:

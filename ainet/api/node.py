@@ -11,12 +11,17 @@ from ainet.api.verb import Nothing, Verb
 
 @dataclass(frozen=True)
 class Caps:
-    """Amounts of what a device gives: memory and disk in bytes, threads, and whether its GPU may be used."""
+    """Amounts of what a device gives: memory, disk and its GPU's memory in bytes, and threads."""
 
     memory: int
     threads: int
     disk: int
-    gpu: bool = True
+    gpu_memory: int = 0
+
+    @property
+    def gpu(self) -> bool:
+        """Whether layers may go to a GPU."""
+        return self.gpu_memory > 0
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ class PipelineDirectory:
             ReachablePipeline(placement, name, link)
             for link in self._links.links()
             for name, placement in self.of(link.peer_id)
-            if placement.model == model and (placement.n_ctx, placement.n_ubatch) == sizes
+            if placement.model == model and sizes.allow(placement.n_ctx, placement.n_ubatch)
             if name not in self._avoided
         ]
         return sorted(found, key=lambda reachable: reachable.rank)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import logging
 
     from ainet.executor.pipeline import Pipeline
+    from ainet.resources.memory import Memory
 
 
 class DraftModel:
@@ -37,8 +38,8 @@ class DraftModel:
         return self._failure is not None or not self.pipeline.usable
 
     @property
-    def memory(self) -> dict[str, int]:
-        """Bytes of memory that it takes on each node (by id)."""
+    def memory(self) -> dict[str, Memory]:
+        """The memory that it takes on each node (by id)."""
         return {} if self.closed else self.pipeline.memory
 
     async def guess(self, text: list[int], most: int) -> list[int]:

@@ -20,6 +20,7 @@ from ainet.executor.slowest import Slowest
 from ainet.executor.speculator import Guesser, Speculator
 from ainet.hosting.requests import CloseStages, DescribeStages, LinkStage, LoadProgress, LoadStage, StageLoaded
 from ainet.links.standing import Standing
+from ainet.resources.memory import Memory
 from ainet.stages.protocol.recovery import plan_recovery
 from ainet.stages.protocol.spec import EPOCH_BYTES, StageSpec
 from ainet.timing import TIMING
@@ -171,13 +172,13 @@ class Pipeline:
         ]
 
     @property
-    def memory(self) -> dict[str, int]:
-        """Bytes of memory that its stages take on each node (by id)."""
-        found: dict[str, int] = {}
+    def memory(self) -> dict[str, Memory]:
+        """The memory that its stages take on each node (by id)."""
+        found: dict[str, Memory] = {}
         for stage, loaded in zip(self.plan.stages, self._loaded, strict=True):
-            found[stage.node] = found.get(stage.node, 0) + loaded.memory
+            found[stage.node] = found.get(stage.node, Memory()) + Memory(loaded.memory, loaded.gpu_memory)
         for node, memory in self.draft.memory.items() if self.draft is not None else []:
-            found[node] = found.get(node, 0) + memory
+            found[node] = found.get(node, Memory()) + memory
         return found
 
     @property
@@ -318,6 +319,12 @@ class Pipeline:
             last = self._loaded[-1].address
             await self._links.forwarders.close(last.node, last.session_port)
 
+    @property
+    def _n_devices(self) -> int:
+        """Stages that compute at the same time: those of one GPU take turns."""
+        gpus = [stage.node for stage in self.plan.stages if stage.gpu]
+        return len(self.plan.stages) - len(gpus) + len(set(gpus))
+
     async def _load(self, stage: PlannedStage, progress: Callable[[LoadProgress], None]) -> StageLoaded:
         spec = StageSpec(
             pipeline=self.name,
@@ -331,6 +338,7 @@ class Pipeline:
             n_ubatch=self.plan.n_ubatch,
             threads=stage.threads,
             gpu=stage.gpu,
+            n_devices=self._n_devices,
             sessions=self._options.sessions,
             queue=self._options.queue,
             kept_tokens=self._options.kept_tokens,

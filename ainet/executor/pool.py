@@ -9,6 +9,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from ainet.errors import AinetError
+from ainet.resources.memory import Memory
 from ainet.tasks import Tasks
 from ainet.timing import TIMING, Timing
 
@@ -111,27 +112,27 @@ class PipelinePool:
         self._loaded.append(pipeline)
         self._notify_untold()
 
-    def idle_memory(self) -> dict[str, int]:
-        """Return the bytes on each node (by id) that unloading idle pipelines would free."""
-        freed: dict[str, int] = {}
+    def idle_memory(self) -> dict[str, Memory]:
+        """Return the memory of each node (by id) that unloading idle pipelines would free."""
+        freed: dict[str, Memory] = {}
         for pipeline in self._loaded:
             for node, memory in pipeline.memory.items() if pipeline.idle else []:
-                freed[node] = freed.get(node, 0) + memory
+                freed[node] = freed.get(node, Memory()) + memory
         return freed
 
-    async def make_room(self, plan: Plan, free: Mapping[str, int]) -> None:
-        """Unload idle pipelines, the longest unused first, until `plan` fits into what is `free` (bytes by node id)."""
-        short = {stage.node: -free.get(stage.node, 0) for stage in plan.stages}
+    async def make_room(self, plan: Plan, free: Mapping[str, Memory]) -> None:
+        """Unload idle pipelines, the longest unused first, until `plan` fits into what is `free` (by node id)."""
+        left = {stage.node: free.get(stage.node, Memory()) for stage in plan.stages}
         for stage in plan.stages:
-            short[stage.node] += stage.memory
+            left[stage.node] -= Memory(stage.memory, stage.gpu_memory)
         for pipeline in sorted(self._loaded, key=lambda one: one.last_used):
-            wanted = any(short.get(stage.node, 0) > 0 for stage in pipeline.plan.stages)
+            memory = pipeline.memory
+            wanted = any(left[node].lacks and memory[node].helps(left[node]) for node in left.keys() & memory.keys())
             if pipeline.idle and wanted:
                 self._log.info("%s is unloaded: its memory is wanted.", pipeline.plan.name)
                 await self.drop(pipeline)
-                for node, memory in pipeline.memory.items():
-                    if node in short:
-                        short[node] -= memory
+                for node in left.keys() & memory.keys():
+                    left[node] += memory[node]
 
     async def drop(self, pipeline: Pipeline) -> None:
         """Unload a pipeline; a second time does nothing."""

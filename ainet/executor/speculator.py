@@ -11,6 +11,7 @@ from ainet.stages.sessions.drafts import MAX_DRAFT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ainet.resources.memory import Memory
     from ainet.stages.protocol.generation import Event, Open
 
 #: Tokens that are guessed at once: the text may have gone on by then.
@@ -32,8 +33,8 @@ class Guesser(Protocol):
         """Whether it guesses no more."""
 
     @property
-    def memory(self) -> dict[str, int]:
-        """Bytes of memory that it takes on each node (by id)."""
+    def memory(self) -> dict[str, Memory]:
+        """The memory that it takes on each node (by id)."""
 
     async def guess(self, text: list[int], most: int) -> list[int]:
         """Return the most likely tokens to follow `text`; none where it cannot say."""

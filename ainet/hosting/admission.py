@@ -26,14 +26,14 @@ def admitted(spec: StageSpec, manifest: Manifest, caps: Caps) -> StageSpec:
     Returns
     -------
     StageSpec
-        The spec that may be loaded: not more threads than the owner gives, and a GPU only if it is given.
+        The spec that may be loaded: not more threads than the owner gives.
 
     Raises
     ------
     CannotSplit
         If the model has no such stage.
     UsageError
-        If context, chunk or epoch make no sense.
+        If context, chunk or epoch make no sense, or a GPU is wanted that is not given.
     """
     manifest.check_range(spec.first_layer, spec.last_layer)
     if len(spec.epoch) != EPOCH_BYTES or not 1 <= spec.n_stages <= manifest.n_layers:
@@ -42,10 +42,15 @@ def admitted(spec: StageSpec, manifest: Manifest, caps: Caps) -> StageSpec:
         raise UsageError(f"A context of {spec.n_ctx} tokens in chunks of {spec.n_ubatch} is not possible.")
     if spec.exact and spec.n_ubatch > EXACT_UBATCH:
         raise UsageError(f"Answers are exact in chunks of at most {EXACT_UBATCH} tokens, not of {spec.n_ubatch}.")
+    if spec.gpu and spec.exact:
+        raise UsageError("Answers of a GPU are not exact: a row's result depends on those beside it.")
+    if spec.gpu and not caps.gpu:
+        raise UsageError("This device gives no GPU (`ainet up --gpu`).")
+    if not 0 <= spec.n_devices <= spec.n_stages:
+        raise UsageError(f"{spec.n_devices} devices cannot have {spec.n_stages} stages.")
     return msgspec.structs.replace(
         spec,
         threads=max(1, min(spec.threads, caps.threads)),
-        gpu=spec.gpu and caps.gpu and not spec.exact,
         sessions=max(1, min(spec.sessions, MAX_SESSIONS)),
         queue=max(0, min(spec.queue, MAX_QUEUE)),
         kept_tokens=max(0, min(spec.kept_tokens, MAX_KEPT)),

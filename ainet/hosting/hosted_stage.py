@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ainet.placement.footprint import Footprint
+from ainet.resources.memory import Memory
+
 if TYPE_CHECKING:
     from ainet.engine.engine import Worker
     from ainet.engine.worker_pool import WorkerLease
@@ -14,6 +17,17 @@ if TYPE_CHECKING:
     from ainet.resources.allocator import Reservation
     from ainet.stages.protocol.address import StageAddress
     from ainet.stages.protocol.spec import StageSpec
+
+
+def footprint_of(manifest: Manifest, spec: StageSpec) -> Footprint:
+    """Return the footprint of the stages of a pipeline."""
+    return Footprint(manifest, n_ctx=spec.n_ctx, n_ubatch=spec.n_ubatch, sessions=spec.sessions, exact=spec.exact)
+
+
+def needed_memory(manifest: Manifest, spec: StageSpec) -> Memory:
+    """Return the memory that a stage takes."""
+    footprint, layers = footprint_of(manifest, spec), (spec.first_layer, spec.last_layer)
+    return footprint.on_gpu(*layers) if spec.gpu else Memory(footprint.memory(*layers))
 
 
 class HostedStage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from ainet.resources.memory import Memory
 from ainet.timing import TIMING, Timing
 
 if TYPE_CHECKING:
@@ -39,9 +40,10 @@ class Parking:
         return [*self._kept, *self._ending]
 
     @property
-    def memory(self) -> int:
-        """Bytes that are reserved for what is kept: they are given up when anything else needs them."""
-        return sum(stage.reservation.memory for stage in self._kept if not stage.reservation.released)
+    def memory(self) -> Memory:
+        """The memory that is reserved for what is kept: it is given up when anything else needs it."""
+        kept = [stage.reservation for stage in self._kept if not stage.reservation.released]
+        return Memory(sum(one.memory for one in kept), sum(one.gpu_memory for one in kept))
 
     def keep(self, stage: HostedStage) -> None:
         """Keep the model of a stage that has ended, and unload it after a while."""

@@ -61,7 +61,7 @@ class ReadTensor(Request, frozen=True):
 class StageLoaded(msgspec.Struct, frozen=True):
     """The stage listens at `address`; it fetched `received` bytes, takes `memory` bytes, can keep `kept_tokens`.
 
-    `held` is what it knows of sessions of an earlier pipeline; None: it is new.
+    `held` is what it knows of sessions of an earlier pipeline; None: it is new. It takes `gpu_memory` bytes of a GPU's.
     """
 
     address: StageAddress
@@ -69,6 +69,7 @@ class StageLoaded(msgspec.Struct, frozen=True):
     memory: int
     kept_tokens: Count = 0
     held: Annotated[list[Held], msgspec.Meta(max_length=MAX_SLOTS)] | None = None
+    gpu_memory: Count = 0
 
 
 class LoadStage(Request, frozen=True):

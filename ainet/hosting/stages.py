@@ -11,13 +11,13 @@ from ainet.api.node import StageFigures, WorkerState
 from ainet.engine.worker_pool import Purpose, WorkerPool
 from ainet.errors import AinetError, NotEnough, NotFound, Refused, StageLost, UsageError
 from ainet.hosting.admission import admitted
-from ainet.hosting.hosted_stage import HostedStage
+from ainet.hosting.hosted_stage import HostedStage, footprint_of, needed_memory
 from ainet.hosting.parking import Parking
 from ainet.hosting.progress import told_in_thread, told_while
 from ainet.hosting.requests import LoadProgress, StageLoaded
 from ainet.links.standing import Standing
 from ainet.models.shards import ShardStore
-from ainet.placement.footprint import OVERHEAD, STAGE_SECONDS, Footprint
+from ainet.placement.footprint import GPU_CONTEXT, OVERHEAD, STAGE_SECONDS
 from ainet.resources import monitor
 from ainet.stages.actor import StageActor
 from ainet.stages.protocol.spec import STATE_TOKENS
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ainet.models.manifest import Manifest
     from ainet.models.tensors import TensorStore
     from ainet.resources.allocator import Allocator
+    from ainet.resources.memory import Memory
     from ainet.resources.speeds import Speeds
     from ainet.stages.protocol.address import StageAddress
     from ainet.stages.protocol.recovery import Recovery
@@ -147,10 +148,10 @@ class HostedStages:
         self._check_new(spec)
         spec = self.admit(spec, manifest)
         what = f"{manifest.name} layers {spec.first_layer}–{spec.last_layer}"
-        memory = _footprint(manifest, spec).memory(spec.first_layer, spec.last_layer)
+        needed = needed_memory(manifest, spec)
         # Stages take turns, so threads are shared in time: a stage that comes when all are taken runs nevertheless.
         threads = min(spec.threads, self._allocator.free.threads)
-        stage = await self._start_stage(spec, manifest, what, memory, threads, local=local)
+        stage = await self._start_stage(spec, manifest, what, needed, threads, local=local)
         self._stages[spec.pipeline, spec.first_layer] = stage
         try:
             layers = (spec.first_layer, spec.last_layer)
@@ -164,22 +165,25 @@ class HostedStages:
             if is_new:
                 progress(LoadProgress(f"loading {what}"))
                 await self._host(stage)
-            loading = self._alive(stage, lambda actor: actor.load(spec, shard))
+            on_gpu = needed.gpu - GPU_CONTEXT if spec.gpu else 0
+            loading = self._alive(stage, lambda actor: actor.load(spec, shard, on_gpu))
             address: StageAddress = await told_while(loading, stage, f"loading {what}", progress if is_new else None)
             stage.address = address
             if not local:
                 for port in stage.ports:
                     self._links.channels.expose(address.host, port)
             figures = await self._alive(stage, lambda actor: actor.state())
-            buffers = sum(figures.buffers.values())
-            stage.reservation.resize(memory=max(memory, buffers + OVERHEAD))
+            if not spec.gpu:
+                buffers = sum(figures.buffers.values())
+                stage.reservation.resize(memory=max(needed.host, buffers + OVERHEAD))
             self._note_speed(stage, figures.token_seconds)
             kept_tokens = self._reserve_kept(stage)
         except BaseException:
             await asyncio.shield(self._close(stage))
             raise
         self._workers.keep_spare()
-        return StageLoaded(address, received, stage.reservation.memory, kept_tokens, figures.held)
+        reserved = stage.reservation
+        return StageLoaded(address, received, reserved.memory, kept_tokens, figures.held, reserved.gpu_memory)
 
     async def link(
         self,
@@ -270,7 +274,7 @@ class HostedStages:
             raise UsageError(f"Layers {spec.first_layer}–{spec.last_layer} of this pipeline are loaded here already.")
 
     async def _start_stage(
-        self, spec: StageSpec, manifest: Manifest, what: str, memory: int, threads: int, *, local: bool
+        self, spec: StageSpec, manifest: Manifest, what: str, needed: Memory, threads: int, *, local: bool
     ) -> HostedStage:
         """Return a stage with the memory that it needs, and maybe a model that was loaded before."""
         parked = self.parking.reclaim(spec, local=local)
@@ -279,14 +283,15 @@ class HostedStages:
             stage.lease, stage.worker = parked.lease, parked.worker
             stage.actor, stage.is_local = parked.actor, local
             return stage
+        amounts = {"memory": needed.host, "gpu_memory": needed.gpu, "threads": threads}
         try:
-            reservation = self._allocator.reserve(what, memory, threads=threads)
+            reservation = self._allocator.reserve(what, **amounts)
         except NotEnough:
             if not self.parking:
                 raise
             await self.parking.clear()
             self._check_new(spec)
-            reservation = self._allocator.reserve(what, memory, threads=threads)
+            reservation = self._allocator.reserve(what, **amounts)
         stage = HostedStage(spec, manifest, reservation)
         stage.is_local = local
         return stage
@@ -324,10 +329,10 @@ class HostedStages:
     def _note_speed(self, stage: HostedStage, seconds: float) -> None:
         """Note what a token took, for the next plan."""
         spec = stage.spec
-        read = _footprint(stage.manifest, spec).read(spec.first_layer, spec.last_layer)
+        read = footprint_of(stage.manifest, spec).read(spec.first_layer, spec.last_layer)
         if seconds > 0:
             reading = max(seconds - STAGE_SECONDS, seconds / 4)
-            self.speeds.note(spec.model, read / reading / spec.threads)
+            self.speeds.note(spec.model, read / reading / (1 if spec.gpu else spec.threads), gpu=spec.gpu)
 
     def _reserve_kept(self, stage: HostedStage) -> int:
         """Reserve memory for copies of earlier prompts, where there is plenty; return the tokens that they may have."""
@@ -438,7 +443,3 @@ class HostedStages:
 
 async def _answer(actor: Any, call: Callable[[Any], Any]) -> Any:
     return await call(actor)  # an actor whose worker is lost raises as soon as it is called
-
-
-def _footprint(manifest: Manifest, spec: StageSpec) -> Footprint:
-    return Footprint(manifest, n_ctx=spec.n_ctx, n_ubatch=spec.n_ubatch, sessions=spec.sessions, exact=spec.exact)

@@ -9,6 +9,7 @@ from ainet.api.answers import Answers
 from ainet.documents.exchange import Documents
 from ainet.documents.kinds import Fetch
 from ainet.engine.engine import Engine
+from ainet.errors import UsageError
 from ainet.executor.answering import Answering
 from ainet.executor.directory import PipelineDirectory
 from ainet.executor.finder import ModelFinder
@@ -34,6 +35,7 @@ from ainet.placement.survey import Survey
 from ainet.quantising.quantiser import Quantiser
 from ainet.resources import monitor
 from ainet.resources.allocator import Allocator, caps_of
+from ainet.resources.gpus import find_gpu
 from ainet.resources.speeds import Speeds
 from ainet.sharing.notebooks import Notebooks
 from ainet.sharing.shares import NOTEBOOK, Shares
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from ainet.api.generate import Event, GenerateRequest
     from ainet.api.verb import P, R, Verb
     from ainet.config import AinetConfig
+    from ainet.resources.gpus import Gpu
 
 
 class Node:
@@ -100,7 +103,8 @@ class Node:
         for warning in self.identity.warnings:
             log.warning("%s", warning)
         stack.push_async_callback(self._cutting.stop)
-        self.allocator = Allocator(caps_of(config))
+        self.gpu = await self._find_gpu()
+        self.allocator = Allocator(caps_of(config, self.gpu))
         self.store = TensorStore(self._data_dir / "store", disk=self.allocator.caps.disk)
         stack.callback(self.store.close)
         self.catalog = ModelCatalog(config, self.store)
@@ -144,6 +148,7 @@ class Node:
             allocator=self.allocator,
             store=self.store,
             speed=speed,
+            gpu_speed=self.gpu.speed if self.gpu is not None else 0.0,
             speeds=speeds,
             bandwidths=bandwidths,
             log=log,
@@ -235,6 +240,17 @@ class Node:
         stack.push_async_callback(advertiser.stop)
         await self.provider.start()
         stack.push_async_callback(self.provider.stop)
+
+    async def _find_gpu(self) -> Gpu | None:
+        """Return the GPU that layers may go to; raises `UsageError` for one that is wanted and cannot be used."""
+        if not self._config.gpu:
+            return None
+        if self._config.exact:
+            raise UsageError(
+                "`exact` and --gpu exclude each other: on a GPU a row's result depends on those beside it. Start the "
+                "node with --no-gpu, or switch `exact` off."
+            )
+        return await find_gpu(self._log)
 
     async def open_notebooks(self, contents: Any, live: Callable[[str], Any]) -> None:
         """Share notebooks from now on: those of a Jupyter server, from its contents manager and live documents."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from ainet.models.gguf_values import padded
 from ainet.models.shard_layout import layout
+from ainet.placement.capacity import GPU_PROCESS
+from ainet.resources.memory import Memory
 from ainet.stages.protocol.spec import SLOTS_OF_EXACT
 
 if TYPE_CHECKING:
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 #: A worker process with Python, Dask and llama.cpp's graphs (bytes): 63 MB idle and up to 20 MB more with a vocabulary,
 #: measured with SmolLM2-135M.
 OVERHEAD = 80_000_000
+#: Bytes that a GPU's driver takes for a process (CUDA: 603 MiB, measured).
+GPU_CONTEXT = 650_000_000
+#: Rows of a prompt at once on a GPU: with 64, as on processors, it reads half as fast.
+GPU_UBATCH = 512
 #: What a stage costs besides its layers and the way to it (s): waking up, encrypting, beginning a graph. Measured with
 #: SmolLM2-135M on virtual processors, where waking up is slow.
 STAGE_SECONDS = 0.001
@@ -104,12 +110,26 @@ class Footprint:
 
     def memory(self, first_layer: int, last_layer: int) -> int:
         """Return the bytes that a stage with these layers takes: process, weights, KV cache, buffers."""
-        size = OVERHEAD + self._buffers + self.weights(first_layer, last_layer)
-        size += max(self._activations[first_layer : last_layer + 1])
-        size += self.caches(first_layer, last_layer)
+        size = OVERHEAD + self._layers(first_layer, last_layer)
         if last_layer < self._last:
             return size + self._between
         return size + self._outputs + (self._whole if first_layer == 0 else self._end)
+
+    def on_gpu(self, first_layer: int, last_layer: int) -> Memory:
+        """Return what a stage with these layers takes on a GPU, and of the device's own memory.
+
+        The embedding table stays with the host; a matrix that makes logits is on the GPU, too, where both are one.
+        """
+        host = GPU_PROCESS + (self._between if last_layer < self._last or first_layer > 0 else self._whole)
+        gpu = GPU_CONTEXT + self._layers(first_layer, last_layer)
+        if last_layer < self._last:
+            return Memory(host, gpu)
+        return Memory(host + self._outputs, gpu + self._logits + self._outputs)
+
+    def _layers(self, first_layer: int, last_layer: int) -> int:
+        """Return the bytes of layers at work: weights, KV cache, buffers."""
+        size = self._buffers + self.weights(first_layer, last_layer) + self.caches(first_layer, last_layer)
+        return size + max(self._activations[first_layer : last_layer + 1])
 
 
 def _activations(manifest: Manifest, layer: int, widest: int, *, experts: bool) -> int:

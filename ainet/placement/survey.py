@@ -10,8 +10,10 @@ import msgspec
 
 from ainet.errors import AinetError, NotEnough, NotFound, UsageError
 from ainet.placement.capacity import NodeCapacity
+from ainet.placement.footprint import GPU_UBATCH
 from ainet.placement.planner import Planner
 from ainet.placement.requests import DescribeNode
+from ainet.resources.memory import Memory
 from ainet.stages.protocol.spec import EXACT_UBATCH
 from ainet.stages.ring.hidden_states import HiddenStates
 from ainet.timing import TIMING
@@ -44,11 +46,11 @@ MOST_SPEED = 1e15
 
 
 class Planned(NamedTuple):
-    """A plan, the nodes (by id) that hold the model, and the bytes that are free on each node now."""
+    """A plan, the nodes (by id) that hold the model, and the memory that is free on each node now."""
 
     plan: Plan
     sources: list[str]
-    free: dict[str, int]
+    free: dict[str, Memory]
 
 
 class Sizes(NamedTuple):
@@ -56,6 +58,11 @@ class Sizes(NamedTuple):
 
     n_ctx: int
     n_ubatch: int
+
+    def allow(self, n_ctx: int, n_ubatch: int) -> bool:
+        """Whether a pipeline of these sizes serves as well: on GPUs chunks are longer, and never exact."""
+        longer = n_ubatch == GPU_UBATCH and self.n_ubatch > EXACT_UBATCH
+        return n_ctx == self.n_ctx and (n_ubatch == self.n_ubatch or longer)
 
 
 class Survey:
@@ -68,11 +75,11 @@ class Survey:
     identity, links
         This node and the way to members.
     parked, worker_limit
-        Return the bytes of models that are kept for pipelines to come, and the most stages that can run here.
+        Return the memory of models that are kept for pipelines to come, and the most stages that can run here.
     allocator, store
         The memory and the tensors of this node.
-    speed
-        Bytes of memory that one thread reads in a second, measured.
+    speed, gpu_speed
+        Bytes of memory that one thread, and a GPU, reads in a second, measured.
     speeds
         The speeds of models on this device.
     bandwidths
@@ -87,11 +94,12 @@ class Survey:
         config: AinetConfig,
         identity: Identity,
         links: Links,
-        parked: Callable[[], int],
+        parked: Callable[[], Memory],
         worker_limit: Callable[[], int | None],
         allocator: Allocator,
         store: TensorStore,
         speed: float,
+        gpu_speed: float,
         speeds: Speeds,
         bandwidths: Bandwidths,
         log: logging.Logger,
@@ -103,7 +111,7 @@ class Survey:
         self._worker_limit = worker_limit
         self._allocator = allocator
         self._store = store
-        self._speed = speed
+        self._speed, self._gpu_speed = speed, gpu_speed
         self._speeds = speeds
         self._bandwidths = bandwidths
         self._log = log
@@ -135,12 +143,12 @@ class Survey:
         """Return what this node can give to a pipeline of the model with this digest."""
         links = self._links.links()
         holds = await asyncio.to_thread(self._holds, digest)
-        free = self._allocator.free
-        measured = self._speeds.get(digest)
+        free, parked = self._allocator.free, self._parked()
+        measured, on_gpu = self._speeds.get(digest), self._speeds.get(digest, gpu=True)
         return NodeCapacity(
             node=self._identity.id,
             name=self._identity.name,
-            memory=free.memory + self._parked(),
+            memory=free.memory + parked.host,
             threads=self._config.stage_threads or self._allocator.caps.threads,
             speed=measured or self._speed,
             measured=measured is not None,
@@ -148,7 +156,9 @@ class Survey:
             bandwidths={link.peer_id: known for link in links if (known := self._bandwidths.known(link)) is not None},
             workers=self._worker_limit(),
             models=[digest] if holds else [],
-            gpu=self._allocator.caps.gpu,
+            gpu_memory=free.gpu_memory + parked.gpu,
+            gpu_speed=on_gpu or self._gpu_speed,
+            gpu_measured=on_gpu is not None,
         )
 
     async def describe(self, digest: str) -> NodeCapacity:
@@ -159,12 +169,12 @@ class Survey:
     async def _answer(self, _link: PeerLink, request: DescribeNode) -> NodeCapacity:
         return await self.describe(request.model)
 
-    async def fits_here(self, manifest: Manifest, idle: Mapping[str, int]) -> bool:
+    async def fits_here(self, manifest: Manifest, idle: Mapping[str, Memory]) -> bool:
         """Whether the whole model fits on this device; `idle` as for `plan`."""
         own = _with_idle(await self.capacity(manifest.digest), idle)
         return self.planner(manifest, [own]).fits(own)
 
-    async def plan(self, manifest: Manifest, stages: int | None, idle: Mapping[str, int]) -> Planned:
+    async def plan(self, manifest: Manifest, stages: int | None, idle: Mapping[str, Memory]) -> Planned:
         """Place a model; nothing is loaded or unloaded yet.
 
         Parameters
@@ -172,7 +182,7 @@ class Survey:
         stages
             The number of stages; None leaves it to the planner.
         idle
-            Bytes on each node (by id) that unloading idle pipelines would free.
+            Memory of each node (by id) that unloading idle pipelines would free.
 
         Raises
         ------
@@ -184,12 +194,12 @@ class Survey:
         own = await self.capacity(manifest.digest)
         alone = self.planner(manifest, [_with_idle(own, idle)])
         if stages is None and own.models and alone.fits(_with_idle(own, idle)):  # no need to ask anybody
-            return Planned(alone.plan(), [own.node], {own.node: own.memory})
+            return Planned(alone.plan(), [own.node], {own.node: own.free})
         capacities = await self._capacities(manifest)
         able = [_with_idle(capacity, idle) for capacity in capacities]
         plan = await asyncio.to_thread(self.planner(manifest, able).plan, stages)
         sources = [capacity.node for capacity in capacities if capacity.models]
-        return Planned(plan, sources, {capacity.node: capacity.memory for capacity in capacities})
+        return Planned(plan, sources, {capacity.node: capacity.free for capacity in capacities})
 
     async def replica(self, manifest: Manifest, used: Container[str]) -> Planned | None:
         """Place the whole model on the best device that does not hold it yet; None if there is none.
@@ -269,7 +279,7 @@ class Survey:
         except (AinetError, TimeoutError) as exc:
             self._log.info("%s is left out of the plan: %s", state.name, exc or "no answer")
             return None
-        if not (0 < capacity.speed < MOST_SPEED and capacity.threads > 0):
+        if not (0 < capacity.speed < MOST_SPEED and 0 <= capacity.gpu_speed < MOST_SPEED and capacity.threads > 0):
             told = "%s is left out of the plan: it says that each of %d threads reads %s B/s."
             self._log.warning(told, state.name, capacity.threads, capacity.speed)
             return None
@@ -281,5 +291,6 @@ class Survey:
         )
 
 
-def _with_idle(capacity: NodeCapacity, idle: Mapping[str, int]) -> NodeCapacity:
-    return msgspec.structs.replace(capacity, memory=capacity.memory + idle.get(capacity.node, 0))
+def _with_idle(capacity: NodeCapacity, idle: Mapping[str, Memory]) -> NodeCapacity:
+    free = capacity.free + idle.get(capacity.node, Memory())
+    return msgspec.structs.replace(capacity, memory=free.host, gpu_memory=free.gpu)

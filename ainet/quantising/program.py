@@ -21,7 +21,7 @@ from ainet.quantising.arrays import read_arrays, write_arrays
 from ainet.quantising.formats import FORMATS
 from ainet.quantising.importance import Importance
 from ainet.quantising.quality import Reader, compare, keep_agreement, keep_logits, kept_agreement
-from ainet.quantising.speed import measure_speed
+from ainet.stages.llama.speed import measure_speed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ainet.config import AinetConfig
+    from ainet.resources.gpus import Gpu
 
 #: Part of the device's memory, and of its free disk space, that is given where the owner says nothing.
 DEFAULT_MEMORY = 0.75
 DEFAULT_DISK = 0.5
-RESOURCES = ("memory", "disk", "threads")
+#: Part of the GPU's free memory; the rest is for what its driver takes while it computes.
+DEFAULT_GPU_MEMORY = 0.9
+RESOURCES = ("memory", "disk", "threads", "gpu_memory")
 
 
-def caps_of(config: AinetConfig) -> Caps:
-    """Return the owner's caps; memory is never more than the device has."""
+def caps_of(config: AinetConfig, gpu: Gpu | None = None) -> Caps:
+    """Return the owner's caps; memory is never more than the device has, nor than is free on its `gpu`."""
     total = total_memory()
     return Caps(
         memory=min(parse_bytes(config.memory), total) if config.memory else int(total * DEFAULT_MEMORY),
@@ -33,8 +36,18 @@ def caps_of(config: AinetConfig) -> Caps:
         disk=parse_bytes(config.disk)
         if config.disk
         else int(shutil.disk_usage(config.make_data_dir()).free * DEFAULT_DISK),
-        gpu=config.gpu,
+        gpu_memory=_gpu_memory(config, gpu) if gpu is not None else 0,
     )
+
+
+def _gpu_memory(config: AinetConfig, gpu: Gpu) -> int:
+    if not config.gpu_memory:
+        return int(gpu.free * DEFAULT_GPU_MEMORY)
+    return min(parse_bytes(config.gpu_memory), gpu.free)
+
+
+#: Names of resources in words.
+NAMES = {"gpu_memory": "GPU memory"}
 
 
 class Reservation:
@@ -61,6 +74,11 @@ class Reservation:
     def memory(self) -> int:
         """Bytes of memory."""
         return self._amounts["memory"]
+
+    @property
+    def gpu_memory(self) -> int:
+        """Bytes of the GPU's memory."""
+        return self._amounts["gpu_memory"]
 
     @property
     def disk(self) -> int:
@@ -113,17 +131,17 @@ class Allocator:
     def reserved(self) -> Caps:
         """The sum of all reservations."""
         held = self.reservations()
-        return Caps(gpu=self.caps.gpu, **{name: sum(getattr(one, name) for one in held) for name in RESOURCES})
+        return Caps(**{name: sum(getattr(one, name) for one in held) for name in RESOURCES})
 
     @property
     def free(self) -> Caps:
         """The rest of the caps."""
         reserved = self.reserved
         left = {name: getattr(self.caps, name) - getattr(reserved, name) for name in RESOURCES}
-        return Caps(gpu=self.caps.gpu, **left)
+        return Caps(**left)
 
-    def reserve(self, what: str, memory: int, disk: int = 0, threads: int = 0) -> Reservation:
-        """Reserve bytes of `memory` and `disk`, and `threads`, for `what` (in words, such as ``"smollm2 layers 0–9"``).
+    def reserve(self, what: str, memory: int, disk: int = 0, threads: int = 0, gpu_memory: int = 0) -> Reservation:
+        """Reserve amounts for `what` (in words, such as ``"smollm2 layers 0–9"``): bytes, and threads.
 
         Raises
         ------
@@ -131,7 +149,7 @@ class Allocator:
             With the numbers, and who has the rest.
         """
         reservation = Reservation(self, what, dict.fromkeys(RESOURCES, 0))
-        self._change(reservation, {"memory": memory, "disk": disk, "threads": threads})
+        self._change(reservation, {"memory": memory, "disk": disk, "threads": threads, "gpu_memory": gpu_memory})
         self._reservations.append(reservation)
         return reservation
 
@@ -171,7 +189,7 @@ class Allocator:
             f"{_show(name, size)} {f'{_are(name, size)} used ' if number == 0 else ''}by {what}"
             for number, (size, what) in enumerate(sorted(used, reverse=True))
         )
-        kind = f" of {name}" if name != "threads" else ""
+        kind = f" of {NAMES.get(name, name)}" if name != "threads" else ""
         msg = (
             f"{reservation.what} needs {_show(name, amount)}{kind}, but only {_show(name, left)} of this device's cap "
             f"of {_show(name, cap)} {_are(name, left)} free{f' ({holders})' if holders else ''}. "
@@ -196,6 +214,8 @@ def _advice(name: str, wanted: int, holders: bool) -> str:
     if name == "threads":
         return f"Raise the cap with `ainet up --threads {wanted}`{unload}."
     size = _round_up(wanted)
+    if name == "gpu_memory":
+        return f"Raise the cap with `ainet up --gpu-memory {size}`{unload}, as far as the GPU has that much."
     total = total_memory() if name == "memory" else None
     if total is not None and parse_bytes(size) > total:
         first = "Unload something with `ainet unload`, use" if holders else "Use"

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 FILE = "model_speeds.json"
 MAX_MODELS = 200
+#: Follows the digest of a model that ran on a GPU.
+GPU = " gpu"
 #: Weight of what was measured last; alone it counts when it differs by more than this share.
 WEIGHT, CHANGED = 0.3, 1 / 3
 
@@ -36,12 +38,13 @@ class Speeds:
         except (FileNotFoundError, msgspec.DecodeError):  # it is measured again
             self._known = {}
 
-    def get(self, model: str) -> float | None:
-        """Return the speed of a model that ran here."""
-        return self._known.get(model)
+    def get(self, model: str, *, gpu: bool = False) -> float | None:
+        """Return the speed of a model that ran here, on the processors or on the GPU."""
+        return self._known.get(model + GPU * gpu)
 
-    def note(self, model: str, speed: float) -> None:
+    def note(self, model: str, speed: float, *, gpu: bool = False) -> None:
         """Note what was measured."""
+        model += GPU * gpu
         before = self._known.pop(model, speed)
         changed = abs(speed - before) > CHANGED * before
         self._known[model] = speed if changed else before + WEIGHT * (speed - before)

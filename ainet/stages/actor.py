@@ -59,14 +59,20 @@ class StageActor:
         self._part = part
         return self._closed
 
-    async def load(self, spec: StageSpec, shard: Shard) -> StageAddress:
+    async def load(self, spec: StageSpec, shard: Shard, gpu_memory: int = 0) -> StageAddress:
         """Load the shard and listen; returns where.
+
+        Parameters
+        ----------
+        gpu_memory
+            Bytes of the GPU's memory that it will take.
 
         Raises
         ------
         AinetError
             If the stage cannot be loaded, or was closed meanwhile.
         """
+        from ainet.stages.llama.devices import check_gpu
         from ainet.stages.ring.frames import RingListener
         from ainet.stages.session_server import SessionServer
         from ainet.stages.stage import Stage
@@ -75,6 +81,8 @@ class StageActor:
             if self._stage is not None or self._closed:
                 raise UsageError("This worker holds a stage already, or was told to unload it.")
             parked, self._parked = self._parked, None
+            if gpu_memory and parked is None:
+                await asyncio.to_thread(check_gpu, f"Layers {spec.first_layer}–{spec.last_layer}", gpu_memory)
             self._stage = await asyncio.to_thread(
                 Stage, spec, shard, self._log, self._is_aborted, remains=parked, folder=_folder()
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,14 @@ if TYPE_CHECKING:
     from ainet.stages.llama.embedding import Embedding
     from ainet.stages.protocol.spec import StageSpec
 
-#: Tokens that are computed to see how fast a stage is.
+#: Attempts at each measurement of how fast a stage is.
 PROBES = 4
+#: Rows of a prompt at once that suit processors.
+USUAL_CHUNK = 64
+#: A longer chunk takes at most this part of the time for each of its rows.
+WORTH = 0.9
+#: Sessions with a row each, and the time that they take at most, in times of a single row, if rows are free.
+MANY, FREE = 8, 1.25
 
 
 def load(spec: StageSpec, shard: Shard, aborted: Callable[[float], bool]) -> Llama:
@@ -40,25 +46,57 @@ def load(spec: StageSpec, shard: Shard, aborted: Callable[[float], bool]) -> Lla
     )
 
 
-def probe(llama: Llama, embedding: Embedding | None, *, is_first: bool, with_logits: bool) -> float:
-    """Return the time of one token (s), measured before anybody asks.
+class Pace(NamedTuple):
+    """How fast a stage is.
+
+    Attributes
+    ----------
+    token_seconds
+        Seconds of one token.
+    chunk
+        Rows of a prompt that are best computed at once.
+    n_groups
+        Groups in which the tokens of running sessions are best computed, so that several stages work at once.
+    """
+
+    token_seconds: float
+    chunk: int
+    n_groups: int
+
+
+def measure_pace(llama: Llama, embedding: Embedding | None, spec: StageSpec, shard: Shard) -> Pace:
+    """Return how fast a stage is, measured before anybody asks.
 
     Parameters
     ----------
     embedding
-        Looks up the token, where the stage does that itself.
-    is_first, with_logits
-        Whether it is given tokens rather than hidden states; whether it computes logits.
+        Looks up tokens, where the stage does that itself.
     """
-    token = np.zeros(1, np.int32)
-    rows: NDArray[Any] = token if is_first else np.full((1, llama.n_embd), 0.01, np.float32)
-    times = []
-    for position in range(PROBES):
-        begun = time.perf_counter()
-        if embedding is not None:
-            rows = embedding.look_up(token)
-        llama.decode(rows, [Segment(0, position, 1, int(with_logits))])
-        llama.synchronize()
-        times.append(time.perf_counter() - begun)
-    llama.clear()
-    return min(times)
+
+    def seconds(rows: int, slots: int = 1, tries: int = PROBES) -> float:
+        """Return the least time of `rows` of a prompt, or of one row of each of several sessions."""
+        tokens = np.zeros(rows * slots, np.int32)
+        x: NDArray[Any] = tokens if shard.is_first else np.full((len(tokens), llama.n_embd), 0.01, np.float32)
+        times = []
+        for attempt in range(tries):
+            begun = time.perf_counter()
+            if embedding is not None:
+                x = embedding.look_up(tokens)
+            llama.decode(x, [Segment(slot, attempt * rows, rows, int(shard.is_last)) for slot in range(slots)])
+            llama.synchronize()
+            times.append(time.perf_counter() - begun)
+        llama.clear()
+        return min(times)
+
+    token = seconds(1)
+    n_groups = spec.n_devices or spec.n_stages
+    if not spec.gpu:
+        return Pace(token, spec.n_ubatch, n_groups)
+    # Longer chunks make others wait longer: they must be worth while.
+    short = min(USUAL_CHUNK, spec.n_ubatch, spec.n_ctx // PROBES)
+    long = min(spec.n_ubatch, spec.n_ctx // PROBES)
+    is_worth = seconds(long) / long < WORTH * seconds(short) / short
+    # Where rows beside others cost next to nothing, groups of them gain nothing either.
+    many = min(llama.n_slots, MANY)
+    is_free = many > 1 and seconds(1, many) < FREE * token
+    return Pace(token, spec.n_ubatch if is_worth else short, 1 if is_free else n_groups)

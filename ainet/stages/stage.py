@@ -17,7 +17,7 @@ import numpy as np
 from ainet.errors import AinetError, ModelError, ProtocolError, StageLost
 from ainet.stages.kv_cache import KVCache
 from ainet.stages.llama.embedding import Embedding
-from ainet.stages.loading import load, probe
+from ainet.stages.loading import Pace, load, measure_pace
 from ainet.stages.protocol.segments import SEGMENT_BYTES, Segment
 from ainet.stages.protocol.state import StageState
 from ainet.stages.ring.frames import Frame, Kind, RingConnection
@@ -49,7 +49,7 @@ class Remains(NamedTuple):
 
     cache: KVCache
     owner: str
-    token_seconds: float
+    pace: Pace
 
 
 class Stage:
@@ -101,7 +101,6 @@ class Stage:
         self.inbox = Inbox()
         self._previous: RingConnection | None = None
         self._next: RingConnection | None = None
-        self._composer = Composer(spec.n_ubatch, spec.n_stages, equal_rows=self.llama.has_state)
         self._in_flight = 0
         #: Positions of sessions that a new first stage computes for other new ones only.
         self._again: dict[int, int] = {}
@@ -115,16 +114,16 @@ class Stage:
         self._patience = timing.silence
         self._is_new = remains is None
         if remains is not None:
-            self._cache, self._token_seconds = remains.cache, remains.token_seconds
+            self._cache, pace = remains.cache, remains.pace
             if remains.owner != spec.owner or not self.llama.can_keep:
                 self._cache.clear()
         else:
             is_kept = self.llama.can_keep and not shard.is_last
             kept = KeptStates(self._hidden_states.row_bytes, folder, log, kept_bytes) if is_kept else None
             self._cache = KVCache(self.llama, self._hidden_states, kept, exact=spec.exact)
-            self._token_seconds = probe(
-                self.llama, self._embedding, is_first=self._is_first, with_logits=self._head is not None
-            )
+            pace = measure_pace(self.llama, self._embedding, spec, shard)
+        self._pace, self._token_seconds = pace, pace.token_seconds
+        self._composer = Composer(pace.chunk, pace.n_groups, equal_rows=self.llama.has_state)
         #: The number of calls of llama.cpp.
         self.decodes = 0
         self._thread: threading.Thread | None = None
@@ -191,7 +190,7 @@ class Stage:
         if self.error is not None and not isinstance(self.error, StageLost):
             self.llama.close()
             return None
-        return Remains(self._cache, self.spec.owner, self._token_seconds)
+        return Remains(self._cache, self.spec.owner, self._pace._replace(token_seconds=self._token_seconds))
 
     def _end(self) -> bool:
         """End the decode thread, if it runs; whether it has ended."""

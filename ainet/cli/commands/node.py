@@ -35,7 +35,8 @@ def _up_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
     parser.add_argument("--threads", metavar="N", type=count, help="most threads that stages may use")
     parser.add_argument("--disk", metavar="SIZE", help="most disk space for tensors and shards")
     boolean = argparse.BooleanOptionalAction
-    parser.add_argument("--gpu", action=boolean, help="let llama.cpp use a GPU that it was built for")
+    parser.add_argument("--gpu", action=boolean, help="put layers on a GPU that llama.cpp was built for")
+    parser.add_argument("--gpu-memory", metavar="SIZE", help="most memory of the GPU that stages may use")
     parser.add_argument("--lend", action=boolean, help="let members borrow a Dask worker")
     parser.add_argument(
         "--new-identity",
@@ -80,7 +81,8 @@ def status_words(found: NodeStatus, _: Options) -> str:
 
 
 def _caps(caps: Caps) -> str:
-    return f"{show_bytes(caps.memory)} memory, {show_bytes(caps.disk)} disk, {caps.threads} threads"
+    gpu = f", {show_bytes(caps.gpu_memory)} GPU memory" if caps.gpu_memory else ""
+    return f"{show_bytes(caps.memory)} memory, {show_bytes(caps.disk)} disk, {caps.threads} threads{gpu}"
 
 
 def _certificate(state: CertificateState) -> str:
@@ -97,7 +99,7 @@ def _up(options: Options) -> int:
     from ainet.daemon import daemon
 
     directory = data_dir(options)
-    names = ("name", "listen", "lan", "memory", "threads", "disk", "gpu", "lend")
+    names = ("name", "listen", "lan", "memory", "threads", "disk", "gpu", "gpu_memory", "lend")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.new_identity:
         daemon.begin_anew(directory)

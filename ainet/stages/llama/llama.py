@@ -16,6 +16,7 @@ from llama_cpp import llama_cpp as C  # noqa: N812
 
 from ainet.errors import ModelError, NotEnough
 from ainet.models.architectures.table import architecture_of
+from ainet.stages.llama.devices import find_gpu
 from ainet.stages.llama.hidden_output import HiddenOutput
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class Llama:
     threads
         Threads of one `decode`.
     gpu
-        Whether layers may be offloaded to a GPU that llama.cpp was built for. Otherwise none is opened.
+        Whether the layers go to the GPU (see `find_gpu`). Otherwise none is opened.
     exact
         Whether a row's result must not depend on the rows beside it: where llama.cpp would compute a single row in
         another way than the same row among others, with another rounding, it gets one beside it.
@@ -168,9 +169,10 @@ class Llama:
         C.llama_backend_init()
         model_params = C.llama_model_default_params()
         model_params.n_gpu_layers = 999 if gpu else 0
-        no_devices = (ctypes.c_void_p * 1)()  # ends with NULL: a GPU that is not wanted is not opened either
-        if not gpu:
-            model_params.devices = ctypes.cast(no_devices, ctypes.c_void_p)
+        found = find_gpu() if gpu else None
+        # They end with NULL: a GPU that is not wanted is not opened either.
+        devices = (ctypes.c_void_p * 2)(found.handle if found is not None else None)
+        model_params.devices = ctypes.cast(devices, ctypes.c_void_p)
         # Read, not mapped: tensors that llama.cpp repacks would otherwise occupy memory twice.
         model_params.load_mode = C.LLAMA_LOAD_MODE_MMAP if mapped else C.LLAMA_LOAD_MODE_NONE
         # Weights repacked for AMX end the process of a llama.cpp that GCC 12 compiled; otherwise they are not exact.

@@ -42,7 +42,9 @@ class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
     threads
         Threads of the stage.
     gpu
-        Whether layers may go to a GPU.
+        Whether the layers are on a GPU.
+    n_devices
+        Stages that compute at the same time, since those of one GPU take turns; 0: all of them.
     sessions
         Most sessions that are answered at the same time.
     queue
@@ -74,6 +76,7 @@ class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
     exact: bool = False
     speculate: bool = False
     hidden_states: Form = "float32"
+    n_devices: int = 0
 
     @property
     def n_slots(self) -> int:

@@ -1,7 +1,7 @@
 """The decision of the first stage: which rows of which sessions go through the stages together.
 
-Tokens of running answers go first, spread over as many micro-batches as there are stages, so that the stages work on
-different sessions at the same time. A prompt fills what is left, in chunks that are small while somebody waits for
+Tokens of running answers go first, spread over as many micro-batches as there are stages that compute at the same time,
+so that each works on different sessions. A prompt fills what is left, in chunks that are small while somebody waits for
 tokens; several prompts take turns. (The idea of chunked prefills that ride along with decodes: Agrawal et al., "Taming
 Throughput-Latency Tradeoff in LLM Inference with Sarathi-Serve", OSDI 2024.)
 """
@@ -45,15 +45,15 @@ class Composer:
     ----------
     n_ubatch
         Most rows of a micro-batch.
-    n_stages
+    n_groups
         Micro-batches that can be computed at the same time.
     equal_rows
         Whether each session of a micro-batch has as many rows as the others, as llama.cpp's recurrent states want it:
         a prompt then goes alone.
     """
 
-    def __init__(self, n_ubatch: int, n_stages: int, *, equal_rows: bool = False) -> None:
-        self._n_ubatch, self._n_stages, self._equal_rows = n_ubatch, n_stages, equal_rows
+    def __init__(self, n_ubatch: int, n_groups: int, *, equal_rows: bool = False) -> None:
+        self._n_ubatch, self._n_groups, self._equal_rows = n_ubatch, n_groups, equal_rows
         #: By session, in the order of their turns: the prompt, and what follows it.
         self._prompts: dict[int, deque[Work]] = {}
         #: By session, in the order of arrival: tokens that are computed at once.
@@ -95,7 +95,7 @@ class Composer:
         parts: list[NDArray[np.int32]] = []
         room = self._n_ubatch
         is_shared = bool(self._running)
-        most = -(-len(self._running) // self._n_stages)
+        most = -(-len(self._running) // self._n_groups)
         for slot, work in list(self._ready.items())[:most]:
             n = len(work.tokens)
             if n > room or (self._equal_rows and segments and n != segments[0].rows):

@@ -18,6 +18,7 @@ from ainet.api.node import Caps
 from ainet.config import AinetConfig
 from ainet.errors import NotEnough
 from ainet.resources.allocator import Allocator, Reservation, caps_of
+from ainet.resources.gpus import Gpu
 from ainet.resources.monitor import cores, total_memory
 
 if TYPE_CHECKING:
@@ -184,11 +185,30 @@ def test_what_the_device_does_not_have_is_not_advised() -> None:
 
 
 def test_caps_come_from_the_configuration(tmp_path: Path) -> None:
-    config = AinetConfig(data_dir=str(tmp_path), memory="1GB", threads=3, disk="2GB", gpu=False)
-    assert caps_of(config) == Caps(memory=GB, threads=3, disk=2 * GB, gpu=False)
+    config = AinetConfig(data_dir=str(tmp_path), memory="1GB", threads=3, disk="2GB")
+    assert caps_of(config) == Caps(memory=GB, threads=3, disk=2 * GB)
     default = caps_of(AinetConfig(data_dir=str(tmp_path)))
     assert default.memory == int(total_memory() * 0.75)
     assert default.threads == cores()
     assert 0 < default.disk < psutil.disk_usage(str(tmp_path)).total
-    assert default.gpu
+    assert not default.gpu
     assert caps_of(AinetConfig(data_dir=str(tmp_path), memory="100TB")).memory == total_memory()
+    gpu = Gpu("CUDA0", "a GPU", free=10 * GB, total=16 * GB, speed=5e11)
+    for wanted, given in (("", 9 * GB), ("4GB", 4 * GB), ("100GB", 10 * GB)):
+        caps = caps_of(AinetConfig(data_dir=str(tmp_path), gpu_memory=wanted), gpu)
+        assert caps.gpu
+        assert caps.gpu_memory == given
+
+
+def test_the_memory_of_a_gpu_is_reserved_apart() -> None:
+    allocator = Allocator(Caps(memory=4 * GB, threads=2, disk=GB, gpu_memory=2 * GB))
+    with allocator.reserve("smollm2", memory=GB, gpu_memory=GB):
+        assert allocator.free == Caps(memory=3 * GB, threads=2, disk=GB, gpu_memory=GB)
+        with pytest.raises(NotEnough) as refused:
+            allocator.reserve("other", memory=GB, gpu_memory=GB + GB // 2)
+        assert refused.value.message == (
+            "other needs 1.5 GB of GPU memory, but only 1 GB of this device's cap of 2 GB are free (1 GB are used by "
+            "smollm2). Raise the cap with `ainet up --gpu-memory 2.5GB` or unload something with `ainet unload`, as "
+            "far as the GPU has that much."
+        )
+    assert allocator.free.gpu_memory == 2 * GB

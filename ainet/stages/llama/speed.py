@@ -27,7 +27,7 @@ TOKENS = 12
 ROWS = 16
 
 
-def measure_speed(kind: int, threads: int, folder: Path) -> float:
+def measure_speed(kind: int, threads: int, folder: Path, *, gpu: bool = False) -> float:
     """Return the bytes of weights of a type that one of `threads` threads reads in a second, decoding a token.
 
     Parameters
@@ -36,6 +36,8 @@ def measure_speed(kind: int, threads: int, folder: Path) -> float:
         ggml's number of the type.
     folder
         For a model of 60 to 1,100 MB, which is removed.
+    gpu
+        Whether a GPU reads them, as one thread.
 
     Raises
     ------
@@ -47,12 +49,13 @@ def measure_speed(kind: int, threads: int, folder: Path) -> float:
     path = folder / f"speed-{kind}.gguf"
     try:
         nbytes = _write(path, kind)
-        with Llama(path, hidden_out=True, n_ctx=256, n_ubatch=1, threads=threads) as llama:
+        with Llama(path, hidden_out=True, n_ctx=256, n_ubatch=1, threads=threads, gpu=gpu) as llama:
             x = np.random.default_rng(0).standard_normal((1, N_EMBD)).astype(np.float32)
             seconds = []
             for position in range(TOKENS + 1):
                 begin = time.perf_counter()
                 llama.decode(x, [Segment(0, position, 1)])
+                llama.synchronize()
                 seconds.append(time.perf_counter() - begin)
     finally:
         path.unlink(missing_ok=True)
