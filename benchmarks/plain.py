@@ -3,7 +3,9 @@
 Run by `rpc.py`, also with the Python of an environment whose llama.cpp has the RPC backend:
 
     python plain.py MODEL [HOST:PORT …]      # with addresses, the layers go to these RPC servers
+    python plain.py MODEL --gpu              # on the GPU
     python plain.py --serve HOST:PORT        # be such a server
+    python plain.py --serve HOST:PORT --gpu  # … of the GPU
 """
 
 from __future__ import annotations
@@ -26,13 +28,18 @@ def library(name: str) -> ctypes.CDLL:
     return ctypes.CDLL(str(next((Path(llama_cpp.__file__).parent / "lib").glob(f"*{name}.*"))), ctypes.RTLD_GLOBAL)
 
 
-def serve(address: str) -> None:
-    """Serve this device's CPU at HOST:PORT to one client after the other, with one thread."""
+def serve(address: str, *, gpu: bool) -> None:
+    """Serve this device's CPU, or its GPU, at HOST:PORT to one client after the other, with one thread."""
     base, cpu, rpc = library("ggml-base"), library("ggml-cpu"), library("ggml-rpc")
     cpu.ggml_backend_cpu_reg.restype = ctypes.c_void_p
     base.ggml_backend_reg_dev_get.restype = ctypes.c_void_p
     base.ggml_backend_reg_dev_get.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     devices = (ctypes.c_void_p * 1)(base.ggml_backend_reg_dev_get(cpu.ggml_backend_cpu_reg(), 0))
+    if gpu:
+        C.llama_backend_init()
+        registry = library("ggml")
+        registry.ggml_backend_dev_by_type.restype = ctypes.c_void_p
+        devices[0] = registry.ggml_backend_dev_by_type(1)  # GGML_BACKEND_DEVICE_TYPE_GPU
     rpc.ggml_backend_rpc_start_server.argtypes = [
         ctypes.c_char_p,
         ctypes.c_char_p,
@@ -46,13 +53,16 @@ def serve(address: str) -> None:
 class Plain:
     """A loaded model with llama.cpp's defaults and one thread."""
 
-    def __init__(self, path: str, servers: list[str]) -> None:
+    def __init__(self, path: str, servers: list[str], *, gpu: bool = False) -> None:
         silent = C.llama_log_callback(lambda *_: None)
         C.llama_log_set(silent, ctypes.c_void_p(0))
         self._keep = silent
         C.llama_backend_init()
         model_params = C.llama_model_default_params()
-        model_params.n_gpu_layers = 999 if servers else 0
+        model_params.n_gpu_layers = 999 if servers or gpu else 0
+        if not servers and not gpu:
+            self._devices = (ctypes.c_void_p * 1)()
+            model_params.devices = ctypes.cast(self._devices, ctypes.c_void_p)
         if servers:
             self._devices = self._remote(servers)
             model_params.devices = ctypes.cast(self._devices, ctypes.c_void_p)
@@ -100,10 +110,12 @@ class Plain:
 
 def main() -> None:
     """Answer lines of JSON (`prompt`, `n`) with lines of JSON until the input ends."""
-    if sys.argv[1] == "--serve":
-        serve(sys.argv[2])
+    gpu = "--gpu" in sys.argv
+    words = [word for word in sys.argv[1:] if word != "--gpu"]
+    if words[0] == "--serve":
+        serve(words[1], gpu=gpu)
         return
-    plain = Plain(sys.argv[1], sys.argv[2:])
+    plain = Plain(words[0], words[1:], gpu=gpu)
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)

@@ -32,10 +32,19 @@ class PlainProcess:
         A command that runs it elsewhere, such as in a network namespace.
     model
         The model, if it is not SmolLM2.
+    gpu
+        Whether the layers are on the GPU.
     """
 
-    def __init__(self, python: str, *servers: str, prefix: tuple[str, ...] = (), model: Path | None = None) -> None:
-        command = [*prefix, python, str(PLAIN), str(model or model_path()), *servers]
+    def __init__(
+        self,
+        python: str,
+        *servers: str,
+        prefix: tuple[str, ...] = (),
+        model: Path | None = None,
+        gpu: bool = False,
+    ) -> None:
+        command = [*prefix, python, str(PLAIN), str(model or model_path()), *servers, *(["--gpu"] if gpu else [])]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
         self._line()
@@ -74,11 +83,15 @@ class RpcServer:
         Where it listens; None: on a free port of loopback.
     prefix
         A command that runs it elsewhere.
+    gpu
+        Whether it serves the GPU.
     """
 
-    def __init__(self, python: str, address: str | None = None, prefix: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, python: str, address: str | None = None, prefix: tuple[str, ...] = (), *, gpu: bool = False
+    ) -> None:
         self.address = address or f"127.0.0.1:{free_port()}"
-        command = [*prefix, python, str(PLAIN), "--serve", self.address]
+        command = [*prefix, python, str(PLAIN), "--serve", self.address, *(["--gpu"] if gpu else [])]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         if address is None:
             wait_for_port(int(self.address.rpartition(":")[2]))

@@ -230,7 +230,9 @@ def _described(entry: ModelEntry, manifest: Manifest, size: int) -> ModelEntry:
         quantisation=manifest.quantisation,
         licence=manifest.licence,
         layers=manifest.n_layers,
-        cuts=manifest.cuts_in_words + ("; one session at a time" if manifest.split.alone else ""),
+        cuts=manifest.cuts_in_words
+        + ("; one session at a time" if manifest.split.alone else "")
+        + ("; on GPUs, stages differ a little from the whole model" if manifest.split.differs_on_gpu else ""),
     )
 
 

@@ -314,6 +314,8 @@ class Planner:
 
     def _as_plan(self, placed: Sequence[Placed], why: str, left_out: Sequence[LeftOut] = ()) -> Plan:
         only_gpus = all(one.part.gpu for one in placed)
+        if len(placed) > 1 and self._manifest.split.differs_on_gpu and any(one.part.gpu for one in placed):
+            why += " On a GPU, its stages compute a little otherwise than the whole model."
         return Plan(
             model=self._manifest.digest,
             name=self._manifest.name,

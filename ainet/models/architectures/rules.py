@@ -63,11 +63,14 @@ class Architecture:
         Why models of this architecture cannot be split, where that is known.
     alone
         Whether llama.cpp lets sequences that share its cells see each other, so that there is one at a time.
+    differs_on_gpu
+        Whether stages on a GPU (CUDA) compute a little otherwise than the whole model there.
     """
 
     name: str
     reason: str = ""
     alone: bool = False
+    differs_on_gpu: bool = False
 
     def refusal(self, model: ModelDescription) -> str | None:
         """Return why the model cannot be split at all, or None."""

@@ -50,6 +50,7 @@ RULES = (
         window=Window(period=6),
         scaled_input=True,
         mistaken={62: "gemma3-27b, with another attention scale"},
+        differs_on_gpu=True,
     ),
     Rule(name="granite", uniform=True, rope_is_head=True, experts=False, only_first=("embedding_scale",)),
     Rule(name="gpt-oss", window=Window(period=2, mandatory=True), unbounded=True, output=OUTPUT),
