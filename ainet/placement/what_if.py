@@ -12,6 +12,8 @@ from ainet.units import parse_bytes
 
 #: The speed of a device's memory where the description has none (bytes a second, one thread).
 USUAL_SPEED = 10e9
+#: The same of its GPU, as a middling one of a few years ago has it.
+USUAL_GPU_SPEED = 200e9
 MAX_DEVICES = 64
 MOST_LATENCY = 60_000.0  # ms
 
@@ -33,6 +35,8 @@ class DescribedDevice(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         Threads that it gives.
     speed
         Weights that one thread reads in a second, such as ``"10GB"``.
+    gpu_memory, gpu_speed
+        Memory of its GPU for stages, and weights that the GPU reads in a second.
     latency_ms
         Milliseconds to other devices (by name), one way; or to all of them.
     bandwidth
@@ -43,6 +47,8 @@ class DescribedDevice(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     memory: str
     threads: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
     speed: str = ""
+    gpu_memory: str = ""
+    gpu_speed: str = ""
     latency_ms: dict[Name, Latency] | Latency | None = None
     bandwidth: dict[Name, str] | str | None = None
 
@@ -56,6 +62,8 @@ class DescribedDevice(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             memory=parse_bytes(self.memory),
             threads=self.threads,
             speed=self._positive("speed", self.speed) if self.speed else USUAL_SPEED,
+            gpu_memory=parse_bytes(self.gpu_memory) if self.gpu_memory else 0,
+            gpu_speed=self._positive("GPU's speed", self.gpu_speed) if self.gpu_speed else USUAL_GPU_SPEED,
             latencies={name: ms / 1000 for name, ms in latencies.items()},
             bandwidths={name: self._positive("bandwidth", value) for name, value in bandwidths.items()},
         )

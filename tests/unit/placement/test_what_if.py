@@ -56,3 +56,12 @@ def test_a_narrow_cable_counts_for_hidden_states_but_not_for_the_token_that_come
 def test_what_cannot_be_is_refused_with_words(devices, words):
     with pytest.raises(UsageError, match=words):
         described({"devices": devices}).capacities()
+
+
+def test_a_gpu_can_be_described(smollm2_manifest):
+    found = plan(smollm2_manifest, DESK | {"memory": "2GB", "gpu_memory": "1.2GB"})
+    assert [(stage.gpu, stage.seconds < 0.001) for stage in found.stages] == [(True, True)]
+    slow = plan(smollm2_manifest, DESK | {"memory": "2GB", "gpu_memory": "1.2GB", "gpu_speed": "1GB"})
+    assert [stage.gpu for stage in slow.stages] == [False]
+    with pytest.raises(UsageError, match="The GPU's speed of desk is 0B; it must be more than 0"):
+        described({"devices": [DESK | {"gpu_memory": "1GB", "gpu_speed": "0B"}]}).capacities()
