@@ -65,6 +65,8 @@ class NodeState:
         What the owner should know, and do.
     native_callback
         Whether stages take hidden states out of llama.cpp by C, rather than by Python.
+    gpu
+        The GPU that stages may use, such as ``NVIDIA H200``.
     """
 
     name: str
@@ -82,16 +84,18 @@ class NodeState:
     url: str
     warnings: list[str] = field(default_factory=list)
     native_callback: bool = True
+    gpu: str | None = None
 
 
 @dataclass(frozen=True)
 class WorkerState:
-    """A worker process: its memory (bytes, PSS), and the model and layers (first, last) that it holds."""
+    """A worker process: its memory (bytes, PSS), the model and layers (first, last) that it holds, on a GPU or not."""
 
     pid: int
     memory: int
     model: str | None
     layers: list[int]
+    gpu: bool = False
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,8 @@ class HostedStages:
             stage = held.get(worker.address)
             layers = [stage.spec.first_layer, stage.spec.last_layer] if stage else []
             memory = await asyncio.to_thread(monitor.pss, worker.pid) if self.engine.own else 0
-            found.append(WorkerState(worker.pid, memory, stage.name if stage else None, layers))
+            on_gpu = stage is not None and stage.spec.gpu
+            found.append(WorkerState(worker.pid, memory, stage.name if stage else None, layers, on_gpu))
         return found
 
     async def load(

@@ -213,6 +213,7 @@ class Node:
             pipelines=self.provider.pipelines,
             data_dir=self._data_dir,
             url=self._url,
+            gpu=self.gpu.description if self.gpu is not None else None,
             answers=self.answers,
             log=log,
         )

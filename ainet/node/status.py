@@ -48,6 +48,8 @@ class Status:
         The parts of the node that are described.
     data_dir, url
         The data directory; the node's address for this device's own processes.
+    gpu
+        The GPU that stages may use.
     answers
         The registry of answers to the owner's verbs.
     log
@@ -65,6 +67,7 @@ class Status:
         pipelines: PipelinePool,
         data_dir: Path,
         url: str,
+        gpu: str | None,
         answers: Answers,
         log: logging.Logger,
     ) -> None:
@@ -72,7 +75,7 @@ class Status:
         self._engine = engine
         self._allocator, self._store = allocator, store
         self._stages, self._pipelines = stages, pipelines
-        self._data_dir, self._url = data_dir, url
+        self._data_dir, self._url, self._gpu = data_dir, url, gpu
         self._log = log
         self._began = time.time()
         answers.add(node.status, self.all)
@@ -107,6 +110,7 @@ class Status:
                 *([] if native_library() else [WITHOUT_COMPILER]),
             ],
             native_callback=native_library() is not None,
+            gpu=self._gpu,
         )
 
     def _memory(self) -> int:

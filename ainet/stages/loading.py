@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 PROBES = 4
 #: Rows of a prompt at once that suit processors.
 USUAL_CHUNK = 64
-#: A longer chunk takes at most this part of the time for each of its rows.
-WORTH = 0.9
+#: A longer chunk takes at most this part of the time for each of its rows, and is not tried where a usual one takes
+#: longer than this (s).
+WORTH, QUICK = 0.9, 0.5
 #: Sessions with a row each, and the time that they take at most, in times of a single row, if rows are free.
 MANY, FREE = 8, 1.25
 
@@ -93,9 +94,10 @@ def measure_pace(llama: Llama, embedding: Embedding | None, spec: StageSpec, sha
     if not spec.gpu:
         return Pace(token, spec.n_ubatch, n_groups)
     # Longer chunks make others wait longer: they must be worth while.
-    short = min(USUAL_CHUNK, spec.n_ubatch, spec.n_ctx // PROBES)
-    long = min(spec.n_ubatch, spec.n_ctx // PROBES)
-    is_worth = seconds(long) / long < WORTH * seconds(short) / short
+    long = min(spec.n_ubatch, spec.n_ctx // 2)
+    short = min(USUAL_CHUNK, long)
+    short_seconds = seconds(short, tries=2)
+    is_worth = short_seconds < QUICK and seconds(long, tries=2) / long < WORTH * short_seconds / short
     # Where rows beside others cost next to nothing, groups of them gain nothing either.
     many = min(llama.n_slots, MANY)
     is_free = many > 1 and seconds(1, many) < FREE * token

@@ -65,6 +65,7 @@ def status_words(found: NodeStatus, _: Options) -> str:
         f"caps: {_caps(node.caps)} · reserved: {_caps(node.reserved)}",
         f"certificate: {_certificate(node.certificate)} · data: {node.data_dir}"
         f" · callback: {'native' if node.native_callback else 'Python'}",
+        *([f"GPU: {node.gpu}"] if node.gpu else []),
     ]
     rows: list[tuple[object, ...]] = []
     for member in found.members:
@@ -92,7 +93,9 @@ def _certificate(state: CertificateState) -> str:
 
 
 def _layers(worker: WorkerState) -> str | None:
-    return f"{worker.model} {layer_range(worker.layers[0], worker.layers[-1])}" if worker.layers else None
+    if not worker.layers:
+        return None
+    return f"{worker.model} {layer_range(worker.layers[0], worker.layers[-1])}{' on the GPU' * worker.gpu}"
 
 
 def _up(options: Options) -> int:
