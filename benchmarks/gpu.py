@@ -138,13 +138,14 @@ def speeds(found: Found, model: Path, rounds: int, rpc: str | None) -> None:
             stack.callback(process.stop)
         settings = {"gpu": True, "kept_tokens": 0, "speculate": False, "model_paths": [str(model)], "model": str(model)}
         client = stack.enter_context(desk(**settings))
+        names = {n: _name(client, n) for n in STAGES}
         for run in range(rounds + 1):
             print(f"round {run}/{rounds}", file=sys.stderr, flush=True)
             measured = {
                 name: process.run(list(range(1000, 1012)), N_TOKENS)["decode_s"] / (N_TOKENS - 1)
                 for name, process in processes.items()
             }
-            measured |= {f"ainet, {n} stages": 1 / _ask(client, n) for n in STAGES}
+            measured |= {names[n]: 1 / _ask(client, n) for n in STAGES}
             for name, value in measured.items() if run else ():  # the first one loads
                 seconds.setdefault(name, []).append(value)
         alone = seconds["one llama.cpp process"]
@@ -160,6 +161,12 @@ def speeds(found: Found, model: Path, rounds: int, rpc: str | None) -> None:
             found.sessions[n] = {
                 many: statistics.median(asker.measure(n, many) for _ in range(rounds)) for many in SESSIONS
             }
+
+
+def _name(client: NodeClient, stages: int) -> str:
+    """Return the name of a variant, and how many of its stages are planned on processors, since that is quicker."""
+    slow = sum(not stage.gpu for stage in client.plan(None, stages).stages)
+    return f"ainet, {stages} stage{'s' * (stages > 1)}" + (f", {slow} on processors" if slow else "")
 
 
 def _ask(client: NodeClient, stages: int) -> float:
@@ -178,7 +185,7 @@ def show(found: Found) -> None:
         print(f"{name:<30}{row['ms']:>12.2f}{row['ratio']:>8.3f}")
     print(f"\n{'tokens/s of all sessions':<30}" + "".join(f"{many:>8}" for many in SESSIONS))
     for n, values in found.sessions.items():
-        print(f"{f'{n} stages':<30}" + "".join(f"{value:>8.1f}" for value in values.values()))
+        print(f"{n} stage{'s' * (n > 1):<23}" + "".join(f"{value:>8.1f}" for value in values.values()))
 
 
 if __name__ == "__main__":
