@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ainet.api.quantise import MadeModel, Quality, QuantiseState
-from ainet.errors import NotEnough, UsageError
+from ainet.errors import AinetError, NotEnough, UsageError
 from ainet.files import make_private_dir, write_private
 from ainet.quantising.advice import bits, converted
 from ainet.quantising.formats import Format, find_format
@@ -39,6 +39,7 @@ ROWS, LOGIT = 256, 16
 SPARE = 64_000_000
 UNFINISHED = ".quantising"
 UNQUANTISED = ("F32", "F16", "BF16")
+_NAME = re.compile(r"[\w+-][\w.+-]*")
 
 
 class _Part(NamedTuple):
@@ -87,11 +88,12 @@ class QuantiseJob:
     ) -> None:
         self._request, self._catalog, self._store, self._allocator = request, catalog, store, allocator
         self._data_dir, self._threads, self._log = data_dir, threads, log
-        self._models = data_dir / "models"
+        self._models, self._text = data_dir / "models", data_dir / "quality" / "text.txt"
         self._formats = [find_format(name) for name in dict.fromkeys(name.upper() for name in request.formats)]
         #: Where it is.
         self.state = QuantiseState(model=request.model, step="beginning")
         self._process: QuantisingProcess
+        self._ended = False
         self._check()
 
     def _check(self) -> None:
@@ -100,6 +102,8 @@ class QuantiseJob:
             raise UsageError("Name a format, such as Q4_0; `ainet quantise MODEL` recommends one.")
         if request.name is not None and len(self._formats) > 1:
             raise UsageError("A name can be given to one model only. Name one format, or leave --name out.")
+        if request.name is not None and not _NAME.fullmatch(request.name):
+            raise UsageError(f"{request.name!r} cannot be a name: take letters, digits and any of . _ + - for it.")
         if request.importance and request.text is None:
             raise UsageError("An importance matrix is measured on a text: add --text FILE.")
         needing = [wanted.name for wanted in self._formats if wanted.importance]
@@ -116,28 +120,28 @@ class QuantiseJob:
         AinetError
             It cannot be done. Models that were complete before are kept, and what was measured of others.
         """
-        source, path = await self._find_source()
+        try:
+            source, path = await self._find_source()
+            await asyncio.to_thread(self._tidy)
+            async with QuantisingProcess(self._data_dir, self._log, self._threads) as self._process:
+                try:
+                    await self._work(source, path)
+                finally:
+                    await asyncio.to_thread(self._remove_unfinished)
+        finally:
+            self._ended = True
+
+    async def _work(self, source: Manifest, path: Path) -> None:
         if source.quantisation not in UNQUANTISED:
             self._note(
                 f"{source.name} was quantised before, as {source.quantisation}: what is made of it can only be worse. "
                 "Take the original (F16 or BF16) where you can get it."
             )
-        await asyncio.to_thread(self._tidy)
-        async with QuantisingProcess(self._data_dir, self._log, self._threads) as self._process:
-            try:
-                await self._work(source, path)
-            finally:
-                await asyncio.to_thread(self._remove_unfinished)
-
-    async def _work(self, source: Manifest, path: Path) -> None:
-        part, importance = None, None
+        part = None
         if self._request.text is not None:
             part = await self._prepare_text(source, path, self._request.text)
-            if self._request.importance:
-                with self._allocator.reserve("reading a model", memory=_reading(source)):
-                    importance = await self._measure_importance(path, part)
         for wanted in self._formats:
-            made = await self._make(source, path, wanted, importance)
+            made = await self._make(source, path, wanted, part if self._request.importance else None)
             self.state = dataclasses.replace(self.state, made=[*self.state.made, made])
         if part is not None:
             with self._allocator.reserve("comparing models", memory=_reading(source)):
@@ -157,25 +161,20 @@ class QuantiseJob:
 
     # --- making ----------------------------------------------------------------------------------
 
-    async def _make(self, source: Manifest, path: Path, wanted: Format, importance: Path | None) -> MadeModel:
-        """Write the source in a format, or find that it was."""
-        name = self._request.name or new_name(source, wanted.name, importance=importance is not None)
+    async def _make(self, source: Manifest, path: Path, wanted: Format, part: _Part | None) -> MadeModel:
+        """Write the source in a format, or find that it was; where a part of a text is given, with its importance."""
+        name = self._request.name or new_name(source, wanted.name, importance=part is not None)
         target = self._models / f"{name}.gguf"
-        notes = {SOURCE: source.digest}
-        if importance is not None:
-            notes[IMPORTANCE] = importance.stem.partition("-")[2]
+        notes = {SOURCE: source.digest} | ({IMPORTANCE: Path(part.folder).name} if part is not None else {})
         if target.exists():
             made = await self._register(target, name)
-            if {key: made.text(key) for key in (SOURCE, IMPORTANCE)} != {
-                SOURCE: source.digest,
-                IMPORTANCE: notes.get(IMPORTANCE),
-            } or made.metadata["general.file_type"].value != wanted.number:
+            found = {key: text for key in (SOURCE, IMPORTANCE) if (text := made.text(key)) is not None}
+            if found != notes or made.metadata["general.file_type"].value != wanted.number:
                 raise UsageError(f"{name} is there already, and is another model. Give the new one a name with --name.")
             return _made(source, made, target, wanted, was_there=True)
+        importance = await self._measure_importance(source, path, part) if part is not None else None
         self._say(f"planning {wanted.name}")
-        types = await self._process.ask(
-            "types", source=str(path), formats=[wanted.name], importance=importance is not None
-        )
+        types = await self._process.ask("types", source=str(path), formats=[wanted.name], importance=part is not None)
         size = converted(source, types[wanted.name]).nbytes
         free = shutil.disk_usage(self._models).free
         if size + SPARE > free:
@@ -193,14 +192,14 @@ class QuantiseJob:
                 source=str(path),
                 target=str(unfinished),
                 form=wanted.name,
-                importance=None if importance is None else str(importance),
+                importance=importance,
                 notes=notes,
             )
         await asyncio.to_thread(unfinished.replace, target)
         try:
             return _made(source, await self._register(target, name), target, wanted)
-        except BaseException:
-            target.unlink(missing_ok=True)
+        except AinetError:
+            target.unlink(missing_ok=True)  # llama.cpp made nothing that it can use
             raise
 
     async def _register(self, path: Path, name: str) -> Manifest:
@@ -211,7 +210,7 @@ class QuantiseJob:
 
     async def _prepare_text(self, source: Manifest, path: Path, text: str) -> _Part:
         """Keep the text where the process can read it, and return the part of it that compares."""
-        request, kept = self._request, make_private_dir(self._data_dir / "quality") / "text.txt"
+        request, kept = self._request, self._text
         await asyncio.to_thread(write_private, kept, text.encode())
         self._say("reading the text")
         most = request.chunks * (2 if request.importance else 1)
@@ -233,14 +232,15 @@ class QuantiseJob:
                 _remove_large(other)
         return folder
 
-    async def _measure_importance(self, path: Path, part: _Part) -> Path:
-        folder = Path(part.folder)
-        target = folder / f"importance-{folder.name}.npz"
+    async def _measure_importance(self, source: Manifest, path: Path, part: _Part) -> str:
+        """Return the file of the importance matrix, which is measured on what comes before the part that compares."""
+        target = Path(part.folder) / "importance-matrix.npz"
         if not target.exists():
             teller = self._teller("measuring importance", "chunks")
             on = part._replace(first=0, chunks=part.first)._asdict()
-            await self._process.ask("measure_importance", teller, source=str(path), part=on, target=str(target))
-        return target
+            with self._allocator.reserve("reading a model", memory=_reading(source)):
+                await self._process.ask("measure_importance", teller, source=str(path), part=on, target=str(target))
+        return str(target)
 
     async def _compare(self, source: Manifest, path: Path, part: _Part) -> None:
         folder = Path(part.folder)
@@ -279,7 +279,9 @@ class QuantiseJob:
     def _teller(self, step: str, unit: Unit) -> Progress:
         self._say(step)
 
-        def tell(done: int, total: int) -> None:  # of a thread, perhaps
+        def tell(done: int, total: int) -> None:  # of a thread, perhaps, which nobody else could stop
+            if self._ended:
+                raise AinetError("It was interrupted.")
             self.state = dataclasses.replace(self.state, step=step, done=done, total=total, unit=unit)
 
         return tell
@@ -288,10 +290,11 @@ class QuantiseJob:
 
     def _tidy(self) -> None:
         make_private_dir(self._models)
+        make_private_dir(self._text.parent)
         self._remove_unfinished()
 
     def _remove_unfinished(self) -> None:
-        for path in self._models.glob(f"*{UNFINISHED}"):
+        for path in (*self._models.glob(f"*{UNFINISHED}"), self._text):
             path.unlink(missing_ok=True)
 
 

@@ -157,6 +157,11 @@ async def test_an_importance_matrix_makes_few_bits_better(tmp_path, tiny):
         assert not list(folders(one)[1].rglob("sums-*")) + list(folders(one)[1].rglob("importance-*"))
         plain = await made(one, "Q4_0", model=str(tiny))
         assert plain.made[0].digest != state.made[0].digest
+        # The same is not made again, nor its importance measured; the text is not kept.
+        again = await made(one, "Q4_0", "IQ2_XXS", model=str(tiny), text=TEXT, chunks=2, importance=True)
+        assert [one.was_there for one in again.made] == [True, True]
+        assert again.quality == state.quality
+        assert not (folders(one)[1] / "text.txt").exists()
 
 
 NONSENSE = [
@@ -166,6 +171,8 @@ NONSENSE = [
     ({"formats": ["Q4_0"], "importance": True}, UsageError, "add --text FILE"),
     ({"formats": ["IQ1_S"], "text": TEXT}, UsageError, "IQ1_S only with an importance matrix"),
     ({"formats": ["Q4_0", "Q5_0"], "name": "x"}, UsageError, "A name can be given to one model only"),
+    ({"formats": ["Q4_0"], "name": "../x"}, UsageError, "'../x' cannot be a name"),
+    ({"formats": ["Q4_0"], "name": ".x"}, UsageError, "'.x' cannot be a name"),
 ]
 
 
