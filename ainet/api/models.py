@@ -82,8 +82,8 @@ class ListedModel(ModelEntry):
 class PlannedStage:
     """Layers `first_layer` to `last_layer` (0-based, inclusive) on one node, with the memory (bytes) they take.
 
-    With `gpu` they are on the node's GPU, of whose memory they take `gpu_memory`. `seconds` is the predicted time of a
-    token in this stage.
+    With `gpu` they are on the node's GPU, of whose memory they take `gpu_memory`; with `experts_on_host` but for their
+    experts. `seconds` is the predicted time of a token in this stage.
     """
 
     node: str
@@ -96,6 +96,7 @@ class PlannedStage:
     reason: str
     seconds: float = 0.0
     gpu_memory: int = 0
+    experts_on_host: bool = False
 
     @property
     def device(self) -> str:

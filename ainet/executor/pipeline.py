@@ -339,6 +339,7 @@ class Pipeline:
             threads=stage.threads,
             gpu=stage.gpu,
             n_devices=self._n_devices,
+            experts_on_host=stage.experts_on_host,
             sessions=self._options.sessions,
             queue=self._options.queue,
             kept_tokens=self._options.kept_tokens,

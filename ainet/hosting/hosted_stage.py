@@ -27,7 +27,9 @@ def footprint_of(manifest: Manifest, spec: StageSpec) -> Footprint:
 def needed_memory(manifest: Manifest, spec: StageSpec) -> Memory:
     """Return the memory that a stage takes."""
     footprint, layers = footprint_of(manifest, spec), (spec.first_layer, spec.last_layer)
-    return footprint.on_gpu(*layers) if spec.gpu else Memory(footprint.memory(*layers))
+    if spec.gpu:
+        return footprint.on_gpu(*layers, experts_on_host=spec.experts_on_host)
+    return Memory(footprint.memory(*layers))
 
 
 class HostedStage:

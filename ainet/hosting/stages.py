@@ -331,7 +331,7 @@ class HostedStages:
         """Note what a token took, for the next plan."""
         spec = stage.spec
         read = footprint_of(stage.manifest, spec).read(spec.first_layer, spec.last_layer)
-        if seconds > 0:
+        if seconds > 0 and not spec.experts_on_host:  # that is a mixture of two speeds
             reading = max(seconds - STAGE_SECONDS, seconds / 4)
             self.speeds.note(spec.model, read / reading / (1 if spec.gpu else spec.threads), gpu=spec.gpu)
 

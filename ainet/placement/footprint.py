@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 #: A worker process with Python, Dask and llama.cpp's graphs (bytes): 63 MB idle and up to 20 MB more with a vocabulary,
 #: measured with SmolLM2-135M.
 OVERHEAD = 80_000_000
+#: Names of experts' tensors hold it.
+EXPERTS = "_exps."
 #: Bytes that a GPU's driver takes for a process (CUDA: 603 MiB, measured).
 GPU_CONTEXT = 650_000_000
 #: Rows of a prompt at once on a GPU: with 64, as on processors, it reads half as fast.
@@ -63,13 +65,18 @@ class Footprint:
         last = self._last = manifest.n_layers - 1
         layers = [0] * manifest.n_layers
         widths = [manifest.n_embd] * manifest.n_layers
-        with_experts = [False] * manifest.n_layers
+        experts = [0] * manifest.n_layers
         for tensor in manifest.tensors:
             if tensor.layer is not None and tensor.layer <= last:
                 layers[tensor.layer] += tensor.nbytes
                 widths[tensor.layer] = max(widths[tensor.layer], *tensor.shape[:2])
-                with_experts[tensor.layer] |= "_exps." in tensor.name
+                experts[tensor.layer] += tensor.nbytes if EXPERTS in tensor.name else 0
         self._weights = list(accumulate(layers, initial=0))
+        self._experts = list(accumulate(experts, initial=0))
+        #: Of the experts, a token reads those that it uses.
+        count, used = manifest.number("expert_count", 0) or 1, manifest.layer_numbers("expert_used_count")
+        shares = [size * min(n, count) // count for size, n in zip(experts, used, strict=True)]
+        self._used_experts = list(accumulate(shares, initial=0))
 
         def cache(layer: Layer) -> int:
             # In exact mode no cell is used again.
@@ -91,9 +98,9 @@ class Footprint:
         self._outputs = (max(sequences, LOGITS) + sequences + 6) * 4 * manifest.n_vocab
         self._buffers = MASKS + round(4 * n_ubatch * MASK * cells)
         self._activations = [
-            4 * n_ubatch * _activations(manifest, layer, width, experts=experts)
+            4 * n_ubatch * _activations(manifest, layer, width, experts=bool(size))
             + STATE_COPIES * sequences * manifest.layers[layer].state
-            for layer, (width, experts) in enumerate(zip(widths, with_experts, strict=True))
+            for layer, (width, size) in enumerate(zip(widths, experts, strict=True))
         ]
 
     def caches(self, first_layer: int, last_layer: int) -> int:
@@ -106,7 +113,16 @@ class Footprint:
 
     def read(self, first_layer: int, last_layer: int) -> int:
         """Return the bytes of weights that a stage with these layers reads for one token."""
-        return self.weights(first_layer, last_layer) + (self._logits if last_layer == self._last else 0)
+        idle = self.experts(first_layer, last_layer) - self.used_experts(first_layer, last_layer)
+        return self.weights(first_layer, last_layer) - idle + (self._logits if last_layer == self._last else 0)
+
+    def experts(self, first_layer: int, last_layer: int) -> int:
+        """Return the bytes of the layers' experts."""
+        return self._experts[last_layer + 1] - self._experts[first_layer]
+
+    def used_experts(self, first_layer: int, last_layer: int) -> int:
+        """Return the bytes of the experts that a token uses."""
+        return self._used_experts[last_layer + 1] - self._used_experts[first_layer]
 
     def memory(self, first_layer: int, last_layer: int) -> int:
         """Return the bytes that a stage with these layers takes: process, weights, KV cache, buffers."""
@@ -115,11 +131,15 @@ class Footprint:
             return size + self._between
         return size + self._outputs + (self._whole if first_layer == 0 else self._end)
 
-    def on_gpu(self, first_layer: int, last_layer: int) -> Memory:
+    def on_gpu(self, first_layer: int, last_layer: int, *, experts_on_host: bool = False) -> Memory:
         """Return what a stage with these layers takes on a GPU, and of the device's own memory.
 
-        The embedding table stays with the host; a matrix that makes logits is on the GPU, too, where both are one.
+        The embedding table stays with the host; a matrix that makes logits is on the GPU, too, where both are one. With
+        `experts_on_host`, so do the experts.
         """
+        if experts_on_host:
+            size = self.experts(first_layer, last_layer)
+            return self.on_gpu(first_layer, last_layer) + Memory(size, -size)
         host = GPU_PROCESS + (self._between if last_layer < self._last or first_layer > 0 else self._whole)
         gpu = GPU_CONTEXT + self._layers(first_layer, last_layer)
         if last_layer < self._last:

@@ -139,8 +139,20 @@ class Planner:
         """Return the bytes of the part's memory that the layers take; infinite where the node lacks other memory."""
         if not part.gpu:
             return self._footprint.memory(first_layer, last_layer)
-        needed = self._on_gpu.on_gpu(first_layer, last_layer)
+        needed = self._gpu_memory(part, first_layer, last_layer)
         return needed.gpu if needed.host <= part.capacity.memory else math.inf
+
+    def _keeps_experts(self, part: Part, first_layer: int, last_layer: int) -> bool:
+        """Whether the host computes the experts of layers on a GPU that is too small for them."""
+        return (
+            part.gpu
+            and self._on_gpu.experts(first_layer, last_layer) > 0
+            and self._on_gpu.on_gpu(first_layer, last_layer).gpu > part.memory
+        )
+
+    def _gpu_memory(self, part: Part, first_layer: int, last_layer: int) -> Memory:
+        keeps = self._keeps_experts(part, first_layer, last_layer)
+        return self._on_gpu.on_gpu(first_layer, last_layer, experts_on_host=keeps)
 
     def _whole(self) -> Plan | None:
         """Place the whole model on this device, else where a token takes the least time; None where it fits nowhere."""
@@ -279,8 +291,12 @@ class Planner:
         return best[self._last + 1].placed if self._last + 1 in best else None
 
     def _seconds(self, part: Part, first_layer: int, last_layer: int) -> float:
-        """Return the time of one token: its layers' weights are read once."""
-        return self._footprint.read(first_layer, last_layer) / (part.speed * part.threads)
+        """Return the time of one token: its layers' weights are read once, and of experts those that it uses."""
+        size = self._footprint.read(first_layer, last_layer)
+        if not self._keeps_experts(part, first_layer, last_layer):
+            return size / (part.speed * part.threads)
+        experts, host = self._footprint.used_experts(first_layer, last_layer), part.capacity
+        return (size - experts) / part.speed + experts / (host.speed * host.threads)
 
     def _busy_seconds(self, part: Part, first_layer: int, last_layer: int) -> float:
         """Return the time for which a stage keeps the others waiting where they could all work at the same time.
@@ -330,16 +346,18 @@ class Planner:
     def _stage(self, placed: Placed, shares: int) -> PlannedStage:
         """Return a stage on a part that `shares` stages have in common."""
         part, first, last = placed
-        on_gpu = self._on_gpu.on_gpu(first, last) if part.gpu else Memory(self._footprint.memory(first, last))
+        keeps_experts = self._keeps_experts(part, first, last)
+        memory = self._gpu_memory(part, first, last) if part.gpu else Memory(self._footprint.memory(first, last))
         return PlannedStage(
             node=part.node,
             name=part.capacity.name,
             first_layer=first,
             last_layer=last,
-            memory=on_gpu.host,
-            gpu_memory=on_gpu.gpu,
-            threads=max(1, part.threads // shares),
+            memory=memory.host,
+            gpu_memory=memory.gpu,
+            threads=max(1, (part.capacity.threads if keeps_experts else part.threads) // shares),
             gpu=part.gpu,
+            experts_on_host=keeps_experts,
             reason=self._reason(part, first, last),
             seconds=self._seconds(part, first, last),
         )
@@ -348,7 +366,8 @@ class Planner:
         how = "measured with this model" if part.measured else "as fast as it reads memory"
         seconds = _milliseconds(self._seconds(part, first_layer, last_layer))
         what = "free on its GPU" if part.gpu else "free"
-        return f"{seconds} a token ({how}), {show_bytes(part.memory)} {what}"
+        experts = ", experts on its processors" if self._keeps_experts(part, first_layer, last_layer) else ""
+        return f"{seconds} a token ({how}), {show_bytes(part.memory)} {what}{experts}"
 
     def _token_seconds(self, placed: Sequence[Placed]) -> float:
         seconds = sum(self._seconds(*one) for one in placed)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from ainet.engine.program import Program, main
-from ainet.errors import AinetError, NotEnough
+from ainet.errors import AinetError, ModelError, NotEnough
 from ainet.models.gguf import open_model
 from ainet.models.gguf_values import TENSOR_TYPES
 from ainet.quantising import llama_quantise
@@ -153,10 +153,14 @@ class QuantisingProgram(Program):
                 with Reader(Path(model), threads=self._threads) as reader:
                     for number, tokens in enumerate(on.of(reader)):
                         self._tell(number, on.chunks)
-                        if found[number] is None:
-                            agreement = compare(Path(on.folder, f"source-{number}.npy"), reader.read(tokens))
-                            keep_agreement(paths[number], agreement)
-                            found[number] = agreement
+                        if found[number] is not None:
+                            continue
+                        source = Path(on.folder, f"source-{number}.npy")
+                        if not source.exists():
+                            paths[number].unlink(missing_ok=True)
+                            raise ModelError(f"What was measured of chunk {number + 1} is damaged. Ask again.")
+                        agreement = found[number] = compare(source, reader.read(tokens))
+                        keep_agreement(paths[number], agreement)
             divergence = np.concatenate([one.divergence for one in found if one is not None])
             same = np.concatenate([one.same_top for one in found if one is not None])
             return {
@@ -209,7 +213,7 @@ class QuantisingProgram(Program):
             except AinetError as exc:
                 found = {"refused": exc.to_dict()}
             except OSError as exc:
-                refused = NotEnough(f"{exc.filename or 'A file'} cannot be written: {exc.strerror}.")
+                refused = NotEnough(f"{exc.filename or 'A file'} cannot be read or written: {exc.strerror}.")
                 found = {"refused": refused.to_dict()}
             except BaseException as exc:
                 loop.call_soon_threadsafe(fail, exc)

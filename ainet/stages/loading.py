@@ -42,6 +42,7 @@ def load(spec: StageSpec, shard: Shard, aborted: Callable[[float], bool]) -> Lla
         n_outputs=max(spec.sessions, MAX_DRAFT + 1),
         threads=spec.threads,
         gpu=spec.gpu,
+        experts_on_host=spec.experts_on_host,
         exact=spec.exact,
         aborted=aborted,
     )

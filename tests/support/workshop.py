@@ -55,7 +55,7 @@ class Workshop:
         )
 
     async def load(self, n_stages: int, progress=lambda _: None, **options) -> Pipeline:
-        memory = self.allocator.free.memory + self.service.parking.memory
+        memory = self.allocator.free.memory + self.service.parking.memory.host
         offer = NodeCapacity(node=self.identity.id, name="node", memory=memory, threads=1, speed=5e9)
         n_ubatch = EXACT_UBATCH if options.get("exact") else CHUNK
         plan = Planner(self.manifest, [offer], n_ctx=N_CTX, n_ubatch=n_ubatch).plan(n_stages)

@@ -10,10 +10,11 @@ import llama_cpp
 from llama_cpp import llama_cpp as C  # noqa: N812
 
 from ainet.errors import NotEnough
+from ainet.stages.llama.dequantize import ggml_base
 from ainet.units import show_bytes
 
-#: ``enum ggml_backend_dev_type``: graphics processors with memory of their own, and with the host's.
-GPU, SHARED_GPU = 1, 2
+#: ``enum ggml_backend_dev_type``: processors, graphics processors with memory of their own, and with the host's.
+PROCESSOR, GPU, SHARED_GPU = 0, 1, 2
 
 
 class FoundDevice(NamedTuple):
@@ -72,6 +73,24 @@ def find_gpu() -> FoundDevice | None:
         getattr(library, f"ggml_backend_dev_{what}")(able[0]).decode() for what in ("name", "description")
     )
     return FoundDevice(name, description, free.value, total.value, able[0])
+
+
+class _Override(ctypes.Structure):
+    """``struct llama_model_tensor_buft_override``: a regular expression, and where tensors of such names lie."""
+
+    _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
+
+
+def host_overrides(pattern: bytes) -> ctypes.Array[_Override]:
+    """Return the overrides with which the tensors that match `pattern` lie in the host's memory."""
+    library = _library()
+    library.ggml_backend_dev_by_type.restype = ctypes.c_void_p
+    library.ggml_backend_dev_by_type.argtypes = [ctypes.c_int]
+    base = ctypes.CDLL(str(ggml_base()))
+    base.ggml_backend_dev_buffer_type.restype = ctypes.c_void_p
+    base.ggml_backend_dev_buffer_type.argtypes = [ctypes.c_void_p]
+    host = base.ggml_backend_dev_buffer_type(library.ggml_backend_dev_by_type(PROCESSOR))
+    return (_Override * 2)(_Override(pattern, host))  # the last one has no pattern
 
 
 def check_gpu(what: str, needed: int) -> None:

@@ -16,7 +16,7 @@ from llama_cpp import llama_cpp as C  # noqa: N812
 
 from ainet.errors import ModelError, NotEnough
 from ainet.models.architectures.table import architecture_of
-from ainet.stages.llama.devices import find_gpu
+from ainet.stages.llama.devices import find_gpu, host_overrides
 from ainet.stages.llama.hidden_output import HiddenOutput
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ SHORT = 256
 #: Sections of RoPE (GGML_MROPE_SECTIONS), and the kinds of RoPE that have them (LLAMA_ROPE_TYPE_MROPE, _IMROPE).
 SECTIONS, SECTIONED = 4, (8, 40)
 ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR
+#: A regular expression for the tensors of experts.
+EXPERTS = rb"_exps\.weight"
 BUFFER_LINE = re.compile(r"(model|KV|RS|compute|output) buffer size =\s*([\d.]+) MiB")
 
 
@@ -125,6 +127,8 @@ class Llama:
         Threads of one `decode`.
     gpu
         Whether the layers go to the GPU (see `find_gpu`). Otherwise none is opened.
+    experts_on_host
+        Whether experts stay with the processors nevertheless.
     exact
         Whether a row's result must not depend on the rows beside it: where llama.cpp would compute a single row in
         another way than the same row among others, with another rounding, it gets one beside it.
@@ -157,6 +161,7 @@ class Llama:
         n_outputs: int = 1,
         threads: int = 1,
         gpu: bool = False,
+        experts_on_host: bool = False,
         exact: bool = False,
         native: bool | None = None,
         mapped: bool = False,
@@ -173,6 +178,9 @@ class Llama:
         # They end with NULL: a GPU that is not wanted is not opened either.
         devices = (ctypes.c_void_p * 2)(found.handle if found is not None else None)
         model_params.devices = ctypes.cast(devices, ctypes.c_void_p)
+        overrides = host_overrides(EXPERTS)
+        if gpu and experts_on_host:
+            model_params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
         # Read, not mapped: tensors that llama.cpp repacks would otherwise occupy memory twice.
         model_params.load_mode = C.LLAMA_LOAD_MODE_MMAP if mapped else C.LLAMA_LOAD_MODE_NONE
         # Weights repacked for AMX end the process of a llama.cpp that GCC 12 compiled; otherwise they are not exact.

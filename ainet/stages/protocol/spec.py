@@ -43,6 +43,8 @@ class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
         Threads of the stage.
     gpu
         Whether the layers are on a GPU.
+    experts_on_host
+        Whether the processors compute the experts of layers that are on a GPU.
     n_devices
         Stages that compute at the same time, since those of one GPU take turns; 0: all of them.
     sessions
@@ -77,6 +79,7 @@ class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
     speculate: bool = False
     hidden_states: Form = "float32"
     n_devices: int = 0
+    experts_on_host: bool = False
 
     @property
     def n_slots(self) -> int:

@@ -196,7 +196,7 @@ async def test_a_node_loads_a_model_that_guesses_and_goes_on_without_it(tmp_path
             return await guess(begin, tokens, most)
 
         small.pipeline.guess = counted
-        assert pipeline.memory[desk.identity.id] > sum(stage.memory for stage in pipeline.plan.stages) + 100e6
+        assert pipeline.memory[desk.identity.id].host > sum(stage.memory for stage in pipeline.plan.stages) + 100e6
         assert (await ask_node(desk, text=QUESTION, stages=2, max_tokens=40)).text == expected
         assert asked
         assert max(asked) > 0  # what it knows already is not sent again

@@ -183,10 +183,10 @@ async def test_models_of_a_broken_pipeline_are_kept_for_the_one_in_its_place(wor
     first = await workshop.load(2)
     assert await answer(first, ask(max_tokens=12)) == expected
     await first.close(park=True)
-    assert service.parking.memory == allocator.reserved.memory > 97e6
+    assert service.parking.memory.host == allocator.reserved.memory > 97e6
     second = await workshop.load(2)
     assert pids(second) == pids(first)
-    assert service.parking.memory == 0
+    assert service.parking.memory.host == 0
     assert await answer(second, ask(max_tokens=12)) == expected
     await second.close(park=True)
     os.kill(pids(second)[0], signal.SIGKILL)  # what is kept may be lost, too
@@ -197,7 +197,7 @@ async def test_models_of_a_broken_pipeline_are_kept_for_the_one_in_its_place(wor
     await third.close(park=True)
     with allocator.reserve("something else", allocator.free.memory - 60_000_000):
         fourth = await workshop.load(3)  # it gives up what is kept
-        assert service.parking.memory == 0
+        assert service.parking.memory.host == 0
         await fourth.close()
 
 

@@ -88,6 +88,7 @@ class Host:
             allocator=self.allocator,
             store=store,
             speed=5e9,
+            gpu_speed=0.0,
             speeds=self.speeds,
             bandwidths=Bandwidths(device.log),
             log=device.log,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from support.tiny_models import write_model
 
 from ainet.api import models, quantise
 from ainet.errors import AinetError, Busy, NotEnough, NotFound, UsageError
+from ainet.resources.monitor import alive
 
 #: Of heads that are narrower than the model.
 HEADS = {"attention.key_length": 16, "attention.value_length": 16, "rope.dimension_count": 16}
@@ -45,6 +47,16 @@ async def made(node, *formats, **options):
     state = await finished(node)
     assert state.failed is None, state.failed
     return state
+
+
+def programs():
+    """Return the processes that convert and read models for the nodes of this process."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "ainet.quantising.program" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def folders(node):
@@ -91,6 +103,13 @@ async def test_what_was_made_and_measured_before_is_not_done_again(tmp_path, tin
         more = await made(one, "Q4_0", model=str(tiny), text=TEXT, chunks=3)
         assert more.quality[0].rows == 3 * 256
         assert {path: path.stat().st_mtime_ns for path in files} == files
+        # What is damaged is measured again.
+        next(measured.rglob("*-1.npz")).write_bytes(b"damaged")
+        damaged = await one.call(quantise.quantise, formats=["Q4_0", "Q4_K_M"], model=str(tiny), text=TEXT, chunks=2)
+        assert damaged.running
+        assert "of chunk 2 is damaged. Ask again" in (await finished(one)).failed["message"]
+        mended = await made(one, "Q4_0", "Q4_K_M", model=str(tiny), text=TEXT, chunks=2)
+        assert mended.quality == again.quality
 
 
 async def test_who_is_interrupted_goes_on_from_there(tmp_path, tiny):
@@ -101,13 +120,10 @@ async def test_who_is_interrupted_goes_on_from_there(tmp_path, tiny):
         await until(lambda: list(measured.rglob("source-1.npy")))
         with pytest.raises(Busy, match="is being quantised: asking"):
             await one.call(quantise.quantise, model=str(tiny), formats=["Q5_0"])
-        pids = {child.pid for child in psutil.Process().children(recursive=True)}
+        (program,) = programs()
         state = await one.call(quantise.cancel_quantisation)
         assert (state.running, state.cancelled, len(state.made), state.quality) == (False, True, 1, [])
-        programs = [
-            pid for pid in pids if psutil.pid_exists(pid) and "quantising" in " ".join(psutil.Process(pid).cmdline())
-        ]
-        assert not programs
+        assert not alive(program)
         kept = {path: path.stat().st_mtime_ns for path in measured.rglob("source-*.npy")}
         assert kept
         state = await made(one, "Q4_0", model=str(tiny), text=TEXT, chunks=6)
@@ -126,11 +142,7 @@ async def test_nothing_half_written_stays(tmp_path):
         # Not even when the process is killed, whose end has words.
         await one.call(quantise.quantise, model="smollm2", formats=["IQ4_NL"])
         await until(lambda: list(place.glob("*.quantising")))
-        (program,) = [
-            child
-            for child in psutil.Process().children(recursive=True)
-            if "ainet.quantising.program" in child.cmdline()
-        ]
+        (program,) = programs()
         assert program.nice() == 10
         program.kill()
         state = await finished(one)

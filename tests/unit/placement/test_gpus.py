@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from support.real_shapes import REAL_SHAPES
+from support.tiny_architectures import write_tiny
 
 from ainet.errors import NotEnough
+from ainet.models.gguf import open_model
+from ainet.models.manifest import Manifest
 from ainet.placement.capacity import GPU_PROCESS, NodeCapacity
 from ainet.placement.footprint import GPU_CONTEXT, GPU_UBATCH, Footprint
 from ainet.placement.planner import Planner
@@ -119,3 +123,40 @@ def test_memory_is_counted_by_kind():
     assert not (Memory(5, 1) - Memory(5, 1)).lacks
     assert Memory(1, 0).helps(Memory(-1, 0))
     assert not Memory(1, 0).helps(Memory(0, -1))
+
+
+@pytest.fixture(scope="module")
+def glm(tmp_path_factory):
+    """Six layers in the dimensions of GLM-4.5-Air: 128 experts, of which a token uses 8."""
+    path = write_tiny(tmp_path_factory.mktemp("glm") / "glm.gguf", REAL_SHAPES["GLM-4.5-Air"], seed=None)
+    return Manifest.draft("glm", open_model(path))
+
+
+def test_of_experts_a_token_reads_those_that_it_uses(glm):
+    footprint = Footprint(glm, n_ctx=1024, n_ubatch=64)
+    weights, experts, used = footprint.weights(0, 5), footprint.experts(0, 5), footprint.used_experts(0, 5)
+    assert 0.8 * weights < experts < weights
+    assert used == pytest.approx(experts / 16, abs=6)
+    assert footprint.read(0, 5) == weights - experts + used + glm.tensor("token_embd.weight").nbytes
+    assert footprint.experts(0, 0) == 0  # the first layer is dense
+
+
+def test_experts_that_a_gpu_cannot_hold_stay_with_the_processors(glm):
+    footprint = Footprint(glm, n_ctx=1024, n_ubatch=GPU_UBATCH)
+    whole, without = footprint.on_gpu(0, 5), footprint.on_gpu(0, 5, experts_on_host=True)
+    assert without.gpu == whole.gpu - footprint.experts(0, 5)
+    assert without.host == whole.host + footprint.experts(0, 5)
+    (all_there,) = plan_of(glm, device(memory=64 * GB, gpu=whole.gpu)).stages
+    assert (all_there.gpu, all_there.experts_on_host) == (True, False)
+    plan = plan_of(glm, device(memory=64 * GB, gpu=without.gpu))
+    (stage,) = plan.stages
+    assert (stage.gpu, stage.experts_on_host, stage.threads) == (True, True, 4)
+    assert (stage.gpu_memory, stage.memory) == (without.gpu, without.host)
+    assert stage.reason.endswith("free on its GPU, experts on its processors")
+    # It is predicted by the speed of each: the processors read the experts that a token uses.
+    on_host = footprint.used_experts(0, 5) / (4 * 5e9)
+    assert all_there.seconds < on_host < stage.seconds < on_host + 0.01
+    # Where the host has no room for all of them, some layers go to the processors whole.
+    less = plan_of(glm, device(memory=without.host - 200 * MB, gpu=without.gpu))
+    assert [stage.gpu for stage in less.stages].count(True) == 1
+    assert len(less.stages) == 2
