@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from typing import TYPE_CHECKING, NamedTuple
 
 from ainet.stages.protocol.segments import Segment
@@ -28,7 +29,9 @@ class _Spool:
 
     def __init__(self, folder: str | None, usage: _Usage) -> None:
         self._size, self._usage = 0, usage
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - it is closed with this object
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+        # Not in `__del__`: the collector of cycles may finalize the file first, which then complains.
+        weakref.finalize(self, self._file.close)
 
     def append(self, data: memoryview) -> int:
         """Write `data` at the end; returns where it begins. Raises OSError."""
@@ -49,7 +52,6 @@ class _Spool:
 
     def __del__(self) -> None:
         self._usage.bytes -= self._size
-        self._file.close()
 
 
 class _Chunk(NamedTuple):
