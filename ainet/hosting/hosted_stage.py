@@ -57,7 +57,12 @@ class HostedStage:
         return (
             self.is_local == local
             and msgspec.structs.replace(
-                self.spec, pipeline=spec.pipeline, epoch=spec.epoch, owner=spec.owner, n_stages=spec.n_stages
+                self.spec,
+                pipeline=spec.pipeline,
+                epoch=spec.epoch,
+                owner=spec.owner,
+                n_stages=spec.n_stages,
+                n_devices=spec.n_devices,
             )
             == spec
         )

@@ -57,13 +57,13 @@ class Pace(NamedTuple):
         Seconds of one token.
     chunk
         Rows of a prompt that are best computed at once.
-    n_groups
-        Groups in which the tokens of running sessions are best computed, so that several stages work at once.
+    rows_are_free
+        Whether rows beside others cost next to nothing, so that groups of sessions gain nothing.
     """
 
     token_seconds: float
     chunk: int
-    n_groups: int
+    rows_are_free: bool = False
 
 
 def measure_pace(llama: Llama, embedding: Embedding | None, spec: StageSpec, shard: Shard) -> Pace:
@@ -91,15 +91,13 @@ def measure_pace(llama: Llama, embedding: Embedding | None, spec: StageSpec, sha
         return min(times)
 
     token = seconds(1)
-    n_groups = spec.n_devices or spec.n_stages
     if not spec.gpu:
-        return Pace(token, spec.n_ubatch, n_groups)
+        return Pace(token, spec.n_ubatch)
     # Longer chunks make others wait longer: they must be worth while.
     long = min(spec.n_ubatch, spec.n_ctx // 2)
     short = min(USUAL_CHUNK, long)
     short_seconds = seconds(short, tries=2)
     is_worth = short_seconds < QUICK and seconds(long, tries=2) / long < WORTH * short_seconds / short
-    # Where rows beside others cost next to nothing, groups of them gain nothing either.
     many = min(llama.n_slots, MANY)
-    is_free = many > 1 and seconds(1, many) < FREE * token
-    return Pace(token, spec.n_ubatch if is_worth else short, 1 if is_free else n_groups)
+    are_free = many > 1 and seconds(1, many) < FREE * token
+    return Pace(token, spec.n_ubatch if is_worth else short, are_free)

@@ -123,7 +123,8 @@ class Stage:
             self._cache = KVCache(self.llama, self._hidden_states, kept, exact=spec.exact)
             pace = measure_pace(self.llama, self._embedding, spec, shard)
         self._pace, self._token_seconds = pace, pace.token_seconds
-        self._composer = Composer(pace.chunk, pace.n_groups, equal_rows=self.llama.has_state)
+        n_groups = 1 if pace.rows_are_free else spec.n_devices or spec.n_stages
+        self._composer = Composer(pace.chunk, n_groups, equal_rows=self.llama.has_state)
         #: The number of calls of llama.cpp.
         self.decodes = 0
         self._thread: threading.Thread | None = None

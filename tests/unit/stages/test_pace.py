@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ainet.hosting.hosted_stage import HostedStage
 from ainet.stages import loading
 from ainet.stages.loading import measure_pace
 from ainet.stages.protocol.spec import StageSpec
@@ -52,21 +53,17 @@ def pace(monkeypatch):
 def test_rows_that_cost_nothing_make_long_chunks_and_one_group(pace):
     found = pace(3e-3, 1e-6, n_stages=2, n_devices=2)
     assert found.token_seconds == pytest.approx(3.001e-3)
-    assert (found.chunk, found.n_groups) == (512, 1)
+    assert (found.chunk, found.rows_are_free) == (512, True)
 
 
-def test_rows_that_cost_as_much_as_a_token_make_short_chunks_and_a_group_for_each_stage(pace):
+def test_rows_that_cost_as_much_as_a_token_make_short_chunks_and_groups(pace):
     found = pace(1e-4, 1e-2, n_stages=2, n_devices=2)
-    assert (found.chunk, found.n_groups) == (64, 2)
-
-
-def test_stages_that_share_a_gpu_work_on_one_group(pace):
-    assert pace(1e-4, 1e-2, n_stages=3, n_devices=1).n_groups == 1
+    assert (found.chunk, found.rows_are_free) == (64, False)
 
 
 def test_processors_keep_what_they_were_given(pace):
     found = pace(3e-3, 1e-6, gpu=False, n_ubatch=96, n_stages=3)
-    assert (found.chunk, found.n_groups) == (96, 3)
+    assert (found.chunk, found.rows_are_free) == (96, False)
 
 
 def test_hidden_states_are_timed_as_tokens_are(pace):
@@ -79,3 +76,9 @@ def test_a_small_window_is_enough(pace):
 
 def test_a_slow_gpu_keeps_nobody_waiting(pace):
     assert pace(1.0, 1e-6).chunk == 64
+
+
+def test_a_kept_model_serves_a_pipeline_of_another_number_of_stages():
+    kept = HostedStage(StageSpec(**SPEC | {"gpu": False, "n_stages": 3, "n_devices": 3}), None, None)
+    assert kept.is_like(StageSpec(**SPEC | {"gpu": False, "n_stages": 2, "n_devices": 2}), local=True)
+    assert not kept.is_like(StageSpec(**SPEC | {"gpu": True, "n_stages": 2, "n_devices": 2}), local=True)
