@@ -20,6 +20,7 @@ from ainet.executor.slowest import Slowest
 from ainet.executor.speculator import Guesser, Speculator
 from ainet.hosting.requests import CloseStages, DescribeStages, LinkStage, LoadProgress, LoadStage, StageLoaded
 from ainet.links.standing import Standing
+from ainet.placement.rollback import rollback_of
 from ainet.resources.memory import Memory
 from ainet.stages.protocol.recovery import plan_recovery
 from ainet.stages.protocol.spec import EPOCH_BYTES, StageSpec
@@ -63,6 +64,10 @@ class PipelineOptions(NamedTuple):
             speculate=config.speculate,
             hidden_states=cast("Form", config.hidden_states),
         )
+
+    def rollback(self, manifest: Manifest) -> int:
+        """Return the tokens of this model that can be taken back."""
+        return rollback_of(manifest, sessions=self.sessions, exact=self.exact, speculate=self.speculate)
 
 
 class Pipeline:
@@ -346,6 +351,7 @@ class Pipeline:
             exact=self._options.exact,
             speculate=self._options.speculate,
             hidden_states=self._options.hidden_states,
+            rollback=self._options.rollback(self.manifest),
         )
 
         def report(item: LoadProgress) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ainet.errors import UsageError
+from ainet.placement.rollback import MOST
 from ainet.stages.protocol.spec import EPOCH_BYTES, EXACT_UBATCH
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def admitted(spec: StageSpec, manifest: Manifest, caps: Caps) -> StageSpec:
         raise UsageError("Answers of a GPU are not exact: a row's result depends on those beside it.")
     if spec.gpu and not caps.gpu:
         raise UsageError("This device gives no GPU (`ainet up --gpu`).")
+    if not 0 <= spec.rollback <= (MOST if manifest.split.rolls_back and not spec.exact else 0):
+        raise UsageError(f"{spec.rollback} tokens cannot be taken back out of the states of this model's layers.")
     if not 0 <= spec.n_devices <= spec.n_stages:
         raise UsageError(f"{spec.n_devices} devices cannot have {spec.n_stages} stages.")
     return msgspec.structs.replace(

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
 def footprint_of(manifest: Manifest, spec: StageSpec) -> Footprint:
     """Return the footprint of the stages of a pipeline."""
-    return Footprint(manifest, n_ctx=spec.n_ctx, n_ubatch=spec.n_ubatch, sessions=spec.sessions, exact=spec.exact)
+    return Footprint(
+        manifest,
+        n_ctx=spec.n_ctx,
+        n_ubatch=spec.n_ubatch,
+        sessions=spec.sessions,
+        exact=spec.exact,
+        rollback=spec.rollback,
+    )
 
 
 def needed_memory(manifest: Manifest, spec: StageSpec) -> Memory:

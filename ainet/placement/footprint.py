@@ -49,12 +49,20 @@ class Footprint:
         The model.
     n_ctx, n_ubatch
         Context window and chunk, in tokens.
-    sessions, exact
-        Most sessions at the same time, and whether their answers shall not depend on each other (see `StageSpec`).
+    sessions, exact, rollback
+        Most sessions at the same time, whether their answers shall not depend on each other, and how many tokens can be
+        taken back out of states (see `StageSpec`).
     """
 
     def __init__(
-        self, manifest: Manifest, *, n_ctx: int, n_ubatch: int, sessions: int = SESSIONS, exact: bool = False
+        self,
+        manifest: Manifest,
+        *,
+        n_ctx: int,
+        n_ubatch: int,
+        sessions: int = SESSIONS,
+        exact: bool = False,
+        rollback: int = 0,
     ) -> None:
         # Besides, in exact mode: one for rows that fill up batches, and one for cells that are left taken.
         one = manifest.split.alone or (exact and any(layer.recurs for layer in manifest.layers))
@@ -81,7 +89,7 @@ class Footprint:
         def cache(layer: Layer) -> int:
             # In exact mode no cell is used again.
             windowed = layer.window * sequences + n_ubatch if layer.window and not exact else cells
-            return padded(min(cells, windowed), CELLS) * layer.cell + sequences * layer.state
+            return padded(min(cells, windowed), CELLS) * layer.cell + sequences * (1 + rollback) * layer.state
 
         self._caches = list(accumulate(map(cache, manifest.layers), initial=0))
         outer = {tensor.name: tensor.nbytes for tensor in manifest.tensors if tensor.layer is None}
@@ -97,9 +105,11 @@ class Footprint:
         # Logits where they are computed and where they are kept, and the candidates among which the sampler draws.
         self._outputs = (max(sequences, LOGITS) + sequences + 6) * 4 * manifest.n_vocab
         self._buffers = MASKS + round(4 * n_ubatch * MASK * cells)
+        # Those that go back are computed all at once.
+        copies = STATE_COPIES + (1 + rollback if rollback else 0)
         self._activations = [
             4 * n_ubatch * _activations(manifest, layer, width, experts=bool(size))
-            + STATE_COPIES * sequences * manifest.layers[layer].state
+            + copies * sequences * manifest.layers[layer].state
             for layer, (width, size) in enumerate(zip(widths, experts, strict=True))
         ]
 

@@ -58,7 +58,7 @@ class Planner:
         Whether one session shall be fast (``latency``), or many together (``throughput``).
     row_bytes
         Bytes of one hidden state on its way; None: in float32.
-    sessions, exact
+    sessions, exact, rollback
         As for `Footprint`.
     """
 
@@ -73,6 +73,7 @@ class Planner:
         row_bytes: int | None = None,
         sessions: int = SESSIONS,
         exact: bool = False,
+        rollback: int = 0,
     ) -> None:
         self._manifest = manifest
         self._row_bytes = 4 * manifest.n_embd if row_bytes is None else row_bytes
@@ -82,9 +83,13 @@ class Planner:
         self._n_ctx = n_ctx
         self._n_ubatch = n_ubatch
         self._objective = objective
-        self._footprint = Footprint(manifest, n_ctx=n_ctx, n_ubatch=n_ubatch, sessions=sessions, exact=exact)
+        self._footprint = Footprint(
+            manifest, n_ctx=n_ctx, n_ubatch=n_ubatch, sessions=sessions, exact=exact, rollback=rollback
+        )
         #: Of stages on GPUs, which read longer chunks.
-        self._on_gpu = Footprint(manifest, n_ctx=n_ctx, n_ubatch=max(n_ubatch, GPU_UBATCH), sessions=sessions)
+        self._on_gpu = Footprint(
+            manifest, n_ctx=n_ctx, n_ubatch=max(n_ubatch, GPU_UBATCH), sessions=sessions, rollback=rollback
+        )
         self._cuts = manifest.cuts
         self._last = manifest.n_layers - 1
 

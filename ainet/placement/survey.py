@@ -13,6 +13,7 @@ from ainet.placement.capacity import NodeCapacity
 from ainet.placement.footprint import GPU_UBATCH
 from ainet.placement.planner import Planner
 from ainet.placement.requests import DescribeNode
+from ainet.placement.rollback import rollback_of
 from ainet.resources.memory import Memory
 from ainet.stages.protocol.spec import EXACT_UBATCH
 from ainet.stages.ring.hidden_states import HiddenStates
@@ -248,14 +249,16 @@ class Survey:
 
     def planner(self, manifest: Manifest, capacities: Sequence[NodeCapacity]) -> Planner:
         """Return a planner of this model for these devices, with the owner's settings; raises as `sizes`."""
+        config = self._config
         return Planner(
             manifest,
             capacities,
             **self.sizes(manifest)._asdict(),
             objective=self._objective,
-            row_bytes=HiddenStates(cast("Form", self._config.hidden_states), manifest.n_embd).row_bytes,
-            sessions=self._config.sessions,
-            exact=self._config.exact,
+            row_bytes=HiddenStates(cast("Form", config.hidden_states), manifest.n_embd).row_bytes,
+            sessions=config.sessions,
+            exact=config.exact,
+            rollback=rollback_of(manifest, sessions=config.sessions, exact=config.exact, speculate=config.speculate),
         )
 
     async def _capacities(self, manifest: Manifest) -> list[NodeCapacity]:

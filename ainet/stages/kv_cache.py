@@ -43,6 +43,7 @@ class KVCache:
         self._kept = kept
         self._exact = exact
         self._filled: dict[int, int] = {}  # positions of each slot
+        self._rows: dict[int, int] = {}  # that were decoded last for each slot
         self._left: dict[int, int] = {}  # cells of each slot that stay taken, beyond its positions
         self._keys: dict[int, int] = {}
         self._copies: dict[int, NDArray[np.uint8]] = {}
@@ -58,12 +59,12 @@ class KVCache:
         for slot, position, n, _ in segments:
             filled = self._filled.get(slot, 0)
             if position < filled:  # the rest was tried only
-                self.llama.keep(slot, position)
+                self._take_back(slot, position, filled - position)
             elif position > filled:
                 raise ProtocolError(
                     f"A stage was given position {position} of a session of which it knows {filled} only."
                 )
-            self._filled[slot] = position + n
+            self._filled[slot], self._rows[slot] = position + n, n
         hidden = self.llama.decode(rows, segments)
         return self._hidden_states.write(hidden) if hidden is not None else None
 
@@ -142,6 +143,14 @@ class KVCache:
         except OSError as exc:
             self._kept.lose(slot, str(exc))
             raise
+
+    def _take_back(self, slot: int, n: int, beyond: int) -> None:
+        """Forget the last `beyond` rows of a session, which has `n` positions then."""
+        llama = self.llama
+        # llama.cpp has the states after each of the last rows of one batch only, but would also take others for them.
+        if llama.has_state and beyond > min(llama.rollback, self._rows.get(slot, 0) - 1):
+            raise ProtocolError(f"A stage cannot take back {beyond} tokens of a session whose layers keep states.")
+        llama.keep(slot, n)
 
     def _go_back(self, slot: int, n: int) -> None:
         """Forget what was on its way of a session when its pipeline was lost."""

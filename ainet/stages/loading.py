@@ -44,6 +44,7 @@ def load(spec: StageSpec, shard: Shard, aborted: Callable[[float], bool]) -> Lla
         gpu=spec.gpu,
         experts_on_host=spec.experts_on_host,
         exact=spec.exact,
+        rollback=spec.rollback,
         aborted=aborted,
     )
 

@@ -41,7 +41,9 @@ def write_shard(path: Path, manifest: Manifest, first: int, last: int, vocabular
     return path
 
 
-def allocated(path: Path, weights: int, *, n_ctx: int, sequences: int, n_ubatch: int, outputs: int) -> Allocated:
+def allocated(
+    path: Path, weights: int, *, n_ctx: int, sequences: int, n_ubatch: int, outputs: int, rollback: int = 0
+) -> Allocated:
     """Return what a context takes, without taking it."""
     lines: list[str] = []
     log = C.llama_log_callback(lambda _level, text, _data: lines.append(text.decode(errors="replace")))
@@ -53,7 +55,7 @@ def allocated(path: Path, weights: int, *, n_ctx: int, sequences: int, n_ubatch:
     options = C.llama_context_default_params()
     options.n_ctx, options.n_seq_max, options.n_batch, options.n_ubatch = n_ctx, sequences, n_ubatch, n_ubatch
     options.n_outputs_max = max(outputs, sequences)
-    options.swa_full = False
+    options.swa_full, options.n_rs_seq = False, rollback
     options.kv_unified, options.flash_attn_type = True, C.LLAMA_FLASH_ATTN_TYPE_ENABLED
     context = C.llama_init_from_model(model, options)
     assert context, lines[-3:]

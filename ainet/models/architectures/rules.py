@@ -65,12 +65,15 @@ class Architecture:
         Whether llama.cpp lets sequences that share its cells see each other, so that there is one at a time.
     differs_on_gpu
         Whether stages on a GPU (CUDA) compute a little otherwise than the whole model there.
+    rolls_back
+        Whether llama.cpp can take the last tokens back out of the states of its layers.
     """
 
     name: str
     reason: str = ""
     alone: bool = False
     differs_on_gpu: bool = False
+    rolls_back: bool = False
 
     def refusal(self, model: ModelDescription) -> str | None:
         """Return why the model cannot be split at all, or None."""

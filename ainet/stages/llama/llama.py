@@ -139,6 +139,8 @@ class Llama:
         again and again.
     watched
         Sees the tensors of the graph. With `hidden_out` that is the last layer's output.
+    rollback
+        Rows of the last `decode` that can be taken back although layers keep a state, if llama.cpp can do so.
     aborted
         Asked while the file is read, with the part that was (0 to 1); loading ends when it answers True.
 
@@ -166,6 +168,7 @@ class Llama:
         native: bool | None = None,
         mapped: bool = False,
         watched: Watcher | None = None,
+        rollback: int = 0,
         aborted: Callable[[float], bool] = lambda _: False,
     ) -> None:
         self._model: Any = None
@@ -213,6 +216,7 @@ class Llama:
         params.n_seq_max = n_sequences = self.n_slots + self._pads + exact
         params.n_batch = params.n_ubatch = n_ubatch + self._pads
         params.n_outputs_max = max((n_ubatch if hidden_out else n_outputs) + self._pads, n_sequences)
+        params.n_rs_seq = rollback if self.has_state else 0
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = C.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.kv_unified = True
@@ -231,6 +235,8 @@ class Llama:
             self.close()
             raise NotEnough(f"llama.cpp cannot allocate a context of {n_ctx} tokens for {Path(path).name}: {reason}")
         self._log.errors.clear()
+        #: Rows of the last `decode`, but one, that `keep` can take back where `can_keep` is False.
+        self.rollback = int(C.llama_n_rs_seq(self._context))
         self.hidden_out = hidden_out
         self._memory = C.llama_get_memory(self._context)
         self._sections = SECTIONS if C.llama_model_rope_type(self._model) in SECTIONED else 1

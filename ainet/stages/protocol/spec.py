@@ -59,6 +59,9 @@ class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
         Whether tokens are tried before they are drawn, where that is faster.
     hidden_states
         The form in which hidden states travel between stages.
+    rollback
+        Tokens that can be taken back out of the states of layers, where the architecture allows it: what is tried may
+        be wrong.
     """
 
     pipeline: str
@@ -80,6 +83,7 @@ class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
     hidden_states: Form = "float32"
     n_devices: int = 0
     experts_on_host: bool = False
+    rollback: int = 0
 
     @property
     def n_slots(self) -> int:

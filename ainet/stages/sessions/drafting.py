@@ -21,10 +21,13 @@ class Drafting:
     ----------
     enabled
         Whether anything is tried at all.
+    most
+        Most tokens that can be tried at once.
     """
 
-    def __init__(self, *, enabled: bool) -> None:
-        self._enabled = enabled
+    def __init__(self, *, enabled: bool, most: int) -> None:
+        self._enabled = enabled and most > 0
+        self._most = most
         self._lap = LapTime()
 
     def begin(self, session: Session) -> None:
@@ -33,7 +36,7 @@ class Drafting:
             session.drafter = Drafter(self._lap)
             session.drafter.extend(session.tokens.tolist())
 
-    def after(self, session: Session, drawn: Drawn, tried: int, *, is_alone: bool, most: int) -> list[int]:
+    def after(self, session: Session, drawn: Drawn, tried: int, *, is_alone: bool) -> list[int]:
         """Return the tokens that are tried after the one that was drawn last.
 
         Parameters
@@ -42,8 +45,6 @@ class Drafting:
             The tokens of the last lap, and the number of tokens that were tried in it.
         is_alone
             Whether no other session runs or waits.
-        most
-            Most tokens that one batch can take besides the drawn one.
         """
         drafter = session.drafter
         if drafter is None:
@@ -54,4 +55,4 @@ class Drafting:
         if is_alone and session.sent:
             self._lap.measure(tried + 1, now - session.sent)
         session.sent = now if is_alone else 0.0
-        return session.propose(most) if is_alone else []
+        return session.propose(self._most) if is_alone else []

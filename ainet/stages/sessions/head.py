@@ -93,7 +93,7 @@ class Head:
         self._turns = Turns()
         self._usual_seconds = 0.0
         self._cells = Cells(llama, exact=exact)
-        self._drafting = Drafting(enabled=speculate and llama.can_keep)
+        self._drafting = Drafting(enabled=speculate, most=_longest_draft(llama))
         self._recovered = Recovered(ring, llama.n_ubatch)
         self._prefixes = Prefixes(0, self._cells.unit)
         self._guesses = Guesses(llama, self._vocabulary)
@@ -192,7 +192,7 @@ class Head:
             told.append((session, drawn, text))
             if drawn.finish is None and drawn.error is None:
                 is_alone = len(self._active) == 1 and not self._waiting
-                draft = self._drafting.after(session, drawn, tried, is_alone=is_alone, most=self._llama.n_ubatch - 1)
+                draft = self._drafting.after(session, drawn, tried, is_alone=is_alone)
                 tokens = [drawn.tokens[-1], *draft]
                 following.append(Next(segment.slot, drawn.position, tokens))
         # The other stages begin at once: the text is made, and told, while they compute.
@@ -339,3 +339,8 @@ class Head:
         session.is_over = True
         session.reply(event)
         self._ring.release(session.slot)
+
+
+def _longest_draft(llama: Llama) -> int:
+    """Return the most tokens that can be tried at once: they fit into one batch, and can be taken back."""
+    return min(llama.n_ubatch - 1, MAX_DRAFT if llama.can_keep else llama.rollback)

@@ -14,7 +14,16 @@ from support.swarms import devices, until
 
 from ainet.api.node import Caps
 from ainet.engine.engine import Engine
-from ainet.errors import CannotSplit, LeaseLost, NotEnough, NotFound, PeerUnreachable, ProtocolError, Refused
+from ainet.errors import (
+    CannotSplit,
+    LeaseLost,
+    NotEnough,
+    NotFound,
+    PeerUnreachable,
+    ProtocolError,
+    Refused,
+    UsageError,
+)
 from ainet.executor.answering import Answering
 from ainet.executor.directory import PipelineDirectory
 from ainet.executor.finder import ModelFinder
@@ -238,6 +247,8 @@ async def test_nothing_is_kept_of_a_stage_that_is_not_admitted(tmp_path, smollm2
             await link.request(LoadStage(msgspec.structs.replace(spec, model="0" * 64), data, []))
         with pytest.raises(CannotSplit):
             await link.request(LoadStage(msgspec.structs.replace(spec, last_layer=99), data, []))
+        with pytest.raises(UsageError, match="1 tokens cannot be taken back out of the states"):
+            await link.request(LoadStage(msgspec.structs.replace(spec, rollback=1), data, []))
         assert list(host.store.manifests.iterdir()) == []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from support.architectures import TINY
@@ -9,10 +11,17 @@ from support.tiny_architectures import write_tiny
 from support.tiny_models import N_VOCAB
 from support.tiny_pipeline import Pipeline
 
+from ainet.errors import ProtocolError
+from ainet.models.architectures.table import architecture_of
+from ainet.models.gguf import open_model
+from ainet.models.manifest import Manifest
+from ainet.stages.kv_cache import KVCache
 from ainet.stages.llama.llama import Llama
 from ainet.stages.protocol.generation import Open, Resume
 from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.stages.protocol.segments import Segment
+from ainet.stages.ring.hidden_states import HiddenStates
+from ainet.stages.sessions.drafts import Drafter
 
 #: Stages of several layers of each kind.
 MODELS = {
@@ -32,6 +41,8 @@ MODELS = {
 }
 #: llama.cpp lets its sequences see each other.
 ALONE = "glm-dsa-types"
+#: llama.cpp can take the last tokens back out of their states.
+ROLLING_BACK = [name for name in MODELS if architecture_of(TINY[name].architecture).rolls_back]
 DRAWN = SamplingParams(temperature=1.0, seed=7)
 N_CTX = 512
 
@@ -39,7 +50,13 @@ N_CTX = 512
 def ask(prompt, session=1, max_tokens=24):
     resume = Resume([token % N_VOCAB for token in prompt], [], [])
     return Open(
-        session=session, user=str(session), messages=[], raw=True, sampling=DRAWN, max_tokens=max_tokens, resume=resume
+        session=session,
+        user=str(session),
+        messages=[],
+        raw=True,
+        sampling=DRAWN,
+        max_tokens=max_tokens,
+        resume=resume,
     )
 
 
@@ -175,3 +192,84 @@ def test_a_sequence_is_put_back_as_it_was(name, tmp_path):
             assert np.array_equal(further(llama, 1), went_on)  # beside a live one
         other.restore(0, copy)
         assert np.array_equal(further(other, 0), went_on)  # in another context
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_states_go_back_where_llama_cpp_can_do_so(name, tmp_path):
+    path = write_tiny(tmp_path / "tiny.gguf", TINY[name])
+    manifest = Manifest.draft(name, open_model(path))
+    with Llama(path, hidden_out=False, n_ctx=N_CTX, rollback=5) as llama:
+        assert llama.has_state == any(layer.recurs for layer in manifest.layers)
+        assert llama.rollback == (5 if llama.has_state and manifest.split.rolls_back else 0)
+
+
+@pytest.mark.parametrize("tried", [1, 3])
+@pytest.mark.parametrize("name", ROLLING_BACK)
+def test_what_was_tried_leaves_no_trace_in_a_state(name, tried, tmp_path):
+    path = write_tiny(tmp_path / "tiny.gguf", TINY[name])
+    tokens = np.array(QUESTION, np.int32) % N_VOCAB
+
+    def found_after(wrong):
+        found = []
+        with Llama(path, hidden_out=False, n_ctx=N_CTX, n_slots=2, n_outputs=8, rollback=3) as llama:
+            llama.decode(tokens[:60], [Segment(0, 0, 60, 1)])
+            llama.decode(tokens[30:70], [Segment(1, 0, 40, 1)])
+            for step in range(60, 66):
+                rows = [tokens[step], *wrong]
+                llama.decode(np.array(rows, np.int32), [Segment(0, step, len(rows), len(rows))])
+                found.append(llama.logits(0).copy())
+                if wrong:
+                    llama.keep(0, step + 1)
+                if step == 63:  # somebody else, before anything follows
+                    llama.decode(tokens[70:71], [Segment(1, 40, 1, 1)])
+                    found.append(llama.logits().copy())
+        return np.array(found)
+
+    alone, one, other = (found_after(wrong) for wrong in ([], [5] * tried, list(range(9, 9 + tried))))
+    assert np.array_equal(one, other)
+    assert np.abs(one - alone).max() < 0.05 * alone.std()
+
+
+@pytest.mark.parametrize("name", ROLLING_BACK)
+def test_drafts_are_tried_with_states_that_go_back(name, tmp_path, monkeypatch):
+    """Right ones, and a wrong one behind them: what is said is what is said without."""
+
+    def asked(rollback):
+        (folder := tmp_path / str(rollback)).mkdir()
+        made = Pipeline(folder, tiny=TINY[name], cuts=MODELS[name], n_ctx=N_CTX, speculate=True, rollback=rollback)
+        made.load()
+        try:
+            return said(made, ask(QUESTION, max_tokens=40))
+        finally:
+            made.close()
+
+    expected = asked(0)
+    assert not expected.laps
+    text = [*expected.prompt, *expected.tokens]
+
+    how_many = itertools.cycle([0, 1, 3, 2])
+
+    def draft(drafter, most):
+        n = len(drafter._lookup.since(0))
+        right = next(how_many)
+        return [*text[n : n + right], (text[(n + right) % len(text)] + 1) % N_VOCAB][:most]
+
+    monkeypatch.setattr(Drafter, "draft", draft)
+    found = asked(3)
+    assert found.tokens == expected.tokens
+    assert {lap.rows - lap.drawn for lap in found.laps} == {0, 1}
+    assert max(lap.rows for lap in found.laps) == 4
+
+
+def test_no_state_goes_back_beyond_the_last_rows(tmp_path):
+    with Llama(
+        write_tiny(tmp_path / "tiny.gguf", TINY["lfm2moe"]), hidden_out=False, n_ctx=N_CTX, n_slots=1, rollback=3
+    ) as llama:
+        cache = KVCache(llama, HiddenStates("float32", llama.n_embd), None, exact=False)
+        cache.decode([Segment(0, 0, 8, 1)], np.arange(8, dtype=np.int32))
+        for _ in range(2):  # llama.cpp would take what it kept of the first three rows
+            cache.decode([Segment(0, 8, 1, 1)], np.arange(1, dtype=np.int32))
+            with pytest.raises(ProtocolError, match="take back 1"):
+                cache.decode([Segment(0, 8, 1, 1)], np.arange(1, dtype=np.int32))
+            cache.clear()
+            cache.decode([Segment(0, 0, 8, 1)], np.arange(8, dtype=np.int32))
