@@ -15,6 +15,7 @@ from ainet.stages.protocol.segments import Segment
 from support.tiny_models import N_VOCAB
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -26,9 +27,12 @@ STEPS = (CHUNK, 40, *[1] * 8)
 
 
 class Pipeline:
-    """The stages of one model in this process, loaded once each."""
+    """The stages of one model in this process, loaded once each; all sizes are in tokens."""
 
-    def __init__(self, folder: Path, path: Path) -> None:
+    def __init__(
+        self, folder: Path, path: Path, *, n_ctx: int = N_CTX, chunk: int = CHUNK, steps: Sequence[int] = STEPS
+    ) -> None:
+        self.n_ctx, self.chunk, self.steps = n_ctx, chunk, steps
         self.store = TensorStore(folder)
         self.manifest = self.store.register(path)
         self.shards = ShardStore(self.store)
@@ -37,7 +41,9 @@ class Pipeline:
     def stage(self, first: int, last: int) -> Llama:
         if (first, last) not in self.loaded:
             shard = self.shards.assemble(self.manifest, first, last)
-            self.loaded[first, last] = Llama(shard.path, hidden_out=not shard.is_last, n_ctx=N_CTX, n_ubatch=CHUNK)
+            self.loaded[first, last] = Llama(
+                shard.path, hidden_out=not shard.is_last, n_ctx=self.n_ctx, n_ubatch=self.chunk
+            )
         return self.loaded[first, last]
 
     def logits(self, *cuts: int, kept: int = 0) -> NDArray[np.float32]:
@@ -46,9 +52,9 @@ class Pipeline:
         stages = [self.stage(*layers) for layers in ranges]
         embedding = Embedding(self.shards.assemble(self.manifest, *ranges[0])) if cuts else None
         for stage in stages:
-            stage.keep(0, sum(STEPS[:kept]))
-        found, position = [], sum(STEPS[:kept])
-        for size in STEPS[kept:]:
+            stage.keep(0, sum(self.steps[:kept]))
+        found, position = [], sum(self.steps[:kept])
+        for size in self.steps[kept:]:
             tokens = ((np.arange(position, position + size) * 7919) % N_VOCAB).astype(np.int32)
             x: Any = tokens if embedding is None else embedding.look_up(tokens)
             for stage in stages:

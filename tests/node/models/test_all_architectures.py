@@ -95,6 +95,18 @@ def test_every_allowed_split_gives_the_same_logits(model):
         assert difference == 0.0, f"cut at {cuts}: {difference}"
 
 
+@pytest.mark.parametrize(("name", "window", "cut"), [("llama4", 8192, 4), ("smallthinker", 4096, 8)])
+def test_a_prompt_beyond_a_window_that_llama_cpp_sets_itself(name, window, cut, tmp_path):
+    path = write_tiny(tmp_path / "tiny.gguf", TINY[name]._replace(n_layers=2 * cut))
+    sizes = {"n_ctx": window + 512, "chunk": 512, "steps": (*[512] * (window // 512), 100, 1, 1, 1)}
+    pipeline = Pipeline(tmp_path / "store", path, **sizes)
+    try:
+        assert any(layer.window == window for layer in pipeline.manifest.layers)
+        assert np.array_equal(pipeline.logits(cut), pipeline.logits())
+    finally:
+        pipeline.close()
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_wrong_rule_is_noticed(name, tmp_path):
     path = write_tiny(tmp_path / "tiny.gguf", TINY[name])
