@@ -1,6 +1,7 @@
 """(g) What a split costs for a token: one process, one and two stages, with the callback in C and in Python.
 
-Of SmolLM2-135M and of a model of 1.5 billion random weights in Q4_0, one thread a stage. The variants take turns.
+Of SmolLM2-135M and of a model of 1.5 billion random weights in Q4_0, one thread a stage. The variants take turns. Two
+processes with a bare socket between them are the limit of every split: `of bare` is the part of it that is reached.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bare import BareRing
 from desk import desk
 from rpc import PlainProcess, model_path
 from shapes import write_llama
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 N_TOKENS = 64
 PROMPT = "The quick brown fox jumps over the lazy dog and then runs away"
-ALONE = "one llama.cpp process"
+ALONE, BARE = "one llama.cpp process", "two processes, bare socket"
 
 
 @contextlib.contextmanager
@@ -52,6 +54,8 @@ def _measure(name: str, path: Path, runs: int) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         alone = PlainProcess(sys.executable, model=path)
         stack.callback(alone.stop)
+        bare = BareRing(path)
+        stack.callback(bare.stop)
         nodes: dict[str, NodeClient] = {}
         for kind in ("C", "Python"):
             with callback(kind):
@@ -64,6 +68,7 @@ def _measure(name: str, path: Path, runs: int) -> dict[str, Any]:
             print(f"{name}: run {run + 1}/{runs}", file=sys.stderr, flush=True)
             found = alone.run(list(range(1000, 1012)), N_TOKENS)
             seconds.setdefault(ALONE, []).append(found["decode_s"] / (N_TOKENS - 1))
+            seconds.setdefault(BARE, []).append(bare.measure(N_TOKENS))
             for kind, stages in variants:
                 words = f"ainet, {stages} stage{'s' * (stages > 1)}, callback in {kind}"
                 seconds.setdefault(words, []).append(1 / _ask(nodes[kind], path, stages))
@@ -71,6 +76,7 @@ def _measure(name: str, path: Path, runs: int) -> dict[str, Any]:
         words: {
             "ms": 1000 * statistics.median(found),
             "ratio": statistics.median(a / b for a, b in zip(seconds[ALONE], found, strict=True)),
+            "of_bare": statistics.median(a / b for a, b in zip(seconds[BARE], found, strict=True)),
         }
         for words, found in seconds.items()
     }
@@ -87,8 +93,8 @@ def _ask(client: NodeClient, path: Path, stages: int) -> float:
 
 def show(found: dict[str, Any]) -> None:
     """Print the table."""
-    print(f"\n{'one thread a stage':<42}{'ms a token':>12}{'ratio':>8}")
+    print(f"\n{'one thread a stage':<42}{'ms a token':>12}{'ratio':>8}{'of bare':>9}")
     for name, variants in found.items():
         print(name)
         for words, row in variants.items():
-            print(f"  {words:<40}{row['ms']:>12.2f}{row['ratio']:>8.3f}")
+            print(f"  {words:<40}{row['ms']:>12.2f}{row['ratio']:>8.3f}{row['of_bare']:>9.3f}")
