@@ -1,0 +1,92 @@
+"""Full text search over the current passages, in SQLite's FTS5."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+
+from ainet.storage.question import Stemmer, match_of, words_of
+from ainet.storage.records import Found
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Weights of the columns: text, words of identifiers, path with qualified name.
+WEIGHTS = (1.0, 1.0, 3.0)
+_COLUMNS = "text, identifiers, header"
+
+
+class FullText:
+    """The index of words. It is changed in the transactions of whoever changes the passages.
+
+    Parameters
+    ----------
+    database
+        With the tables of `schema`.
+    """
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        self._stemmer = Stemmer()
+
+    def add(self, version: int) -> None:
+        """Add the passages of a version."""
+        self._database.execute(
+            f"INSERT INTO words (rowid, {_COLUMNS}) SELECT id, {_COLUMNS} FROM passages WHERE version = ?",  # noqa: S608
+            (version,),
+        )
+
+    def remove(self, version: int) -> None:
+        """Take the passages of a version out again; they must be what they were when they were added."""
+        self._database.execute(
+            f"INSERT INTO words (words, rowid, {_COLUMNS}) "  # noqa: S608
+            f"SELECT 'delete', id, {_COLUMNS} FROM passages WHERE version = ?",
+            (version,),
+        )
+
+    def search(self, question: str, n: int, within: Sequence[int] | None = None) -> list[Found]:
+        """Return the `n` passages that fit a question best, the best one first.
+
+        Parameters
+        ----------
+        within
+            Folders; None for all.
+        """
+        words = words_of(question)
+        (passages,) = self._database.execute("SELECT count(*) FROM words_docsize").fetchone()
+        match = match_of(words, self._stemmer.terms(words), passages, self._count)
+        if not match:
+            return []
+        text, identifiers, header = WEIGHTS
+        rows = self._database.execute(
+            "SELECT words.rowid, bm25(words, ?, ?, ?) AS score FROM words "
+            "JOIN passages ON passages.id = words.rowid JOIN versions ON versions.id = passages.version "
+            "JOIN sources ON sources.id = versions.source "
+            "WHERE words MATCH ? AND (? OR sources.folder IN (SELECT value FROM json_each(?))) "
+            "ORDER BY score LIMIT ?",
+            (text, identifiers, header, match, within is None, str(list(within or [])), n),
+        )
+        return [Found(passage, -score) for passage, score in rows]
+
+    def check(self) -> str:
+        """Return what is wrong with the index, compared with the passages; empty where nothing is."""
+        try:
+            self._database.execute("INSERT INTO words (words, rank) VALUES ('integrity-check', 1)")
+        except sqlite3.DatabaseError as exc:
+            return str(exc)
+        return ""
+
+    def rebuild(self) -> None:
+        """Make the index anew from the passages."""
+        self._database.execute("INSERT INTO words (words) VALUES ('rebuild')")
+
+    def optimise(self) -> None:
+        """Merge the index into one, in which nothing is left of what was removed."""
+        self._database.execute("INSERT INTO words (words) VALUES ('optimize')")
+
+    def close(self) -> None:
+        self._stemmer.close()
+
+    def _count(self, term: str) -> int:
+        row = self._database.execute("SELECT doc FROM vocabulary WHERE term = ?", (term,)).fetchone()
+        return int(row[0]) if row is not None else 0

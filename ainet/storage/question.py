@@ -1,0 +1,94 @@
+"""The words of a question, as full text search is asked for them: the rare ones first."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from typing import TYPE_CHECKING
+
+from ainet.storage.identifiers import parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_WORD = re.compile(r"\w+")
+#: Words of a question that are looked at.
+MOST_WORDS = 64
+#: Words in more than this part of the passages are asked for only where there are not this many rarer ones. (They make
+#: a search slow, and say little.)
+COMMON, ENOUGH = 0.05, 3
+#: In small collections this number of passages is not many yet.
+FEW = 50
+#: Words that say nothing of what a question is about.
+STOP_WORDS = frozenset(  # a list would take a page
+    """
+    a about above after again all also am an and any are as at be because been before being below between both but
+    by can cannot could did do does doing down during each few for from further had has have having he her here hers
+    him his how i if in into is it its itself just let like may me might more most must my no nor not now of off on
+    once only or other our ours out over own same shall she should so some such than that the their theirs them then
+    there these they this those through to too under until up us use used using very was we were what when where
+    which while who whom why will with would you your yours
+    """.split()  # noqa: SIM905
+)
+
+
+class Stemmer:
+    """Says how full text search writes words, by asking it: Python's sqlite3 gives no access to its tokenizers."""
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        self._database.executescript(
+            "CREATE VIRTUAL TABLE asked USING fts5 (word, tokenize = 'porter unicode61');"
+            "CREATE VIRTUAL TABLE terms USING fts5vocab (asked, instance);"
+        )
+
+    def terms(self, words: list[str]) -> list[list[str]]:
+        """Return the terms of each word, in order; a word such as ``a_b`` has two, one of signs none."""
+        database = self._database
+        database.execute("BEGIN")
+        try:
+            database.executemany("INSERT INTO asked (rowid, word) VALUES (?, ?)", list(enumerate(words)))
+            found: list[list[str]] = [[] for _ in words]
+            for row, term in database.execute("SELECT doc, term FROM terms ORDER BY doc, offset"):
+                found[row].append(term)
+        finally:
+            database.execute("ROLLBACK")
+        return found
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def words_of(question: str) -> list[str]:
+    """Return the words of a question, each once, with the words of which its identifiers consist; no stop words."""
+    found: dict[str, None] = {}
+    for word in _WORD.findall(question)[:MOST_WORDS]:
+        found[word] = None
+        pieces = parts(word)
+        if len(pieces) > 1:
+            found.update(dict.fromkeys(pieces))
+    telling = {word.lower(): word for word in found if word.lower() not in STOP_WORDS}
+    return list(telling.values()) or list(found)
+
+
+def match_of(words: list[str], terms: list[list[str]], passages: int, count: Callable[[str], int]) -> str:
+    """Return the expression that finds passages with any of the words worth asking for; empty where there are none.
+
+    Parameters
+    ----------
+    terms
+        The terms of each word.
+    passages
+        How many there are.
+    count
+        Tells in how many of them a term is.
+    """
+    rare: dict[str, tuple[int, str]] = {}
+    for word, its_terms in zip(words, terms, strict=True):
+        if its_terms:
+            frequency = min(count(term) for term in its_terms)
+            if frequency:
+                rare.setdefault(" ".join(its_terms), (frequency, word))
+    most = max(COMMON * passages, FEW)
+    asked = [word for i, (frequency, word) in enumerate(sorted(rare.values())) if i < ENOUGH or frequency <= most]
+    return " OR ".join(f'"{word}"' for word in asked)

@@ -1,0 +1,51 @@
+"""The tables of the storage. What is not current is never found."""
+
+VERSION = 1
+
+#: Numbers of sources, versions and passages are never used again: a vector of one that is gone is nobody's.
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS folders (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    path TEXT NOT NULL UNIQUE,
+    label TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS sources (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    folder INTEGER NOT NULL REFERENCES folders (id),
+    path TEXT NOT NULL,
+    UNIQUE (folder, path)
+);
+CREATE TABLE IF NOT EXISTS versions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    source INTEGER NOT NULL REFERENCES sources (id),
+    is_current INTEGER NOT NULL DEFAULT 0,
+    size INTEGER NOT NULL,
+    modified INTEGER NOT NULL,
+    hash BLOB NOT NULL,
+    parser TEXT NOT NULL,
+    problem TEXT NOT NULL DEFAULT ''
+);
+CREATE INDEX IF NOT EXISTS versions_source ON versions (source);
+CREATE UNIQUE INDEX IF NOT EXISTS current_versions ON versions (source) WHERE is_current;
+CREATE INDEX IF NOT EXISTS current_hashes ON versions (hash) WHERE is_current;
+CREATE TABLE IF NOT EXISTS passages (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    version INTEGER NOT NULL REFERENCES versions (id),
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    first_line INTEGER NOT NULL,
+    last_line INTEGER NOT NULL,
+    cell TEXT NOT NULL,
+    text TEXT NOT NULL,
+    identifiers TEXT NOT NULL,
+    header TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS passages_version ON passages (version);
+CREATE VIEW IF NOT EXISTS current_passages AS
+    SELECT passages.* FROM passages JOIN versions ON versions.id = passages.version WHERE versions.is_current;
+CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (
+    text, identifiers, header,
+    content = 'current_passages', content_rowid = 'id', tokenize = 'porter unicode61'
+);
+CREATE VIRTUAL TABLE IF NOT EXISTS vocabulary USING fts5vocab (words, row);
+"""

@@ -1,0 +1,62 @@
+"""The words of a question, and of identifiers."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ainet.storage.identifiers import parts, split_identifiers
+from ainet.storage.question import Stemmer, match_of, words_of
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("parseHTTPHeader", ["parse", "HTTP", "Header"]),
+        ("parse_http_header", ["parse", "http", "header"]),
+        ("HybridStorage", ["Hybrid", "Storage"]),
+        ("n_ubatch", ["n", "ubatch"]),
+        ("SHA256sum", ["SHA", "256", "sum"]),
+        ("__init__", ["init"]),
+        ("word", ["word"]),
+        ("größteZahl", ["größte", "Zahl"]),
+        ("LOUD", ["LOUD"]),
+    ],
+)
+def test_identifiers_are_split_as_people_read_them(name, words):
+    assert parts(name) == words
+
+
+@given(st.from_regex(r"[A-Za-z0-9_]+", fullmatch=True))
+def test_no_letter_of_an_identifier_is_lost(name):
+    assert "".join(parts(name)) == name.replace("_", "")
+
+
+def test_what_full_text_search_splits_itself_is_not_split_twice():
+    assert split_identifiers("parse_http_header(parseHTTPHeader, word, LOUD, parseHTTPHeader)") == "parse HTTP Header"
+
+
+def test_a_question_is_asked_without_words_that_say_nothing():
+    assert words_of("How do I open the WorkerPool of a node?") == ["open", "WorkerPool", "Worker", "Pool", "node"]
+    assert words_of("who are you") == ["who", "are", "you"]  # where there are no others
+    assert words_of("?!") == []
+
+
+def test_terms_are_those_of_the_index():
+    stemmer = Stemmer()
+    assert stemmer.terms(["running", "a_b", "é", "—", "Pools"]) == [["run"], ["a", "b"], ["e"], [], ["pool"]]
+    assert stemmer.terms(["running"]) == [["run"]]
+    stemmer.close()
+
+
+def test_rare_words_are_asked_for_and_common_ones_only_where_there_are_not_enough():
+    counts = {"common": 900, "often": 300, "some": 30, "few": 3, "one": 1, "never": 0}
+
+    def match(*words):
+        return match_of(list(words), [[word] for word in words], 1000, lambda term: counts[term])
+
+    assert match("common", "often", "some", "few", "one", "never") == '"one" OR "few" OR "some"'
+    assert match("common", "few") == '"few" OR "common"'
+    assert match("never") == ""
+    assert match() == ""
