@@ -6,6 +6,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from ainet.errors import UsageError
+from ainet.passages.html import html_passages
 from ainet.passages.lines import passages_of
 from ainet.passages.markdown import markdown_passages
 from ainet.passages.notebook import notebook_passages
@@ -29,6 +30,8 @@ PARSERS: dict[str, Callable[[str], Iterator[Passage]]] = {
     ".md": markdown_passages,
     ".markdown": markdown_passages,
     ".ipynb": notebook_passages,
+    ".html": html_passages,
+    ".htm": html_passages,
     ".csv": table_passages,
     ".tsv": table_passages,
 }

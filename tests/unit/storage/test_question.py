@@ -50,13 +50,15 @@ def test_terms_are_those_of_the_index():
     stemmer.close()
 
 
-def test_rare_words_are_asked_for_and_common_ones_only_where_there_are_not_enough():
+def test_rare_words_find_passages_and_common_ones_rank_them():
     counts = {"common": 900, "often": 300, "some": 30, "few": 3, "one": 1, "never": 0}
 
     def match(*words):
         return match_of(list(words), [[word] for word in words], 1000, lambda term: counts[term])
 
-    assert match("common", "often", "some", "few", "one", "never") == '"one" OR "few" OR "some"'
+    assert match("common", "often", "some", "few", "one", "never") == (
+        '("one" OR "few" OR "some") AND ("one" OR "few" OR "some" OR "often" OR "common")'
+    )
     assert match("common", "few") == '"few" OR "common"'
     assert match("never") == ""
     assert match() == ""
