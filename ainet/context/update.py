@@ -1,0 +1,175 @@
+"""Bringing the storage up to date with a folder: what is new, changed, moved or gone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, NamedTuple
+
+from ainet.context.walk import MOST_BYTES, SeenFile, walk
+from ainet.errors import UsageError
+from ainet.storage.records import Fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ainet.storage.hybrid import HybridStorage
+    from ainet.storage.records import Folder, Passage, Source
+
+#: How often a file is read again that changes while it is read.
+TRIES = 3
+#: What is noted of a file that could not be read.
+NO_HASH = b""
+#: Files with a time as recent as this (ns; that of FAT has two seconds) are read once more at the next look: then they
+#: have this time.
+TICK, UNKNOWN = 2_000_000_000, -1
+
+
+class Updated(NamedTuple):
+    """What an update has done: files that were seen, and of them, by what happened to them."""
+
+    seen: int = 0
+    read: int = 0
+    moved: int = 0
+    gone: int = 0
+    problems: int = 0
+
+
+class Update:
+    """Brings one folder up to date.
+
+    Parameters
+    ----------
+    storage
+        What is known.
+    folder
+        The folder, or file.
+    parser
+        Names what makes passages now; what another one made is made anew.
+    parse
+        Makes the passages of a file, from its path and bytes. Raises `UsageError` for one that cannot be read.
+    proceed
+        Called before each file that is read with the number of those that were, and of all; the update ends when it
+        answers False.
+    """
+
+    def __init__(
+        self,
+        storage: HybridStorage,
+        folder: Folder,
+        *,
+        parser: str,
+        parse: Callable[[str, bytes], Sequence[Passage]],
+        proceed: Callable[[int, int], bool] = lambda _done, _total: True,
+    ) -> None:
+        self._storage = storage
+        self._folder = folder
+        self._parser = parser
+        self._parse = parse
+        self._proceed = proceed
+
+    def run(self) -> Updated:
+        """Look through the folder, and read what has changed.
+
+        Raises
+        ------
+        OSError
+            The folder cannot be listed. What is known of it stays: a disk may be unplugged.
+        """
+        found = walk(Path(self._folder.path))
+        known = self._storage.sources(self._folder.id)
+        gone = {
+            path: source for path, source in known.items() if path not in found.files and path not in found.problems
+        }
+        changed = [path for path, seen in found.files.items() if not self._is_known(known.get(path), seen)]
+        read = moved = problems = 0
+        by_hash = {source.fingerprint.hash: path for path, source in gone.items()}
+        for i, path in enumerate(changed):
+            if not self._proceed(i, len(changed)):
+                break
+            try:
+                data, seen = _read(Path(self._folder.path) / path)
+            except FileNotFoundError:
+                continue  # the next look at the folder notices
+            except (OSError, UsageError) as exc:
+                reason = str(exc) if isinstance(exc, UsageError) else f"cannot be read ({exc.strerror})"
+                self._note(path, Fingerprint(*found.files[path], NO_HASH), known.get(path), reason)
+                problems += 1
+                continue
+            fingerprint = Fingerprint(seen.size, seen.modified, hashlib.sha256(data).digest())
+            before = known.get(path)
+            if before is not None and (before.fingerprint.hash, before.parser) == (fingerprint.hash, self._parser):
+                self._storage.touch(before.id, seen.size, seen.modified)
+                continue
+            old = by_hash.pop(fingerprint.hash, None) if before is None else None
+            if old is not None and gone[old].parser == self._parser and _suffix(old) == _suffix(path):
+                self._storage.move(gone.pop(old).id, path, seen.modified)
+                moved += 1
+                continue
+            read += 1
+            problems += not self._take(path, fingerprint, data)
+        else:
+            for path, reason in found.problems.items():
+                self._note(path, Fingerprint(0, 0, NO_HASH), known.get(path), reason)
+                problems += 1
+            for source in gone.values():
+                self._storage.remove(source.id)
+            return Updated(len(found.files), read, moved, len(gone), problems)
+        return Updated(len(found.files), read, moved, 0, problems)
+
+    def _is_known(self, source: Source | None, seen: SeenFile) -> bool:
+        return source is not None and source.parser == self._parser and source.fingerprint.looks_like(*seen)
+
+    def _take(self, path: str, fingerprint: Fingerprint, data: bytes) -> bool:
+        """Store a file's passages; whether it has any."""
+        passages: Sequence[Passage] = ()
+        problem = ""
+        try:
+            passages = self._parse(path or self._folder.path, data)
+        except UsageError as exc:
+            problem = exc.message
+        self._store(path, fingerprint, passages, problem)
+        return not problem
+
+    def _note(self, path: str, fingerprint: Fingerprint, known: Source | None, problem: str) -> None:
+        """Store why a file has no passages, unless that is known."""
+        if known is None or known.problem != problem or known.passages:
+            self._store(path, fingerprint, (), problem)
+
+    def _store(self, path: str, fingerprint: Fingerprint, passages: Sequence[Passage], problem: str) -> None:
+        version = self._storage.stage(
+            self._folder.id, path, fingerprint, parser=self._parser, passages=passages, problem=problem
+        )
+        self._storage.commit(version)
+
+
+def _read(path: Path) -> tuple[bytes, SeenFile]:
+    """Return what a file says, as it was at one time.
+
+    Raises
+    ------
+    UsageError
+        It has become too large, is no file any more, or changes all the time.
+    """
+    for _ in range(TRIES):
+        # It may have become a pipe, on which opening would wait.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            before = os.fstat(file.fileno())
+            if not stat.S_ISREG(before.st_mode):
+                raise UsageError("is no file any more")
+            data = file.read(MOST_BYTES + 1)
+            after = os.fstat(file.fileno())
+        if len(data) > MOST_BYTES:
+            raise UsageError("has become too large")
+        if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns) and len(data) == after.st_size:
+            # Within one tick of the clock it may change once more, with the same time.
+            is_old = time.time_ns() - after.st_mtime_ns > TICK
+            return data, SeenFile(after.st_size, after.st_mtime_ns if is_old else UNKNOWN)
+    raise UsageError("changes while it is read")
+
+
+def _suffix(path: str) -> str:
+    return PurePath(path).suffix.lower()
