@@ -1,5 +1,6 @@
 """Fixtures that every test may use; what a test may do and how long it may take, by its folder."""
 
+import itertools
 import signal
 from pathlib import Path
 
@@ -23,7 +24,10 @@ settings.load_profile("ainet")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by its folder; one that starts a process in a file of others that do not says so itself."""
+    """Mark each test by its folder; one that starts a process in a file of others that do not says so itself.
+
+    Files of end-to-end tests come early, each between two others: these few take long, and wait more than they compute.
+    """
     for item in items:
         kind = item.path.relative_to(Path(__file__).parent).parts[0]
         if kind == "unit" and item.get_closest_marker("node"):
@@ -31,3 +35,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(kind)
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(LIMITS[kind]))
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    slow = [tests for tests in files.values() if tests[0].get_closest_marker("e2e")]
+    others = [tests for tests in files.values() if not tests[0].get_closest_marker("e2e")]
+    order = [tests for three in itertools.zip_longest(slow, others[::2], others[1::2], fillvalue=[]) for tests in three]
+    items[:] = itertools.chain.from_iterable(order)

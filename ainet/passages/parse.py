@@ -11,6 +11,7 @@ from ainet.passages.lines import passages_of
 from ainet.passages.markdown import markdown_passages
 from ainet.passages.notebook import notebook_passages
 from ainet.passages.python import python_passages
+from ainet.passages.secrets import without_secrets
 from ainet.passages.table import table_passages
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ PARSERS: dict[str, Callable[[str], Iterator[Passage]]] = {
 
 
 def parse(path: str, data: bytes) -> list[Passage]:
-    """Return the passages of a file.
+    """Return the passages of a file, without secrets.
 
     Raises
     ------
@@ -53,7 +54,7 @@ def parse(path: str, data: bytes) -> list[Passage]:
         found = _plain(text)
     if len(found) > MOST_PASSAGES:
         raise UsageError(f"has {len(found)} passages; at most {MOST_PASSAGES} of one file are kept")
-    return found
+    return list(without_secrets(found))
 
 
 def _plain(text: str) -> list[Passage]:
