@@ -19,7 +19,7 @@ help:
 	@echo "make setup      private $(VENV) with all dependencies (llama.cpp compiles once, about 8 minutes on 2 cores)"
 	@echo "make demo       three nodes on this machine answer a question together"
 	@echo "make quick      style, types, and the tests that start no process: less than a minute"
-	@echo "make test       style, types and all tests: about 14 minutes"
+	@echo "make test       style, types and all tests: about half an hour on 2 cores"
 	@echo "make soak       200 answers while stages are killed all the time (about 6 minutes)"
 	@echo "make lint       style and types only"
 	@echo "make benchmark  measured figures, as a table and as JSON"
