@@ -1,0 +1,142 @@
+"""Which passage says what a sentence of an answer says. Small models do not cite; comparing does.
+
+A sentence is compared with each sentence of each passage: by the words that they share, rare ones counting more, and by
+the pairs of neighbours among them. Numbers and names must be there. What no passage says gets no citation.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from ainet.storage.question import STOP_WORDS, Stemmer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+#: The end of a sentence, and signs that begin an item of a list.
+_END = re.compile(r"(?<=[.!?…])[\"')\]*_`]*\s+|\n+")
+_ITEM = re.compile(r"^\s*(?:[-*•>#]+|\d+[.)])\s+")
+_WORD = re.compile(r"\w+")
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+#: Shares of words and of neighbours in a score, and the least score of a citation.
+WORDS, NEIGHBOURS, LEAST = 0.6, 0.4, 0.7
+#: Terms without which a sentence says nothing that could be cited.
+FEWEST = 2
+
+
+class Sentence(NamedTuple):
+    """A sentence of a text, and where it stands there."""
+
+    text: str
+    begin: int
+    end: int
+
+
+class Cited(NamedTuple):
+    """A sentence of an answer.
+
+    Attributes
+    ----------
+    passage
+        Number of the passage that says it; None: none does, or it says nothing.
+    source
+        The sentence of the passage.
+    score
+        How much they have in common, from 0 to 1.
+    """
+
+    sentence: Sentence
+    passage: int | None
+    source: Sentence | None
+    score: float
+
+
+class _Said(NamedTuple):
+    """The terms of a sentence, its pairs of neighbours, its numbers, and the terms of its names."""
+
+    terms: frozenset[str]
+    pairs: frozenset[tuple[str, str]]
+    numbers: frozenset[str]
+    names: frozenset[str]
+
+
+def sentences_of(text: str) -> list[Sentence]:
+    """Return the sentences, headings and items of a text."""
+    found, begin = [], 0
+    for match in [*_END.finditer(text), None]:
+        end = match.start() if match is not None else len(text)
+        part = text[begin:end]
+        bullet = _ITEM.match(part)
+        start = begin + (bullet.end() if bullet is not None else len(part) - len(part.lstrip()))
+        if text[start:end].strip():
+            found.append(Sentence(text[start:end].rstrip(), start, start + len(text[start:end].rstrip())))
+        begin = match.end() if match is not None else end
+    return found
+
+
+class Citations:
+    """Compares answers with passages.
+
+    Parameters
+    ----------
+    weight
+        Tells how much a term counts: its inverse document frequency.
+    """
+
+    def __init__(self, weight: Callable[[str], float], stemmer: Stemmer) -> None:
+        self._weight = weight
+        self._stemmer = stemmer
+
+    def cite(self, answer: str, passages: Sequence[str]) -> list[Cited]:
+        """Return the sentences of an answer, each with the passage that says it."""
+        asked = sentences_of(answer)
+        sources = [(number, one) for number, passage in enumerate(passages) for one in sentences_of(passage)]
+        said = self._said([one.text for one in asked])
+        known = self._said([one.text for _, one in sources])
+        everything = self._said(passages)
+        return [self._best(one, terms, sources, known, everything) for one, terms in zip(asked, said, strict=True)]
+
+    def _best(
+        self,
+        sentence: Sentence,
+        said: _Said,
+        sources: Sequence[tuple[int, Sentence]],
+        known: Sequence[_Said],
+        everything: Sequence[_Said],
+    ) -> Cited:
+        best = Cited(sentence, None, None, 0.0)
+        if len(said.terms) < FEWEST:
+            return best
+        whole = sum(map(self._weight, said.terms)) or 1.0
+        for (number, source), there in zip(sources, known, strict=True):
+            passage = everything[number]
+            if not (said.numbers <= passage.numbers and said.names <= passage.terms):
+                continue
+            score = WORDS * sum(map(self._weight, said.terms & there.terms)) / whole
+            score += NEIGHBOURS * (len(said.pairs & there.pairs) / len(said.pairs) if said.pairs else score / WORDS)
+            if score > best.score:
+                best = Cited(sentence, number, source, score)
+        return best if best.score >= LEAST else best._replace(passage=None, source=None)
+
+    def _said(self, texts: Sequence[str]) -> list[_Said]:
+        words = [_WORD.findall(text) for text in texts]
+        stems = iter(self._stemmer.terms([word for some in words for word in some]))
+        found = []
+        for text, some in zip(texts, words, strict=True):
+            told = [(word, next(stems)) for word in some]
+            terms = [term for word, its in told if word.lower() not in STOP_WORDS for term in its]
+            # A word that begins with a capital although it begins no sentence is a name.
+            names = [
+                its for i, (word, its) in enumerate(told) if i and word[0].isupper() and word.lower() not in STOP_WORDS
+            ]
+            found.append(
+                _Said(
+                    frozenset(terms),
+                    frozenset(itertools.pairwise(terms)),
+                    frozenset(_NUMBER.findall(text)),
+                    frozenset(term for its in names for term in its),
+                )
+            )
+        return found
