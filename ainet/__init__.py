@@ -39,7 +39,7 @@ def connect(data_dir: str | Path | None = None) -> NodeClient:
     """
     from ainet.client.client import NodeClient
 
-    return NodeClient.find(data_dir)
+    return NodeClient.running(data_dir)
 
 
 def shared(name: str, kind: Literal["dict", "list", "text"] = "dict") -> Any:

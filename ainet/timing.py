@@ -157,6 +157,17 @@ class Timing:
     #: A node starts, or stops, within this time: Dask's imports on a slow, busy device.
     node_start: float = 120.0
 
+    # The context
+
+    #: Folders are looked through this often.
+    context_look: float = 300.0
+    #: A worker that reads files is given back when there was nothing to read for this long.
+    context_idle: float = 60.0
+    #: A file must be read within this time.
+    parse: float = 60.0
+    #: Whether a worker is free to read files is asked this often.
+    context_again: float = 5.0
+
     # Workers that are lent
 
     #: A member has started the worker that it lends within this time.

@@ -104,7 +104,7 @@ class Timings:
 
 
 #: What progress is counted in.
-Unit = Literal["bytes", "layers", "tokens", "tensors", "chunks"]
+Unit = Literal["bytes", "layers", "tokens", "tensors", "chunks", "files"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -127,7 +127,7 @@ def data_dir(options: Options) -> Path:
 
 def find_node(options: Options) -> NodeClient:
     """Return a client of the node that the options name."""
-    return NodeClient.find(data_dir(options))
+    return NodeClient.running(data_dir(options))
 
 
 def report(options: Options, found: Any, words: Callable[[Any], str]) -> None:

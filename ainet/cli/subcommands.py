@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ainet.cli.commands import contacts, kernel, key, models, node, notebooks, quantise, swarm
+from ainet.cli.commands import contacts, context, kernel, key, models, node, notebooks, quantise, swarm
 from ainet.cli.parser import Parser
 from ainet.version import __version__
 
 #: In the order in which help shows them.
 COMMANDS = tuple(
-    command for feature in (node, models, quantise, swarm, notebooks, contacts, key) for command in feature.COMMANDS
+    command
+    for feature in (node, models, quantise, context, swarm, notebooks, contacts, key)
+    for command in feature.COMMANDS
 )
 
 

@@ -56,7 +56,7 @@ class NodeClient:
         self._token = token
 
     @classmethod
-    def find(cls, data_dir: str | Path | None = None) -> NodeClient:
+    def running(cls, data_dir: str | Path | None = None) -> NodeClient:
         """Return a client of the node that runs on `data_dir`, waiting while that node starts.
 
         Parameters

@@ -91,7 +91,8 @@ class HostedStages:
         self._stages: dict[tuple[str, int], HostedStage] = {}
         #: Models that are still loaded, though their stages have ended.
         self.parking = Parking(self._close, timing=timing)
-        self._workers = WorkerPool(engine, log, timing=timing)
+        #: Who uses which worker of the engine.
+        self.worker_pool = WorkerPool(engine, log, timing=timing)
         self._tasks = Tasks("The background work for stages failed", log)
         engine.on_worker_lost(self._lose_worker)
 
@@ -102,7 +103,7 @@ class HostedStages:
     @property
     def worker_limit(self) -> int | None:
         """Most stages that can run here; None when the engine grows on demand."""
-        return self._workers.limit
+        return self.worker_pool.limit
 
     async def workers(self) -> list[WorkerState]:
         """Return the engine's workers and what they hold."""
@@ -182,7 +183,7 @@ class HostedStages:
         except BaseException:
             await asyncio.shield(self._close(stage))
             raise
-        self._workers.keep_spare()
+        self.worker_pool.keep_spare()
         reserved = stage.reservation
         return StageLoaded(address, received, reserved.memory, kept_tokens, figures.held, reserved.gpu_memory)
 
@@ -261,7 +262,7 @@ class HostedStages:
         await self.close_all()
         await self.parking.clear()
         await self._tasks.stop()
-        await self._workers.stop()
+        await self.worker_pool.stop()
         await self.speeds.flush()
 
     async def close_all(self, node_id: str | None = None) -> None:
@@ -300,12 +301,12 @@ class HostedStages:
     async def _host(self, stage: HostedStage) -> None:
         """Find a worker for a stage."""
         try:
-            stage.lease = await self._workers.lease(Purpose.STAGE)
+            stage.lease = await self.worker_pool.lease(Purpose.STAGE)
         except NotEnough:
             if not self.parking:
                 raise
             await self.parking.clear()
-            stage.lease = await self._workers.lease(Purpose.STAGE)
+            stage.lease = await self.worker_pool.lease(Purpose.STAGE)
         stage.worker = stage.lease.worker
         if self.engine.own:
             self._allocator.bind(stage.reservation, stage.worker.pid)

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from ainet.api.answers import Answers
+from ainet.context.context import Context
 from ainet.documents.exchange import Documents
 from ainet.documents.kinds import Fetch
 from ainet.engine.engine import Engine
@@ -203,6 +204,16 @@ class Node:
             log=log,
         )
         stack.push_async_callback(quantiser.stop)
+        context = Context(
+            data_dir=self._data_dir,
+            engine=self.engine,
+            workers=self.stages.worker_pool,
+            answers=self.answers,
+            log=log,
+            timing=timing,
+        )
+        stack.push_async_callback(context.stop)
+        context.start()
         ModelList(self.links, self.catalog, self.answers, log)
         Status(
             links=self.links,

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from ainet.storage.records import Passage
 
-#: Names what makes the passages: with another one, those of all sources are made anew.
-PARSER = "1"
 #: Most passages of one source.
 MOST_PASSAGES = 20_000
 #: Bytes at the beginning in which a zero byte means that the file is no text.

@@ -44,13 +44,25 @@ class FullText:
             (version,),
         )
 
-    def search(self, question: str, n: int, within: Sequence[int] | None = None) -> list[Found]:
+    def search(
+        self,
+        question: str,
+        n: int,
+        *,
+        within: Sequence[int] | None = None,
+        below: str | None = None,
+        kind: str | None = None,
+    ) -> list[Found]:
         """Return the `n` passages that fit a question best, the best one first.
 
         Parameters
         ----------
         within
-            Folders; None for all.
+            Numbers of folders that were added; None for all.
+        below
+            A folder or file that the passages are in.
+        kind
+            The kind of passages; None for all.
         """
         words = words_of(question)
         (passages,) = self._database.execute("SELECT count(*) FROM words_docsize").fetchone()
@@ -61,10 +73,14 @@ class FullText:
         rows = self._database.execute(
             "SELECT words.rowid, bm25(words, ?, ?, ?) AS score FROM words "
             "JOIN passages ON passages.id = words.rowid JOIN versions ON versions.id = passages.version "
-            "JOIN sources ON sources.id = versions.source "
-            "WHERE words MATCH ? AND (? OR sources.folder IN (SELECT value FROM json_each(?))) "
-            "ORDER BY score LIMIT ?",
-            (text, identifiers, header, match, within is None, str(list(within or [])), n),
+            "JOIN sources ON sources.id = versions.source JOIN folders ON folders.id = sources.folder "
+            "WHERE words MATCH ? AND (? OR folders.id IN (SELECT value FROM json_each(?))) "
+            "AND (? IS NULL OR substr(folders.path || '/' || sources.path || '/', 1, length(?) + 1) = ? || '/') "
+            "AND (? IS NULL OR passages.kind = ?) ORDER BY score LIMIT ?",
+            (
+                *(text, identifiers, header, match, within is None, str(list(within or []))),
+                *(below, below, below, kind, kind, n),
+            ),
         )
         return [Found(passage, -score) for passage, score in rows]
 

@@ -204,10 +204,18 @@ class HybridStorage:
         }
         return [found[number] for number in numbers if number in found]
 
-    def search(self, question: str, n: int = 10, within: Sequence[int] | None = None) -> list[Found]:
-        """Return the `n` passages whose words fit a question best, of these folders (None: all)."""
+    def search(
+        self,
+        question: str,
+        n: int = 10,
+        *,
+        within: Sequence[int] | None = None,
+        below: str | None = None,
+        kind: str | None = None,
+    ) -> list[Found]:
+        """Return the `n` passages whose words fit a question best; see `FullText.search`."""
         with self._reading:
-            return self._found.search(question, n, within)
+            return self._found.search(question, n, within=within, below=below, kind=kind)
 
     def check(self) -> list[str]:
         """Compare everything with everything; returns what does not agree, in sentences."""
@@ -264,6 +272,8 @@ class HybridStorage:
             return NotEnough(f"The disk is full: {self._path} cannot grow. Make room; what was saved before is safe.")
         if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_LOCKED")):
             return AinetError(f"{self._path} cannot be written ({error}). What was saved before is safe.")
+        if name == "SQLITE_CONSTRAINT_FOREIGNKEY":
+            return NotFound("The folder was removed meanwhile.")
         if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
             return AinetError(f"{self._path} is damaged ({error}). {ADVICE}")
         raise error

@@ -154,7 +154,7 @@ def test_two_members_that_cannot_reach_each_other_work_together_through_a_third(
 
     script = (
         "import sys; from ainet.client.client import NodeClient; from distributed import Client, Security\n"
-        "with NodeClient.find() as node:\n"
+        "with NodeClient.running() as node:\n"
         "    opened = node.open_client(3); tls = opened.tls\n"
         "    security = Security(require_encryption=True, tls_ca_file=tls.ca, tls_client_cert=tls.cert,\n"
         "                        tls_client_key=tls.key)\n"

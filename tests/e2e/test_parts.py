@@ -180,7 +180,7 @@ LEND = """
 import sys, time
 from distributed import Client, Security
 from ainet.client.client import NodeClient
-with NodeClient.find() as node:
+with NodeClient.running() as node:
     for _ in range(20):  # a device that has just started may not lend yet
         opened = node.open_client(5); tls = opened.tls
         if len(opened.workers) == 5:

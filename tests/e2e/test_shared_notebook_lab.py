@@ -38,7 +38,7 @@ def labs(jupyter_dirs, tmp_path_factory):
     for path, content in written.items():
         nbformat.write(nbformat.v4.new_notebook(cells=content, metadata={"kernelspec": spec}), folders[0] / path)
     with running_lab(folders[0]) as ada, running_lab(folders[1]) as bob:
-        with NodeClient.find(folders[0] / "node") as here, NodeClient.find(folders[1] / "node") as there:
+        with NodeClient.running(folders[0] / "node") as here, NodeClient.running(folders[1] / "node") as there:
             there.join(here.invite().ticket)
             here.share("plan.ipynb")
             for _ in range(200):

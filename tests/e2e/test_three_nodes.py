@@ -175,7 +175,7 @@ def test_a_removed_member_is_cut_off_and_works_alone(swarm):
     start = next(event for event in events if isinstance(event, Start))
     assert "tablet" in [part.node for part in start.placement]
     next(events)
-    with NodeClient.find(swarm.folder / "desk") as owner:  # the other one is listening to the answer
+    with NodeClient.running(swarm.folder / "desk") as owner:  # the other one is listening to the answer
         owner.remove("tablet")
     done = list(events)[-1]
     assert (done.finish, {part.node for part in done.placement}) == ("length", {"desk", "laptop"})

@@ -27,7 +27,7 @@ def old(tmp_path, jupyter_dirs):
 
 
 def test_a_data_directory_of_the_first_version_is_as_it_was_left(old):
-    with NodeClient.find(old) as node:
+    with NodeClient.running(old) as node:
         own = node.status().node
         assert (own.name, own.id[: len(ID)]) == ("desk", ID)
         assert {member.name for member in node.members()} == {"desk", "phone"}

@@ -204,7 +204,7 @@ class LanNodes:
         """Return what `call` makes of a client of the device's node: quicker than the command."""
 
         def work() -> T:
-            with NodeClient.find(self.folder / name) as node:
+            with NodeClient.running(self.folder / name) as node:
                 return call(node)
 
         return self.within(name, work)

@@ -38,13 +38,13 @@ async def test_the_node_is_found_by_its_data_directory(served, monkeypatch):
 
 def test_no_node_says_how_to_start_one(tmp_path):
     with pytest.raises(NodeNotRunning, match=r"Start one with `ainet up` \(or open JupyterLab with ainet enabled\)\."):
-        NodeClient.find(tmp_path)
+        NodeClient.running(tmp_path)
 
 
 async def test_a_proxy_of_the_environment_is_not_asked(served, monkeypatch):
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    with NodeClient.find(served.data_dir) as client:
+    with NodeClient.running(served.data_dir) as client:
         assert (await asyncio.to_thread(client.status)).node.name == "double"
 
 

@@ -42,7 +42,7 @@ async def ask(desk, call):
     """Return what `call` makes of a client of the node."""
 
     def work():
-        with NodeClient.find(desk) as node:
+        with NodeClient.running(desk) as node:
             return call(node)
 
     return await asyncio.to_thread(work)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from ainet.context.update import Update
 from ainet.errors import UsageError
-from ainet.passages.parse import PARSER, parse
+from ainet.passages.parse import parse
+from ainet.passages.version import PARSER
 from ainet.storage.hybrid import HybridStorage
 
 

@@ -1,0 +1,126 @@
+"""What the node knows of its owner's files, and finding it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from ainet.api.limits import Count, Text
+from ainet.api.verb import LONG, Nothing, Option, Verb
+
+Label = Literal["private", "swarm", "shared"]
+Path = Annotated[Text, Option("the folder or file", metavar="PATH")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextProblem:
+    """A file that cannot be read, and why."""
+
+    path: str
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextFolder:
+    """A folder, or a file, that the owner has added.
+
+    Attributes
+    ----------
+    files, passages
+        How many are known; a passage is a piece that can be found.
+    problems
+        How many files cannot be read.
+    is_reading
+        Whether it is looked through; `done` of `total` changed files were read then.
+    failed
+        Why it could not be looked through the last time.
+    """
+
+    path: str
+    label: Label
+    files: int
+    passages: int
+    problems: int
+    is_reading: bool = False
+    done: int = 0
+    total: int = 0
+    failed: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextState:
+    """What is known. `size`: bytes on the disk; `problems`: the first of them."""
+
+    folders: list[ContextFolder]
+    size: int
+    problems: list[ContextProblem] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundPassage:
+    """A passage that was found.
+
+    Attributes
+    ----------
+    path
+        The file.
+    line, end_line
+        Its lines in the file, or in its cell, from 1; 0 where there are none.
+    cell
+        Id of a cell of a notebook, or anchor of a page.
+    kind, name
+        Such as ``function`` and its qualified name.
+    score
+        Larger is better; of one question only.
+    """
+
+    path: str
+    cell: str
+    line: int
+    end_line: int
+    score: float
+    text: str
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundPassages:
+    """What was found, the best first."""
+
+    results: list[FoundPassage]
+
+
+@dataclass(frozen=True)
+class FolderRequest:
+    """The folder or file, and who may have what is in it."""
+
+    path: Path
+    label: Annotated[Label, Option("who may have it: private, swarm or shared", metavar="LABEL")] = "swarm"
+
+
+@dataclass(frozen=True)
+class PathRequest:
+    """The folder or file."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class FindRequest:
+    """What is asked, and where; `most` passages are returned."""
+
+    text: Annotated[Text, Option("what to find", metavar="TEXT")]
+    folder: Annotated[Text | None, Option("only in this folder", metavar="FOLDER", flag="in")] = None
+    kind: Annotated[Text | None, Option("only passages of this kind, such as function", metavar="KIND")] = None
+    most: Annotated[Count, Option("at most N passages", metavar="N")] = 10
+
+
+context_add = Verb(
+    "context_add", "let the node know a folder or file", "POST", "context/folders", FolderRequest, ContextState
+)
+context_remove = Verb(
+    "context_remove", "let the node forget it", "DELETE", "context/folders", PathRequest, ContextState, LONG
+)
+context = Verb("context", "tell what the node knows", "GET", "context", Nothing, ContextState)
+find = Verb("find", "find passages in what the node knows", "POST", "context/find", FindRequest, FoundPassages)

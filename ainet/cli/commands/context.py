@@ -1,0 +1,128 @@
+"""What the node knows of its owner's files."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from ainet.api import context
+from ainet.api.generate import Progress
+from ainet.cli.command import Command, Options, find_node, report, verb_command
+from ainet.cli.parser import count, only_json
+from ainet.cli.progress import ProgressLine
+from ainet.cli.tables import table
+from ainet.errors import UsageError
+from ainet.units import show_bytes
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ainet.api.context import ContextFolder, ContextState, FoundPassages
+    from ainet.client.client import NodeClient
+
+#: Seconds between two questions how far it is.
+ASKED = 0.2
+#: Lines of a passage that are shown.
+SHOWN = 6
+
+
+def _options(parser: argparse.ArgumentParser, kernel: bool) -> None:
+    parser.description = (
+        "Let the node know folders and files, so that `find` finds what is in them. Nothing leaves this device. What "
+        "is ignored (.gitignore, .ainetignore), generated, binary or secret is not read."
+    )
+    parser.add_argument("action", nargs="?", choices=("list", "add", "remove", "why"), default="list")
+    parser.add_argument("path", metavar="PATH", nargs="?", help="the folder or file")
+    parser.add_argument(
+        "--label",
+        choices=get_args(context.Label),
+        default="swarm",
+        help="who may have it (default: swarm, your devices)",
+    )
+    parser.add_argument("--wait", action="store_true", help="wait until all of it is known")
+    only_json(parser, kernel)
+
+
+def _context(options: Options) -> int:
+    if options.action != "list" and options.path is None:
+        raise UsageError(f"Name the folder or file: ainet context {options.action} PATH.")
+    path = str(Path(options.path).expanduser().absolute()) if options.path is not None else ""
+    with find_node(options) as node:
+        if options.action == "add":
+            state = node.call(context.context_add, path, options.label)
+            state = _wait(node) if options.wait else state
+        elif options.action == "remove":
+            state = node.call(context.context_remove, path)
+        else:
+            state = node.call(context.context)
+            if options.action == "why":
+                report(
+                    options, [one for one in state.problems if one.path == path], lambda found: _why(path, found, state)
+                )
+                return 0
+    report(options, state, _words)
+    return 0
+
+
+def _wait(node: NodeClient) -> ContextState:
+    """Show how far it is, until all is known."""
+    progress = ProgressLine()
+    try:
+        while True:
+            state = node.call(context.context)
+            reading = [folder for folder in state.folders if folder.is_reading]
+            if not reading:
+                return state
+            one = reading[0]
+            progress.show(Progress(text=f"Reading {Path(one.path).name}", done=one.done, total=one.total, unit="files"))
+            time.sleep(ASKED)
+    finally:
+        progress.clear()
+
+
+def _words(state: ContextState) -> str:
+    if not state.folders:
+        return "The node knows no files yet. `ainet context add PATH` lets it know a folder."
+    rows = [(one.path, one.label, str(one.files), str(one.passages), _doing(one)) for one in state.folders]
+    lines = [table(("folder", "label", "files", "passages", "state"), rows), f"{show_bytes(state.size)} on the disk."]
+    if state.problems:
+        more = sum(folder.problems for folder in state.folders) - len(state.problems)
+        lines += ["", "Not read:", *(f"  {one.path} {one.problem}." for one in state.problems)]
+        lines += [f"  … and {more} more."] if more > 0 else []
+    return "\n".join(lines)
+
+
+def _doing(folder: ContextFolder) -> str:
+    if folder.failed:
+        return folder.failed
+    if folder.is_reading:
+        return f"{folder.done} of {folder.total} files read" if folder.total else "is looked through"
+    return f"{folder.problems} files not read" if folder.problems else "known"
+
+
+def _why(path: str, found: list[context.ContextProblem], state: ContextState) -> str:
+    if found:
+        return f"{path} is not read: it {found[0].problem}."
+    if not any(Path(folder.path) in (Path(path), *Path(path).parents) for folder in state.folders):
+        return f"{path} is in no folder that was added."
+    return f"Nothing keeps {path} from being read, unless it is ignored, generated, binary or secret by its name."
+
+
+def _found(found: FoundPassages, options: Options) -> str:
+    if not found.results:
+        return f"Nothing was found for {options.text!r}."
+    parts = []
+    for number, one in enumerate(found.results, 1):
+        place = f":{one.line}" if one.line else ""
+        place += f" cell {one.cell}" if one.cell else ""
+        lines = one.text.split("\n")
+        shown = [f"    {line}" for line in lines[:SHOWN]] + (["    …"] if len(lines) > SHOWN else [])
+        parts.append("\n".join([f"{number}. {one.path}{place}  {one.kind} {one.name}".rstrip(), *shown]))
+    return "\n\n".join(parts)
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command("context", "let the node know folders, or show which it knows", _options, _context),
+    verb_command(context.find, _found, folder=lambda text: str(Path(text).expanduser().absolute()), most=count),
+)
