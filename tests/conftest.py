@@ -15,6 +15,9 @@ __all__ = ["jupyter_dirs", "node_dir", "own_jupyter", "smollm2_manifest", "smoll
 #: The seconds in which a test must end.
 LIMITS = {"unit": 120, "node": 180, "e2e": 300}
 
+#: Folders with files that take minutes.
+SLOW = ("e2e", "node/models")
+
 # A shell that runs the tests in the background lets them ignore Ctrl-C, and with them the programs that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -26,7 +29,7 @@ settings.load_profile("ainet")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test by its folder; one that starts a process in a file of others that do not says so itself.
 
-    Files of end-to-end tests come early, each between two others: these few take long, and wait more than they compute.
+    Slow files come early, each between two others: these few take minutes, and most wait more than they compute.
     """
     for item in items:
         kind = item.path.relative_to(Path(__file__).parent).parts[0]
@@ -38,7 +41,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.path, []).append(item)
-    slow = [tests for tests in files.values() if tests[0].get_closest_marker("e2e")]
-    others = [tests for tests in files.values() if not tests[0].get_closest_marker("e2e")]
+    folder = Path(__file__).parent
+    is_slow = [any(folder / name in path.parents for name in SLOW) for path in files]
+    slow = list(itertools.compress(files.values(), is_slow))
+    others = list(itertools.compress(files.values(), (not one for one in is_slow)))
     order = [tests for three in itertools.zip_longest(slow, others[::2], others[1::2], fillvalue=[]) for tests in three]
     items[:] = itertools.chain.from_iterable(order)

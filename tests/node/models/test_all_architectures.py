@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from importlib.metadata import version
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -15,6 +11,7 @@ import numpy as np
 import pytest
 from support.architectures import TINY
 from support.broken_rule import BROKEN
+from support.children import child
 from support.shard_pipeline import Pipeline
 from support.tiny_architectures import Tiny, write_tiny
 from support.tiny_models import N_VOCAB
@@ -114,45 +111,8 @@ def test_a_wrong_rule_is_noticed(name, tmp_path):
     assert done.returncode < 0 or done.stdout in ("differs\n", "refused\n"), done.stdout + done.stderr[-2000:]
 
 
-#: Of the damages that are possible, each n-th is tried.
-EVERY_NTH = 8
-#: Layouts of each model, besides its own, whose ranges are all tried.
-LAYOUTS = 2
-
-
-@pytest.mark.parametrize("architecture", sorted({tiny.architecture for tiny in TINY.values()}))
-def test_no_range_of_layers_ends_the_process(architecture, tmp_path):
-    """Whatever kinds of layers follow each other: a range is refused in words, or llama.cpp prepares to run it."""
-    done = child("support.every_range", architecture, str(tmp_path), str(LAYOUTS))
-    assert done.returncode == 0, f"{done.stdout[-300:]} {done.stderr[-2000:]}"
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["prepared"] > 0
-
-
-def child(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a module of the tests in a process of its own, which llama.cpp may end."""
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "GGML_NO_BACKTRACE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 def test_the_documentation_names_every_architecture():
     text = (Path(__file__).parents[3] / "docs/architectures.md").read_text()
     may, _, may_not = text.partition("## Not possible")
     assert not [rule.name for rule in RULES if f"`{rule.name}`" not in may]
     assert not [name for name in IMPOSSIBLE if f"`{name}`" not in may_not]
-
-
-@pytest.mark.parametrize("architecture", sorted({tiny.architecture for tiny in TINY.values()}))
-def test_no_damaged_description_ends_the_process(architecture, tmp_path):
-    """A key or a tensor left out, another number, kinds of layers in another order: words, or it is prepared."""
-    done = child("support.mutations", architecture, str(tmp_path), str(EVERY_NTH))
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["tried"] > 10
-    assert found["dead"] == []
