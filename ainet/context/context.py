@@ -210,8 +210,7 @@ class Context:
         except asyncio.CancelledError:  # a thread cannot be: it ends with what it waits for
             if self._asked is not None:
                 self._asked.cancel()
-            with contextlib.suppress(Exception, asyncio.CancelledError):
-                await thread
+            await asyncio.gather(thread, return_exceptions=True)  # whatever it says: what was saved is whole
             raise
 
     def _state(self, storage: HybridStorage) -> ContextState:

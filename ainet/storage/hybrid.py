@@ -140,11 +140,12 @@ class HybridStorage:
             )
 
     def move(self, source: int, path: str, modified: int) -> None:
-        """Note that a source has another path in its folder, with the same passages."""
+        """Note that a source has another path in its folder, with the same passages; raises `NotFound`."""
         with self._transaction() as database:
-            (version,) = database.execute(
-                "SELECT id FROM versions WHERE source = ? AND is_current", (source,)
-            ).fetchone()
+            row = database.execute("SELECT id FROM versions WHERE source = ? AND is_current", (source,)).fetchone()
+            if row is None:
+                raise NotFound(f"There is no source {source} any more.")
+            version = row[0]
             self._words.remove(version)
             database.execute("UPDATE sources SET path = ? WHERE id = ?", (path, source))
             database.execute("UPDATE versions SET modified = ? WHERE id = ?", (modified, version))
@@ -161,10 +162,12 @@ class HybridStorage:
 
     def scrub(self) -> bool:
         """Leave nothing on the disk of what was removed; whether that was possible: a reader may be in the way."""
-        with self._writing:
-            self._words.optimise()
-            with self._reading:
+        with self._writing, self._reading:
+            try:
+                self._words.optimise()
                 (busy, _, _) = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.Error as exc:
+                raise self._in_words(exc) from exc
         return not busy
 
     # What is asked.
@@ -215,7 +218,10 @@ class HybridStorage:
     ) -> list[Found]:
         """Return the `n` passages whose words fit a question best; see `FullText.search`."""
         with self._reading:
-            return self._found.search(question, n, within=within, below=below, kind=kind)
+            try:
+                return self._found.search(question, n, within=within, below=below, kind=kind)
+            except sqlite3.Error as exc:
+                raise self._in_words(exc) from exc
 
     def check(self) -> list[str]:
         """Compare everything with everything; returns what does not agree, in sentences."""

@@ -15,7 +15,7 @@ _WORD = re.compile(r"\w+")
 #: Words of a question that are looked at.
 MOST_WORDS = 64
 #: Words in more than this part of the passages find none, where there are this many rarer ones: a search would take
-#: twice as long. They help to rank what the others find, which is worth 5 points of nDCG.
+#: half as long again. They help to rank what the others find, which is worth 5 points of nDCG.
 COMMON, ENOUGH = 0.05, 3
 #: In small collections this number of passages is not many yet.
 FEW = 50

@@ -47,7 +47,7 @@ def _options(parser: argparse.ArgumentParser, kernel: bool) -> None:
 def _context(options: Options) -> int:
     if options.action != "list" and options.path is None:
         raise UsageError(f"Name the folder or file: ainet context {options.action} PATH.")
-    path = str(Path(options.path).expanduser().absolute()) if options.path is not None else ""
+    path = _whole(options.path) if options.path is not None else ""
     with find_node(options) as node:
         if options.action == "add":
             state = node.call(context.context_add, path, options.label)
@@ -63,6 +63,11 @@ def _context(options: Options) -> int:
                 return 0
     report(options, state, _words)
     return 0
+
+
+def _whole(path: str) -> str:
+    """Return a path as the node knows it: whole, and without links."""
+    return str(Path(path).expanduser().resolve())
 
 
 def _wait(node: NodeClient) -> ContextState:
@@ -98,7 +103,9 @@ def _doing(folder: ContextFolder) -> str:
         return folder.failed
     if folder.is_reading:
         return f"{folder.done} of {folder.total} files read" if folder.total else "is looked through"
-    return f"{folder.problems} files not read" if folder.problems else "known"
+    if folder.problems:
+        return f"{folder.problems} file{'s' * (folder.problems > 1)} not read"
+    return "known"
 
 
 def _why(path: str, found: list[context.ContextProblem], state: ContextState) -> str:
@@ -124,5 +131,5 @@ def _found(found: FoundPassages, options: Options) -> str:
 
 COMMANDS: tuple[Command, ...] = (
     Command("context", "let the node know folders, or show which it knows", _options, _context),
-    verb_command(context.find, _found, folder=lambda text: str(Path(text).expanduser().absolute()), most=count),
+    verb_command(context.find, _found, folder=_whole, most=count),
 )

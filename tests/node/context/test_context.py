@@ -156,5 +156,6 @@ def test_the_commands(node_dir, notes):
     assert (
         "is not read: it is not JSON" in ainet("context", "why", str(notes / "broken.ipynb"), data_dir=node_dir).stdout
     )
+    (link := notes.parent / "link").symlink_to(notes)
     assert "in no folder that was added" in ainet("context", "why", "/etc/hosts", data_dir=node_dir).stdout
-    assert "knows no files yet" in ainet("context", "remove", str(notes), data_dir=node_dir).stdout
+    assert "knows no files yet" in ainet("context", "remove", str(link), data_dir=node_dir).stdout

@@ -219,3 +219,16 @@ def test_a_full_disk_and_a_read_only_one_are_said_and_nothing_is_lost(tmp_path):
     write(storage, folder, "b.txt", "plums")
     assert storage.check() == []
     storage.close()
+
+
+def test_a_file_that_is_damaged_while_it_is_open_is_said(tmp_path):
+    storage = HybridStorage(tmp_path)
+    folder = storage.add_folder("/home/ada").id
+    write(storage, folder, "a.txt", "apples\n" * 3000)
+    assert storage.scrub()
+    path = tmp_path / "context.sqlite"
+    path.write_bytes(path.read_bytes()[:4096] + b"\xff" * (path.stat().st_size - 4096))
+    storage._reader.execute("PRAGMA shrink_memory")
+    with pytest.raises(AinetError, match="is damaged"):
+        storage.search("apples")
+    storage.close()
