@@ -25,13 +25,13 @@ async def served(tmp_path, monkeypatch, jupyter_dirs):
 
 @pytest.fixture
 async def client(served):
-    with await asyncio.to_thread(NodeClient.find, served.data_dir) as found:
+    with await asyncio.to_thread(NodeClient.running, served.data_dir) as found:
         yield found
 
 
 async def test_the_node_is_found_by_its_data_directory(served, monkeypatch):
     for named in (served.data_dir, str(served.data_dir), None):
-        with await asyncio.to_thread(NodeClient.find, named) as client:
+        with await asyncio.to_thread(NodeClient.running, named) as client:
             status = await asyncio.to_thread(client.status)
             assert status.node.url == served.runtime.url
 
