@@ -165,6 +165,12 @@ class Timing:
     context_idle: float = 60.0
     #: A file must be read within this time.
     parse: float = 60.0
+    #: The worker with the vectors of passages ends when nobody asked it for this long.
+    vectors_idle: float = 600.0
+    #: A question waits this long for vectors: their worker may have to start.
+    vectors_asked: float = 10.0
+    #: The worker answers within this time; writing the vectors of a million passages anew takes minutes.
+    vectors: float = 900.0
     #: Whether a worker is free to read files is asked this often.
     context_again: float = 5.0
 

@@ -48,12 +48,59 @@ class ContextFolder:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContextVectorState:
+    """The vectors of one model.
+
+    Attributes
+    ----------
+    left
+        Passages that have no vector yet.
+    owed
+        Vectors of passages that are gone, which are still on the disk.
+    """
+
+    name: str
+    left: int
+    owed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ContextState:
-    """What is known. `size`: bytes on the disk; `problems`: the first of them."""
+    """What is known.
+
+    Attributes
+    ----------
+    size
+        Bytes on the disk.
+    problems
+        The first of them.
+    unwatched
+        Why changes are found late, where they are.
+    vectors_failed
+        Why no vectors are made, where they are not.
+    """
 
     folders: list[ContextFolder]
     size: int
     problems: list[ContextProblem] = field(default_factory=list)
+    is_paused: bool = False
+    unwatched: str = ""
+    vectors: list[ContextVectorState] = field(default_factory=list)
+    vectors_failed: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextCheck:
+    """What does not agree, in sentences; nothing where all is well."""
+
+    problems: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgotten:
+    """The files that are not known any more."""
+
+    paths: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +119,8 @@ class FoundPassage:
         Such as ``function`` and its qualified name.
     score
         Larger is better; of one question only.
+    reason
+        Why it was found.
     """
 
     path: str
@@ -82,6 +131,7 @@ class FoundPassage:
     text: str
     kind: str
     name: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +157,21 @@ class PathRequest:
 
 
 @dataclass(frozen=True)
+class PauseRequest:
+    """Whether to look at nothing."""
+
+    on: Annotated[bool, Option("look at nothing; or go on")] = True
+
+
+@dataclass(frozen=True)
+class ForgetRequest:
+    """What to forget: a file or folder, or files that say something."""
+
+    path: Annotated[Text | None, Option("the file or folder", metavar="PATH")] = None
+    query: Annotated[Text | None, Option("words that stand in the files", metavar="TEXT")] = None
+
+
+@dataclass(frozen=True)
 class FindRequest:
     """What is asked, and where; `most` passages are returned."""
 
@@ -121,6 +186,24 @@ context_add = Verb(
 )
 context_remove = Verb(
     "context_remove", "let the node forget it", "DELETE", "context/folders", PathRequest, ContextState, LONG
+)
+context_pause = Verb(
+    "context_pause", "look at no files for a while, or go on", "POST", "context/pause", PauseRequest, ContextState
+)
+context_forget = Verb(
+    "context_forget",
+    "forget files, until their folder is added again",
+    "POST",
+    "context/forget",
+    ForgetRequest,
+    Forgotten,
+    LONG,
+)
+context_check = Verb(
+    "context_check", "compare everything with everything", "GET", "context/check", Nothing, ContextCheck, LONG
+)
+context_rebuild = Verb(
+    "context_rebuild", "make the indexes anew", "POST", "context/rebuild", Nothing, ContextState, LONG
 )
 context = Verb("context", "tell what the node knows", "GET", "context", Nothing, ContextState)
 find = Verb("find", "find passages in what the node knows", "POST", "context/find", FindRequest, FoundPassages)

@@ -3,45 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from ainet.api import context as api
-from ainet.api.context import ContextFolder, ContextProblem, ContextState, FoundPassage, FoundPassages
-from ainet.context.update import Update
-from ainet.context.worker import ContextWorker
-from ainet.errors import AinetError, NotFound, UsageError
-from ainet.passages.version import PARSER
+from ainet.api.context import (
+    ContextCheck,
+    ContextFolder,
+    ContextProblem,
+    ContextState,
+    ContextVectorState,
+    FoundPassage,
+    FoundPassages,
+)
+from ainet.context.folders import Folders, Progress
+from ainet.context.reader import Reader
+from ainet.context.relation_question import relation_question
+from ainet.context.retriever import DEPTH, Retriever, weight_of
+from ainet.context.vectors import FOLDER as VECTORS
+from ainet.context.vectors import ContextVectors
+from ainet.errors import NotFound, UsageError
 from ainet.storage.hybrid import HybridStorage
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Sequence
-    from concurrent.futures import Future
 
     from ainet.api.answers import Answers
+    from ainet.context.retriever import Ranked
     from ainet.engine.engine import Engine
     from ainet.engine.worker_pool import WorkerPool
-    from ainet.storage.records import Folder, Label, Passage
+    from ainet.storage.records import Found, Label
     from ainet.timing import Timing
 
 FOLDER = "context"
 #: Files with problems that are told at once.
 MOST_PROBLEMS = 100
-
-
-class Progress:
-    """How far the reading of a folder is."""
-
-    def __init__(self) -> None:
-        self.done = self.total = 0
-        self.failed = ""
-        self.is_reading = True
+#: Of up to this number of passages that are allowed, each is named in a search for vectors; of more, the nearest ones
+#: of all are filtered.
+MOST_NAMED, FILTERED = 2000, 1000
+#: How often the disk is asked to be free of what was removed, while somebody reads it.
+SCRUBS = 5
 
 
 class Context:
-    """Answers the owner's questions about files, which it looks through now and then.
+    """Answers the owner's questions about files, of which it keeps track.
 
     Nothing of it is loaded before a folder is added.
 
@@ -50,7 +55,7 @@ class Context:
     data_dir
         The node's data directory.
     engine, workers
-        Where files are read.
+        Where files are read and vectors made.
     answers
         The registry of answers to the owner's verbs.
     log
@@ -67,45 +72,43 @@ class Context:
         log: logging.Logger,
         timing: Timing,
     ) -> None:
-        self._data_dir, self._log, self._timing = data_dir.resolve(), log, timing
+        self._data_dir, self._engine, self._workers = data_dir.resolve(), engine, workers
+        self._log, self._timing = log, timing
         self._folder = data_dir / FOLDER
-        self._worker = ContextWorker(engine, workers, log, timing)
-        self._storage: HybridStorage | None = None
         self._opening = asyncio.Lock()
-        self._progress: dict[int, Progress] = {}
-        self._look = asyncio.Event()
-        self._stopping = False
-        self._asked: Future[list[Passage]] | None = None
-        self._looking: asyncio.Task[None] | None = None
+        self._opened: _Opened | None = None
+        self._is_stopping = False
+        self._beginning: asyncio.Task[_Opened] | None = None
         answers.add(api.context, self.state)
         answers.add(api.context_add, self.add)
         answers.add(api.context_remove, self.remove)
+        answers.add(api.context_pause, self.pause)
+        answers.add(api.context_forget, self.forget)
+        answers.add(api.context_check, self.check)
+        answers.add(api.context_rebuild, self.rebuild)
         answers.add(api.find, self.find)
 
     def start(self) -> None:
         """Look through the folders that were added before, if there are any."""
         if self._folder.exists():
-            self._begin()
+            self._beginning = asyncio.create_task(self._open(), name="context")
 
     async def stop(self) -> None:
         """End what is being done."""
-        self._stopping = True
-        if self._looking is not None:
-            self._looking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._looking
-        self._worker.release()
-        if self._storage is not None:
-            await asyncio.to_thread(self._storage.close)
+        self._is_stopping = True
+        if self._beginning is not None:
+            await asyncio.gather(self._beginning, return_exceptions=True)
+        if self._opened is not None:
+            await self._opened.stop()
 
-    # --- what the owner asks ---------------------------------------------------------------------
+    # --- which files are known -------------------------------------------------------------------
 
     async def state(self) -> ContextState:
         """Return what is known of which folders."""
         if not self._folder.exists():
             return ContextState(folders=[], size=0)
-        storage = await self._open()
-        return await asyncio.to_thread(self._state, storage)
+        opened = await self._open()
+        return await asyncio.to_thread(self._state, opened)
 
     async def add(self, path: str, label: Label = "swarm") -> ContextState:
         """Let a folder, or a file, be known.
@@ -118,27 +121,83 @@ class Context:
             It cannot be added: it is a part of one that was, or of the node's data, or such a one is a part of it.
         """
         whole = await asyncio.to_thread(_resolved, path)
-        storage = await self._open()
-        for folder in await asyncio.to_thread(storage.folders):
-            other = Path(folder.path)
-            if other != whole and (other in whole.parents or whole in other.parents):
-                raise UsageError(f"{whole} and {other}, which was added before, are parts of each other. Remove one.")
         data_dir = self._data_dir
         if whole == data_dir or data_dir in whole.parents:
             raise UsageError(f"{whole} belongs to the node itself.")
-        folder = await asyncio.to_thread(storage.add_folder, str(whole), label)
-        self._progress[folder.id] = Progress()
-        self._begin()
+        opened = await self._open()
+        for folder in await asyncio.to_thread(opened.storage.folders):
+            other = Path(folder.path)
+            if other != whole and (other in whole.parents or whole in other.parents):
+                raise UsageError(f"{whole} and {other}, which was added before, are parts of each other. Remove one.")
+        folder = await asyncio.to_thread(opened.storage.add_folder, str(whole), label)
+        await asyncio.to_thread(opened.storage.know_again, folder.id)
+        opened.folders.look(folder.id)
         return await self.state()
 
     async def remove(self, path: str) -> ContextState:
         """Forget a folder that was added, and all that was known of it; raises `NotFound`."""
-        storage = await self._open()
-        folder = await asyncio.to_thread(storage.folder, str(PurePath(path)))
-        self._progress.pop(folder.id, None)
-        await asyncio.to_thread(storage.remove_folder, folder.id)
-        await asyncio.to_thread(storage.scrub)
+        opened = await self._open()
+        folder = await asyncio.to_thread(opened.storage.folder, str(PurePath(path)))
+        opened.folders.leave(folder.id)
+        await asyncio.to_thread(opened.storage.remove_folder, folder.id)
+        await self._leave_nothing(opened)
         return await self.state()
+
+    async def pause(self, on: bool = True) -> ContextState:
+        """Look at no file and make no vectors until this is asked for again; or go on."""
+        opened = await self._open()
+        await opened.folders.pause(on)
+        opened.vectors.pause(on)
+        return await self.state()
+
+    async def forget(self, path: str | None = None, query: str | None = None) -> api.Forgotten:
+        """Forget files, which are not known again until their folder is added once more.
+
+        Parameters
+        ----------
+        path
+            A file, or a folder in one that was added.
+        query
+            Or all files in which these words stand, in this order.
+
+        Raises
+        ------
+        UsageError
+            Neither is given, or both.
+        NotFound
+            No file that is known is meant.
+        """
+        if (path is None) == (query is None):
+            raise UsageError("Name what to forget: a path, or --query with words that stand in it.")
+        opened = await self._open()
+        sources = await asyncio.to_thread(_meant, opened.storage, path, query)
+        if not sources:
+            raise NotFound(f"Nothing is known of {path}." if path else f"No file that is known says {query!r}.")
+        await asyncio.to_thread(opened.storage.forget, list(sources))
+        await self._leave_nothing(opened)
+        return api.Forgotten(paths=sorted(sources.values()))
+
+    async def check(self) -> ContextCheck:
+        """Compare everything that is kept with everything else."""
+        opened = await self._open()
+        found = await asyncio.to_thread(opened.storage.check)
+        should, there = await opened.vectors.numbers()
+        missing, extra = len(set(should) - set(there)), len(set(there) - set(should))
+        if missing:
+            found.append(f"{missing} passages should have vectors, and have none.")
+        owed = sum(index.owed + index.left for index in await asyncio.to_thread(opened.storage.indexes))
+        if extra > owed:
+            found.append(f"{extra} vectors are of passages that are gone; {owed} are expected to be.")
+        return ContextCheck(problems=found)
+
+    async def rebuild(self) -> ContextState:
+        """Make the index of words, and all vectors, anew."""
+        opened = await self._open()
+        await asyncio.to_thread(opened.storage.rebuild)
+        await opened.vectors.rebuild()
+        return await self.state()
+
+    # --- what is asked ---------------------------------------------------------------------------
 
     async def find(
         self, text: str, folder: str | None = None, kind: str | None = None, most: int = 10
@@ -150,75 +209,64 @@ class Context:
         UsageError
             Nothing was added yet.
         """
+        below = str(PurePath(folder)) if folder is not None else None
+        return FoundPassages(results=[_shown(one) for one in await self.retrieve(text, most, below, kind)])
+
+    async def retrieve(self, question: str, n: int, below: str | None = None, kind: str | None = None) -> list[Ranked]:
+        """Return the `n` passages that fit a question best; raises `UsageError` where nothing was added yet."""
         if not self._folder.exists():
             raise UsageError("The node knows no files yet: `ainet context add PATH` lets it know a folder.")
-        storage = await self._open()
-        below = str(PurePath(folder)) if folder is not None else None
-        return await asyncio.to_thread(_find, storage, text, below, kind, most)
+        opened = await self._open()
+        near: list[Found] = []
+        if weight_of(question) and relation_question(question) is None:
+            near = await self._near(opened, question, below, kind)
+        return await asyncio.to_thread(
+            Retriever(opened.storage).find, question, n, vectors=near, below=below, kind=kind
+        )
 
-    # --- keeping it up to date -------------------------------------------------------------------
+    async def _near(self, opened: _Opened, question: str, below: str | None, kind: str | None) -> list[Found]:
+        if below is None and kind is None:
+            return await opened.vectors.search(question, DEPTH)
+        allowed = await asyncio.to_thread(opened.storage.all_among, below=below, kind=kind, most=MOST_NAMED)
+        if len(allowed) < MOST_NAMED:
+            return await opened.vectors.search(question, DEPTH, among=allowed)
+        near = await opened.vectors.search(question, FILTERED)
+        kept = set(await asyncio.to_thread(opened.storage.among, [one.id for one in near], below=below, kind=kind))
+        return [one for one in near if one.id in kept][:DEPTH]
 
-    async def _open(self) -> HybridStorage:
+    # --- what is behind it -----------------------------------------------------------------------
+
+    async def _open(self) -> _Opened:
         async with self._opening:
-            if self._storage is None:
-                self._storage = await asyncio.to_thread(HybridStorage, self._folder)
-            return self._storage
+            if self._is_stopping:
+                raise UsageError("The node is stopping.")
+            if self._opened is None:
+                storage = await asyncio.to_thread(HybridStorage, self._folder)
+                self._opened = _Opened(
+                    storage,
+                    self._folder / VECTORS,
+                    engine=self._engine,
+                    workers=self._workers,
+                    log=self._log,
+                    timing=self._timing,
+                )
+            return self._opened
 
-    def _begin(self) -> None:
-        """Look through the folders, soon."""
-        self._look.set()
-        if self._looking is None and not self._stopping:
-            self._looking = asyncio.create_task(self._keep_looking(), name="context")
+    async def _leave_nothing(self, opened: _Opened) -> None:
+        """Have what was removed gone from the disk."""
+        opened.vectors.notice(forgotten=True)
+        for _ in range(SCRUBS):
+            if await asyncio.to_thread(opened.storage.scrub):
+                return
+            await asyncio.sleep(self._timing.context_again)
+        self._log.warning("What was removed is still in the log of %s: somebody reads it.", self._folder)
 
-    async def _keep_looking(self) -> None:
-        storage = await self._open()
-        while True:
-            self._look.clear()
-            for folder in await asyncio.to_thread(storage.folders):
-                progress = self._progress[folder.id] = Progress()
-                try:
-                    await self._update(storage, folder, progress)
-                except OSError as exc:
-                    progress.failed = f"cannot be looked through ({exc.strerror or exc})"
-                except AinetError as exc:
-                    progress.failed = exc.message
-                    self._log.warning("%s was not looked through: %s", folder.path, exc.message)
-                except Exception as exc:
-                    progress.failed = f"was not looked through ({exc!r}); the log has the details"
-                    self._log.exception("%s was not looked through.", folder.path)
-                progress.is_reading = False
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), self._timing.context_look)
-
-    async def _update(self, storage: HybridStorage, folder: Folder, progress: Progress) -> None:
-        loop = asyncio.get_running_loop()
-
-        def parse(path: str, data: bytes) -> Sequence[Passage]:
-            self._asked = asked = asyncio.run_coroutine_threadsafe(self._worker.parse(path, data), loop)
-            if self._stopping:
-                asked.cancel()
-            return asked.result()
-
-        def proceed(done: int, total: int) -> bool:
-            progress.done, progress.total = done, total
-            return not self._stopping and self._progress.get(folder.id) is progress
-
-        update = Update(storage, folder, parser=PARSER, parse=parse, proceed=proceed)
-        thread = asyncio.ensure_future(asyncio.to_thread(update.run))
-        try:
-            await asyncio.shield(thread)
-        except asyncio.CancelledError:  # a thread cannot be: it ends with what it waits for
-            if self._asked is not None:
-                self._asked.cancel()
-            await asyncio.gather(thread, return_exceptions=True)  # whatever it says: what was saved is whole
-            raise
-
-    def _state(self, storage: HybridStorage) -> ContextState:
+    def _state(self, opened: _Opened) -> ContextState:
         folders, problems = [], []
-        for folder in storage.folders():
-            sources = storage.sources(folder.id)
+        for folder in opened.storage.folders():
+            sources = opened.storage.sources(folder.id)
             failing = [source for source in sources.values() if source.problem]
-            progress = self._progress.get(folder.id, Progress())
+            progress: Progress = opened.folders.progress(folder.id)
             problems += [
                 ContextProblem(path=str(Path(folder.path) / source.path), problem=source.problem) for source in failing
             ]
@@ -229,14 +277,52 @@ class Context:
                     files=len(sources) - len(failing),
                     passages=sum(source.passages for source in sources.values()),
                     problems=len(failing),
-                    is_reading=progress.is_reading,
+                    is_reading=progress.is_reading and not opened.folders.is_paused,
                     done=progress.done,
                     total=progress.total,
                     failed=progress.failed,
                 )
             )
-        size = sum(path.stat().st_size for path in self._folder.iterdir())
-        return ContextState(folders=folders, size=size, problems=problems[:MOST_PROBLEMS])
+        return ContextState(
+            folders=folders,
+            size=sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file()),
+            problems=problems[:MOST_PROBLEMS],
+            is_paused=opened.folders.is_paused,
+            unwatched=opened.folders.unwatched,
+            vectors=[
+                ContextVectorState(name=one.name, left=one.left, owed=one.owed) for one in opened.storage.indexes()
+            ],
+            vectors_failed=opened.vectors.failed,
+        )
+
+
+class _Opened:
+    """What there is once something was added."""
+
+    def __init__(
+        self,
+        storage: HybridStorage,
+        folder: Path,
+        *,
+        engine: Engine,
+        workers: WorkerPool,
+        log: logging.Logger,
+        timing: Timing,
+    ) -> None:
+        self.storage = storage
+        self.reader = Reader(engine, workers, log, timing)
+        self.vectors = ContextVectors(storage, folder, engine=engine, workers=workers, log=log, timing=timing)
+        self.folders = Folders(storage, self.reader, self._changed, log=log, timing=timing)
+        self.vectors.pause(self.folders.is_paused)
+
+    def _changed(self, is_gone: bool) -> None:
+        self.vectors.notice(forgotten=is_gone)
+
+    async def stop(self) -> None:
+        await self.folders.stop()
+        await self.vectors.stop()
+        await self.reader.stop()
+        await asyncio.to_thread(self.storage.close)
 
 
 def _resolved(path: str) -> Path:
@@ -248,21 +334,28 @@ def _resolved(path: str) -> Path:
     return whole.resolve()
 
 
-def _find(storage: HybridStorage, text: str, below: str | None, kind: str | None, most: int) -> FoundPassages:
-    found = storage.search(text, most, below=below, kind=kind)
-    scores = {one.id: one.score for one in found}
-    return FoundPassages(
-        results=[
-            FoundPassage(
-                path=str(Path(one.folder) / one.path),
-                cell=one.passage.cell,
-                line=one.passage.first_line,
-                end_line=one.passage.last_line,
-                score=scores[one.id],
-                text=one.passage.text,
-                kind=one.passage.kind,
-                name=one.passage.name,
-            )
-            for one in storage.passages(list(scores))
-        ]
+def _meant(storage: HybridStorage, path: str | None, query: str | None) -> dict[int, str]:
+    """Return the sources in a file or folder, or those that say something, with their whole paths."""
+    if query is not None:
+        return storage.saying(query)
+    return {
+        source.id: str(Path(folder.path) / source.path)
+        for folder in storage.folders()
+        for source in storage.sources(folder.id).values()
+        if f"{Path(folder.path) / source.path}/".startswith(f"{PurePath(path or '')}/")
+    }
+
+
+def _shown(one: Ranked) -> FoundPassage:
+    passage = one.passage.passage
+    return FoundPassage(
+        path=str(Path(one.passage.folder) / one.passage.path),
+        cell=passage.cell,
+        line=passage.first_line,
+        end_line=passage.last_line,
+        score=one.score,
+        text=passage.text,
+        kind=passage.kind,
+        name=passage.name,
+        reason=one.reason,
     )

@@ -14,7 +14,7 @@ from ainet.errors import UsageError
 from ainet.storage.records import Fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from ainet.storage.hybrid import HybridStorage
     from ainet.storage.records import Folder, Passage, Source
@@ -54,6 +54,8 @@ class Update:
     proceed
         Called before each file that is read with the number of those that were, and of all; the update ends when it
         answers False.
+    is_left_out
+        Whether a path in the folder is not to be known.
     """
 
     def __init__(
@@ -64,26 +66,40 @@ class Update:
         parser: str,
         parse: Callable[[str, bytes], Sequence[Passage]],
         proceed: Callable[[int, int], bool] = lambda _done, _total: True,
+        is_left_out: Callable[[str], bool] = lambda _path: False,
     ) -> None:
         self._storage = storage
         self._folder = folder
         self._parser = parser
         self._parse = parse
         self._proceed = proceed
+        self._is_left_out = is_left_out
+        #: The folders that were looked through last.
+        self.folders: list[str] = []
 
-    def run(self) -> Updated:
+    def run(self, only: Collection[str] | None = None) -> Updated:
         """Look through the folder, and read what has changed.
+
+        Parameters
+        ----------
+        only
+            The folders within it whose files are looked at; see `walk`.
 
         Raises
         ------
         OSError
             The folder cannot be listed. What is known of it stays: a disk may be unplugged.
         """
-        found = walk(Path(self._folder.path))
+        found = walk(Path(self._folder.path), only)
+        for path in [path for path in found.files if self._is_left_out(path)]:
+            del found.files[path]
         known = self._storage.sources(self._folder.id)
         gone = {
-            path: source for path, source in known.items() if path not in found.files and path not in found.problems
+            path: source
+            for path, source in known.items()
+            if path not in found.files and path not in found.problems and (only is None or _folder_of(path) in only)
         }
+        self.folders = found.folders
         changed = [path for path, seen in found.files.items() if not self._is_known(known.get(path), seen)]
         read = moved = problems = 0
         by_hash = {source.fingerprint.hash: path for path, source in gone.items()}
@@ -169,6 +185,10 @@ def _read(path: Path) -> tuple[bytes, SeenFile]:
             is_old = time.time_ns() - after.st_mtime_ns > TICK
             return data, SeenFile(after.st_size, after.st_mtime_ns if is_old else UNKNOWN)
     raise UsageError("changes while it is read")
+
+
+def _folder_of(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _suffix(path: str) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, NamedTuple
 
 from ainet.context.left_out import Rules, why_left_out
 from ainet.units import show_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 #: Bytes of the largest file that is read, and folders within each other.
 MOST_BYTES, DEEPEST = 20_000_000, 60
@@ -24,7 +27,7 @@ class SeenFile(NamedTuple):
 class Walk(NamedTuple):
     """What was seen in a folder, by paths in it: files, and those that cannot be read, with the reason.
 
-    `folders`: full paths of the folders that were looked through.
+    `folders`: full paths of the folders in which something new can appear.
     """
 
     files: dict[str, SeenFile]
@@ -32,8 +35,13 @@ class Walk(NamedTuple):
     folders: list[str]
 
 
-def walk(root: Path) -> Walk:
+def walk(root: Path, only: Collection[str] | None = None) -> Walk:
     """Look through a folder, or at a file; links are not followed.
+
+    Parameters
+    ----------
+    only
+        The folders within it, by their paths in it (empty: itself), whose files are looked at; None for all.
 
     Raises
     ------
@@ -43,7 +51,9 @@ def walk(root: Path) -> Walk:
     found = Walk({}, {}, [])
     if root.is_file():
         _see(found, "", root.stat())
+        found.folders.append(str(root.parent))
         return found
+    above = {str(parent) for path in only or () for parent in (PurePath(path), *PurePath(path).parents)}
     waiting = [(str(root), "", Rules(root), 0)]
     while waiting:
         folder, prefix, rules, depth = waiting.pop()
@@ -54,15 +64,21 @@ def walk(root: Path) -> Walk:
                 raise
             found.problems[prefix.rstrip("/")] = f"cannot be listed ({exc.strerror})"
             continue
-        found.folders.append(folder)
+        is_meant = only is None or prefix.rstrip("/") in only
+        if is_meant:
+            found.folders.append(folder)
         for entry in entries:
             path = prefix + entry.name
             try:
                 is_folder = entry.is_dir(follow_symlinks=False)
                 if why_left_out(entry.name, is_folder=is_folder) or rules.ignore(entry.path, is_folder=is_folder):
                     continue
+                if not (is_meant or (is_folder and path in above)):
+                    continue
                 if not is_folder:
                     _see(found, path, entry.stat(follow_symlinks=False))
+                elif only is not None and path not in above:
+                    continue
                 elif depth < DEEPEST:
                     waiting.append((entry.path, path + "/", Rules(Path(entry.path), rules), depth + 1))
                 else:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ainet.errors import UsageError
+from ainet.passages.cells import cell_relations
 from ainet.passages.lines import passages_of
 from ainet.passages.markdown import headings_of, markdown_passages
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
 #: Characters of a cell's outputs that are kept: the first ones.
 MOST_OUTPUT = 20_000
+MOST_RUNS = 1 << 31
 
 
 def notebook_passages(text: str) -> Iterator[Passage]:
@@ -42,7 +46,11 @@ def notebook_passages(text: str) -> Iterator[Passage]:
             for heading in headings:
                 path = (*(one for one in path if one[0] < heading.level), (heading.level, heading.text))
         else:
-            yield from passages_of(lines, 1, len(lines), kind="cell", name=" > ".join(above), cell=name)
+            count = cell.get("execution_count")
+            ran = count if isinstance(count, int) and 0 < count < MOST_RUNS else 0
+            relations = tuple(cell_relations(source))
+            for one in passages_of(lines, 1, len(lines), kind="cell", name=" > ".join(above), cell=name):
+                yield msgspec.structs.replace(one, ran=ran, relations=relations)
             output = "\n".join(_outputs(cell))[:MOST_OUTPUT].split("\n")
             yield from passages_of(output, 1, len(output), kind="output", name=" > ".join(above), cell=name)
 

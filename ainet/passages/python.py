@@ -6,7 +6,10 @@ import ast
 import warnings
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ainet.passages.lines import passages_of
+from ainet.passages.relations import relations_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +27,11 @@ def python_passages(text: str, *, cell: str = "") -> Iterator[Passage]:
         warnings.simplefilter("ignore")  # of the text, such as invalid escapes
         module = ast.parse(text)
     lines = text.split("\n")
-    yield from _scope(lines, module.body, 1, len(lines), name="", kind="module", cell=cell)
+    found = list(_scope(lines, module.body, 1, len(lines), name="", kind="module", cell=cell))
+    relations = sorted(relations_of(module), key=lambda one: one[0])
+    for passage in sorted(found, key=lambda one: one.first_line):
+        own = {relation: None for line, relation in relations if passage.first_line <= line <= passage.last_line}
+        yield msgspec.structs.replace(passage, relations=tuple(own)) if own else passage
 
 
 def _scope(

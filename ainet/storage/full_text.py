@@ -11,8 +11,8 @@ from ainet.storage.records import Found
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Weights of the columns: text, words of identifiers, path with qualified name.
-WEIGHTS = (1.0, 1.0, 3.0)
+#: Weights of the columns: text, words of identifiers, path with qualified name (`benchmarks/context.py`).
+WEIGHTS = (1.0, 0.5, 0.5)
 _COLUMNS = "text, identifiers, header"
 
 

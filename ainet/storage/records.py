@@ -12,6 +12,26 @@ Label = Literal["private", "swarm", "shared"]
 Line = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 
 
+#: What one piece has to do with another. Of a notebook's cells: which variables they use and assign.
+RelationKind = Literal[
+    "calls", "imports", "inherits", "raises", "catches", "reads", "writes", "uses", "assigns", "links", "mentions"
+]
+
+
+class Relation(msgspec.Struct, frozen=True):
+    """That a passage has to do with something, by its name.
+
+    Attributes
+    ----------
+    target
+        ``os.path.join``, ``.sibling.name`` (relative to the file), ``:Class.method`` (in the same file), ``?.method``
+        (of something unknown), or the name of a file.
+    """
+
+    kind: RelationKind
+    target: str
+
+
 class Passage(msgspec.Struct, frozen=True):
     """A piece of a source that can be found and cited.
 
@@ -27,6 +47,10 @@ class Passage(msgspec.Struct, frozen=True):
         Its lines in the source, or in its cell.
     cell
         Id of the cell of a notebook.
+    ran
+        Which cell of its notebook ran how late: its execution count; 0 for what did not run.
+    relations
+        What it has to do with others.
     """
 
     text: str
@@ -35,6 +59,8 @@ class Passage(msgspec.Struct, frozen=True):
     first_line: Line = 0
     last_line: Line = 0
     cell: str = ""
+    ran: int = 0
+    relations: tuple[Relation, ...] = ()
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
@@ -94,3 +120,66 @@ class Found(msgspec.Struct, frozen=True):
 
     id: int
     score: float
+
+
+class VectorIndex(msgspec.Struct, frozen=True):
+    """The vectors of one model.
+
+    Attributes
+    ----------
+    model
+        SHA-256 of the model, in hexadecimal.
+    table, next_table
+        Where its vectors are, and where they go when they are written anew.
+    owed
+        Vectors of passages that are gone, which are still on the disk.
+    left
+        Passages that have no vector yet.
+    """
+
+    id: int
+    model: str
+    name: str
+    dimensions: int
+    generation: int
+    owed: int
+    left: int
+
+    @property
+    def table(self) -> str:
+        return _table(self.model, self.generation)
+
+    @property
+    def next_table(self) -> str:
+        return _table(self.model, self.generation + 1)
+
+
+class Unembedded(msgspec.Struct, frozen=True):
+    """A passage that has no vector yet."""
+
+    id: int
+    header: str
+    text: str
+
+
+def _table(model: str, generation: int) -> str:
+    return f"{model[:16]}_{generation}"
+
+
+class Definition(msgspec.Struct, frozen=True):
+    """A passage that defines something: the last part of its name, and the name as a whole in its file."""
+
+    passage: int
+    symbol: str
+    name: str
+    source: int
+    path: str
+
+
+class Related(msgspec.Struct, frozen=True):
+    """A passage that has to do with another one (`to`), and how certain that is, from 0 to 1."""
+
+    passage: int
+    kind: RelationKind
+    weight: float
+    to: int = 0

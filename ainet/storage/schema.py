@@ -9,6 +9,12 @@ CREATE TABLE IF NOT EXISTS folders (
     path TEXT NOT NULL UNIQUE,
     label TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS forgotten (
+    folder INTEGER NOT NULL REFERENCES folders (id),
+    digest BLOB NOT NULL,
+    PRIMARY KEY (folder, digest)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sources (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     folder INTEGER NOT NULL REFERENCES folders (id),
@@ -36,11 +42,36 @@ CREATE TABLE IF NOT EXISTS passages (
     first_line INTEGER NOT NULL,
     last_line INTEGER NOT NULL,
     cell TEXT NOT NULL,
+    ran INTEGER NOT NULL,
+    symbol TEXT NOT NULL,
     text TEXT NOT NULL,
     identifiers TEXT NOT NULL,
     header TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS passages_version ON passages (version);
+CREATE INDEX IF NOT EXISTS passages_symbol ON passages (symbol) WHERE symbol <> '';
+CREATE TABLE IF NOT EXISTS relations (
+    passage INTEGER NOT NULL REFERENCES passages (id),
+    kind TEXT NOT NULL,
+    target TEXT NOT NULL,
+    symbol TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS relations_passage ON relations (passage);
+CREATE INDEX IF NOT EXISTS relations_symbol ON relations (symbol, kind);
+CREATE TABLE IF NOT EXISTS indexes (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    model TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    dimensions INTEGER NOT NULL,
+    generation INTEGER NOT NULL DEFAULT 1,
+    owed INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS unembedded (
+    in_index INTEGER NOT NULL REFERENCES indexes (id),
+    passage INTEGER NOT NULL,
+    is_tried INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (in_index, passage)
+) WITHOUT ROWID;
 CREATE VIEW IF NOT EXISTS current_passages AS
     SELECT passages.* FROM passages JOIN versions ON versions.id = passages.version WHERE versions.is_current;
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (

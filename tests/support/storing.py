@@ -70,7 +70,7 @@ def run(folder: Path, seed: int, statement: int) -> None:
         if next(numbers) == statement:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    storage._writer.set_trace_callback(trace)
+    storage._database.writer.set_trace_callback(trace)
     root = storage.add_folder("/home/ada").id
     chosen, known = random.Random(seed), dict[str, str]()
     with (folder / "said").open("a") as said:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 #: Seconds between two questions how far it is.
 ASKED = 0.2
+ACTIONS = ("list", "add", "remove", "why", "forget", "pause", "resume", "check", "rebuild")
+#: Actions that need a path.
+OF_PATHS = ("add", "remove", "why")
 #: Lines of a passage that are shown.
 SHOWN = 6
 
@@ -32,7 +35,7 @@ def _options(parser: argparse.ArgumentParser, kernel: bool) -> None:
         "Let the node know folders and files, so that `find` finds what is in them. Nothing leaves this device. What "
         "is ignored (.gitignore, .ainetignore), generated, binary or secret is not read."
     )
-    parser.add_argument("action", nargs="?", choices=("list", "add", "remove", "why"), default="list")
+    parser.add_argument("action", nargs="?", choices=ACTIONS, default="list")
     parser.add_argument("path", metavar="PATH", nargs="?", help="the folder or file")
     parser.add_argument(
         "--label",
@@ -40,12 +43,13 @@ def _options(parser: argparse.ArgumentParser, kernel: bool) -> None:
         default="swarm",
         help="who may have it (default: swarm, your devices)",
     )
+    parser.add_argument("--query", metavar="TEXT", help="with forget: the files in which these words stand")
     parser.add_argument("--wait", action="store_true", help="wait until all of it is known")
     only_json(parser, kernel)
 
 
 def _context(options: Options) -> int:
-    if options.action != "list" and options.path is None:
+    if options.action in OF_PATHS and options.path is None:
         raise UsageError(f"Name the folder or file: ainet context {options.action} PATH.")
     path = _whole(options.path) if options.path is not None else ""
     with find_node(options) as node:
@@ -54,6 +58,18 @@ def _context(options: Options) -> int:
             state = _wait(node) if options.wait else state
         elif options.action == "remove":
             state = node.call(context.context_remove, path)
+        elif options.action in ("pause", "resume"):
+            state = node.call(context.context_pause, options.action == "pause")
+        elif options.action == "rebuild":
+            state = node.call(context.context_rebuild)
+            state = _wait(node) if options.wait else state
+        elif options.action == "forget":
+            report(options, node.call(context.context_forget, path or None, options.query), _forgotten)
+            return 0
+        elif options.action == "check":
+            checked = node.call(context.context_check)
+            report(options, checked, lambda found: "\n".join(found.problems) or "Everything agrees.")
+            return 1 if checked.problems else 0
         else:
             state = node.call(context.context)
             if options.action == "why":
@@ -77,7 +93,7 @@ def _wait(node: NodeClient) -> ContextState:
         while True:
             state = node.call(context.context)
             reading = [folder for folder in state.folders if folder.is_reading]
-            if not reading:
+            if not reading or state.is_paused:
                 return state
             one = reading[0]
             progress.show(Progress(text=f"Reading {Path(one.path).name}", done=one.done, total=one.total, unit="files"))
@@ -91,6 +107,10 @@ def _words(state: ContextState) -> str:
         return "The node knows no files yet. `ainet context add PATH` lets it know a folder."
     rows = [(one.path, one.label, str(one.files), str(one.passages), _doing(one)) for one in state.folders]
     lines = [table(("folder", "label", "files", "passages", "state"), rows), f"{show_bytes(state.size)} on the disk."]
+    lines += [f"{_vectors(one)}" for one in state.vectors if one.left or one.owed]
+    lines += [f"No vectors are made: {state.vectors_failed}"] if state.vectors_failed else []
+    lines += [f"{state.unwatched}; changes are found within minutes."] if state.unwatched else []
+    lines += ["It is paused: `ainet context resume` goes on."] if state.is_paused else []
     if state.problems:
         more = sum(folder.problems for folder in state.folders) - len(state.problems)
         lines += ["", "Not read:", *(f"  {one.path} {one.problem}." for one in state.problems)]
@@ -106,6 +126,16 @@ def _doing(folder: ContextFolder) -> str:
     if folder.problems:
         return f"{folder.problems} file{'s' * (folder.problems > 1)} not read"
     return "known"
+
+
+def _vectors(one: context.ContextVectorState) -> str:
+    left = [f"{one.left} passages have no vector yet"] if one.left else []
+    owed = [f"{one.owed} vectors of what is gone are still on the disk"] if one.owed else []
+    return f"{one.name}: {'; '.join(left + owed)}."
+
+
+def _forgotten(found: context.Forgotten) -> str:
+    return "\n".join(["Forgotten, until their folder is added again:", *(f"  {path}" for path in found.paths)])
 
 
 def _why(path: str, found: list[context.ContextProblem], state: ContextState) -> str:
@@ -125,7 +155,8 @@ def _found(found: FoundPassages, options: Options) -> str:
         place += f" cell {one.cell}" if one.cell else ""
         lines = one.text.split("\n")
         shown = [f"    {line}" for line in lines[:SHOWN]] + (["    …"] if len(lines) > SHOWN else [])
-        parts.append("\n".join([f"{number}. {one.path}{place}  {one.kind} {one.name}".rstrip(), *shown]))
+        why = f" ({one.reason})" if one.reason else ""
+        parts.append("\n".join([f"{number}. {one.path}{place}  {one.kind} {one.name}".rstrip() + why, *shown]))
     return "\n\n".join(parts)
 
 

@@ -46,7 +46,7 @@ def checked(folder):
     found = {}
     for root in storage.folders():
         for path, source in storage.sources(root.id).items():
-            rows = storage._ask(
+            rows = storage._database.ask(
                 "SELECT passages.id FROM passages JOIN versions ON versions.id = version WHERE source = ?", (source.id,)
             )
             numbers = [number for (number,) in rows]

@@ -40,7 +40,7 @@ class Desk:
         """What is known of each file: its passages, and its problem."""
         found = {}
         for path, source in self.storage.sources(self.folder.id).items():
-            rows = self.storage._ask(
+            rows = self.storage._database.ask(
                 "SELECT passages.id FROM passages JOIN versions v ON v.id = version WHERE source = ?", (source.id,)
             )
             found[path] = ([one.passage for one in self.storage.passages([n for (n,) in rows])], source.problem)

@@ -33,7 +33,7 @@ def known(storage, folder):
     """The sources of a folder, and what they say."""
     found = {}
     for path, source in storage.sources(folder).items():
-        rows = storage._ask(
+        rows = storage._database.ask(
             "SELECT current_passages.id FROM current_passages JOIN versions v ON v.id = version WHERE source = ?",
             (source.id,),
         )
@@ -148,7 +148,7 @@ def test_a_reader_in_the_way_of_scrubbing_is_told(storage, tmp_path):
     other.execute("BEGIN")
     other.execute("SELECT count(*) FROM passages").fetchone()
     storage.remove(storage.sources(folder)["a.txt"].id)
-    storage._writer.execute("PRAGMA busy_timeout = 50")
+    storage._database.writer.execute("PRAGMA busy_timeout = 50")
     assert not storage.scrub()
     other.close()
     assert storage.scrub()
@@ -163,8 +163,8 @@ def test_staged_versions_are_dropped_at_the_next_start(tmp_path):
     storage.close()
     storage = HybridStorage(tmp_path)
     assert known(storage, folder) == {"a.txt": ["apples"]}
-    assert storage._ask("SELECT count(*) FROM passages") == [(1,)]
-    assert storage._ask("SELECT count(*) FROM sources") == [(1,)]
+    assert storage._database.ask("SELECT count(*) FROM passages") == [(1,)]
+    assert storage._database.ask("SELECT count(*) FROM sources") == [(1,)]
     storage.close()
 
 
@@ -172,7 +172,7 @@ def test_a_damaged_index_is_noticed_and_made_anew(tmp_path):
     storage = HybridStorage(tmp_path)
     folder = storage.add_folder("/home/ada").id
     write(storage, folder, "a.txt", "apples")
-    storage._writer.execute("UPDATE passages SET text = 'plums'")
+    storage._database.writer.execute("UPDATE passages SET text = 'plums'")
     assert ["The index of words" in line for line in storage.check()] == [True]
     storage.rebuild()
     assert storage.check() == []
@@ -206,15 +206,15 @@ def test_a_full_disk_and_a_read_only_one_are_said_and_nothing_is_lost(tmp_path):
     storage = HybridStorage(tmp_path)
     folder = storage.add_folder("/home/ada").id
     write(storage, folder, "a.txt", "apples")
-    (pages,) = storage._writer.execute("PRAGMA page_count").fetchone()
-    storage._writer.execute(f"PRAGMA max_page_count = {pages}")
+    (pages,) = storage._database.writer.execute("PRAGMA page_count").fetchone()
+    storage._database.writer.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(NotEnough, match="The disk is full"):
         write(storage, folder, "b.txt", "plums\n" * 2000)
-    storage._writer.execute("PRAGMA max_page_count = 1000000")
-    storage._writer.execute("PRAGMA query_only = ON")
+    storage._database.writer.execute("PRAGMA max_page_count = 1000000")
+    storage._database.writer.execute("PRAGMA query_only = ON")
     with pytest.raises(AinetError, match="cannot be written"):
         write(storage, folder, "b.txt", "plums")
-    storage._writer.execute("PRAGMA query_only = OFF")
+    storage._database.writer.execute("PRAGMA query_only = OFF")
     assert known(storage, folder) == {"a.txt": ["apples"]}
     write(storage, folder, "b.txt", "plums")
     assert storage.check() == []
@@ -228,7 +228,7 @@ def test_a_file_that_is_damaged_while_it_is_open_is_said(tmp_path):
     assert storage.scrub()
     path = tmp_path / "context.sqlite"
     path.write_bytes(path.read_bytes()[:4096] + b"\xff" * (path.stat().st_size - 4096))
-    storage._reader.execute("PRAGMA shrink_memory")
+    storage._database.reader.execute("PRAGMA shrink_memory")
     with pytest.raises(AinetError, match="is damaged"):
         storage.search("apples")
     storage.close()

@@ -1,0 +1,119 @@
+"""Which passages have vectors, by the model that made these. The vectors themselves lie elsewhere.
+
+A passage is noted before its vector is written, and after it. So whatever ends the process, it is known whose vector
+may be on the disk; those of passages that are gone are owed: they are to be taken away from there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ainet.storage.records import Unembedded, VectorIndex
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+
+_LISTED = "(SELECT value FROM json_each(?))"
+
+
+class VectorIndexes:
+    """The indexes of all models. They are changed in the transactions of whoever changes the passages.
+
+    Parameters
+    ----------
+    database
+        With the tables of `schema`.
+    """
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def all(self) -> list[VectorIndex]:
+        """Return the indexes, the oldest first."""
+        rows = self._database.execute(
+            "SELECT id, model, name, dimensions, generation, owed, "
+            "(SELECT count(*) FROM unembedded WHERE in_index = indexes.id) FROM indexes ORDER BY id"
+        )
+        return [VectorIndex(*row) for row in rows]
+
+    def open(self, model: str, name: str, dimensions: int) -> None:
+        """Note a model; where it is new, no passage has its vector yet."""
+        made = self._database.execute(
+            "INSERT OR IGNORE INTO indexes (model, name, dimensions) VALUES (?, ?, ?)", (model, name, dimensions)
+        )
+        if made.rowcount:
+            self._expect_all(made.lastrowid)
+
+    def add(self, version: int) -> None:
+        """Note that the passages of a version need vectors."""
+        self._database.execute(
+            "INSERT INTO unembedded (in_index, passage) "
+            "SELECT indexes.id, passages.id FROM indexes, passages WHERE version = ?",
+            (version,),
+        )
+
+    def remove(self, version: int) -> None:
+        """Note that the vectors of a version's passages are not needed any more."""
+        self._database.execute(
+            "UPDATE indexes SET owed = owed + (SELECT count(*) FROM passages WHERE version = ? AND NOT EXISTS "
+            "(SELECT 1 FROM unembedded WHERE in_index = indexes.id AND passage = passages.id AND NOT is_tried))",
+            (version,),
+        )
+        self._database.execute(
+            "DELETE FROM unembedded WHERE passage IN (SELECT id FROM passages WHERE version = ?)", (version,)
+        )
+
+    def next(self, index: int, n: int) -> list[Unembedded]:
+        """Return passages that have no vector yet, the newest first."""
+        rows = self._database.execute(
+            "SELECT passage, header, text FROM unembedded JOIN passages ON passages.id = passage "
+            "WHERE in_index = ? ORDER BY passage DESC LIMIT ?",
+            (index, n),
+        )
+        return [Unembedded(*row) for row in rows]
+
+    def trying(self, index: int, passages: Sequence[int]) -> None:
+        """Note that the vectors of these passages may be on the disk from now on."""
+        self._database.execute(
+            f"UPDATE unembedded SET is_tried = 1 WHERE in_index = ? AND passage IN {_LISTED}",  # noqa: S608
+            (index, str(list(passages))),
+        )
+
+    def embedded(self, index: int, passages: Sequence[int]) -> None:
+        """Note that these passages have vectors."""
+        self._database.execute(
+            f"DELETE FROM unembedded WHERE in_index = ? AND passage IN {_LISTED}",  # noqa: S608
+            (index, str(list(passages))),
+        )
+
+    def passages(self, index: int) -> list[int]:
+        """Return the current passages that have vectors."""
+        rows = self._database.execute(
+            "SELECT id FROM current_passages WHERE NOT EXISTS "
+            "(SELECT 1 FROM unembedded WHERE in_index = ? AND passage = current_passages.id) ORDER BY id",
+            (index,),
+        )
+        return [number for (number,) in rows]
+
+    def rewritten(self, index: VectorIndex) -> None:
+        """Note that the table's next generation holds what was current when `index` was read."""
+        self._database.execute(
+            "UPDATE indexes SET generation = generation + 1, owed = owed - ? WHERE id = ?", (index.owed, index.id)
+        )
+
+    def reset(self, index: int) -> None:
+        """Note that no passage has a vector: those that there were are in no table from now on."""
+        self._database.execute("DELETE FROM unembedded WHERE in_index = ?", (index,))
+        self._database.execute("UPDATE indexes SET generation = generation + 1, owed = 0 WHERE id = ?", (index,))
+        self._expect_all(index)
+
+    def drop(self, index: int) -> None:
+        """Forget a model."""
+        self._database.execute("DELETE FROM unembedded WHERE in_index = ?", (index,))
+        self._database.execute("DELETE FROM indexes WHERE id = ?", (index,))
+
+    def _expect_all(self, index: int | None) -> None:
+        self._database.execute(
+            "INSERT INTO unembedded (in_index, passage) SELECT ?, id FROM current_passages", (index,)
+        )

@@ -1,0 +1,170 @@
+"""What passages have to do with each other, by the names that they define and mention."""
+
+from __future__ import annotations
+
+import json
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from ainet.storage.records import Definition, Related
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Sequence
+
+    from ainet.storage.records import Passage, RelationKind
+
+#: Passages of these kinds define what they are named.
+DEFINING = frozenset(("function", "class"))
+#: Most relations by one name that are looked at, and most files that define a name which is not looked for by its last
+#: part alone.
+MOST, MOST_ALIKE = 5000, 8
+#: How far a mention of something counts: with its whole name, with an import from a package that may hand it on, and
+#: with the last part of its name only, where that is the only one.
+WHOLE, PACKAGE, LAST = 1.0, 0.7, 0.3
+_LISTED = "(SELECT value FROM json_each(?))"
+
+
+class Relations:
+    """The relations of current passages. They are changed in the transactions of whoever changes the passages.
+
+    Parameters
+    ----------
+    database
+        With the tables of `schema`.
+    """
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def add(self, version: int, passages: Sequence[Passage]) -> None:
+        """Add those of a version's passages."""
+        numbers = self._database.execute("SELECT id FROM passages WHERE version = ? ORDER BY id", (version,))
+        self._database.executemany(
+            "INSERT INTO relations (passage, kind, target, symbol) VALUES (?, ?, ?, ?)",
+            [
+                (number, relation.kind, relation.target, _last(relation.target, relation.kind))
+                for (number,), passage in zip(numbers.fetchall(), passages, strict=True)
+                for relation in passage.relations
+            ],
+        )
+
+    def remove(self, version: int) -> None:
+        """Take those of a version's passages away."""
+        self._database.execute(
+            "DELETE FROM relations WHERE passage IN (SELECT id FROM passages WHERE version = ?)", (version,)
+        )
+
+    def named(self, names: Sequence[str]) -> list[Definition]:
+        """Return what defines these names, or the last parts of them."""
+        return self._definitions("passages.symbol IN " + _LISTED, _json([name.rpartition(".")[2] for name in names]))
+
+    def definitions(self, passages: Iterable[int]) -> list[Definition]:
+        """Return what these passages define."""
+        return self._definitions("passages.symbol <> '' AND passages.id IN " + _LISTED, str(list(passages)))
+
+    def mentions(self, definition: Definition, kinds: Sequence[RelationKind]) -> list[Related]:
+        """Return the passages that have to do with a definition in one of these ways, and how certain that is."""
+        (alike,) = self._database.execute(
+            "SELECT count(DISTINCT version) FROM passages JOIN versions ON versions.id = version AND is_current "
+            "WHERE symbol = ? AND symbol <> ''",
+            (definition.symbol,),
+        ).fetchone()
+        rows = self._database.execute(
+            "SELECT relations.passage, relations.kind, target, versions.source, sources.path FROM relations "  # noqa: S608
+            "JOIN passages ON passages.id = relations.passage "
+            "JOIN versions ON versions.id = version AND is_current JOIN sources ON sources.id = versions.source "
+            f"WHERE relations.symbol = ? AND relations.kind IN {_LISTED} "
+            "AND (? OR substr(target, 1, 1) <> '?' OR versions.source = ?) LIMIT ?",
+            (definition.symbol, _json(kinds), alike <= MOST_ALIKE, definition.source, MOST),
+        ).fetchall()
+        found: dict[tuple[int, RelationKind], Related] = {}
+        for passage, kind, target, source, path in rows:
+            weight = agreement(target, source, path, definition, alike)
+            known = found.get((passage, kind))
+            if weight and (known is None or known.weight < weight):
+                found[passage, kind] = Related(passage, kind, weight)
+        return list(found.values())
+
+    def targets(self, passages: Iterable[int], kinds: Sequence[RelationKind] | None = None) -> list[Related]:
+        """Return the definitions that these passages have to do with."""
+        rows = self._database.execute(
+            "SELECT passages.id, relations.kind, target, relations.symbol, versions.source, sources.path "  # noqa: S608
+            "FROM relations JOIN passages ON passages.id = relations.passage "
+            "JOIN versions ON versions.id = version AND is_current JOIN sources ON sources.id = versions.source "
+            f"WHERE passages.id IN {_LISTED} AND (? OR relations.kind IN {_LISTED}) LIMIT ?",
+            (str(list(passages)), kinds is None, _json(kinds or ()), MOST),
+        ).fetchall()
+        by_symbol: dict[str, list[Definition]] = {}
+        for definition in self.named(sorted({symbol for *_, symbol, _, _ in rows if symbol})):
+            by_symbol.setdefault(definition.symbol, []).append(definition)
+        found: dict[tuple[int, int, RelationKind], Related] = {}
+        for passage, kind, target, symbol, source, path in rows:
+            known = by_symbol.get(symbol, [])
+            for one in known:
+                weight = agreement(target, source, path, one, len({other.source for other in known}))
+                if weight and passage != one.passage:
+                    found[passage, one.passage, kind] = Related(one.passage, kind, weight, passage)
+        return list(found.values())
+
+    def of_cells(self, source: int) -> list[tuple[int, int, RelationKind, str]]:
+        """Return which variables the cells of a notebook use and assign: passage, when it ran, how, name."""
+        return self._database.execute(
+            "SELECT current_passages.id, ran, relations.kind, relations.symbol FROM current_passages "
+            "JOIN versions ON versions.id = version JOIN relations ON passage = current_passages.id "
+            "WHERE source = ? AND relations.kind IN ('uses', 'assigns') ORDER BY current_passages.id",
+            (source,),
+        ).fetchall()
+
+    def _definitions(self, where: str, value: str) -> list[Definition]:
+        rows = self._database.execute(
+            "SELECT passages.id, passages.symbol, passages.name, versions.source, sources.path FROM passages "  # noqa: S608
+            "JOIN versions ON versions.id = version AND is_current JOIN sources ON sources.id = versions.source "
+            f"WHERE {where} ORDER BY passages.id",
+            (value,),
+        )
+        return [Definition(*row) for row in rows]
+
+
+def symbol_of(passage: Passage) -> str:
+    """Return the name that a passage defines, without what it stands in."""
+    return passage.name.rpartition(".")[2] if passage.kind in DEFINING else ""
+
+
+def agreement(target: str, source: int, path: str, definition: Definition, alike: int) -> float:
+    """Return how certain it is that `target`, written in a file, means a definition.
+
+    Parameters
+    ----------
+    source, path
+        The file.
+    alike
+        How many files define something of that last name.
+    """
+    if target.startswith(":"):
+        return WHOLE if source == definition.source and target[1:] == definition.name else 0.0
+    if target.startswith("?"):
+        return LAST / max(alike, 1) if source != definition.source else LAST
+    module = PurePosixPath(definition.path).with_suffix("").parts
+    whole = ".".join([*(module[:-1] if module[-1:] == ("__init__",) else module), definition.name])
+    if target.startswith("."):
+        here = PurePosixPath(path).parent.parts
+        up = len(target) - len(target.lstrip(".")) - 1
+        target = ".".join([*here[: len(here) - up], target.lstrip(".")])
+    if f".{whole}".endswith(f".{target}"):
+        return WHOLE
+    if not target.endswith(f".{definition.name}") and target != definition.name:
+        return 0.0
+    package = target.removesuffix(definition.name).rstrip(".").split(".")
+    return PACKAGE if package and package[-1] in module else 0.0
+
+
+def _last(target: str, kind: str) -> str:
+    """Return the last part of a name; files have their own names."""
+    if kind in ("reads", "writes", "links"):
+        return PurePosixPath(target).name
+    return target.rpartition(".")[2].lstrip(":?")
+
+
+def _json(values: Iterable[str]) -> str:
+    return json.dumps(list(values))

@@ -1,0 +1,1 @@
+"""Vectors of passages, in a worker: models that make them, and the LanceDB tables that hold them."""

@@ -1,0 +1,208 @@
+"""Tables of vectors in LanceDB. They hold numbers of passages and vectors, nothing else: no text lies in them.
+
+Deleting rows leaves their vectors in LanceDB's files, so nothing is ever deleted from a table: it is written anew
+without them, under another name, and the old one is dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import math
+import warnings
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+from lancedb.index import IvfSq
+
+from ainet.errors import AinetError, NotEnough
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+    import numpy.typing as npt
+    from lancedb.query import LanceVectorQueryBuilder
+
+    from ainet.vectors.model import Vectors
+
+    Numbers = npt.NDArray[np.int64]
+
+#: Bytes that LanceDB keeps in memory of indexes, and of what it knows of files.
+INDEX_CACHE, METADATA_CACHE = 32 << 20, 16 << 20
+#: Up to this number of vectors, all are compared with a question's: that takes milliseconds and misses none.
+EXACT = 20_000
+#: Beyond it an index finds partitions first. This part of them is looked at, and at least this number.
+PROBED, FEWEST_PROBED = 0.25, 40
+#: An index is made again when this part of the vectors is not in it.
+UNINDEXED = 0.2
+#: After this number of additions a table's files are merged.
+FRAGMENTS = 40
+#: Rows that are copied at once.
+COPIED = 20_000
+_AT_ONCE = datetime.timedelta(0)
+
+
+class Near(NamedTuple):
+    """Passages that were found: their numbers, and how similar each is to the question, from -1 to 1."""
+
+    passages: Numbers
+    similarities: npt.NDArray[np.float32]
+
+
+NONE = Near(np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+
+class VectorTables:
+    """The tables of a folder. All methods raise `NotEnough` on a full disk, `AinetError` for a damaged table.
+
+    Parameters
+    ----------
+    folder
+        Where they lie; made if it is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        session = lancedb.Session(index_cache_size_bytes=INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE)
+        self._database = lancedb.connect(str(folder), session=session)
+        self._tables: dict[str, lancedb.table.Table] = {}
+        self._added = 0
+
+    def add(self, name: str, passages: Numbers, vectors: Vectors) -> None:
+        """Add vectors to a table, which is made if it is missing."""
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+        self._append(name, pa.table({"passage": pa.array(passages), "vector": column}))
+        self._added += 1
+        if self._added >= FRAGMENTS:
+            self.merge(name)
+
+    def search(self, name: str, vector: Vectors, n: int, *, among: Numbers | None = None) -> Near:
+        """Return the `n` nearest passages, the nearest first; none where there is no such table.
+
+        Parameters
+        ----------
+        among
+            Only these passages are looked at.
+        """
+        table = self._find(name)
+        if table is None:
+            return NONE
+        with _in_words(name):
+            query = cast("LanceVectorQueryBuilder", table.search(vector))
+            query = query.distance_type("dot").select(["passage", "_distance"])
+            if partitions := _partitions(table):
+                query = query.nprobes(max(round(PROBED * partitions), FEWEST_PROBED))
+            if among is not None:
+                query = query.where(f"passage IN ({', '.join(map(str, among.tolist())) or '-1'})")
+            # A passage may be there twice, where the process that added it ended before it could say so.
+            found = query.limit(2 * n).to_arrow()
+        passages, first = np.unique(found["passage"].to_numpy(), return_index=True)
+        order = np.argsort(first)[:n]
+        return Near(passages[order], np.float32(1) - found["_distance"].to_numpy()[first[order]])
+
+    def passages(self, name: str) -> Numbers:
+        """Return the numbers of all passages of a table, in order."""
+        table = self._find(name)
+        if table is None:
+            return NONE.passages
+        with _in_words(name):
+            rows = table.search().select(["passage"]).to_arrow()
+        return np.sort(rows["passage"].to_numpy())
+
+    def rewrite(self, old: str, new: str, keep: Numbers) -> int:
+        """Write a table anew with these passages alone, each once; returns how many there were of them.
+
+        The old one stays until it is dropped.
+        """
+        self._drop(new)
+        table = self._find(old)
+        if table is None:
+            return 0
+        with _in_words(old):
+            missing = np.sort(keep)
+            for batch in table.search().select(["passage", "vector"]).to_batches(batch_size=COPIED):
+                passages, first = np.unique(batch["passage"].to_numpy(), return_index=True)
+                is_kept = np.isin(passages, missing, assume_unique=True)
+                missing = np.setdiff1d(missing, passages[is_kept], assume_unique=True)
+                if is_kept.any():
+                    rows = pa.Table.from_batches([batch]).take(pa.array(np.sort(first[is_kept])))
+                    self._append(new, rows.select(["passage", "vector"]))
+        self.index(new)
+        return len(keep) - len(missing)
+
+    def index(self, name: str) -> bool:
+        """Make an index where there are many vectors that are in none; whether there was something to do."""
+        table = self._find(name)
+        if table is None:
+            return False
+        with _in_words(name):
+            rows = table.count_rows()
+            if rows <= EXACT or rows - _indexed(table) < UNINDEXED * rows:
+                return False
+            table.create_index("vector", config=IvfSq(distance_type="dot", num_partitions=round(math.sqrt(rows))))
+        self.merge(name)
+        return True
+
+    def merge(self, name: str) -> None:
+        """Merge the files of a table, and delete those that are not needed any more."""
+        table = self._find(name)
+        if table is not None:
+            with _in_words(name), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that nobody else may read it meanwhile: nobody does
+                table.optimize(cleanup_older_than=_AT_ONCE, delete_unverified=True)
+        self._added = 0
+
+    def keep_only(self, names: Collection[str]) -> None:
+        """Drop all other tables."""
+        for name in self._names() - set(names):
+            self._drop(name)
+
+    def _append(self, name: str, rows: pa.Table) -> None:
+        table = self._find(name)
+        with _in_words(name):
+            if table is None:
+                self._tables[name] = self._database.create_table(name, rows)
+            else:
+                table.add(rows)
+
+    def _find(self, name: str) -> lancedb.table.Table | None:
+        if name not in self._tables and name in self._names():
+            with _in_words(name):
+                self._tables[name] = self._database.open_table(name)
+        return self._tables.get(name)
+
+    def _names(self) -> set[str]:
+        with _in_words("the folder"):
+            return set(self._database.list_tables().tables)
+
+    def _drop(self, name: str) -> None:
+        self._tables.pop(name, None)
+        if name in self._names():
+            with _in_words(name):
+                self._database.drop_table(name)
+
+
+def _indexed(table: lancedb.table.Table) -> int:
+    """Return how many rows are in an index."""
+    stats = [table.index_stats(one.name) for one in table.list_indices()]
+    return max((one.num_indexed_rows for one in stats if one is not None), default=0)
+
+
+def _partitions(table: lancedb.table.Table) -> int:
+    """Return the number of partitions of a table's index; 0 without one."""
+    rows = _indexed(table)
+    return round(math.sqrt(rows)) if rows else 0
+
+
+@contextlib.contextmanager
+def _in_words(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as exc:  # what LanceDB raises for everything
+        if getattr(exc, "errno", None) == errno.ENOSPC or "No space left" in str(exc):
+            raise NotEnough("The disk is full: vectors cannot be saved. Make room; what was saved is safe.") from exc
+        raise AinetError(f"The vectors of {name} cannot be used ({str(exc)[:200]}).") from exc
