@@ -138,8 +138,9 @@ class Context:
         """Forget a folder that was added, and all that was known of it; raises `NotFound`."""
         opened = await self._open()
         folder = await asyncio.to_thread(opened.storage.folder, str(PurePath(path)))
-        opened.folders.leave(folder.id)
-        await asyncio.to_thread(opened.storage.remove_folder, folder.id)
+        async with opened.folders.stand_still():
+            opened.folders.leave(folder.id)
+            await asyncio.to_thread(opened.storage.remove_folder, folder.id)
         await self._leave_nothing(opened)
         return await self.state()
 
@@ -170,10 +171,11 @@ class Context:
         if (path is None) == (query is None):
             raise UsageError("Name what to forget: a path, or --query with words that stand in it.")
         opened = await self._open()
-        sources = await asyncio.to_thread(_meant, opened.storage, path, query)
+        async with opened.folders.stand_still():
+            sources = await asyncio.to_thread(_meant, opened.storage, path, query)
+            await asyncio.to_thread(opened.storage.forget, list(sources))
         if not sources:
             raise NotFound(f"Nothing is known of {path}." if path else f"No file that is known says {query!r}.")
-        await asyncio.to_thread(opened.storage.forget, list(sources))
         await self._leave_nothing(opened)
         return api.Forgotten(paths=sorted(sources.values()))
 
@@ -254,7 +256,7 @@ class Context:
 
     async def _leave_nothing(self, opened: _Opened) -> None:
         """Have what was removed gone from the disk."""
-        opened.vectors.notice(forgotten=True)
+        opened.vectors.notice()
         for _ in range(SCRUBS):
             if await asyncio.to_thread(opened.storage.scrub):
                 return
@@ -312,11 +314,8 @@ class _Opened:
         self.storage = storage
         self.reader = Reader(engine, workers, log, timing)
         self.vectors = ContextVectors(storage, folder, engine=engine, workers=workers, log=log, timing=timing)
-        self.folders = Folders(storage, self.reader, self._changed, log=log, timing=timing)
+        self.folders = Folders(storage, self.reader, self.vectors.notice, log=log, timing=timing)
         self.vectors.pause(self.folders.is_paused)
-
-    def _changed(self, is_gone: bool) -> None:
-        self.vectors.notice(forgotten=is_gone)
 
     async def stop(self) -> None:
         await self.folders.stop()

@@ -16,7 +16,7 @@ from ainet.passages.version import PARSER
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
     from concurrent.futures import Future
 
     from ainet.context.reader import Reader
@@ -51,14 +51,14 @@ class Folders:
     reader
         Reads files.
     changed
-        Called after something has become known, with whether something is not known any more.
+        Called after something has become known, or is not known any more.
     """
 
     def __init__(
         self,
         storage: HybridStorage,
         reader: Reader,
-        changed: Callable[[bool], None],
+        changed: Callable[[], None],
         *,
         log: logging.Logger,
         timing: Timing,
@@ -70,6 +70,7 @@ class Folders:
         self._seen: dict[int, list[str]] = {}
         self._look = asyncio.Event()
         self._is_stopping = False
+        self._updating, self._holds = asyncio.Lock(), 0
         self._asked: Future[list[Passage]] | None = None
         self.is_paused = storage.setting(PAUSED) is not None
         self._looking = asyncio.create_task(self._keep_looking(), name="context")
@@ -93,6 +94,17 @@ class Folders:
         """End what is done in a folder."""
         self._progress.pop(folder, None)
         self._seen.pop(folder, None)
+
+    @contextlib.asynccontextmanager
+    async def stand_still(self) -> AsyncIterator[None]:
+        """Have nothing looked at meanwhile: what is forgotten then is not read again by a look that has begun."""
+        self._holds += 1
+        try:
+            async with self._updating:
+                yield
+        finally:
+            self._holds -= 1
+            self._look.set()
 
     async def pause(self, pause: bool) -> None:
         """Look at nothing, or go on; this outlasts the node."""
@@ -177,7 +189,8 @@ class Folders:
 
     async def _update(self, folder: Folder, progress: Progress, only: Collection[str] | None = None) -> None:
         try:
-            await self._try(folder, progress, only)
+            async with self._updating:
+                await self._try(folder, progress, only)
             progress.failed = ""
         except OSError as exc:
             progress.failed = f"cannot be looked through ({exc.strerror or exc})"
@@ -201,7 +214,7 @@ class Folders:
         def proceed(done: int, total: int) -> bool:
             progress.done, progress.total = done, total
             is_wanted = self._progress.get(folder.id) is progress
-            return is_wanted and not (self._is_stopping or self.is_paused)
+            return is_wanted and not (self._is_stopping or self.is_paused or self._holds)
 
         is_left_out = await asyncio.to_thread(self._storage.forgotten, folder.id)
         update = Update(self._storage, folder, parser=PARSER, parse=parse, proceed=proceed, is_left_out=is_left_out)
@@ -216,7 +229,7 @@ class Folders:
         if only is None:
             self._seen[folder.id] = update.folders
         if updated.read or updated.gone:
-            self._changed(updated.gone > 0)
+            self._changed()
 
 
 def _is_folder(path: str) -> bool:

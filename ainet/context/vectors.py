@@ -65,16 +65,15 @@ class ContextVectors:
             idle=timing.vectors_idle,
             retire=True,
         )
-        self._wanted, self._is_urgent, self._is_paused = asyncio.Event(), False, False
+        self._wanted, self._is_paused = asyncio.Event(), False
         self._idle = asyncio.Event()
         self._model: tuple[str, str, int] | None = None
         self._working = asyncio.create_task(self._work(), name="vectors")
         #: Why no vectors are made, in words; empty where they are.
         self.failed = ""
 
-    def notice(self, *, forgotten: bool = False) -> None:
-        """Look for passages that need vectors, or (`forgotten`) whose vectors must be gone from the disk soon."""
-        self._is_urgent |= forgotten
+    def notice(self) -> None:
+        """Look for passages that need vectors, and for vectors whose passages are gone."""
         self._idle.clear()
         self._wanted.set()
 
@@ -115,7 +114,7 @@ class ContextVectors:
     async def rebuild(self) -> None:
         """Make all vectors anew."""
         await asyncio.to_thread(self._storage.reset_index, (await self._index()).id)
-        self.notice(forgotten=True)
+        self.notice()
 
     async def stop(self) -> None:
         """End what is being done."""
@@ -167,15 +166,15 @@ class ContextVectors:
         for index in await asyncio.to_thread(self._storage.indexes):
             if not index.owed:
                 continue
-            if not self._is_urgent:
+            if not index.is_urgent:
                 _, there = await asyncio.to_thread(self._storage.embedded, index.id)
                 if index.owed < min(MANY_OWED, PART_OWED * len(there)):
                     continue
             found, keep = await asyncio.to_thread(self._storage.embedded, index.id)
             await self._call("rewrite", found.table, found.next_table, _packed(keep))
-            await asyncio.to_thread(self._storage.note_rewritten, found)
+            await asyncio.to_thread(self._storage.note_rewritten, found.id)
             await self._call("keep_only", [one.table for one in await asyncio.to_thread(self._storage.indexes)])
-        self._is_urgent = False
+            await asyncio.to_thread(self._storage.note_paid, found)
 
     async def _index(self) -> VectorIndex:
         """Return the index of the actor's model."""

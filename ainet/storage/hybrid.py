@@ -160,7 +160,7 @@ class HybridStorage:
             row = database.execute("SELECT source FROM versions WHERE id = ? AND NOT is_current", (version,)).fetchone()
             if row is None:
                 raise NotFound(f"There is no staged version {version}.")
-            self._retire(row[0])
+            self._retire(row[0], urgently=False)
             database.execute("UPDATE versions SET is_current = 1 WHERE id = ?", (version,))
             self._words.add(version)
             self._indexes.add(version)
@@ -244,10 +244,15 @@ class HybridStorage:
             found = next(one for one in self._indexes.all() if one.id == index)
             return found, self._indexes.passages(index)
 
-    def note_rewritten(self, index: VectorIndex) -> None:
-        """Note that the next table has what the index had when it was read; its own is not used any more."""
+    def note_rewritten(self, index: int) -> None:
+        """Note that the index's next table takes the place of its table, which is still there."""
         with self._database.transaction():
             self._indexes.rewritten(index)
+
+    def note_paid(self, index: VectorIndex) -> None:
+        """Note that no table has the vectors that were owed when the index was read."""
+        with self._database.transaction():
+            self._indexes.paid(index)
 
     def reset_index(self, index: int) -> None:
         """Have all vectors of an index made anew."""
@@ -391,18 +396,18 @@ class HybridStorage:
 
     # Within a transaction.
 
-    def _retire(self, source: int) -> None:
+    def _retire(self, source: int, *, urgently: bool) -> None:
         """Forget the current version of a source, if there is one."""
         row = self._database.writer.execute(
             "SELECT id FROM versions WHERE source = ? AND is_current", (source,)
         ).fetchone()
         if row is not None:
             self._words.remove(row[0])
-            self._indexes.remove(row[0])
+            self._indexes.remove(row[0], urgently=urgently)
             self._delete(row[0])
 
     def _remove(self, source: int) -> None:
-        self._retire(source)
+        self._retire(source, urgently=True)
         for (version,) in self._database.writer.execute(
             "SELECT id FROM versions WHERE source = ?", (source,)
         ).fetchall():

@@ -32,10 +32,13 @@ class VectorIndexes:
     def all(self) -> list[VectorIndex]:
         """Return the indexes, the oldest first."""
         rows = self._database.execute(
-            "SELECT id, model, name, dimensions, generation, owed, "
+            "SELECT id, model, name, dimensions, generation, owed, is_urgent, "
             "(SELECT count(*) FROM unembedded WHERE in_index = indexes.id) FROM indexes ORDER BY id"
         )
-        return [VectorIndex(*row) for row in rows]
+        return [
+            VectorIndex(number, model, name, dimensions, generation, owed, bool(is_urgent), left)
+            for number, model, name, dimensions, generation, owed, is_urgent, left in rows
+        ]
 
     def open(self, model: str, name: str, dimensions: int) -> None:
         """Note a model; where it is new, no passage has its vector yet."""
@@ -53,12 +56,13 @@ class VectorIndexes:
             (version,),
         )
 
-    def remove(self, version: int) -> None:
-        """Note that the vectors of a version's passages are not needed any more."""
+    def remove(self, version: int, *, urgently: bool) -> None:
+        """Note that the vectors of a version's passages are not needed any more, or (`urgently`) must not stay."""
         self._database.execute(
-            "UPDATE indexes SET owed = owed + (SELECT count(*) FROM passages WHERE version = ? AND NOT EXISTS "
+            "UPDATE indexes SET is_urgent = is_urgent OR ?, "
+            "owed = owed + (SELECT count(*) FROM passages WHERE version = ? AND NOT EXISTS "
             "(SELECT 1 FROM unembedded WHERE in_index = indexes.id AND passage = passages.id AND NOT is_tried))",
-            (version,),
+            (urgently, version),
         )
         self._database.execute(
             "DELETE FROM unembedded WHERE passage IN (SELECT id FROM passages WHERE version = ?)", (version,)
@@ -96,16 +100,23 @@ class VectorIndexes:
         )
         return [number for (number,) in rows]
 
-    def rewritten(self, index: VectorIndex) -> None:
-        """Note that the table's next generation holds what was current when `index` was read."""
+    def rewritten(self, index: int) -> None:
+        """Note that the index's next table takes the place of its table, which is still there."""
+        self._database.execute("UPDATE indexes SET generation = generation + 1 WHERE id = ?", (index,))
+
+    def paid(self, index: VectorIndex) -> None:
+        """Note that no table has what was owed when `index` was read."""
         self._database.execute(
-            "UPDATE indexes SET generation = generation + 1, owed = owed - ? WHERE id = ?", (index.owed, index.id)
+            "UPDATE indexes SET owed = owed - ?1, is_urgent = is_urgent AND owed > ?1 WHERE id = ?2",
+            (index.owed, index.id),
         )
 
     def reset(self, index: int) -> None:
-        """Note that no passage has a vector: those that there were are in no table from now on."""
+        """Note that no passage has a vector in the next table, which takes the place of what may still be there."""
         self._database.execute("DELETE FROM unembedded WHERE in_index = ?", (index,))
-        self._database.execute("UPDATE indexes SET generation = generation + 1, owed = 0 WHERE id = ?", (index,))
+        self._database.execute(
+            "UPDATE indexes SET generation = generation + 1, owed = owed + 1, is_urgent = 1 WHERE id = ?", (index,)
+        )
         self._expect_all(index)
 
     def drop(self, index: int) -> None:

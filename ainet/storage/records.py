@@ -133,6 +133,8 @@ class VectorIndex(msgspec.Struct, frozen=True):
         Where its vectors are, and where they go when they are written anew.
     owed
         Vectors of passages that are gone, which are still on the disk.
+    is_urgent
+        Whether some of them were forgotten, and did not only change.
     left
         Passages that have no vector yet.
     """
@@ -143,6 +145,7 @@ class VectorIndex(msgspec.Struct, frozen=True):
     dimensions: int
     generation: int
     owed: int
+    is_urgent: bool
     left: int
 
     @property

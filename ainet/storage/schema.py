@@ -64,7 +64,8 @@ CREATE TABLE IF NOT EXISTS indexes (
     name TEXT NOT NULL,
     dimensions INTEGER NOT NULL,
     generation INTEGER NOT NULL DEFAULT 1,
-    owed INTEGER NOT NULL DEFAULT 0
+    owed INTEGER NOT NULL DEFAULT 0,
+    is_urgent INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE IF NOT EXISTS unembedded (
     in_index INTEGER NOT NULL REFERENCES indexes (id),

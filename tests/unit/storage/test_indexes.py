@@ -45,11 +45,13 @@ def test_passages_need_vectors_once_and_those_that_go_leave_theirs_behind(storag
     (index,) = storage.indexes()
     assert (index.left, index.owed) == (2, 2)
     found, keep = storage.embedded(index.id)
-    assert (found, keep) == (index, [])
-    storage.note_rewritten(found)
-    assert [(one.table, one.owed) for one in storage.indexes()] == [(index.next_table, 0)]
+    assert (found, keep, found.is_urgent) == (index, [], False)
+    storage.note_rewritten(found.id)
+    assert [(one.table, one.owed) for one in storage.indexes()] == [(index.next_table, 2)]  # the other is still there
+    storage.note_paid(found)
+    assert storage.indexes()[0].owed == 0
     storage.reset_index(index.id)
-    assert storage.indexes()[0].left == 2
+    assert (storage.indexes()[0].left, storage.indexes()[0].is_urgent) == (2, True)
     storage.drop_index(index.id)
     assert storage.indexes() == []
 
@@ -62,10 +64,14 @@ def test_what_is_removed_while_a_table_is_written_anew_stays_owed(storage):
     embed(storage, index.id, set())
     storage.remove(storage.sources(folder)["a.txt"].id)
     found, keep = storage.embedded(index.id)
-    assert (found.owed, len(keep)) == (1, 1)
+    assert (found.owed, found.is_urgent, len(keep)) == (1, True, 1)
+    storage.note_rewritten(found.id)
     storage.remove(storage.sources(folder)["b.txt"].id)
-    storage.note_rewritten(found)
-    assert storage.indexes()[0].owed == 1
+    storage.note_paid(found)
+    assert [(one.owed, one.is_urgent) for one in storage.indexes()] == [(1, True)]
+    (found,) = storage.indexes()
+    storage.note_paid(found)
+    assert [(one.owed, one.is_urgent) for one in storage.indexes()] == [(0, False)]
 
 
 @settings(deadline=None, max_examples=60)
@@ -94,8 +100,9 @@ def test_no_vector_is_forgotten_wherever_the_process_ends(tmp_path_factory, seed
         else:
             found, keep = storage.embedded(index)
             if step == "anew":
+                storage.note_rewritten(index)
                 table &= set(keep)
-                storage.note_rewritten(found)
+                storage.note_paid(found)
     (state,), (_, have) = storage.indexes(), storage.embedded(index)
     current = {number for (number,) in storage._database.ask("SELECT id FROM current_passages")}
     assert set(have) <= table
