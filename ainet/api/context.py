@@ -141,6 +141,14 @@ class FoundPassages:
     results: list[FoundPassage]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PassagesFor:
+    """The passages that would go along with a question, the best first; `note` says why there are none."""
+
+    results: list[FoundPassage]
+    note: str = ""
+
+
 @dataclass(frozen=True)
 class FolderRequest:
     """The folder or file, and who may have what is in it."""
@@ -186,6 +194,14 @@ context_add = Verb(
 )
 context_remove = Verb(
     "context_remove", "let the node forget it", "DELETE", "context/folders", PathRequest, ContextState, LONG
+)
+quote = Verb(
+    "quote",
+    "find the passages that answer a question, if there are any",
+    "POST",
+    "context/quote",
+    FindRequest,
+    PassagesFor,
 )
 context_pause = Verb(
     "context_pause", "look at no files for a while, or go on", "POST", "context/pause", PauseRequest, ContextState

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from ainet.api.context import FoundPassage
 from ainet.errors import AinetError
 
 #: The route that streams a generation.
@@ -47,6 +48,9 @@ class GenerateRequest:
         JSON schema that the answer follows.
     json_schema_loose
         Whether what no grammar can promise of the schema is passed over, and said, instead of refused.
+    context
+        Whose passages go along with the question: ``auto`` for all files that the node knows, or the path of a folder
+        or file; None or ``none`` for no passages.
     """
 
     messages: list[Message]
@@ -64,6 +68,7 @@ class GenerateRequest:
     grammar: str | None = None
     json_schema: dict[str, object] | None = None
     json_schema_loose: bool = False
+    context: str | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,49 @@ class Start:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Grounds:
+    """The passages that go along with a question.
+
+    Attributes
+    ----------
+    passages
+        The best one first; none where none is about the question.
+    prompt
+        The question with them, as the model is asked.
+    note
+        Why there are none.
+    """
+
+    event: Literal["grounds"] = "grounds"
+    passages: list[FoundPassage]
+    prompt: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Citation:
+    """A sentence of an answer, and the passage that says the same.
+
+    Attributes
+    ----------
+    begin, end
+        Its characters in the answer.
+    passage
+        Which of the passages that went along, from 0; None where none of them says it.
+    line
+        The line of the passage's file, or cell, on which its sentence begins; 0 where there are no lines.
+    quote
+        That sentence.
+    """
+
+    begin: int
+    end: int
+    passage: int | None
+    line: int = 0
+    quote: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Text:
     """The next piece of the answer, and its tokens."""
 
@@ -166,6 +214,8 @@ class Done:
         Bytes that each device fetched to load the model, by name.
     notes
         What the reader must know of how the answer came about.
+    citations
+        Its sentences, where passages went along with the question.
     """
 
     event: Literal["done"] = "done"
@@ -178,6 +228,7 @@ class Done:
     received: dict[str, int]
     timings: Timings
     notes: list[str] = field(default_factory=list)
+    citations: list[Citation] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,9 +240,10 @@ class Failed:
 
 
 #: The events that `generate` yields.
-Event = Progress | Start | Text | Done
+Event = Progress | Grounds | Start | Text | Done
 _KINDS: dict[str, type[Event | Failed]] = {
     "progress": Progress,
+    "grounds": Grounds,
     "start": Start,
     "text": Text,
     "done": Done,

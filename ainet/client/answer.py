@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from ainet.api.generate import Done, PlacedStage, Start, Text, Timings
+from ainet.api.context import FoundPassage
+from ainet.api.generate import Citation, Done, Grounds, PlacedStage, Start, Text, Timings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -74,6 +75,11 @@ class Answer:
     #: ``stop``, ``length``, ``context`` or ``cancelled``; empty while it grows.
     finish: str = ""
     seed: int | None = None
+    #: The passages that went along with the question, and the question as the model was asked it.
+    passages: list[FoundPassage] = field(default_factory=list)
+    prompt: str = ""
+    #: The sentences of the answer, where passages went along.
+    citations: list[Citation] = field(default_factory=list)
     _asked: float = field(default_factory=time.monotonic)
     _first: float | None = None
     _last: float = 0.0
@@ -81,6 +87,8 @@ class Answer:
     def add(self, event: Event) -> None:
         """Take in one event of `NodeClient.generate`."""
         match event:
+            case Grounds():
+                self.passages, self.prompt = event.passages, event.prompt
             case Start():
                 self.model, self.placement, self.notes = event.model, event.placement, event.notes
                 self.timings = Timings(prompt_tokens=event.prompt_tokens)
@@ -93,7 +101,7 @@ class Answer:
             case Done():
                 self.text, self.tokens, self.finish = event.text, event.tokens, event.finish
                 self.model, self.placement, self.seed = event.model, event.placement, event.seed
-                self.timings, self.notes = event.timings, event.notes
+                self.timings, self.notes, self.citations = event.timings, event.notes, event.citations
 
     def cut_off(self) -> None:
         """Note that the generation was stopped before it was done."""

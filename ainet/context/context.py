@@ -16,6 +16,7 @@ from ainet.api.context import (
     FoundPassage,
     FoundPassages,
 )
+from ainet.context import grounds
 from ainet.context.folders import Folders, Progress
 from ainet.context.reader import Reader
 from ainet.context.relation_question import relation_question
@@ -27,8 +28,10 @@ from ainet.storage.hybrid import HybridStorage
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Sequence
 
     from ainet.api.answers import Answers
+    from ainet.api.generate import Citation
     from ainet.context.retriever import Ranked
     from ainet.engine.engine import Engine
     from ainet.engine.worker_pool import WorkerPool
@@ -87,6 +90,7 @@ class Context:
         answers.add(api.context_check, self.check)
         answers.add(api.context_rebuild, self.rebuild)
         answers.add(api.find, self.find)
+        answers.add(api.quote, self.quote)
 
     def start(self) -> None:
         """Look through the folders that were added before, if there are any."""
@@ -214,17 +218,34 @@ class Context:
         below = str(PurePath(folder)) if folder is not None else None
         return FoundPassages(results=[_shown(one) for one in await self.retrieve(text, most, below, kind)])
 
+    async def quote(
+        self, text: str, folder: str | None = None, kind: str | None = None, most: int = 3
+    ) -> api.PassagesFor:
+        """Return the passages that answer a question, the best first: none, unless one covers half of what it says."""
+        opened = await self._open_known()
+        found = (await self.find(text, folder, kind, most)).results
+        kept = await asyncio.to_thread(grounds.chosen, opened.storage, text, found)
+        return api.PassagesFor(results=kept, note="" if kept else grounds.NOTHING)
+
+    async def cite(self, answer: str, passages: Sequence[FoundPassage]) -> list[Citation]:
+        """Return the sentences of an answer, each with the passage that says it."""
+        opened = await self._open_known()
+        return await asyncio.to_thread(grounds.citations, opened.storage, answer, passages)
+
     async def retrieve(self, question: str, n: int, below: str | None = None, kind: str | None = None) -> list[Ranked]:
         """Return the `n` passages that fit a question best; raises `UsageError` where nothing was added yet."""
-        if not self._folder.exists():
-            raise UsageError("The node knows no files yet: `ainet context add PATH` lets it know a folder.")
-        opened = await self._open()
+        opened = await self._open_known()
         near: list[Found] = []
         if weight_of(question) and relation_question(question) is None:
             near = await self._near(opened, question, below, kind)
         return await asyncio.to_thread(
             Retriever(opened.storage).find, question, n, vectors=near, below=below, kind=kind
         )
+
+    async def _open_known(self) -> _Opened:
+        if not self._folder.exists():
+            raise UsageError("The node knows no files yet: `ainet context add PATH` lets it know a folder.")
+        return await self._open()
 
     async def _near(self, opened: _Opened, question: str, below: str | None, kind: str | None) -> list[Found]:
         if below is None and kind is None:

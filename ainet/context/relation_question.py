@@ -29,7 +29,7 @@ _ANY: tuple[RelationKind, ...] = ("calls", "imports", "inherits", "raises", "cat
 _VERBS: tuple[tuple[str, tuple[RelationKind, ...]], ...] = (
     (r"call(?:s|ed)?|invok(?:e|es|ed)", ("calls",)),
     (r"import(?:s|ed)?", ("imports",)),
-    (r"inherit(?:s|ed)? (?:from )?|subclass(?:es|ed)?|derive[sd]? from|extend(?:s|ed)?", ("inherits",)),
+    (r"inherit(?:s|ed)?(?: from)?|subclass(?:es|ed)?|derive[sd]? from|extend(?:s|ed)?", ("inherits",)),
     (r"rais(?:e|es|ed)|throw(?:s|n)?", ("raises",)),
     (r"catch(?:es)?|caught|handle[sd]?", ("catches",)),
     (r"read(?:s)?|load(?:s|ed)?", ("reads",)),
@@ -90,7 +90,7 @@ def _patterns() -> list[tuple[re.Pattern[str], tuple[RelationKind, ...], Directi
 _PATTERNS = _patterns()
 #: Words before what names a thing.
 _ARTICLE = re.compile(
-    r"(?i)^(?:the|a|an|any|my|our)? ?"
+    r"(?i)^(?:(?:the|a|an|any|my|our)\b ?)?"
     r"(?:(?:function|method|class|exception|error|module|variable|file|dataset|data|thing|one)s?\b ?)?"
     r"(?:(?:that|which|called|named|to)\b ?)?"
 )

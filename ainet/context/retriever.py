@@ -26,6 +26,8 @@ TERMS, STATEMENT, QUESTION = 0.0, 0.15, 0.4
 LEAST_SIMILAR = 0.3
 #: Words up to which a question is a list of terms.
 FEW_WORDS = 3
+#: How much an import says beside a call.
+IMPORT = 0.5
 #: Definitions of what is described whose relations are followed.
 THINGS = 10
 #: What counts less, and by how much: tests, and files that hand on what others define.
@@ -97,8 +99,13 @@ class Retriever:
                 total[number] += 1 + score / most
         passages = {one.id: one for one in self._storage.passages(list(total))}
         known = {number: score for number, score in total.items() if number in passages}
-        if not related:
+        if relation is None or not related:
             self._weigh(question, known, passages)
+        elif relation.direction != "tests":  # among callers that are as certain, tests come last
+            known = {
+                number: score * TEST if _TEST.search(passages[number].path) else score
+                for number, score in known.items()
+            }
         ranked = sorted(known, key=lambda number: (-known[number], number))
         return [Ranked(passages[number], known[number], reasons[number]) for number in _spread(ranked, passages)[:n]]
 
@@ -122,7 +129,8 @@ class Retriever:
             for definition, weight in things:
                 for related in self._storage.mentions(definition, kinds):
                     if related.passage not in own or len(own) > 1:
-                        found[related.passage] += weight * related.weight
+                        part = IMPORT if related.kind == "imports" and len(kinds) > 1 else 1.0
+                        found[related.passage] += weight * related.weight * part
         if asked.direction == "tests":
             tests = {one.id for one in self._storage.passages(list(found)) if _TEST.search(one.path)}
             return {number: weight for number, weight in found.items() if number in tests}
@@ -147,7 +155,9 @@ class Retriever:
 
     def _weigh(self, question: str, scores: dict[int, float], passages: dict[int, StoredPassage]) -> None:
         """Let structure have its say: the definition of what is named, files with several hits, tests, faces."""
-        named = {word for word in re.findall(r"[\w.]+", question) if len(parts(word)) > 1 or "." in word}
+        words = re.findall(r"\w[\w.]*", question)
+        is_name = len(words) == 1
+        named = {word.rstrip(".") for word in words if is_name or len(parts(word)) > 1 or "." in word.rstrip(".")}
         lasts = {word.rpartition(".")[2] for word in named}
         asks_for_tests = re.search(r"(?i)\btests?\b", question) is not None
         company = Counter(passages[number].source for number in sorted(scores, key=lambda one: -scores[one])[:20])

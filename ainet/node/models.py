@@ -57,6 +57,10 @@ class Models:
     async def unload_all(self) -> Unloaded:
         return Unloaded(await self._provider.unload())
 
+    async def size(self, model: str | None = None) -> int:
+        """Return the bytes of a model."""
+        return (await self._provider.manifest(model or self._settings.get("model"))).nbytes
+
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Answer `request`; see `Answering.generate`."""
         if request.model is None:

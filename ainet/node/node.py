@@ -26,6 +26,7 @@ from ainet.models.catalog import ModelCatalog
 from ainet.models.tensors import TensorStore
 from ainet.node.advertiser import Advertiser
 from ainet.node.closing import Closing
+from ainet.node.grounded import Grounded
 from ainet.node.membership import Membership
 from ainet.node.model_list import ModelList
 from ainet.node.models import Models
@@ -168,7 +169,7 @@ class Node:
             timing=timing,
         )
         answering = Answering(self.provider, self.links, log)
-        self._models = Models(self.provider, answering, self.settings, self.answers)
+        models = Models(self.provider, answering, self.settings, self.answers)
         handlers = PeerHandlers(
             links=self.links,
             leases=leases,
@@ -213,6 +214,7 @@ class Node:
             timing=timing,
         )
         stack.push_async_callback(context.stop)
+        self._grounded = Grounded(context, models, config.context_window)
         context.start()
         ModelList(self.links, self.catalog, self.answers, log)
         Status(
@@ -296,7 +298,7 @@ class Node:
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Answer `request`; see `Answering.generate`."""
-        return self._models.generate(request)
+        return self._grounded.generate(request)
 
     async def _leave(self) -> None:
         """End what must not follow this device into another swarm."""

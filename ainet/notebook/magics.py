@@ -7,23 +7,29 @@ import json
 import keyword
 import time
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 from IPython.display import DisplayHandle, clear_output, display
 
-from ainet.api import clients
+from ainet.api import clients, context
 from ainet.api.generate import Message, Progress, Text
-from ainet.cli.command import Options, find_node
-from ainet.cli.commands.models import plan_words, sampling, what_if
+from ainet.cli.command import Options, find_node, report
+from ainet.cli.commands.ask import quote_words, quoted, sampling
+from ainet.cli.commands.context import found_words
+from ainet.cli.commands.models import plan_words, what_if
 from ainet.cli.parser import HelpShown
 from ainet.cli.progress import BEGUN, ProgressLine, progress_text
 from ainet.cli.subcommands import build_parser
 from ainet.cli.terminal import say
 from ainet.client.answer import Answer
+from ainet.client.cited import LEGEND, below_words, has_unknown, marked, prompt_words, source_words
 from ainet.errors import AinetError, PromptTooLong, UsageError
+from ainet.notebook.failure import failure_words
 from ainet.notebook.line_magic import keep_typed_text, mend_this_cell
 from ainet.notebook.markdown import to_html
+from ainet.notebook.sources import found_html, sources_html
 from ainet.notebook.words import as_typed, options_first, split
 
 if TYPE_CHECKING:
@@ -63,6 +69,7 @@ class AinetMagics(Magics):
         self._subparsers = self._parser.subparsers
         type(self).ainet.__doc__ = self._parser.format_help()
         self.conversation: list[Message] = []
+        self._last: tuple[list[Message], Answer] | None = None
 
     @property
     def commands(self) -> frozenset[str]:
@@ -101,11 +108,18 @@ class AinetMagics(Magics):
     def _run(self, options: Options, cell: str | None) -> Any:
         if options.command == "ask":
             return self._ask(options, cell)
+        if options.command == "fix":
+            options.text = [*options.text, failure_words(self.shell)]
+            return self._ask(options, None)
         if options.command == "client":
             return self._client(options)
         if options.command == "new":
             self.conversation.clear()
             say("A new conversation begins.")
+        elif options.command == "last":
+            self._show_last(options)
+        elif options.command == "find" and self._in_kernel and not options.json:
+            self._find(options)
         elif options.command == "plan" and self._in_kernel and not options.json:
             self._plan(options)
         else:
@@ -118,8 +132,12 @@ class AinetMagics(Magics):
             raise UsageError("Ask what? Write the question below %%ainet ask, or behind %ainet ask.")
         if options.to is not None and (not options.to.isidentifier() or keyword.iskeyword(options.to)):
             raise UsageError(f"--to {options.to}: that is not the name of a variable.")
+        if options.quote:
+            report(options, quoted(options, question), quote_words)
+            return
         messages = self._messages(options, question)
         answer = Answer()
+        self._last = messages, answer
         view = self._view(options, is_alone=cell is not None)
         stopped = False
         view.begin()
@@ -147,6 +165,19 @@ class AinetMagics(Magics):
             self.shell.user_ns[options.to] = answer.text
         if stopped:
             raise Stopped
+
+    def _show_last(self, options: Options) -> None:
+        if self._last is None:
+            raise UsageError("Nothing was asked yet in this notebook.")
+        messages, answer = self._last
+        say(prompt_words(messages, answer) if options.prompt else marked(answer))
+
+    def _find(self, options: Options) -> None:
+        folder = str(Path(options.folder).expanduser().resolve()) if options.folder else None
+        with find_node(options) as node:
+            found = node.call(context.find, options.text, folder, options.kind, options.most)
+        plain = found_words(found, options)
+        display({"text/html": found_html(found.results) or html.escape(plain), "text/plain": plain}, raw=True)
 
     def _messages(self, options: Options, question: str) -> list[Message]:
         asked = Message("user", question)
@@ -232,7 +263,10 @@ class CellView(View):
         if self._is_alone and not answer.text and not answer.finish:  # an error follows
             clear_output()
         elif answer.text or self._handle is not None:
-            self._update(to_html(answer.text), answer.text)
+            self._update(to_html(marked(answer, escape=True)), marked(answer))
+        if answer.passages and answer.finish:
+            plain = "\n".join([*([LEGEND] if has_unknown(answer) else []), *source_words(answer.passages)])
+            display({"text/html": sources_html(answer), "text/plain": plain}, raw=True)
         if answer.finish:
             footer = answer.footer()
             quiet = f'<small style="opacity: 0.6">{html.escape(footer)}</small>'
@@ -266,6 +300,8 @@ class TerminalView(View):
     def finish(self, answer: Answer) -> None:
         """Print the quiet line."""
         self._progress.clear()
+        if answer.passages and answer.finish:
+            say(f"\n\n{below_words(answer)}")
         if answer.finish:
             say(f"\n{answer.footer()}")
         elif answer.text:

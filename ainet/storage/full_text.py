@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from typing import TYPE_CHECKING
 
-from ainet.storage.question import Stemmer, match_of, words_of
+from ainet.storage.question import WORD, Stemmer, match_of, words_of
 from ainet.storage.records import Found
 
 if TYPE_CHECKING:
@@ -83,6 +84,22 @@ class FullText:
             ),
         )
         return [Found(passage, -score) for passage, score in rows]
+
+    def coverage(self, question: str, texts: Sequence[str]) -> list[float]:
+        """Return how much of what a question says is in each text, from 0 to 1; rare words say more."""
+        terms = {term for its in self._stemmer.terms(words_of(question)) for term in its}
+        weights = self.weights(sorted(terms))
+        whole = sum(weights.values())
+        found = []
+        for text in texts:
+            there = {term for its in self._stemmer.terms(WORD.findall(text)) for term in its}
+            found.append(sum(weights[term] for term in terms & there) / whole if whole else 0.0)
+        return found
+
+    def weights(self, terms: Sequence[str]) -> dict[str, float]:
+        """Return how much each term says: its inverse document frequency."""
+        (passages,) = self._database.execute("SELECT count(*) FROM words_docsize").fetchone()
+        return {term: math.log(1 + (passages + 1) / (self._count(term) + 0.5)) for term in terms}
 
     def check(self) -> str:
         """Return what is wrong with the index, compared with the passages; empty where nothing is."""

@@ -314,6 +314,16 @@ class HybridStorage:
         with self._database.reading():
             return self._found.search(question, n, within=within, below=below, kind=kind)
 
+    def coverage(self, question: str, texts: Sequence[str]) -> list[float]:
+        """Return how much of what a question says is in each text; see `FullText.coverage`."""
+        with self._database.reading():
+            return self._found.coverage(question, texts)
+
+    def weights(self, terms: Sequence[str]) -> dict[str, float]:
+        """Return how much each term says: its inverse document frequency."""
+        with self._database.reading():
+            return self._found.weights(terms)
+
     def among(self, passages: Sequence[int], *, below: str | None = None, kind: str | None = None) -> list[int]:
         """Return those of the passages that are in a folder or file, and of a kind."""
         rows = self._database.ask(

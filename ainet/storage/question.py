@@ -11,7 +11,7 @@ from ainet.storage.identifiers import parts
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_WORD = re.compile(r"\w+")
+WORD = re.compile(r"\w+")
 #: Words of a question that are looked at.
 MOST_WORDS = 64
 #: Words in more than this part of the passages find none, where there are this many rarer ones: a search would take
@@ -62,7 +62,7 @@ class Stemmer:
 def words_of(question: str) -> list[str]:
     """Return the words of a question, each once, with the words of which its identifiers consist; no stop words."""
     found: dict[str, None] = {}
-    for word in _WORD.findall(question)[:MOST_WORDS]:
+    for word in WORD.findall(question)[:MOST_WORDS]:
         found[word] = None
         pieces = parts(word)
         if len(pieces) > 1:

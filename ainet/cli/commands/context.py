@@ -146,7 +146,8 @@ def _why(path: str, found: list[context.ContextProblem], state: ContextState) ->
     return f"Nothing keeps {path} from being read, unless it is ignored, generated, binary or secret by its name."
 
 
-def _found(found: FoundPassages, options: Options) -> str:
+def found_words(found: FoundPassages, options: Options) -> str:
+    """Return what was found, for people."""
     if not found.results:
         return f"Nothing was found for {options.text!r}."
     parts = []
@@ -162,5 +163,5 @@ def _found(found: FoundPassages, options: Options) -> str:
 
 COMMANDS: tuple[Command, ...] = (
     Command("context", "let the node know folders, or show which it knows", _options, _context),
-    verb_command(context.find, _found, folder=_whole, most=count),
+    verb_command(context.find, found_words, folder=_whole, most=count),
 )

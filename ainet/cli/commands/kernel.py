@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ainet.cli.command import Command, Options
+from ainet.cli.commands.ask import ask_options
 from ainet.cli.parser import count, no_options
 from ainet.errors import UsageError
 
@@ -21,7 +22,14 @@ def _in_a_kernel(options: Options) -> int:
     raise UsageError(f"`{options.command}` needs a kernel: %ainet {options.command}")
 
 
+def _last_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
+    """Add what is shown."""
+    parser.add_argument("--prompt", action="store_true", help="show what the model was asked, where, and why so")
+
+
 COMMANDS = (
+    Command("fix", "ask what is wrong with the cell that failed last", ask_options, _in_a_kernel),
+    Command("last", "show the last answer again, or how it was asked", _last_options, _in_a_kernel),
     Command("new", "begin a new conversation", no_options, _in_a_kernel),
     Command("client", "return a dask Client with workers that members lend", _client_options, _in_a_kernel),
 )

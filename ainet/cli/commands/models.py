@@ -1,23 +1,20 @@
-"""Asking models, and what becomes of them."""
+"""Models: which there are, where their layers go, and their end."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ainet.api import models
-from ainet.api.generate import Message, Progress, Text
 from ainet.api.models import ModelSettings
-from ainet.cli.command import Command, Options, find_node, print_json, read, report
-from ainet.cli.parser import count, number, only_json
-from ainet.cli.progress import ProgressLine
+from ainet.cli.command import Command, Options, find_node, print_json, report
+from ainet.cli.parser import count, only_json
 from ainet.cli.tables import bytes_or_dash, shortened, table
-from ainet.cli.terminal import check_text, escaped, read_input, say
-from ainet.client.answer import Answer, layer_range
+from ainet.cli.terminal import say
+from ainet.client.answer import layer_range
 from ainet.client.client import whole_path
-from ainet.errors import AinetError, UsageError
+from ainet.errors import UsageError
 from ainet.units import show_bytes
 
 if TYPE_CHECKING:
@@ -25,56 +22,8 @@ if TYPE_CHECKING:
 
     from ainet.api.models import ListedModel, Plan
 
-#: Names of `ask`'s options that go to the node as they are.
-SAMPLING = (
-    "model",
-    "stages",
-    "raw",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repeat_penalty",
-    "seed",
-    "max_tokens",
-    "stop",
-    "json_schema_loose",
-)
-
-
 #: Columns that a table of models may have.
 WIDTH = 100
-#: Of options whose value is a text, since a shell's and a magic's line cannot hold the end of a line.
-ESCAPES = "; \\n, \\t, \\u2026 and \\\\ mean what they do in Python"
-
-
-def _ask_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
-    """Add the question and how it is answered."""
-    parser.add_argument("text", metavar="TEXT", nargs="*", help="the question")
-    parser.add_argument("--model", metavar="NAME", help="name, path or hf:org/repo/file of the model")
-    parser.add_argument("--stages", metavar="N", type=count, help="split the model into that many stages")
-    parser.add_argument("--temperature", metavar="T", type=number, help="0 always takes the likeliest token")
-    parser.add_argument("--top-k", metavar="K", type=int, help="draw from the K likeliest tokens")
-    parser.add_argument("--top-p", metavar="P", type=number, help="draw from the likeliest tokens of probability P")
-    parser.add_argument("--min-p", metavar="P", type=number, help="least probability, relative to the likeliest token")
-    parser.add_argument("--repeat-penalty", metavar="R", type=number, help="above 1: repeats become less likely")
-    parser.add_argument("--seed", metavar="N", type=int, help="the same seed draws the same tokens")
-    parser.add_argument("--max-tokens", metavar="N", type=count, help="most tokens of the answer (default: 256)")
-    parser.add_argument(
-        "--stop", metavar="TEXT", type=escaped, action="append", help=f"end before this text{ESCAPES}; may be repeated"
-    )
-    parser.add_argument("--grammar", metavar="FILE", help="GBNF grammar that the answer must follow")
-    parser.add_argument("--json-schema", metavar="FILE", help="JSON schema that the answer must follow")
-    loose = "pass over what cannot be promised of the schema, and say what"
-    parser.add_argument("--json-schema-loose", action="store_const", const=True, help=loose)
-    parser.add_argument(
-        "--system", metavar="TEXT", type=escaped, help=f"instructions that precede the conversation{ESCAPES}"
-    )
-    # None, so that an option that was not given does not override the node's default.
-    parser.add_argument("--raw", action="store_const", const=True, help="continue TEXT as it is: no chat template")
-    if kernel:
-        parser.add_argument("--to", metavar="VAR", help="also put the text of the answer into this variable")
-    only_json(parser, kernel)
 
 
 def _plan_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
@@ -90,80 +39,6 @@ def _plan_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
 def _unload_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
     parser.add_argument("model", metavar="MODEL", nargs="?", help="the model (default: all)")
     only_json(parser, kernel)
-
-
-def sampling(options: Options) -> dict[str, Any]:
-    """Return `ask`'s options as `NodeClient.generate` takes them."""
-    found = {name: getattr(options, name) for name in SAMPLING}
-    if options.grammar is not None:
-        found["grammar"] = read(options.grammar)
-    if options.json_schema is not None:
-        try:
-            found["json_schema"] = json.loads(
-                read(options.json_schema), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant
-            )
-        except (ValueError, RecursionError) as exc:
-            raise UsageError(f"{options.json_schema} is not JSON: {exc}.") from exc
-    return found
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key!r} occurs twice in one object")
-        found[key] = value
-    return found
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def conversation(options: Options, question: str) -> list[Message]:
-    """Return the messages of a single question."""
-    system = [Message("system", options.system)] if options.system else []
-    return [*system, Message("user", question)]
-
-
-def _ask(options: Options) -> int:
-    question = " ".join(options.text)
-    check_text("The question", question)
-    if not options.text or question == "-":
-        if sys.stdin.isatty():
-            raise UsageError("ask what? Write the question behind `ainet ask`, or send it to its standard input.")
-        question = read_input()
-    given = sampling(options)
-    answer = Answer()
-    progress = ProgressLine()
-    interrupted = False
-    progress.begin()
-    with find_node(options) as node:
-        events = node.generate(conversation(options, question), **given)
-        try:
-            for event in events:
-                answer.add(event)
-                if isinstance(event, Progress):
-                    progress.show(event, amid=bool(answer.text))
-                elif isinstance(event, Text) and not options.json:
-                    progress.clear()
-                    say(event.text, end="")
-        except KeyboardInterrupt:
-            interrupted = True
-            answer.cut_off()
-        except AinetError:
-            if answer.text and not options.json:
-                say()
-            raise
-        finally:
-            events.close()
-            progress.clear()
-    if options.json:
-        print_json(answer.to_dict())
-    else:
-        say()
-        say(answer.footer(), to=sys.stderr)
-    return 130 if interrupted else 0
 
 
 def what_if(options: Options) -> list[dict[str, Any]] | None:
@@ -282,7 +157,6 @@ def _unload(options: Options) -> int:
 
 
 COMMANDS = (
-    Command("ask", "ask a model", _ask_options, _ask),
     Command("plan", models.plan.help, _plan_options, _plan),
     Command("models", models.models.help, _models_options, _models),
     Command("unload", models.unload.help, _unload_options, _unload),

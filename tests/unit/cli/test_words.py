@@ -12,7 +12,8 @@ from support.views import node_state
 from ainet.api.generate import Done, GenerateRequest, Message, PlacedStage, Progress, Start, Text, Timings
 from ainet.api.models import ListedModel, ModelSettings, Plan, PlannedStage
 from ainet.api.node import CertificateState, MemberWorkers, NodeStatus, PipelineStatus, WorkerState
-from ainet.cli.commands.models import model_details, model_words, plan_words, sampling
+from ainet.cli.commands.ask import sampling
+from ainet.cli.commands.models import model_details, model_words, plan_words
 from ainet.cli.commands.node import status_words
 from ainet.cli.subcommands import build_parser
 from ainet.client.answer import Answer

@@ -1,0 +1,70 @@
+"""Passages below an answer, as HTML: quoted, with links that open the file, at its cell or line."""
+
+from __future__ import annotations
+
+import html
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from ainet.client.cited import LEGEND, MOST_LINES, has_unknown, place
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ainet.api.context import FoundPassage
+    from ainet.client.answer import Answer
+
+QUIET = "opacity: 0.6"
+#: Folders above the notebook's that links may lead to.
+MOST_UP = 3
+
+
+def link(passage: FoundPassage, line: int, text: str, here: str | None = None) -> str:
+    """Return a link to a passage, as HTML: relative to the notebook's folder, as JupyterLab follows it.
+
+    Parameters
+    ----------
+    here
+        The notebook's folder; None for that of the kernel.
+    """
+    path = os.path.relpath(passage.path, here or Path.cwd())
+    if path.count("..") > MOST_UP:
+        return html.escape(text)
+    if passage.cell and path.endswith(".ipynb"):
+        fragment = f"#cell-id={quote(passage.cell)}"
+    else:
+        fragment = f"#line={line - 1}" if line else ""  # JupyterLab counts from 0
+    return f'<a href="{html.escape(quote(path) + fragment)}">{html.escape(text)}</a>'
+
+
+def sources_html(answer: Answer) -> str:
+    """Return the passages that went along with a question, quoted."""
+    cited = {one.passage: one.line for one in reversed(answer.citations) if one.passage is not None}
+    items = []
+    for number, one in enumerate(answer.passages):
+        line = cited.get(number, 0) or one.line
+        lines = one.text.split("\n")
+        text = "\n".join([*lines[:MOST_LINES], *(["…"] if len(lines) > MOST_LINES else [])])
+        items.append(
+            f"<p>[{number + 1}] {link(one, line, place(one, line))}</p>"
+            f'<pre style="margin-left: 2em"><code>{html.escape(text)}</code></pre>'
+        )
+    legend = f"<p>{html.escape(LEGEND)}</p>" if has_unknown(answer) else ""
+    return f'<details style="{QUIET}"><summary>From your documents</summary>{legend}{"".join(items)}</details>'
+
+
+def found_html(found: Sequence[FoundPassage]) -> str:
+    """Return passages as a table whose links open them; empty where there are none."""
+    rows = []
+    for number, one in enumerate(found, 1):
+        lines = one.text.split("\n")
+        text = "\n".join([*lines[:MOST_LINES], *(["…"] if len(lines) > MOST_LINES else [])])
+        about = " ".join(part for part in (one.kind, one.name) if part)
+        why = f'<br><small style="{QUIET}">{html.escape(f"{about} · {one.reason}")}</small>'
+        rows.append(
+            f'<tr><td>{number}</td><td style="text-align: left">{link(one, one.line, place(one))}{why}</td>'
+            f'<td style="text-align: left"><pre><code>{html.escape(text)}</code></pre></td></tr>'
+        )
+    return f"<table>{''.join(rows)}</table>" if rows else ""
