@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ainet.context.relation_question import relation_question
 from ainet.storage.identifiers import parts
+from ainet.storage.relations import whole_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -143,10 +144,8 @@ class Retriever:
         """Return what may be meant: by its name, or else by what describes it; the more likely, the larger."""
         name = thing.removesuffix("()").strip("`'\" ")
         if re.fullmatch(r"[\w.]+", name):
-            named = [
-                one for one in self._storage.named([name]) if f".{one.name}".endswith(f".{name.rpartition('.')[2]}")
-            ]
-            exact = [one for one in named if f"{one.path}.{one.name}".replace("/", ".").endswith(f".{name}")] or named
+            named = self._storage.named([name])
+            exact = [one for one in named if f".{whole_name(one)}".endswith(f".{name}")] or named
             if exact:
                 return [(one, 1.0) for one in exact[:THINGS]]
         order = {one.id: i for i, one in enumerate(words)}

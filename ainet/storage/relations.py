@@ -145,8 +145,8 @@ def agreement(target: str, source: int, path: str, definition: Definition, alike
         return WHOLE if source == definition.source and target[1:] == definition.name else 0.0
     if target.startswith("?"):
         return LAST / max(alike, 1) if source != definition.source else LAST
-    module = PurePosixPath(definition.path).with_suffix("").parts
-    whole = ".".join([*(module[:-1] if module[-1:] == ("__init__",) else module), definition.name])
+    module = _module(definition)
+    whole = whole_name(definition)
     if target.startswith("."):
         here = PurePosixPath(path).parent.parts
         up = len(target) - len(target.lstrip(".")) - 1
@@ -157,6 +157,16 @@ def agreement(target: str, source: int, path: str, definition: Definition, alike
         return 0.0
     package = target.removesuffix(definition.name).rstrip(".").split(".")
     return PACKAGE if package and package[-1] in module else 0.0
+
+
+def whole_name(definition: Definition) -> str:
+    """Return the name under which a definition can be imported: with its folders and its module."""
+    return ".".join([*_module(definition), definition.name])
+
+
+def _module(definition: Definition) -> tuple[str, ...]:
+    parts = PurePosixPath(definition.path).with_suffix("").parts
+    return parts[:-1] if parts[-1:] == ("__init__",) else parts
 
 
 def _last(target: str, kind: str) -> str:
