@@ -121,6 +121,8 @@ class FoundPassage:
         Larger is better; of one question only.
     reason
         Why it was found.
+    best_line
+        The line on which the sentence begins that has most in common with the question; 0 where there are no lines.
     """
 
     path: str
@@ -132,6 +134,7 @@ class FoundPassage:
     kind: str
     name: str
     reason: str = ""
+    best_line: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

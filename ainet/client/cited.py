@@ -49,7 +49,7 @@ def has_unknown(answer: Answer) -> bool:
 
 def place(passage: FoundPassage, line: int = 0) -> str:
     """Return where a passage stands, or the line that was cited."""
-    line = line or passage.line
+    line = line or passage.best_line or passage.line
     cell = f" cell {passage.cell}" if passage.cell and Path(passage.path).suffix == ".ipynb" else ""
     return f"{passage.path}{cell}{f':{line}' if line else ''}"
 

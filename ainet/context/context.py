@@ -216,7 +216,9 @@ class Context:
             Nothing was added yet.
         """
         below = str(PurePath(folder)) if folder is not None else None
-        return FoundPassages(results=[_shown(one) for one in await self.retrieve(text, most, below, kind)])
+        found = [_shown(one) for one in await self.retrieve(text, most, below, kind)]
+        opened = await self._open_known()
+        return FoundPassages(results=await asyncio.to_thread(grounds.with_best_lines, opened.storage, text, found))
 
     async def quote(
         self, text: str, folder: str | None = None, kind: str | None = None, most: int = 3

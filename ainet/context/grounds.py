@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ainet.api.generate import Citation
-from ainet.context.citations import Citations
+from ainet.context.citations import Citations, sentences_of
 from ainet.storage.question import Stemmer
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 LEAST_COVERED = 0.5
 #: Of the best passage's score: passages with less do not go along.
 LEAST_SCORE = 0.3
+#: How much less a heading says than a sentence below it.
+HEADING = 0.5
 NOTHING = "nothing in your documents covers the question: the model was asked without them"
 #: Bytes of a model, and how many passages go along up to there: small models are led astray by what does not help.
 BY_SIZE: tuple[tuple[int, int], ...] = ((500_000_000, 2), (3_000_000_000, 4))
@@ -37,6 +40,19 @@ def chosen(storage: HybridStorage, question: str, found: Sequence[FoundPassage])
         for one, part in zip(found, covered, strict=True)
         if one.score >= LEAST_SCORE * best and part >= LEAST_COVERED / 2
     ]
+
+
+def with_best_lines(storage: HybridStorage, question: str, found: Sequence[FoundPassage]) -> list[FoundPassage]:
+    """Return passages that know which of their lines has most in common with the question."""
+    sentences = [(one, sentence) for one in found if one.line for sentence in sentences_of(one.text)]
+    covered = storage.coverage(question, [sentence.text for _, sentence in sentences])
+    best: dict[int, tuple[float, int]] = {}
+    for (one, sentence), covers in zip(sentences, covered, strict=True):
+        begin = one.text.rfind("\n", 0, sentence.begin) + 1
+        part = covers * HEADING if one.text.startswith("#", begin) else covers
+        if part > best.get(id(one), (0.0, 0))[0]:
+            best[id(one)] = part, one.line + one.text.count("\n", 0, sentence.begin)
+    return [replace(one, best_line=best.get(id(one), (0.0, one.line))[1]) for one in found]
 
 
 def number_for(model_bytes: int) -> int:

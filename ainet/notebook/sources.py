@@ -44,7 +44,7 @@ def sources_html(answer: Answer) -> str:
     cited = {one.passage: one.line for one in reversed(answer.citations) if one.passage is not None}
     items = []
     for number, one in enumerate(answer.passages):
-        line = cited.get(number, 0) or one.line
+        line = cited.get(number, 0) or one.best_line
         lines = one.text.split("\n")
         text = "\n".join([*lines[:MOST_LINES], *(["…"] if len(lines) > MOST_LINES else [])])
         items.append(
@@ -64,7 +64,7 @@ def found_html(found: Sequence[FoundPassage]) -> str:
         about = " ".join(part for part in (one.kind, one.name) if part)
         why = f'<br><small style="{QUIET}">{html.escape(f"{about} · {one.reason}")}</small>'
         rows.append(
-            f'<tr><td>{number}</td><td style="text-align: left">{link(one, one.line, place(one))}{why}</td>'
+            f'<tr><td>{number}</td><td style="text-align: left">{link(one, one.best_line, place(one))}{why}</td>'
             f'<td style="text-align: left"><pre><code>{html.escape(text)}</code></pre></td></tr>'
         )
     return f"<table>{''.join(rows)}</table>" if rows else ""

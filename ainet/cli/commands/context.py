@@ -12,6 +12,7 @@ from ainet.cli.command import Command, Options, find_node, report, verb_command
 from ainet.cli.parser import count, only_json
 from ainet.cli.progress import ProgressLine
 from ainet.cli.tables import table
+from ainet.client.cited import place
 from ainet.errors import UsageError
 from ainet.units import show_bytes
 
@@ -152,12 +153,10 @@ def found_words(found: FoundPassages, options: Options) -> str:
         return f"Nothing was found for {options.text!r}."
     parts = []
     for number, one in enumerate(found.results, 1):
-        place = f":{one.line}" if one.line else ""
-        place += f" cell {one.cell}" if one.cell else ""
         lines = one.text.split("\n")
         shown = [f"    {line}" for line in lines[:SHOWN]] + (["    …"] if len(lines) > SHOWN else [])
         why = f" ({one.reason})" if one.reason else ""
-        parts.append("\n".join([f"{number}. {one.path}{place}  {one.kind} {one.name}".rstrip() + why, *shown]))
+        parts.append("\n".join([f"{number}. {place(one)}  {one.kind} {one.name}".rstrip() + why, *shown]))
     return "\n\n".join(parts)
 
 

@@ -147,7 +147,7 @@ def test_the_commands(node_dir, notes):
     assert str(notes) in added
     assert "broken.ipynb is not JSON" in added
     shown = ainet("find", "pump replaced", data_dir=node_dir).stdout
-    assert f"1. {notes}/cellar.md:1  section Cellar" in shown
+    assert f"1. {notes}/cellar.md:2  section Cellar" in shown
     assert "    The pump was replaced in May." in shown
     (one,) = answer_of(ainet("find", "vat", "--in", str(notes), "--kind", "function", "--json", data_dir=node_dir))[
         "results"
