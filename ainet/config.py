@@ -63,6 +63,9 @@ class AinetConfig(Configurable):
     discover_models = Bool(
         True, help="Whether installed model packages, the Hugging Face cache, Ollama and LM Studio are searched."
     ).tag(config=True)
+    embedding_model = Unicode(
+        "", help="GGUF file of a model for vectors of the owner's passages (default: all-MiniLM-L6-v2, if installed)."
+    ).tag(config=True)
     context_window = Int(4096, help="Most tokens of prompt and answer together.").tag(config=True)
     chunk = Int(64, help="Prompt tokens that a stage processes at once (llama.cpp's n_ubatch).").tag(config=True)
     objective = Enum(

@@ -22,7 +22,7 @@ from ainet.context.reader import Reader
 from ainet.context.relation_question import relation_question
 from ainet.context.retriever import DEPTH, Retriever, weight_of
 from ainet.context.vectors import FOLDER as VECTORS
-from ainet.context.vectors import ContextVectors
+from ainet.context.vectors import ContextVectors, Nearest
 from ainet.errors import NotFound, UsageError
 from ainet.storage.hybrid import HybridStorage
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ainet.context.retriever import Ranked
     from ainet.engine.engine import Engine
     from ainet.engine.worker_pool import WorkerPool
-    from ainet.storage.records import Found, Label
+    from ainet.storage.records import Label
     from ainet.timing import Timing
 
 FOLDER = "context"
@@ -57,6 +57,8 @@ class Context:
     ----------
     data_dir
         The node's data directory.
+    better
+        Path of an embedding model; see `VectorActor`.
     engine, workers
         Where files are read and vectors made.
     answers
@@ -69,6 +71,7 @@ class Context:
         self,
         *,
         data_dir: Path,
+        better: str,
         engine: Engine,
         workers: WorkerPool,
         answers: Answers,
@@ -76,7 +79,7 @@ class Context:
         timing: Timing,
     ) -> None:
         self._data_dir, self._engine, self._workers = data_dir.resolve(), engine, workers
-        self._log, self._timing = log, timing
+        self._log, self._timing, self._better = log, timing, better
         self._folder = data_dir / FOLDER
         self._opening = asyncio.Lock()
         self._opened: _Opened | None = None
@@ -187,14 +190,7 @@ class Context:
         """Compare everything that is kept with everything else."""
         opened = await self._open()
         found = await asyncio.to_thread(opened.storage.check)
-        should, there = await opened.vectors.numbers()
-        missing, extra = len(set(should) - set(there)), len(set(there) - set(should))
-        if missing:
-            found.append(f"{missing} passages should have vectors, and have none.")
-        owed = sum(index.owed + index.left for index in await asyncio.to_thread(opened.storage.indexes))
-        if extra > owed:
-            found.append(f"{extra} vectors are of passages that are gone; {owed} are expected to be.")
-        return ContextCheck(problems=found)
+        return ContextCheck(problems=[*found, *await opened.vectors.check()])
 
     async def rebuild(self) -> ContextState:
         """Make the index of words, and all vectors, anew."""
@@ -237,11 +233,16 @@ class Context:
     async def retrieve(self, question: str, n: int, below: str | None = None, kind: str | None = None) -> list[Ranked]:
         """Return the `n` passages that fit a question best; raises `UsageError` where nothing was added yet."""
         opened = await self._open_known()
-        near: list[Found] = []
+        near = Nearest([], is_static=True)
         if weight_of(question) and relation_question(question) is None:
             near = await self._near(opened, question, below, kind)
         return await asyncio.to_thread(
-            Retriever(opened.storage).find, question, n, vectors=near, below=below, kind=kind
+            Retriever(opened.storage, is_static=near.is_static).find,
+            question,
+            n,
+            vectors=near.found,
+            below=below,
+            kind=kind,
         )
 
     async def _open_known(self) -> _Opened:
@@ -249,15 +250,16 @@ class Context:
             raise UsageError("The node knows no files yet: `ainet context add PATH` lets it know a folder.")
         return await self._open()
 
-    async def _near(self, opened: _Opened, question: str, below: str | None, kind: str | None) -> list[Found]:
+    async def _near(self, opened: _Opened, question: str, below: str | None, kind: str | None) -> Nearest:
         if below is None and kind is None:
             return await opened.vectors.search(question, DEPTH)
         allowed = await asyncio.to_thread(opened.storage.all_among, below=below, kind=kind, most=MOST_NAMED)
         if len(allowed) < MOST_NAMED:
             return await opened.vectors.search(question, DEPTH, among=allowed)
         near = await opened.vectors.search(question, FILTERED)
-        kept = set(await asyncio.to_thread(opened.storage.among, [one.id for one in near], below=below, kind=kind))
-        return [one for one in near if one.id in kept][:DEPTH]
+        numbers = [one.id for one in near.found]
+        kept = set(await asyncio.to_thread(opened.storage.among, numbers, below=below, kind=kind))
+        return Nearest([one for one in near.found if one.id in kept][:DEPTH], near.is_static)
 
     # --- what is behind it -----------------------------------------------------------------------
 
@@ -270,6 +272,7 @@ class Context:
                 self._opened = _Opened(
                     storage,
                     self._folder / VECTORS,
+                    self._better,
                     engine=self._engine,
                     workers=self._workers,
                     log=self._log,
@@ -328,6 +331,7 @@ class _Opened:
         self,
         storage: HybridStorage,
         folder: Path,
+        better: str,
         *,
         engine: Engine,
         workers: WorkerPool,
@@ -336,7 +340,7 @@ class _Opened:
     ) -> None:
         self.storage = storage
         self.reader = Reader(engine, workers, log, timing)
-        self.vectors = ContextVectors(storage, folder, engine=engine, workers=workers, log=log, timing=timing)
+        self.vectors = ContextVectors(storage, folder, better, engine=engine, workers=workers, log=log, timing=timing)
         self.folders = Folders(storage, self.reader, self.vectors.notice, log=log, timing=timing)
         self.vectors.pause(self.folders.is_paused)
 

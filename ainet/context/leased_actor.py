@@ -11,7 +11,7 @@ from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Coroutine
+    from collections.abc import Awaitable, Coroutine
 
     from ainet.engine.engine import Engine
     from ainet.engine.worker_pool import WorkerLease, WorkerPool
@@ -23,7 +23,7 @@ class WorkerLost(Exception):
 
 
 class LeasedActor:
-    """Has one actor, one question at a time.
+    """Has one actor.
 
     Parameters
     ----------
@@ -55,6 +55,7 @@ class LeasedActor:
         self._actor: Any = None
         self._lock = asyncio.Lock()
         self._idle: asyncio.TimerHandle | None = None
+        self._calls = 0
         self._ending = Tasks("A worker was not given back", log)
 
     @property
@@ -73,22 +74,27 @@ class LeasedActor:
         TimeoutError
             There was no answer within this time; the worker is ended.
         """
-        async with self._lock:
+        self._calls += 1
+        try:
+            async with self._lock:
+                lease = await self._ready()
+                work = getattr(self._actor, method)(*arguments)
+            try:
+                return await _unless_lost(lease, _awaited(work), seconds)
+            except WorkerLost:
+                if self._lease is lease:
+                    self.release()
+                raise
+            except TimeoutError:
+                if self._lease is lease:
+                    self._lease = self._actor = None
+                await self._end(lease)  # there is no other way to end what it does
+                raise
+        finally:
+            self._calls -= 1
             if self._idle is not None:
                 self._idle.cancel()
-            try:
-                lease = await self._ready()
-                try:
-                    return await _unless_lost(lease, self._ask(method, arguments), seconds)
-                except WorkerLost:
-                    self.release()
-                    raise
-                except TimeoutError:
-                    self._lease = self._actor = None
-                    await self._end(lease)  # there is no other way to end what it does
-                    raise
-            finally:
-                self._idle = asyncio.get_running_loop().call_later(self._seconds, self.release)
+            self._idle = asyncio.get_running_loop().call_later(self._seconds, self._release_if_idle)
 
     def release(self) -> None:
         """Give the worker back, if there is one."""
@@ -101,6 +107,10 @@ class LeasedActor:
             else:
                 lease.release()
 
+    def _release_if_idle(self) -> None:
+        if not self._calls:
+            self.release()
+
     async def stop(self) -> None:
         """Give the worker back at once, whatever it does."""
         self._retire = False  # all workers end with the engine
@@ -112,9 +122,6 @@ class LeasedActor:
             await self._engine.retire(lease.worker.address)
         finally:
             lease.release()
-
-    async def _ask(self, method: str, arguments: tuple[Any, ...]) -> Any:
-        return await getattr(self._actor, method)(*arguments)
 
     async def _ready(self) -> WorkerLease:
         """Return the lease of the actor's worker."""
@@ -137,6 +144,10 @@ class LeasedActor:
                     lease.release()
                 raise
         return self._lease
+
+
+async def _awaited(work: Awaitable[Any]) -> Any:
+    return await work
 
 
 async def _unless_lost(lease: WorkerLease, work: Coroutine[Any, Any, Any], seconds: float) -> Any:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DEPTH = 100
 #: How much vectors count beside words, by what is asked: names and terms, statements, questions. Vectors of a static
 #: model know little of rare terms.
-TERMS, STATEMENT, QUESTION = 0.0, 0.15, 0.4
+STATIC, BETTER = (0.0, 0.15, 0.4), (0.0, 0.5, 1.0)
 #: Passages without a word of the question must be this similar: unrelated texts have 0.1, and of 1000 one has 0.5.
 LEAST_SIMILAR = 0.3
 #: Words up to which a question is a list of terms.
@@ -56,13 +56,13 @@ class Retriever:
 
     Parameters
     ----------
-    trust
-        How much the vectors count, compared with those of the static model.
+    is_static
+        Whether vectors come from a static model, which knows less.
     """
 
-    def __init__(self, storage: HybridStorage, *, trust: float = 1.0) -> None:
+    def __init__(self, storage: HybridStorage, *, is_static: bool = True) -> None:
         self._storage = storage
-        self._trust = trust
+        self._is_static = is_static
 
     def find(
         self,
@@ -85,7 +85,7 @@ class Retriever:
         relation = relation_question(question)
         asked = relation.thing if relation is not None else question
         words = self._storage.search(asked, DEPTH, below=below, kind=kind)
-        scores = fuse(words, vectors, weight_of(question) * self._trust)
+        scores = fuse(words, vectors, weight_of(question, is_static=self._is_static))
         reasons = {one.id: "words" for one in words}
         reasons |= {one.id: "words and meaning" if one.id in reasons else "meaning" for one in vectors}
         reasons = {number: reasons[number] for number in scores}
@@ -171,11 +171,12 @@ class Retriever:
             scores[number] = (score + NAMED * is_named) * factor
 
 
-def weight_of(question: str) -> float:
+def weight_of(question: str, *, is_static: bool = True) -> float:
     """Return how much vectors count for a question."""
+    terms, statement, asked = STATIC if is_static else BETTER
     if len(question.split()) <= FEW_WORDS:
-        return TERMS
-    return QUESTION if _QUESTION.search(question) else STATEMENT
+        return terms
+    return asked if _QUESTION.search(question) else statement
 
 
 def fuse(words: Sequence[Found], vectors: Sequence[Found], weight: float) -> dict[int, float]:

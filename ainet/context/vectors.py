@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ainet.context.leased_actor import LeasedActor, WorkerLost
 from ainet.errors import AinetError, NotEnough
@@ -24,11 +24,20 @@ if TYPE_CHECKING:
     from ainet.timing import Timing
 
 FOLDER = "vectors"
-#: Passages whose vectors are made at once.
-BATCH = 256
+#: Passages whose vectors are made at once, of the quick model and of the better one.
+BATCHES = (256, 16)
+#: The better model answers where it does not know this part of the passages, at most.
+UNKNOWN = 0.05
 #: Where this number, or this part, of vectors is owed, the table is written anew although nothing was forgotten on
 #: purpose: files that change leave the vectors of what they said before.
 MANY_OWED, PART_OWED = 1000, 0.1
+
+
+class Nearest(NamedTuple):
+    """The passages nearest to a question, and whether a static model says so, which knows less."""
+
+    found: list[Found]
+    is_static: bool
 
 
 class ContextVectors:
@@ -40,6 +49,8 @@ class ContextVectors:
         Says which passages there are, and which of them have vectors.
     folder
         Where the tables lie.
+    better
+        Path of an embedding model; see `VectorActor`.
     engine, workers
         Where vectors are made.
     """
@@ -48,6 +59,7 @@ class ContextVectors:
         self,
         storage: HybridStorage,
         folder: Path,
+        better: str,
         *,
         engine: Engine,
         workers: WorkerPool,
@@ -58,6 +70,7 @@ class ContextVectors:
         self._actor = LeasedActor(
             VectorActor,
             str(folder),
+            better,
             engine=engine,
             workers=workers,
             log=log,
@@ -67,7 +80,8 @@ class ContextVectors:
         )
         self._wanted, self._is_paused = asyncio.Event(), False
         self._idle = asyncio.Event()
-        self._model: tuple[str, str, int] | None = None
+        self._models: list[tuple[str, str, int]] = []
+        self._problem = ""
         self._working = asyncio.create_task(self._work(), name="vectors")
         #: Why no vectors are made, in words; empty where they are.
         self.failed = ""
@@ -86,34 +100,40 @@ class ContextVectors:
         """Wait until all passages have vectors, and none is owed that should be gone."""
         await self._idle.wait()
 
-    async def search(self, question: str, n: int, among: Sequence[int] | None = None) -> list[Found]:
+    async def search(self, question: str, n: int, among: Sequence[int] | None = None) -> Nearest:
         """Return the passages nearest to a question; none where vectors cannot be asked within a moment."""
         try:
             async with asyncio.timeout(self._timing.vectors_asked):
-                index = await self._index()
-                numbers = _packed(among) if among is not None else None
                 try:
-                    found, similarities = await self._call("search", index.table, question, n, numbers)
+                    return await self._search(question, n, among)
                 except WorkerLost:  # it may have ended long ago, unasked
-                    found, similarities = await self._call("search", index.table, question, n, numbers)
+                    return await self._search(question, n, among)
         except (TimeoutError, WorkerLost, NotEnough) as exc:
             self._log.info("Vectors could not be asked: %r.", exc)
-            return []
         except AinetError as exc:
             await self._make_anew(exc)
-            return []
-        return [Found(passage, score) for passage, score in zip(found, similarities, strict=True)]
+        return Nearest([], is_static=True)
 
-    async def numbers(self) -> tuple[list[int], list[int]]:
-        """Return the passages that should have vectors, and those that have."""
-        index, should = await asyncio.to_thread(self._storage.embedded, (await self._index()).id)
-        there = array.array("q")
-        there.frombytes(await self._call("passages", index.table))
-        return should, list(there)
+    async def check(self) -> list[str]:
+        """Compare the tables with what is noted of them; returns what does not agree, in sentences."""
+        found = []
+        for one in await self._indexes():
+            index, should = await asyncio.to_thread(self._storage.embedded, one.id)
+            there = array.array("q")
+            there.frombytes(await self._call("passages", index.table))
+            missing, extra = len(set(should) - set(there)), len(set(there) - set(should))
+            if missing:
+                found.append(f"{missing} passages should have vectors of {index.name}, and have none.")
+            if extra > index.owed + index.left:
+                found.append(
+                    f"{extra} vectors of {index.name} are of passages that are gone; {index.owed} are expected to be."
+                )
+        return found
 
     async def rebuild(self) -> None:
         """Make all vectors anew."""
-        await asyncio.to_thread(self._storage.reset_index, (await self._index()).id)
+        for index in await asyncio.to_thread(self._storage.indexes):
+            await asyncio.to_thread(self._storage.reset_index, index.id)
         self.notice()
 
     async def stop(self) -> None:
@@ -132,7 +152,7 @@ class ContextVectors:
                 if not self._is_paused:
                     await self._embed()
                 await self._take_away()
-                self.failed = ""
+                self.failed = self._problem
             except (TimeoutError, WorkerLost) as exc:
                 self._log.info("Vectors are not made now: %r.", exc)
                 await self._again()
@@ -147,19 +167,33 @@ class ContextVectors:
                 self._idle.set()
 
     async def _embed(self) -> None:
-        """Make the vectors that are missing."""
+        """Make the vectors that are missing: those of the quick model first, also of what comes meanwhile."""
         if not await asyncio.to_thread(self._storage.needs_vectors):
             return
-        index = await self._index()
-        while True:
-            passages = await asyncio.to_thread(self._storage.next_unembedded, index.id, BATCH)
-            if not passages or self._is_paused:
+        indexes = await self._indexes()
+        made: set[str] = set()
+        while not self._is_paused:
+            for index, batch in zip(indexes, BATCHES, strict=False):
+                passages = await asyncio.to_thread(self._storage.next_unembedded, index.id, batch)
+                if passages:
+                    break
+            else:
                 break
-            numbers = [one.id for one in passages]
-            texts = [f"{one.header}\n{one.text}" for one in passages]
-            await self._call("add", index.table, _packed(numbers), texts)
+            table = await self._table(index)
+            numbers, texts = [one.id for one in passages], [f"{one.header}\n{one.text}" for one in passages]
+            await self._call("add", index.model, table, _packed(numbers), texts)
             await asyncio.to_thread(self._storage.note_embedded, index.id, numbers)
-        await self._call("settle", index.table)
+            made.add(table)
+            if index.is_urgent or not await asyncio.to_thread(self._storage.is_owed_urgently):
+                continue
+            await self._take_away()  # what was forgotten meanwhile does not wait for hours of work
+        for table in made:
+            await self._call("settle", table)
+        # A model that is not there any more has been replaced by then.
+        for index in await asyncio.to_thread(self._storage.indexes):
+            if not self._problem and index.model not in {one.model for one in indexes}:
+                await asyncio.to_thread(self._storage.drop_index, index.id)
+                await self._keep_only()
 
     async def _take_away(self) -> None:
         """Write tables anew in which there are vectors of passages that are gone."""
@@ -173,18 +207,46 @@ class ContextVectors:
             found, keep = await asyncio.to_thread(self._storage.embedded, index.id)
             await self._call("rewrite", found.table, found.next_table, _packed(keep))
             await asyncio.to_thread(self._storage.note_rewritten, found.id)
-            await self._call("keep_only", [one.table for one in await asyncio.to_thread(self._storage.indexes)])
+            await self._keep_only()
             await asyncio.to_thread(self._storage.note_paid, found)
 
-    async def _index(self) -> VectorIndex:
-        """Return the index of the actor's model."""
-        if self._model is None:
-            self._model = await self._call("model")
-        return await asyncio.to_thread(self._storage.open_index, *self._model)
+    async def _search(self, question: str, n: int, among: Sequence[int] | None) -> Nearest:
+        indexes = await self._indexes()
+        size = await asyncio.to_thread(self._storage.count)
+        # The best one that knows nearly all.
+        index = next((one for one in reversed(indexes) if one.left <= UNKNOWN * size), indexes[0])
+        if any(one.left for one in indexes):  # also of a model that is new
+            self.notice()
+        numbers = _packed(among) if among is not None else None
+        found, near = await self._call("search", index.model, index.table, question, n, numbers)
+        return Nearest(
+            [Found(passage, similarity) for passage, similarity in zip(found, near, strict=True)],
+            is_static=index is indexes[0],
+        )
+
+    async def _indexes(self) -> list[VectorIndex]:
+        """Return the indexes of the actor's models, the best one last."""
+        if not self._models:
+            self._models, self._problem = await self._call("models")
+        known = {one.model: one for one in await asyncio.to_thread(self._storage.indexes)}
+        found = []
+        for model, name, dimensions in self._models:
+            index = known.get(model)
+            if index is None:
+                index = await asyncio.to_thread(self._storage.open_index, model, name, dimensions)
+            found.append(index)
+        return found
+
+    async def _table(self, index: VectorIndex) -> str:
+        """Return the index's table of now."""
+        return next(one.table for one in await asyncio.to_thread(self._storage.indexes) if one.id == index.id)
+
+    async def _keep_only(self) -> None:
+        await self._call("keep_only", [one.table for one in await asyncio.to_thread(self._storage.indexes)])
 
     async def _make_anew(self, error: AinetError) -> None:
         """Have all vectors made anew: their table cannot be used."""
-        if self._model is None:
+        if not self._models:
             return  # no model, no table
         self._log.warning("All vectors are made anew: %s", error.message)
         await self.rebuild()

@@ -207,6 +207,7 @@ class Node:
         stack.push_async_callback(quantiser.stop)
         context = Context(
             data_dir=self._data_dir,
+            better=config.embedding_model,
             engine=self.engine,
             workers=self.stages.worker_pool,
             answers=self.answers,

@@ -209,8 +209,13 @@ class HybridStorage:
 
     def indexes(self) -> list[VectorIndex]:
         """Return the models that passages have vectors of, or shall have, the oldest first."""
-        with self._database.transaction():
-            return self._indexes.all()
+        with self._database.reading() as database:
+            return VectorIndexes(database).all()
+
+    def count(self) -> int:
+        """Return how many passages there are."""
+        ((passages,),) = self._database.ask("SELECT count(*) FROM words_docsize")
+        return int(passages)
 
     def open_index(self, model: str, name: str, dimensions: int) -> VectorIndex:
         """Return the index of a model, by its hash; where it is new, no passage has a vector in it yet."""
@@ -225,6 +230,11 @@ class HybridStorage:
             "OR NOT EXISTS (SELECT 1 FROM indexes) AND EXISTS (SELECT 1 FROM current_passages)"
         )
         return bool(needed)
+
+    def is_owed_urgently(self) -> bool:
+        """Whether vectors are on the disk that must not stay there."""
+        ((owed,),) = self._database.ask("SELECT EXISTS (SELECT 1 FROM indexes WHERE is_urgent AND owed > 0)")
+        return bool(owed)
 
     def next_unembedded(self, index: int, n: int) -> list[Unembedded]:
         """Return passages without vectors, the newest first, and note that they get some."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from ainet.errors import AinetError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ainet.vectors.model import EmbeddingModel
     from ainet.vectors.table import Numbers
 
+T = TypeVar("T")
 NICE = 10
 #: One thread: the owner works beside it.
 _ENVIRONMENT = {
@@ -33,47 +38,95 @@ class VectorActor:
     ----------
     folder
         Where the tables lie.
+    better
+        Path of a GGUF file of an embedding model that is better than the static one; empty for the one that its package
+        carries, if that is installed.
     """
 
-    def __init__(self, folder: str) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)  # the threads that it starts inherit this
+    def __init__(self, folder: str, better: str = "") -> None:
+        self._asking, self._changing = asyncio.Lock(), asyncio.Lock()
+        self._niced = ThreadPoolExecutor(1, initializer=_give_way)
         os.environ.update(_ENVIRONMENT)
         from ainet.vectors.table import VectorTables
         from ainet.vectors.word_llama import WordLlama
 
         self._tables = VectorTables(Path(folder))
-        self._model: EmbeddingModel = WordLlama()
+        static = WordLlama()
+        self._models: dict[str, EmbeddingModel] = {static.hash: static}
+        self._problem = ""
+        try:
+            model = _better(better, Path(folder))
+        except AinetError as exc:
+            self._problem = exc.message
+        else:
+            if model is not None:
+                self._models[model.hash] = model
 
-    def model(self) -> tuple[str, str, int]:
-        """Return the hash, the name and the dimensions of the model."""
-        return self._model.hash, self._model.name, self._model.dimensions
+    def models(self) -> tuple[list[tuple[str, str, int]], str]:
+        """Return the hash, name and dimensions of each model, the best one last, and why one is missing."""
+        return [(one.hash, one.name, one.dimensions) for one in self._models.values()], self._problem
 
-    def add(self, table: str, passages: bytes, texts: Sequence[str]) -> None:
+    async def add(self, model: str, table: str, passages: bytes, texts: Sequence[str]) -> None:
         """Add the vectors of passages to a table."""
-        self._tables.add(table, _numbers(passages), self._model.passages(texts))
 
-    def search(self, table: str, question: str, n: int, among: bytes | None = None) -> tuple[list[int], list[float]]:
-        """Return the passages nearest to a question, and how similar they are."""
-        vector = self._model.question(question)
-        near = self._tables.search(table, vector, n, among=_numbers(among) if among is not None else None)
-        return near.passages.tolist(), near.similarities.tolist()
+        def work() -> None:
+            self._tables.add(table, _numbers(passages), self._models[model].passages(texts))
 
-    def passages(self, table: str) -> bytes:
+        await self._change(work)
+
+    async def search(
+        self, model: str, table: str, question: str, n: int, among: bytes | None = None
+    ) -> tuple[list[int], list[float]]:
+        """Return the passages nearest to a question, and how similar they are; also while tables change."""
+
+        def work() -> tuple[list[int], list[float]]:
+            vector = self._models[model].question(question)
+            near = self._tables.search(table, vector, n, among=_numbers(among) if among is not None else None)
+            return near.passages.tolist(), near.similarities.tolist()
+
+        async with self._asking:
+            return await asyncio.to_thread(work)
+
+    async def passages(self, table: str) -> bytes:
         """Return the numbers of all passages of a table."""
-        return self._tables.passages(table).tobytes()
+        return await self._change(lambda: self._tables.passages(table).tobytes())
 
-    def rewrite(self, old: str, new: str, keep: bytes) -> int:
+    async def rewrite(self, old: str, new: str, keep: bytes) -> int:
         """Write a table anew with these passages alone."""
-        return self._tables.rewrite(old, new, _numbers(keep))
+        return await self._change(lambda: self._tables.rewrite(old, new, _numbers(keep)))
 
-    def settle(self, table: str) -> None:
+    async def settle(self, table: str) -> None:
         """Make the table's index, if it needs one."""
-        self._tables.index(table)
+        await self._change(lambda: self._tables.index(table))
 
-    def keep_only(self, tables: Sequence[str]) -> None:
+    async def keep_only(self, tables: Sequence[str]) -> None:
         """Drop all other tables."""
-        self._tables.keep_only(tables)
+        await self._change(lambda: self._tables.keep_only(tables))
+
+    async def _change(self, work: Callable[[], T]) -> T:
+        async with self._changing:
+            return await asyncio.get_running_loop().run_in_executor(self._niced, work)
+
+
+def _give_way() -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)  # the threads that it starts inherit this
+
+
+def _better(path: str, folder: Path) -> EmbeddingModel | None:
+    """Return the better model, if there is one; raises `AinetError` for one that cannot be used."""
+    from ainet.vectors import minilm
+    from ainet.vectors.gguf_model import GGUFModel
+
+    if path:
+        return GGUFModel(Path(path))
+    package = minilm.find()
+    if package is None:
+        return None
+    converted = folder / f"{minilm.NAME}.gguf"
+    if not converted.exists():
+        minilm.convert(package, converted)
+    return GGUFModel(converted)
 
 
 def _numbers(data: bytes) -> Numbers:

@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import errno
 import math
+import threading
 import warnings
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -71,6 +72,8 @@ class VectorTables:
         self._database = lancedb.connect(str(folder), session=session)
         self._tables: dict[str, lancedb.table.Table] = {}
         self._added = 0
+        #: Held while a table is read, and while what may be read goes.
+        self._reading = threading.Lock()
 
     def add(self, name: str, passages: Numbers, vectors: Vectors) -> None:
         """Add vectors to a table, which is made if it is missing."""
@@ -88,10 +91,10 @@ class VectorTables:
         among
             Only these passages are looked at.
         """
-        table = self._find(name)
-        if table is None:
-            return NONE
-        with _in_words(name):
+        with self._reading, _in_words(name):
+            table = self._find(name)
+            if table is None:
+                return NONE
             query = cast("LanceVectorQueryBuilder", table.search(vector))
             query = query.distance_type("dot").select(["passage", "_distance"])
             if partitions := _partitions(table):
@@ -151,7 +154,7 @@ class VectorTables:
         """Merge the files of a table, and delete those that are not needed any more."""
         table = self._find(name)
         if table is not None:
-            with _in_words(name), warnings.catch_warnings():
+            with self._reading, _in_words(name), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that nobody else may read it meanwhile: nobody does
                 table.optimize(cleanup_older_than=_AT_ONCE, delete_unverified=True)
         self._added = 0
@@ -180,9 +183,9 @@ class VectorTables:
             return set(self._database.list_tables().tables)
 
     def _drop(self, name: str) -> None:
-        self._tables.pop(name, None)
-        if name in self._names():
-            with _in_words(name):
+        with self._reading, _in_words(name):
+            self._tables.pop(name, None)
+            if name in self._names():
                 self._database.drop_table(name)
 
 

@@ -109,7 +109,7 @@ def _words(state: ContextState) -> str:
     rows = [(one.path, one.label, str(one.files), str(one.passages), _doing(one)) for one in state.folders]
     lines = [table(("folder", "label", "files", "passages", "state"), rows), f"{show_bytes(state.size)} on the disk."]
     lines += [f"{_vectors(one)}" for one in state.vectors if one.left or one.owed]
-    lines += [f"No vectors are made: {state.vectors_failed}"] if state.vectors_failed else []
+    lines += [f"Vectors: {state.vectors_failed}"] if state.vectors_failed else []
     lines += [f"{state.unwatched}; changes are found within minutes."] if state.unwatched else []
     lines += ["It is paused: `ainet context resume` goes on."] if state.is_paused else []
     if state.problems:

@@ -7,6 +7,7 @@ import os
 import signal
 
 import pytest
+from support.embedding import write_model
 from support.local_nodes import nodes
 
 from ainet.api import context
@@ -153,3 +154,38 @@ async def test_changes_are_found_at_once(tmp_path, notes):
         await until("dirigible", [f"{notes}/top.md"])
         (notes / "top.md").unlink()
         await until("dirigible", [])
+
+
+async def test_a_better_model_takes_over_and_another_one_its_place(tmp_path, notes):
+    first = write_model(tmp_path / "first.gguf", name="first")
+    async with nodes(tmp_path, QUICK, one={"embedding_model": str(first)}) as devices:
+        node = devices["one"]
+        await node.call(context.context_add, str(notes))
+        state = await settled(node)
+        assert [one.name for one in state.vectors][1:] == ["first"]
+        assert len(await found(node, QUESTION)) > 0
+        await node.call(context.context_forget, str(notes / "pets.md"))
+        assert [one.left for one in (await settled(node)).vectors] == [0, 0]
+        assert (await node.call(context.context_check)).problems == []
+
+    second = write_model(tmp_path / "second.gguf", seed=1, name="second")
+    async with nodes(tmp_path, QUICK, one={"embedding_model": str(second)}) as devices:
+        node = devices["one"]
+        await found(node, QUESTION)
+        async with asyncio.timeout(60):
+            while [one.name for one in (await node.call(context.context)).vectors][1:] != ["second"]:
+                await asyncio.sleep(0.05)
+        await settled(node)
+        assert (await node.call(context.context_check)).problems == []
+
+    second.write_bytes(b"junk")
+    async with nodes(tmp_path, QUICK, one={"embedding_model": str(second)}) as devices:
+        node = devices["one"]
+        (notes / "more.md").write_text("# Zeppelins\nAirships are filled with helium.\n")
+        await found(node, QUESTION)
+        async with asyncio.timeout(60):
+            while not (state := await node.call(context.context)).vectors_failed or state.vectors[0].left:
+                await asyncio.sleep(0.05)
+        assert "second.gguf is not a usable GGUF file" in state.vectors_failed
+        assert [one.name for one in state.vectors][1:] == ["second"]  # it is kept: the file may come back
+        assert (await found(node, "What are airships filled with?"))[0].path == f"{notes}/more.md"

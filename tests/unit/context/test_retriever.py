@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.storing import fingerprint
 
-from ainet.context.retriever import QUESTION, STATEMENT, TERMS, Retriever, fuse, weight_of
+from ainet.context.retriever import STATIC, Retriever, fuse, weight_of
 from ainet.passages.parse import parse
 from ainet.storage.hybrid import HybridStorage
 from ainet.storage.records import Found
+
+TERMS, STATEMENT, QUESTION = STATIC
 
 FILES = {
     "shop/orders.py": '''
