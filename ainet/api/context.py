@@ -152,6 +152,44 @@ class PassagesFor:
     note: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TraceNode:
+    """A passage in a trace; `is_asked`: whether it is what was asked for."""
+
+    id: int
+    path: str
+    line: int
+    cell: str
+    name: str
+    is_asked: bool
+
+
+@dataclass(frozen=True)
+class TraceEdge:
+    """That the passage `end` needs the passage `begin`, and in which way (`kind`), such as ``calls``."""
+
+    begin: int
+    end: int
+    kind: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What leads to something, and what it leads to."""
+
+    nodes: list[TraceNode]
+    edges: list[TraceEdge]
+
+
+@dataclass(frozen=True)
+class TraceRequest:
+    """What is traced, where, and how far."""
+
+    name: Annotated[Text, Option("a function, a class, or a variable of a notebook", metavar="NAME")]
+    folder: Annotated[Text | None, Option("only in this folder or file", metavar="FOLDER", flag="in")] = None
+    depth: Annotated[Count, Option("over N steps", metavar="N")] = 2
+
+
 @dataclass(frozen=True)
 class FolderRequest:
     """The folder or file, and who may have what is in it."""
@@ -197,6 +235,9 @@ context_add = Verb(
 )
 context_remove = Verb(
     "context_remove", "let the node forget it", "DELETE", "context/folders", PathRequest, ContextState, LONG
+)
+trace = Verb(
+    "trace", "show what leads to something, and what it leads to", "POST", "context/trace", TraceRequest, Trace
 )
 quote = Verb(
     "quote",

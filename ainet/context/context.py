@@ -16,7 +16,7 @@ from ainet.api.context import (
     FoundPassage,
     FoundPassages,
 )
-from ainet.context import grounds
+from ainet.context import graph, grounds
 from ainet.context.folders import Folders, Progress
 from ainet.context.reader import Reader
 from ainet.context.relation_question import relation_question
@@ -44,6 +44,8 @@ MOST_PROBLEMS = 100
 #: Of up to this number of passages that are allowed, each is named in a search for vectors; of more, the nearest ones
 #: of all are filtered.
 MOST_NAMED, FILTERED = 2000, 1000
+#: Steps of a trace.
+MOST_STEPS = 5
 #: How often the disk is asked to be free of what was removed, while somebody reads it.
 SCRUBS = 5
 
@@ -93,6 +95,7 @@ class Context:
         answers.add(api.context_check, self.check)
         answers.add(api.context_rebuild, self.rebuild)
         answers.add(api.find, self.find)
+        answers.add(api.trace, self.trace)
         answers.add(api.quote, self.quote)
 
     def start(self) -> None:
@@ -229,6 +232,12 @@ class Context:
         """Return the sentences of an answer, each with the passage that says it."""
         opened = await self._open_known()
         return await asyncio.to_thread(grounds.citations, opened.storage, answer, passages)
+
+    async def trace(self, name: str, folder: str | None = None, depth: int = 2) -> api.Trace:
+        """Return what leads to something, and what it leads to; raises `NotFound`."""
+        opened = await self._open_known()
+        below = str(PurePath(folder)) if folder is not None else None
+        return await asyncio.to_thread(graph.trace, opened.storage, name, within=below, depth=min(depth, MOST_STEPS))
 
     async def retrieve(self, question: str, n: int, below: str | None = None, kind: str | None = None) -> list[Ranked]:
         """Return the `n` passages that fit a question best; raises `UsageError` where nothing was added yet."""

@@ -34,7 +34,7 @@ THINGS = 10
 #: What counts less, and by how much: tests, and files that hand on what others define.
 TEST, FACE = 0.8, 0.8
 #: The definition of a name that a question has counts this much more; passages of a file with several hits a little.
-NAMED, COMPANY, MOST_COMPANY = 0.5, 0.01, 3
+NAMED, COMPANY, MOST_COMPANY = 0.5, 0.02, 3
 DEFINITIONS = frozenset(("function", "class", "definition"))
 #: At most this number of the first passages are from one file.
 FIRST, OF_A_FILE = 5, 2
@@ -122,13 +122,13 @@ class Retriever:
                 found[definition.passage] = max(found[definition.passage], weight)
         elif asked.direction == "from":
             weights = {definition.passage: weight for definition, weight in things}
-            for related in self._storage.targets(list(weights), asked.kinds):
+            for related in self._storage.relations.targets(list(weights), asked.kinds):
                 found[related.passage] += weights[related.to] * related.weight
         else:
             kinds = asked.kinds or ("calls", "imports", "uses", "mentions")
             own = {definition.passage for definition, _ in things}
             for definition, weight in things:
-                for related in self._storage.mentions(definition, kinds):
+                for related in self._storage.relations.mentions(definition, kinds):
                     if related.passage not in own or len(own) > 1:
                         part = IMPORT if related.kind == "imports" and len(kinds) > 1 else 1.0
                         found[related.passage] += weight * related.weight * part
@@ -144,12 +144,12 @@ class Retriever:
         """Return what may be meant: by its name, or else by what describes it; the more likely, the larger."""
         name = thing.removesuffix("()").strip("`'\" ")
         if re.fullmatch(r"[\w.]+", name):
-            named = self._storage.named([name])
+            named = self._storage.relations.named([name])
             exact = [one for one in named if f".{whole_name(one)}".endswith(f".{name}")] or named
             if exact:
                 return [(one, 1.0) for one in exact[:THINGS]]
         order = {one.id: i for i, one in enumerate(words)}
-        found = sorted(self._storage.definitions(list(order)), key=lambda one: order[one.passage])[:THINGS]
+        found = sorted(self._storage.relations.definitions(list(order)), key=lambda one: order[one.passage])[:THINGS]
         return [(one, 1 / (1 + i)) for i, one in enumerate(found)]
 
     def _weigh(self, question: str, scores: dict[int, float], passages: dict[int, StoredPassage]) -> None:

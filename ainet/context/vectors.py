@@ -180,7 +180,7 @@ class ContextVectors:
             else:
                 break
             table = await self._table(index)
-            numbers, texts = [one.id for one in passages], [f"{one.header}\n{one.text}" for one in passages]
+            numbers, texts = [one.id for one in passages], [one.text for one in passages]
             await self._call("add", index.model, table, _packed(numbers), texts)
             await asyncio.to_thread(self._storage.note_embedded, index.id, numbers)
             made.add(table)

@@ -17,7 +17,7 @@ from ainet.api import clients, context
 from ainet.api.generate import Message, Progress, Text
 from ainet.cli.command import Options, find_node, report
 from ainet.cli.commands.ask import quote_words, quoted, sampling
-from ainet.cli.commands.context import found_words
+from ainet.cli.commands.context import found_words, trace_words
 from ainet.cli.commands.models import plan_words, what_if
 from ainet.cli.parser import HelpShown
 from ainet.cli.progress import BEGUN, ProgressLine, progress_text
@@ -120,6 +120,8 @@ class AinetMagics(Magics):
             self._show_last(options)
         elif options.command == "find" and self._in_kernel and not options.json:
             self._find(options)
+        elif options.command == "trace" and self._in_kernel and not options.json:
+            self._trace(options)
         elif options.command == "plan" and self._in_kernel and not options.json:
             self._plan(options)
         else:
@@ -178,6 +180,14 @@ class AinetMagics(Magics):
             found = node.call(context.find, options.text, folder, options.kind, options.most)
         plain = found_words(found, options)
         display({"text/html": found_html(found.results) or html.escape(plain), "text/plain": plain}, raw=True)
+
+    def _trace(self, options: Options) -> None:
+        from ainet.notebook.trace_picture import trace_svg
+
+        folder = str(Path(options.folder).expanduser().resolve()) if options.folder else None
+        with find_node(options) as node:
+            found = node.call(context.trace, options.name, folder, options.depth)
+        display({"text/html": trace_svg(found), "text/plain": trace_words(found)}, raw=True)
 
     def _messages(self, options: Options, question: str) -> list[Message]:
         asked = Message("user", question)

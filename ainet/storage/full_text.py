@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: Weights of the columns: text, words of identifiers, path with qualified name (`benchmarks/context.py`).
-WEIGHTS = (1.0, 0.5, 0.5)
+WEIGHTS = (1.0, 0.5, 1.0)
 _COLUMNS = "text, identifiers, header"
 
 

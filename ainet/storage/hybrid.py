@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ainet.storage.records import Definition, Found, Related, RelationKind, Unembedded, VectorIndex
+    from ainet.storage.records import Found, Unembedded, VectorIndex
 
 DATABASE = "context.sqlite"
 _SOURCE = (
@@ -50,7 +50,8 @@ class HybridStorage:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._database = database = Database(folder / DATABASE)
         self._words, self._found = FullText(database.writer), FullText(database.reader)
-        self._relations, self._related = Relations(database.writer), Relations(database.reader)
+        #: What passages have to do with each other.
+        self.relations = Relations(database)
         self._indexes = VectorIndexes(database.writer)
         with database.transaction() as writer:
             self._drop_staged()
@@ -145,7 +146,7 @@ class HybridStorage:
                 ],
             )
             assert version is not None  # noqa: S101 - a row was inserted
-            self._relations.add(version, passages)
+            self.relations.add(version, passages)
         return version
 
     def commit(self, version: int) -> None:
@@ -367,28 +368,6 @@ class HybridStorage:
         )
         return {number: path.rstrip("/") for number, path in rows}
 
-    # What passages have to do with each other.
-
-    def named(self, names: Sequence[str]) -> list[Definition]:
-        """Return what defines these names; see `Relations`."""
-        with self._database.reading():
-            return self._related.named(names)
-
-    def definitions(self, passages: Sequence[int]) -> list[Definition]:
-        """Return what these passages define."""
-        with self._database.reading():
-            return self._related.definitions(passages)
-
-    def mentions(self, definition: Definition, kinds: Sequence[RelationKind]) -> list[Related]:
-        """Return the passages that have to do with a definition in one of these ways."""
-        with self._database.reading():
-            return self._related.mentions(definition, kinds)
-
-    def targets(self, passages: Sequence[int], kinds: Sequence[RelationKind] | None = None) -> list[Related]:
-        """Return the definitions that these passages have to do with."""
-        with self._database.reading():
-            return self._related.targets(passages, kinds)
-
     def check(self) -> list[str]:
         """Compare everything with everything; returns what does not agree, in sentences."""
         with self._database.writing() as database:
@@ -435,7 +414,7 @@ class HybridStorage:
         self._database.writer.execute("DELETE FROM sources WHERE id = ?", (source,))
 
     def _delete(self, version: int) -> None:
-        self._relations.remove(version)
+        self.relations.remove(version)
         self._database.writer.execute("DELETE FROM passages WHERE version = ?", (version,))
         self._database.writer.execute("DELETE FROM versions WHERE id = ?", (version,))
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
+#: Kinds of passages whose path tells what they are about: 3 points of MRR. That of a page of prose does not: -2 points.
+CODE = frozenset(("function", "class", "module"))
 _LISTED = "(SELECT value FROM json_each(?))"
 
 
@@ -71,11 +73,14 @@ class VectorIndexes:
     def next(self, index: int, n: int) -> list[Unembedded]:
         """Return passages that have no vector yet, the newest first."""
         rows = self._database.execute(
-            "SELECT passage, header, text FROM unembedded JOIN passages ON passages.id = passage "
+            "SELECT passage, kind, name, header, text FROM unembedded JOIN passages ON passages.id = passage "
             "WHERE in_index = ? ORDER BY passage DESC LIMIT ?",
             (index, n),
         )
-        return [Unembedded(*row) for row in rows]
+        return [
+            Unembedded(number, f"{header if kind in CODE else name}\n{text}".lstrip("\n"))
+            for number, kind, name, header, text in rows
+        ]
 
     def trying(self, index: int, passages: Sequence[int]) -> None:
         """Note that the vectors of these passages may be on the disk from now on."""

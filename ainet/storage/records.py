@@ -158,10 +158,9 @@ class VectorIndex(msgspec.Struct, frozen=True):
 
 
 class Unembedded(msgspec.Struct, frozen=True):
-    """A passage that has no vector yet."""
+    """A passage that has no vector yet, and the text that is to have one: with its path where it is code."""
 
     id: int
-    header: str
     text: str
 
 

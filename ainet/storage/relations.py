@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from ainet.storage.records import Definition, Related
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterable, Sequence
 
+    from ainet.storage.database import Database
     from ainet.storage.records import Passage, RelationKind
 
 #: Passages of these kinds define what they are named.
@@ -26,7 +26,7 @@ _LISTED = "(SELECT value FROM json_each(?))"
 
 
 class Relations:
-    """The relations of current passages. They are changed in the transactions of whoever changes the passages.
+    """The relations of current passages. `add` and `remove` belong in the transaction that changes these.
 
     Parameters
     ----------
@@ -34,13 +34,13 @@ class Relations:
         With the tables of `schema`.
     """
 
-    def __init__(self, database: sqlite3.Connection) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     def add(self, version: int, passages: Sequence[Passage]) -> None:
         """Add those of a version's passages."""
-        numbers = self._database.execute("SELECT id FROM passages WHERE version = ? ORDER BY id", (version,))
-        self._database.executemany(
+        numbers = self._database.writer.execute("SELECT id FROM passages WHERE version = ? ORDER BY id", (version,))
+        self._database.writer.executemany(
             "INSERT INTO relations (passage, kind, target, symbol) VALUES (?, ?, ?, ?)",
             [
                 (number, relation.kind, relation.target, _last(relation.target, relation.kind))
@@ -51,7 +51,7 @@ class Relations:
 
     def remove(self, version: int) -> None:
         """Take those of a version's passages away."""
-        self._database.execute(
+        self._database.writer.execute(
             "DELETE FROM relations WHERE passage IN (SELECT id FROM passages WHERE version = ?)", (version,)
         )
 
@@ -65,19 +65,19 @@ class Relations:
 
     def mentions(self, definition: Definition, kinds: Sequence[RelationKind]) -> list[Related]:
         """Return the passages that have to do with a definition in one of these ways, and how certain that is."""
-        (alike,) = self._database.execute(
+        ((alike,),) = self._database.ask(
             "SELECT count(DISTINCT version) FROM passages JOIN versions ON versions.id = version AND is_current "
             "WHERE symbol = ? AND symbol <> ''",
             (definition.symbol,),
-        ).fetchone()
-        rows = self._database.execute(
+        )
+        rows = self._database.ask(
             "SELECT relations.passage, relations.kind, target, versions.source, sources.path FROM relations "  # noqa: S608
             "JOIN passages ON passages.id = relations.passage "
             "JOIN versions ON versions.id = version AND is_current JOIN sources ON sources.id = versions.source "
             f"WHERE relations.symbol = ? AND relations.kind IN {_LISTED} "
             "AND (? OR substr(target, 1, 1) <> '?' OR versions.source = ?) LIMIT ?",
             (definition.symbol, _json(kinds), alike <= MOST_ALIKE, definition.source, MOST),
-        ).fetchall()
+        )
         found: dict[tuple[int, RelationKind], Related] = {}
         for passage, kind, target, source, path in rows:
             weight = agreement(target, source, path, definition, alike)
@@ -88,13 +88,13 @@ class Relations:
 
     def targets(self, passages: Iterable[int], kinds: Sequence[RelationKind] | None = None) -> list[Related]:
         """Return the definitions that these passages have to do with."""
-        rows = self._database.execute(
+        rows = self._database.ask(
             "SELECT passages.id, relations.kind, target, relations.symbol, versions.source, sources.path "  # noqa: S608
             "FROM relations JOIN passages ON passages.id = relations.passage "
             "JOIN versions ON versions.id = version AND is_current JOIN sources ON sources.id = versions.source "
             f"WHERE passages.id IN {_LISTED} AND (? OR relations.kind IN {_LISTED}) LIMIT ?",
             (str(list(passages)), kinds is None, _json(kinds or ()), MOST),
-        ).fetchall()
+        )
         by_symbol: dict[str, list[Definition]] = {}
         for definition in self.named(sorted({symbol for *_, symbol, _, _ in rows if symbol})):
             by_symbol.setdefault(definition.symbol, []).append(definition)
@@ -109,15 +109,25 @@ class Relations:
 
     def of_cells(self, source: int) -> list[tuple[int, int, RelationKind, str]]:
         """Return which variables the cells of a notebook use and assign: passage, when it ran, how, name."""
-        return self._database.execute(
+        return self._database.ask(
             "SELECT current_passages.id, ran, relations.kind, relations.symbol FROM current_passages "
             "JOIN versions ON versions.id = version JOIN relations ON passage = current_passages.id "
             "WHERE source = ? AND relations.kind IN ('uses', 'assigns') ORDER BY current_passages.id",
             (source,),
-        ).fetchall()
+        )
+
+    def notebooks_with(self, variable: str) -> list[int]:
+        """Return the sources in which a cell assigns a variable."""
+        rows = self._database.ask(
+            "SELECT DISTINCT source FROM relations JOIN passages ON passages.id = passage "
+            "JOIN versions ON versions.id = version AND is_current "
+            "WHERE relations.symbol = ? AND relations.kind = 'assigns'",
+            (variable,),
+        )
+        return [source for (source,) in rows]
 
     def _definitions(self, where: str, value: str) -> list[Definition]:
-        rows = self._database.execute(
+        rows = self._database.ask(
             "SELECT passages.id, passages.symbol, passages.name, versions.source, sources.path FROM passages "  # noqa: S608
             "JOIN versions ON versions.id = version AND is_current JOIN sources ON sources.id = versions.source "
             f"WHERE {where} ORDER BY passages.id",

@@ -160,7 +160,57 @@ def found_words(found: FoundPassages, options: Options) -> str:
     return "\n\n".join(parts)
 
 
+def trace_words(found: context.Trace, options: Options | None = None) -> str:
+    """Return a trace for people: a tree of what something needs, and one of what needs it."""
+    known = {one.id: one for one in found.nodes}
+    before: dict[int, list[context.TraceEdge]] = {}
+    after: dict[int, list[context.TraceEdge]] = {}
+    for edge in found.edges:
+        before.setdefault(edge.end, []).append(edge)
+        after.setdefault(edge.begin, []).append(edge)
+    lines = []
+    for one in found.nodes:
+        if one.is_asked:
+            lines += [trace_label(one)]
+            lines += _branches(one.id, before, known, "needs", is_up=True)
+            lines += _branches(one.id, after, known, "is needed by", is_up=False)
+    return "\n".join(lines)
+
+
+def trace_label(node: context.TraceNode) -> str:
+    """Return the name of a node, and where it stands."""
+    where = f" cell {node.cell}" if node.cell else f":{node.line}" if node.line else ""
+    return f"{node.name}  {Path(node.path).name}{where}"
+
+
+def _branches(
+    begin: int,
+    edges: dict[int, list[context.TraceEdge]],
+    known: dict[int, context.TraceNode],
+    head: str,
+    *,
+    is_up: bool,
+) -> list[str]:
+    lines: list[str] = []
+    shown = {begin}
+
+    def walk(number: int, depth: int) -> None:
+        for edge in edges.get(number, ()):
+            other = edge.begin if is_up else edge.end
+            again = " …" if other in shown and edges.get(other) else ""
+            lines.append(
+                f"{'  ' * depth}{edge.kind if is_up else f'{edge.kind} it:'} {trace_label(known[other])}{again}"
+            )
+            if other not in shown:
+                shown.add(other)
+                walk(other, depth + 1)
+
+    walk(begin, 2)
+    return [f"  {head}", *lines] if lines else []
+
+
 COMMANDS: tuple[Command, ...] = (
     Command("context", "let the node know folders, or show which it knows", _options, _context),
     verb_command(context.find, found_words, folder=_whole, most=count),
+    verb_command(context.trace, trace_words, folder=_whole, depth=count),
 )
