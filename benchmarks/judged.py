@@ -10,9 +10,11 @@ import random
 import re
 import sysconfig
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from ainet.passages.parse import parse
 
@@ -51,8 +53,6 @@ def _untitled(passage: Passage) -> Passage:
     above, _, title = passage.name.rpartition(" > ")
     if not title.endswith("?") or not passage.text.startswith(title):
         return passage
-    import msgspec
-
     return msgspec.structs.replace(passage, name=above, text=passage.text[len(title) :].strip() or "-")
 
 
@@ -99,13 +99,13 @@ def described(pages: dict[str, list[Passage]], n: int, seed: int = 1) -> list[Qu
     for name, sentence in docstrings():
         if name in entries:
             page, text = entries[name]
-            asked = _without(sentence, name)
+            asked = without(sentence, name)
             if len(asked.split()) >= 4 and " ".join(text.split()).lower().find(sentence.lower().rstrip(".")) < 0:
                 found.append(Question(asked, frozenset({(page, name)})))
     return _some(found, n, seed)
 
 
-def _without(sentence: str, name: str) -> str:
+def without(sentence: str, name: str) -> str:
     """Return a sentence without the identifier that it describes."""
     last = name.rpartition(".")[2]
     return " ".join(re.sub(rf"(?i)\b_*{re.escape(last.strip('_'))}_*\b(\([^)]*\))?", " ", sentence).split())
@@ -141,6 +141,3 @@ def rare_terms(pages: dict[str, list[Passage]], n: int, seed: int = 1) -> list[Q
 
 def _some(questions: list[Question], n: int, seed: int) -> list[Question]:
     return random.Random(seed).sample(questions, min(n, len(questions)))
-
-
-__all__ = ["Question", "described", "docstrings", "frequently_asked", "library", "manual", "rare_terms", "replace"]
