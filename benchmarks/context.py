@@ -279,6 +279,7 @@ def citations(work: Path, better: GGUFModel | None) -> dict[str, Any]:
         order = list(range(len(texts)))
         drawn.shuffle(order)
         shuffled, place = [texts[i] for i in order], order.index(0)
+        # Some sentences stand in several passages of the manual.
         said = [line for line in re.split(r"(?<=[.])\s+", texts[0]) if len(line.split()) >= 8]
         if not said:
             continue
@@ -286,7 +287,7 @@ def citations(work: Path, better: GGUFModel | None) -> dict[str, Any]:
         words = sentence.split()
         short = " ".join(word for i, word in enumerate(words) if i % 5 != 4)
         for name, text in (("copied", sentence), ("shortened", short), ("by others", one.text)):
-            _count(counts[name], citing, text, shuffled, place)
+            _count(counts[name], citing, text, shuffled, shuffled[place] if name == "by others" else sentence)
         _count(counts["withheld"], citing, one.text, texts[1:], None)
     stemmer.close()
     print("\nCitations among five passages: sentences that are cited, and of these rightly.")
@@ -297,11 +298,11 @@ def citations(work: Path, better: GGUFModel | None) -> dict[str, Any]:
     return found
 
 
-def _count(counts: list[int], citing: Citations, text: str, passages: list[str], place: int | None) -> None:
+def _count(counts: list[int], citing: Citations, text: str, passages: list[str], source: str | None) -> None:
     for one in citing.cite(text, passages):
         counts[0] += 1
         counts[1] += one.passage is not None
-        counts[2] += one.passage is not None and place is not None and passages[one.passage] == passages[place]
+        counts[2] += one.passage is not None and source is not None and source in passages[one.passage]
 
 
 def costs(work: Path, better: GGUFModel | None) -> dict[str, Any]:

@@ -16,9 +16,9 @@ WORD = re.compile(r"\w+")
 MOST_WORDS = 64
 #: Words in more than this part of the passages find none, where there are this many rarer ones: a search would take
 #: too long. They help to rank what the others find, which is worth 5 points of nDCG.
-COMMON, ENOUGH = 0.05, 3
-#: A word in no more than this number of passages finds them all: that takes milliseconds.
-FEW = 5000
+COMMON, ENOUGH = 0.02, 3
+#: In collections up to this size, words in no more than this number of passages find them all: that takes milliseconds.
+SMALL, FEW = 50_000, 5000
 #: Words that say nothing of what a question is about.
 STOP_WORDS = frozenset(  # a list would take a page
     """
@@ -89,7 +89,7 @@ def match_of(words: list[str], terms: list[list[str]], passages: int, count: Cal
             frequency = min(count(term) for term in its_terms)
             if frequency:
                 rare.setdefault(" ".join(its_terms), (frequency, word))
-    most = max(COMMON * passages, FEW)
+    most = max(COMMON * passages, FEW * min(1.0, SMALL / max(passages, 1)))
     by_frequency = sorted(rare.values())
     words = [f'"{word}"' for _, word in by_frequency]
     n = max(sum(frequency <= most for frequency, _ in by_frequency), min(ENOUGH, len(words)))
