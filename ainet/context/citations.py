@@ -61,6 +61,13 @@ class _Said(NamedTuple):
     numbers: frozenset[str]
     names: frozenset[str]
 
+    def without(self, terms: frozenset[str]) -> _Said:
+        """Return the same without some terms, unless nearly nothing is left."""
+        rest = self.terms - terms
+        if len(rest) < FEWEST:
+            return self
+        return self._replace(terms=rest, pairs=frozenset(pair for pair in self.pairs if not terms & {*pair}))
+
 
 def sentences_of(text: str) -> list[Sentence]:
     """Return the sentences, headings and items of a text."""
@@ -89,14 +96,26 @@ class Citations:
         self._weight = weight
         self._stemmer = stemmer
 
-    def cite(self, answer: str, passages: Sequence[str]) -> list[Cited]:
-        """Return the sentences of an answer, each with the passage that says it."""
+    def cite(self, answer: str, passages: Sequence[str], question: str = "") -> list[Cited]:
+        """Return the sentences of an answer, each with the passage that says it.
+
+        Parameters
+        ----------
+        question
+            What was asked: words that an answer repeats from it say nothing, where the passage has them, too.
+        """
         asked = sentences_of(answer)
         sources = [(number, one) for number, passage in enumerate(passages) for one in sentences_of(passage)]
         said = self._said([one.text for one in asked])
         known = self._said([one.text for _, one in sources])
         everything = self._said(passages)
-        return [self._best(one, terms, sources, known, everything) for one, terms in zip(asked, said, strict=True)]
+        (repeated,) = self._said([question])
+        return [
+            self._best(
+                one, terms, sources, known, [(passage, repeated.terms & passage.terms) for passage in everything]
+            )
+            for one, terms in zip(asked, said, strict=True)
+        ]
 
     def _best(
         self,
@@ -104,18 +123,18 @@ class Citations:
         said: _Said,
         sources: Sequence[tuple[int, Sentence]],
         known: Sequence[_Said],
-        everything: Sequence[_Said],
+        everything: Sequence[tuple[_Said, frozenset[str]]],
     ) -> Cited:
         best = Cited(sentence, None, None, 0.0)
         if len(said.terms) < FEWEST:
             return best
-        whole = sum(map(self._weight, said.terms)) or 1.0
         for (number, source), there in zip(sources, known, strict=True):
-            passage = everything[number]
+            passage, repeated = everything[number]
             if not (said.numbers <= passage.numbers and said.names <= passage.terms):
                 continue
-            score = WORDS * sum(map(self._weight, said.terms & there.terms)) / whole
-            score += NEIGHBOURS * (len(said.pairs & there.pairs) / len(said.pairs) if said.pairs else score / WORDS)
+            told = said.without(repeated)
+            score = WORDS * sum(map(self._weight, told.terms & there.terms)) / sum(map(self._weight, told.terms))
+            score += NEIGHBOURS * (len(told.pairs & there.pairs) / len(told.pairs) if told.pairs else score / WORDS)
             if score > best.score:
                 best = Cited(sentence, number, source, score)
         return best if best.score >= LEAST else best._replace(passage=None, source=None)

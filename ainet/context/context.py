@@ -228,10 +228,10 @@ class Context:
         kept = await asyncio.to_thread(grounds.chosen, opened.storage, text, found)
         return api.PassagesFor(results=kept, note="" if kept else grounds.NOTHING)
 
-    async def cite(self, answer: str, passages: Sequence[FoundPassage]) -> list[Citation]:
+    async def cite(self, question: str, answer: str, passages: Sequence[FoundPassage]) -> list[Citation]:
         """Return the sentences of an answer, each with the passage that says it."""
         opened = await self._open_known()
-        return await asyncio.to_thread(grounds.citations, opened.storage, answer, passages)
+        return await asyncio.to_thread(grounds.citations, opened.storage, question, answer, passages)
 
     async def trace(self, name: str, folder: str | None = None, depth: int = 2) -> api.Trace:
         """Return what leads to something, and what it leads to; raises `NotFound`."""

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 #: Passages of a trace, and of what is next to one of them.
 MOST_TRACED, MOST_NEXT = 60, 12
-#: What a trace follows.
+#: How certain it must be that a name means something, and what a trace follows.
+CERTAIN = 0.5
 FOLLOWED: tuple[RelationKind, ...] = ("calls", "inherits", "raises", "catches", "reads", "writes", "uses")
 
 
@@ -71,14 +72,13 @@ def _next(storage: HybridStorage, passages: Sequence[int], *, is_up: bool) -> li
         of: dict[int, int] = defaultdict(int)
         for one in sorted(storage.relations.targets(passages, FOLLOWED), key=lambda one: -one.weight):
             of[one.to] += 1
-            if of[one.to] <= MOST_NEXT:
+            if of[one.to] <= MOST_NEXT and one.weight >= CERTAIN:
                 found.append((one.to, one.passage, one.kind))
         return found
     for definition in storage.relations.definitions(passages):
         mentions = sorted(storage.relations.mentions(definition, FOLLOWED), key=lambda one: -one.weight)
-        found += [(definition.passage, one.passage, one.kind) for one in mentions if one.passage != definition.passage][
-            :MOST_NEXT
-        ]
+        others = [one for one in mentions if one.passage != definition.passage and one.weight >= CERTAIN]
+        found += [(definition.passage, one.passage, one.kind) for one in others[:MOST_NEXT]]
     return found
 
 

@@ -88,7 +88,7 @@ def prompt(question: str, passages: Sequence[FoundPassage], *, named: bool) -> s
     return "\n\n".join([*parts, question])
 
 
-def citations(storage: HybridStorage, answer: str, passages: Sequence[FoundPassage]) -> list[Citation]:
+def citations(storage: HybridStorage, question: str, answer: str, passages: Sequence[FoundPassage]) -> list[Citation]:
     """Return the sentences of an answer, each with the passage that says it."""
     stemmer = Stemmer()
     try:
@@ -99,7 +99,7 @@ def citations(storage: HybridStorage, answer: str, passages: Sequence[FoundPassa
                 known.update(storage.weights([term]))
             return known[term]
 
-        found = Citations(weight, stemmer).cite(answer, [one.text for one in passages])
+        found = Citations(weight, stemmer).cite(answer, [one.text for one in passages], question)
     finally:
         stemmer.close()
     cited = []

@@ -58,7 +58,7 @@ class Grounded:
         async with contextlib.aclosing(self._models.generate(request)) as events:
             async for event in events:
                 if isinstance(event, Done):
-                    cited = await self._context.cite(event.text, passages) if passages else []
+                    cited = await self._context.cite(question.content, event.text, passages) if passages else []
                     notes = [*event.notes, *([found.note] if found.note else [])]
                     yield dataclasses.replace(event, citations=cited, notes=notes)
                 else:

@@ -7,7 +7,6 @@ import json
 import keyword
 import time
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
@@ -17,7 +16,7 @@ from ainet.api import clients, context
 from ainet.api.generate import Message, Progress, Text
 from ainet.cli.command import Options, find_node, report
 from ainet.cli.commands.ask import quote_words, quoted, sampling
-from ainet.cli.commands.context import found_words, trace_words
+from ainet.cli.commands.context import find, found_words, trace_words
 from ainet.cli.commands.models import plan_words, what_if
 from ainet.cli.parser import HelpShown
 from ainet.cli.progress import BEGUN, ProgressLine, progress_text
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
 
     from ainet.api.generate import Event
 
+#: The subcommands that take text as it is typed.
+FREE_TEXT = ("ask", "find", "fix")
 #: Seconds between two updates of a growing answer: smooth to the eye, easy on the browser.
 UPDATE = 0.1
 
@@ -81,18 +82,19 @@ class AinetMagics(Magics):
     def ainet(self, line: str, cell: str | None = None) -> Any:
         """Stand in for the parser's help, which `__init__` puts here."""
         words = split(line)
-        asks = next((n for n, word in enumerate(words) if word == "ask"), len(words))
-        if words and words[0] != "ask" and not words[0].startswith("-"):
+        asks = next((n for n, word in enumerate(words) if word in FREE_TEXT), len(words))
+        if words and words[0] not in FREE_TEXT and not words[0].startswith("-"):
             asks = len(words)  # it belongs to another subcommand
         arguments = [str(word) for word in words[: asks + 1]]
-        arguments += options_first(words[asks + 1 :], self._subparsers["ask"])
+        if asks < len(words):
+            arguments += options_first(words[asks + 1 :], self._subparsers[words[asks]])
         if not arguments and cell is not None:
             arguments = ["ask"]
         try:
             options = self._parser.parse_args(arguments)
         except HelpShown:
             return None
-        if options.command == "ask":
+        if options.command in FREE_TEXT:
             options.text = [as_typed(options.text, line)]
         if cell is not None and options.command != "ask":
             raise UsageError(
@@ -175,18 +177,15 @@ class AinetMagics(Magics):
         say(prompt_words(messages, answer) if options.prompt else marked(answer))
 
     def _find(self, options: Options) -> None:
-        folder = str(Path(options.folder).expanduser().resolve()) if options.folder else None
-        with find_node(options) as node:
-            found = node.call(context.find, options.text, folder, options.kind, options.most)
+        found = find(options)
         plain = found_words(found, options)
         display({"text/html": found_html(found.results) or html.escape(plain), "text/plain": plain}, raw=True)
 
     def _trace(self, options: Options) -> None:
         from ainet.notebook.trace_picture import trace_svg
 
-        folder = str(Path(options.folder).expanduser().resolve()) if options.folder else None
         with find_node(options) as node:
-            found = node.call(context.trace, options.name, folder, options.depth)
+            found = node.call(context.trace, options.name, options.folder, options.depth)
         display({"text/html": trace_svg(found), "text/plain": trace_words(found)}, raw=True)
 
     def _messages(self, options: Options, question: str) -> list[Message]:

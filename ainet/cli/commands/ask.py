@@ -68,8 +68,6 @@ def ask_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
     parser.add_argument(
         "--context",
         metavar="WHERE",
-        nargs="?",
-        const=AUTO,
         help=f"let passages of your documents go along: {AUTO} (of all that were added), a folder or file, or none",
     )
     parser.add_argument("--quote", action="store_true", help="show the passages that answer, and ask no model")

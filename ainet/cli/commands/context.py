@@ -12,6 +12,7 @@ from ainet.cli.command import Command, Options, find_node, report, verb_command
 from ainet.cli.parser import count, only_json
 from ainet.cli.progress import ProgressLine
 from ainet.cli.tables import table
+from ainet.cli.terminal import check_text
 from ainet.client.cited import place
 from ainet.errors import UsageError
 from ainet.units import show_bytes
@@ -147,10 +148,34 @@ def _why(path: str, found: list[context.ContextProblem], state: ContextState) ->
     return f"Nothing keeps {path} from being read, unless it is ignored, generated, binary or secret by its name."
 
 
+def _find_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
+    """Add what is asked, and where."""
+    parser.add_argument("text", metavar="TEXT", nargs="*", help="what to find: words, a question, or who calls NAME")
+    parser.add_argument("--in", dest="folder", metavar="FOLDER", type=_whole, help="only in this folder or file")
+    parser.add_argument("--kind", metavar="KIND", help="only passages of this kind, such as function")
+    parser.add_argument("--most", metavar="N", type=count, default=10, help="at most N passages (default: 10)")
+    only_json(parser, kernel)
+
+
+def find(options: Options) -> FoundPassages:
+    """Find what `find` is asked for."""
+    text = " ".join(options.text)
+    check_text("The question", text)
+    if not text.strip():
+        raise UsageError("Find what? Write words or a question behind `find`.")
+    with find_node(options) as node:
+        return node.call(context.find, text, options.folder, options.kind, options.most)
+
+
+def _find(options: Options) -> int:
+    report(options, find(options), lambda found: found_words(found, options))
+    return 0
+
+
 def found_words(found: FoundPassages, options: Options) -> str:
     """Return what was found, for people."""
     if not found.results:
-        return f"Nothing was found for {options.text!r}."
+        return f"Nothing was found for {' '.join(options.text)!r}."
     parts = []
     for number, one in enumerate(found.results, 1):
         lines = one.text.split("\n")
@@ -211,6 +236,6 @@ def _branches(
 
 COMMANDS: tuple[Command, ...] = (
     Command("context", "let the node know folders, or show which it knows", _options, _context),
-    verb_command(context.find, found_words, folder=_whole, most=count),
+    Command("find", context.find.help, _find_options, _find),
     verb_command(context.trace, trace_words, folder=_whole, depth=count),
 )

@@ -89,3 +89,12 @@ def test_any_text_can_be_compared(answer, passages):
         assert 0 <= one.score <= 1.0001
         assert one.passage is None or one.passage < len(passages)
     stemmer.close()
+
+
+def test_words_of_the_question_do_not_make_an_answer_less_sure(citations):
+    passages = ['def symbol_of(passage):\n    """Return the name that a passage defines, without what it stands in."""']
+    answer = "The function symbol_of returns the name that a passage defines, without what it stands in."
+    assert citations.cite(answer, passages)[0].passage is None
+    assert citations.cite(answer, passages, "What does the function symbol_of return for a passage?")[0].passage == 0
+    wrong = "The function symbol_of returns the colour of the sky."
+    assert citations.cite(wrong, passages, "What does the function symbol_of return for a passage?")[0].passage is None
