@@ -62,9 +62,9 @@ def _described(code: str, variables: Mapping[str, object]) -> Iterator[str]:
         if callable(value) or type(value).__name__ == "module":
             continue
         words = f"{name} is of type {type(value).__name__}"
-        shape = getattr(value, "shape", None)
-        columns = getattr(value, "columns", None)
         try:
+            shape = getattr(value, "shape", None)
+            columns = getattr(value, "columns", None)
             if isinstance(shape, tuple):
                 words += f", shape {shape}"
             elif isinstance(value, list | tuple | dict | set | str | bytes):

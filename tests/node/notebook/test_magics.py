@@ -257,3 +257,28 @@ def test_loading_twice_keeps_the_conversation(run, shell):
 )
 def test_a_line_is_split_as_people_write(line, words):
     assert split(line) == words
+
+
+def test_documents_are_found_traced_and_asked_as_they_are_typed(run, fail, shell, tmp_path):
+    (tmp_path / "shop.py").write_text(
+        "def vat(price):\n    return 1.19 * price\n\n\ndef total(prices):\n    return vat(sum(prices))\n"
+    )
+    (tmp_path / "notes.md").write_text("# Cellar\nThe pump isn't new; it was replaced in May.\n")
+    assert "Nothing was asked yet" in fail("%ainet last")
+    run(f"%ainet context add {tmp_path} --wait")
+    try:
+        assert "calls vat" in run("%ainet find who calls vat?")
+        assert "notes.md" in run("%ainet find --most 1 isn't the pump new?")
+        assert run("%ainet trace vat").splitlines()[:1] == ["vat  shop.py:1"]
+        printed = run("%ainet ask --context auto --temperature 0 --max-tokens 16 When was the pump replaced?")
+        assert f"[1] {tmp_path}/notes.md:2" in printed
+        assert "The pump isn't new; it was replaced in May.\n\nWhen was the pump replaced?" in run(
+            "%ainet last --prompt"
+        )
+        assert "Find what?" in fail("%ainet find")
+        fail("total(None)")
+        run(f"%ainet fix {GREEDY}")
+        asked = run("%ainet last --prompt")
+        assert "fails at `total(None)` with:\nNameError" in asked
+    finally:
+        run(f"%ainet context remove {tmp_path}")
