@@ -10,6 +10,7 @@ from ainet.passages.html import html_passages
 from ainet.passages.lines import passages_of
 from ainet.passages.markdown import markdown_passages
 from ainet.passages.notebook import notebook_passages
+from ainet.passages.pdf import BEGIN, pdf_passages
 from ainet.passages.python import python_passages
 from ainet.passages.secrets import without_secrets
 from ainet.passages.table import table_passages
@@ -44,12 +45,18 @@ def parse(path: str, data: bytes) -> list[Passage]:
     UsageError
         It cannot be read: the message says why, and goes on after the file's name.
     """
+    if data.startswith(BEGIN):
+        return _kept(list(pdf_passages(data)))
     text = _decode(data).replace("\r\n", "\n").replace("\r", "\n")
     parser = PARSERS.get(PurePath(path).suffix.lower())
     try:
         found = list(parser(text)) if parser is not None else _plain(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # Python that does not compile is read as text
         found = _plain(text)
+    return _kept(found)
+
+
+def _kept(found: list[Passage]) -> list[Passage]:
     if len(found) > MOST_PASSAGES:
         raise UsageError(f"has {len(found)} passages; at most {MOST_PASSAGES} of one file are kept")
     return list(without_secrets(found))
