@@ -19,7 +19,7 @@ from ainet.storage.hybrid import HybridStorage
 from ainet.storage.records import Fingerprint, Passage
 
 #: How many changes are made, to how many files.
-CHANGES, FILES = 14, 4
+CHANGES, FILES = 20, 4
 
 
 def fingerprint(text: str) -> Fingerprint:
@@ -40,10 +40,19 @@ def write(storage: HybridStorage, folder: int, path: str, text: str) -> None:
     storage.commit(version)
 
 
-def change(storage: HybridStorage, folder: int, known: dict[str, str], chosen: random.Random, number: int) -> None:
-    """Make one change, in the storage and in what is known of it."""
+def change(
+    storage: HybridStorage,
+    folder: int,
+    known: dict[str, str],
+    chosen: random.Random,
+    number: int,
+    *,
+    table: Path | None = None,
+) -> None:
+    """Make one change, in the storage and in what is known of it; `table` is a file in place of one with vectors."""
     path = f"file{chosen.randrange(FILES)}.txt"
-    action = chosen.choice(["write", "write", "write", "stage", "drop", "move", "remove"])
+    actions = ["write", "write", "write", "stage", "drop", "move", "remove", "forget"]
+    action = chosen.choice([*actions, "embed", "embed", "renew"] if table is not None else actions)
     text = "\n".join(f"zebra{number}x{line} of {path}" for line in range(chosen.randrange(1, 4)))
     if action == "write":
         write(storage, folder, path, text)
@@ -59,6 +68,38 @@ def change(storage: HybridStorage, folder: int, known: dict[str, str], chosen: r
     elif action == "remove" and path in known:
         storage.remove(storage.sources(folder)[path].id)
         del known[path]
+    elif action == "forget" and path in known:
+        storage.forget([storage.sources(folder)[path].id])
+        del known[path]
+    elif action == "embed" and table is not None:
+        embed(storage, table)
+    elif action == "renew" and table is not None:
+        renew(storage, table)
+
+
+def embed(storage: HybridStorage, table: Path) -> None:
+    """Make vectors of some passages: their numbers are lines of the table."""
+    index = storage.open_index("m" * 64, "model", 4).id
+    numbers = [one.id for one in storage.next_unembedded(index, 5)]
+    with table.open("a") as file:
+        file.writelines(f"{number}\n" for number in numbers)
+    storage.note_embedded(index, numbers)
+
+
+def renew(storage: HybridStorage, table: Path) -> None:
+    """Write the table anew without what is owed."""
+    found, keep = storage.embedded(storage.open_index("m" * 64, "model", 4).id)
+    following = table.with_suffix(".next")
+    following.write_text("".join(f"{number}\n" for number in keep))
+    storage.note_rewritten(found.id)
+    following.replace(table)
+    storage.note_paid(found)
+
+
+def in_tables(table: Path) -> set[int]:
+    """Return the numbers of passages whose vectors are on the disk."""
+    files = (table, table.with_suffix(".next"))
+    return {int(line) for path in files if path.exists() for line in path.read_text().split()}
 
 
 def run(folder: Path, seed: int, statement: int) -> None:
@@ -75,7 +116,7 @@ def run(folder: Path, seed: int, statement: int) -> None:
     chosen, known = random.Random(seed), dict[str, str]()
     with (folder / "said").open("a") as said:
         for number in range(CHANGES):
-            change(storage, root, known, chosen, number)
+            change(storage, root, known, chosen, number, table=folder / "table")
             print(number, file=said, flush=True)
         storage.scrub()
         print("done", file=said, flush=True)
