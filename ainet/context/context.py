@@ -23,7 +23,7 @@ from ainet.context.relation_question import relation_question
 from ainet.context.retriever import DEPTH, Retriever, weight_of
 from ainet.context.vectors import FOLDER as VECTORS
 from ainet.context.vectors import ContextVectors, Nearest
-from ainet.errors import NotFound, UsageError
+from ainet.errors import AinetError, NotFound, UsageError
 from ainet.storage.hybrid import HybridStorage
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Context:
         self._opening = asyncio.Lock()
         self._opened: _Opened | None = None
         self._is_stopping = False
-        self._beginning: asyncio.Task[_Opened] | None = None
+        self._beginning: asyncio.Task[None] | None = None
         answers.add(api.context, self.state)
         answers.add(api.context_add, self.add)
         answers.add(api.context_remove, self.remove)
@@ -101,7 +101,7 @@ class Context:
     def start(self) -> None:
         """Look through the folders that were added before, if there are any."""
         if self._folder.exists():
-            self._beginning = asyncio.create_task(self._open(), name="context")
+            self._beginning = asyncio.create_task(self._begin(), name="context")
 
     async def stop(self) -> None:
         """End what is being done."""
@@ -271,6 +271,12 @@ class Context:
         return Nearest([one for one in near.found if one.id in kept][:DEPTH], near.is_static)
 
     # --- what is behind it -----------------------------------------------------------------------
+
+    async def _begin(self) -> None:
+        try:
+            await self._open()
+        except AinetError as exc:  # whoever asks hears it, too
+            self._log.warning("What was known of files cannot be used: %s", exc.message)
 
     async def _open(self) -> _Opened:
         async with self._opening:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 from markdown_it import MarkdownIt
 
 from ainet.passages.lines import passages_of
+from ainet.storage.identifiers import parts
+from ainet.storage.records import Relation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ainet.storage.records import Passage
+
+
+#: A name within backticks, called or not; a link to a file, not to a page of the web.
+_CODE = re.compile(r"`(?P<name>[A-Za-z_][\w.]*\w)(?P<call>\([^`]*\))?`")
+_LINK = re.compile(r"\]\((?P<path>(?![a-z]+:|#|/)[^)\s#]+)[^)]*\)")
 
 
 class Heading(NamedTuple):
@@ -45,10 +54,26 @@ def markdown_passages(text: str, *, cell: str = "", above: tuple[str, ...] = ())
     path: list[Heading] = []
     begin = 1
     for heading in headings_of(text):
-        yield from passages_of(lines, begin, heading.line - 1, kind="section", name=_name(above, path), cell=cell)
+        yield from _section(lines, begin, heading.line - 1, _name(above, path), cell)
         path = [*(one for one in path if one.level < heading.level), heading]
         begin = heading.line
-    yield from passages_of(lines, begin, len(lines), kind="section", name=_name(above, path), cell=cell)
+    yield from _section(lines, begin, len(lines), _name(above, path), cell)
+
+
+def _section(lines: list[str], first: int, last: int, name: str, cell: str) -> Iterator[Passage]:
+    for one in passages_of(lines, first, last, kind="section", name=name, cell=cell):
+        relations = dict.fromkeys(_relations(one.text))
+        yield msgspec.structs.replace(one, relations=tuple(relations)) if relations else one
+
+
+def _relations(text: str) -> Iterator[Relation]:
+    """Yield the identifiers that a text mentions as code, and the files that it links to."""
+    for match in _CODE.finditer(text):
+        name = match["name"]
+        if len(parts(name)) > 1 or "." in name or match["call"]:
+            yield Relation("mentions", name if "." in name else f"?.{name}")
+    for match in _LINK.finditer(text):
+        yield Relation("links", match["path"])
 
 
 def _name(above: tuple[str, ...], path: list[Heading]) -> str:

@@ -32,7 +32,7 @@ _ENVIRONMENT = {
 class VectorActor:
     """The vectors of one folder.
 
-    Numbers of passages travel as the bytes of 64-bit integers: the server, which names this class, loads no NumPy.
+    Numbers of passages travel as the bytes of 64-bit integers.
 
     Parameters
     ----------

@@ -105,3 +105,13 @@ def test_cells_know_when_they_ran():
     found = parse("n.ipynb", json.dumps({"cells": cells}).encode())
     assert [(one.cell, one.ran) for one in found] == [("a", 2), ("b", 1), ("c", 0)]
     assert {(one.kind, one.target) for one in found[0].relations} == {("uses", ":x"), ("assigns", ":y")}
+
+
+def test_what_prose_mentions_and_links_to():
+    text = (
+        "# Pool\nSee `WorkerPool.lease`, `take_back()`, `word`, [the layout](layout.md#figures) and "
+        "[the web](https://example.org), `https://x`.\n\n# Other\nNothing.\n"
+    )
+    assert relations(text, "docs/a.md") == {
+        "Pool": {("mentions", "WorkerPool.lease"), ("mentions", "?.take_back"), ("links", "layout.md")}
+    }
