@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
-import contextlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ainet.context.leased_actor import LeasedActor, WorkerLost
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 FOLDER = "vectors"
 #: Passages whose vectors are made at once, of the quick model and of the better one.
 BATCHES = (256, 16)
+#: How often a passage is tried that ends the process which makes its vector.
+TRIES = 3
 #: The better model answers where it does not know this part of the passages, at most.
 UNKNOWN = 0.05
 #: Where this number, or this part, of vectors is owed, the table is written anew although nothing was forgotten on
@@ -79,7 +81,10 @@ class ContextVectors:
             retire=True,
         )
         self._wanted, self._is_paused = asyncio.Event(), False
-        self._idle = asyncio.Event()
+        self._warming: asyncio.Task[list[VectorIndex]] | None = None
+        #: How often the worker ended at a passage, and how many are tried one by one after such an end.
+        self._lost: Counter[int] = Counter()
+        self._careful = 0
         self._models: list[tuple[str, str, int]] = []
         self._problem = ""
         self._working = asyncio.create_task(self._work(), name="vectors")
@@ -88,17 +93,12 @@ class ContextVectors:
 
     def notice(self) -> None:
         """Look for passages that need vectors, and for vectors whose passages are gone."""
-        self._idle.clear()
         self._wanted.set()
 
     def pause(self, pause: bool) -> None:
         """Make no vectors, or go on."""
         self._is_paused = pause
         self._wanted.set()
-
-    async def settled(self) -> None:
-        """Wait until all passages have vectors, and none is owed that should be gone."""
-        await self._idle.wait()
 
     async def search(self, question: str, n: int, among: Sequence[int] | None = None) -> Nearest:
         """Return the passages nearest to a question; none where vectors cannot be asked within a moment."""
@@ -138,9 +138,10 @@ class ContextVectors:
 
     async def stop(self) -> None:
         """End what is being done."""
-        self._working.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._working
+        tasks = [one for one in (self._working, self._warming) if one is not None]
+        for one in tasks:
+            one.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._actor.stop()
 
     async def _work(self) -> None:
@@ -163,8 +164,9 @@ class ContextVectors:
                 self.failed = exc.message
                 await self._make_anew(exc)
                 await self._again()
-            if not self._wanted.is_set():
-                self._idle.set()
+            except Exception:
+                self._log.exception("Vectors were not made.")
+                await self._again()
 
     async def _embed(self) -> None:
         """Make the vectors that are missing: those of the quick model first, also of what comes meanwhile."""
@@ -174,19 +176,27 @@ class ContextVectors:
         made: set[str] = set()
         while not self._is_paused:
             for index, batch in zip(indexes, BATCHES, strict=False):
-                passages = await asyncio.to_thread(self._storage.next_unembedded, index.id, batch)
+                n = 1 if self._careful else batch
+                passages = await asyncio.to_thread(self._storage.next_unembedded, index.id, n)
                 if passages:
                     break
             else:
                 break
             table = await self._table(index)
             numbers, texts = [one.id for one in passages], [one.text for one in passages]
-            await self._call("add", index.model, table, _packed(numbers), texts)
+            try:
+                await self._call("add", index.model, table, _packed(numbers), texts)
+            except WorkerLost:
+                self._careful = max(self._careful, len(numbers))  # one of them may have ended it
+                self._lost.update(numbers[:1])
+                if len(numbers) > 1 or self._lost[numbers[0]] < TRIES:
+                    raise
+                self._log.warning("Passage %d gets no vector: it ends the process that makes it.", numbers[0])
+            self._careful = max(self._careful - len(numbers), 0)
             await asyncio.to_thread(self._storage.note_embedded, index.id, numbers)
             made.add(table)
-            if index.is_urgent or not await asyncio.to_thread(self._storage.is_owed_urgently):
-                continue
-            await self._take_away()  # what was forgotten meanwhile does not wait for hours of work
+            if await asyncio.to_thread(self._storage.is_owed_urgently):
+                await self._take_away()  # what was forgotten meanwhile does not wait for hours of work
         for table in made:
             await self._call("settle", table)
         # A model that is not there any more has been replaced by then.
@@ -211,7 +221,12 @@ class ContextVectors:
             await asyncio.to_thread(self._storage.note_paid, found)
 
     async def _search(self, question: str, n: int, among: Sequence[int] | None) -> Nearest:
-        indexes = await self._indexes()
+        if self._actor.is_ready:
+            indexes = await self._indexes()
+        else:  # a question that does not wait any longer does not end the start of the worker
+            if self._warming is None or self._warming.done():
+                self._warming = asyncio.create_task(self._start(), name="vectors")
+            indexes = await asyncio.shield(self._warming)
         size = await asyncio.to_thread(self._storage.count)
         # The best one that knows nearly all.
         index = next((one for one in reversed(indexes) if one.left <= UNKNOWN * size), indexes[0])
@@ -223,6 +238,10 @@ class ContextVectors:
             [Found(passage, similarity) for passage, similarity in zip(found, near, strict=True)],
             is_static=index is indexes[0],
         )
+
+    async def _start(self) -> list[VectorIndex]:
+        self._models, self._problem = await self._call("models")
+        return await self._indexes()
 
     async def _indexes(self) -> list[VectorIndex]:
         """Return the indexes of the actor's models, the best one last."""

@@ -1,0 +1,64 @@
+"""What becomes of passages whose vectors end the process that makes them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+from support.storing import write
+
+from ainet.context import vectors as module
+from ainet.context.leased_actor import WorkerLost
+from ainet.context.vectors import ContextVectors
+from ainet.storage.hybrid import HybridStorage
+from ainet.timing import Timing
+
+
+class Worker:
+    """An actor whose process ends at a certain text."""
+
+    is_ready = True
+
+    def __init__(self, *_arguments, **_options):
+        self.tables = {}
+        self.ends = 0
+
+    async def call(self, method, *arguments, seconds):
+        await asyncio.sleep(0)
+        if method == "models":
+            return [("m" * 64, "model", 4)], ""
+        if method == "add":
+            _, table, _, texts = arguments
+            if any("deadly" in text for text in texts):
+                self.ends += 1
+                raise WorkerLost
+            self.tables.setdefault(table, []).extend(texts)
+        return None
+
+    async def stop(self):
+        pass
+
+
+@pytest.fixture
+async def vectors(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LeasedActor", Worker)
+    storage = HybridStorage(tmp_path / "context")
+    folder = storage.add_folder("/f").id
+    write(storage, folder, "a.txt", "\n".join(["deadly" if i == 40 else f"harmless {i}" for i in range(60)]))
+    made = ContextVectors(
+        storage, tmp_path, "", engine=None, workers=None, log=logging.getLogger(), timing=Timing(context_again=0.001)
+    )
+    made.storage = storage
+    yield made
+    await made.stop()
+    storage.close()
+
+
+async def test_one_passage_that_ends_the_process_keeps_no_other_from_its_vector(vectors):
+    async with asyncio.timeout(20):
+        while not vectors.storage.indexes() or vectors.storage.indexes()[0].left:
+            await asyncio.sleep(0.01)
+    (texts,) = vectors._actor.tables.values()
+    assert sorted({one.split("\n")[1] for one in texts}) == sorted(f"harmless {i}" for i in range(60) if i != 40)
+    assert vectors._actor.ends <= 1 + module.TRIES
