@@ -133,8 +133,10 @@ def test_what_is_said_twice_is_found_once_and_no_file_takes_all_places(tmp_path)
         text = "\n\n".join(f"apples {'apples ' * (9 - i)} {path[:1] * (i + 1)}" for i in range(lines))
         passages = [one for line in text.split("\n\n") for one in parse(path, line.encode())]
         storage.commit(storage.stage(folder, path, fingerprint(text), parser="p", passages=passages))
+    copied = parse("d.txt", f"apples {'apples ' * 9} a".encode())  # as the first of a.txt
+    storage.commit(storage.stage(folder, "d.txt", fingerprint("d"), parser="p", passages=copied))
     found = Retriever(storage).find("apples", 10)
-    assert len({one.passage.passage.text for one in found}) == len(found)
+    assert len({one.passage.passage.text for one in found}) == len(found) == 8
     assert [one.passage.path for one in found[:5]].count("a.txt") <= 3  # there are no more others
     storage.close()
 
