@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ainet.client.answer import Answer
 
 QUIET = "opacity: 0.6"
+MARKDOWN, PDF = (".md", ".markdown"), ".pdf"
 #: Folders above the notebook's that links may lead to.
 MOST_UP = 3
 
@@ -34,6 +35,10 @@ def link(passage: FoundPassage, line: int, text: str, here: str | None = None) -
         return html.escape(text)
     if passage.cell and path.endswith(".ipynb"):
         fragment = f"#cell-id={quote(passage.cell)}"
+    elif path.endswith(MARKDOWN) and passage.name:  # is opened as a page, in which headings have names
+        fragment = "#" + quote(passage.name.rpartition(" > ")[2].replace(" ", "-"))
+    elif path.endswith(PDF):
+        fragment = f"#{passage.cell}" if passage.cell else ""
     else:
         fragment = f"#line={line - 1}" if line else ""  # JupyterLab counts from 0
     return f'<a href="{html.escape(quote(path) + fragment)}">{html.escape(text)}</a>'

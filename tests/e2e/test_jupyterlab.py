@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
 from support.lab import CHROMIUM, OPTIONS, TOKEN, running_lab
+from support.lab_pages import run_cell, wait_for_kernel
 
 ANSWER_MS = 120_000
 
@@ -27,26 +27,6 @@ def page(lab):
         page.goto(f"{lab}/lab?token={TOKEN}")
         yield page
         browser.close()
-
-
-def run_cell(page, text: str):
-    """Type `text` into the last cell, run it, and return that cell's outputs."""
-    cell = page.locator(".jp-Notebook .jp-CodeCell").last
-    editor = cell.locator(".cm-content")
-    editor.fill(text)
-    expect(editor).to_contain_text(text.splitlines()[-1])
-    editor.press("Shift+Enter")
-    return page.locator(".jp-Notebook .jp-CodeCell").nth(-2).locator(".jp-OutputArea")
-
-
-def wait_for_kernel(page) -> None:
-    """Run a cell until it answers: what is run before the kernel has connected, JupyterLab forgets."""
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=60_000)
-    for _ in range(20):
-        with contextlib.suppress(AssertionError):
-            expect(run_cell(page, "6 * 7")).to_contain_text("42", timeout=3000)
-            return
-    pytest.fail("the kernel does not answer")
 
 
 def test_the_launcher_starts_the_kernel_and_an_answer_streams_in(page):

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 #: Seconds between two questions how far it is.
 ASKED = 0.2
-ACTIONS = ("list", "add", "remove", "why", "forget", "pause", "resume", "check", "rebuild")
+#: What is done within this time (seconds) needs no word of how far it is.
+SOON = 1.0
+ACTIONS = ("list", "status", "add", "remove", "why", "forget", "pause", "resume", "check", "rebuild")
 #: Actions that need a path.
 OF_PATHS = ("add", "remove", "why")
 #: Lines of a passage that are shown.
@@ -91,6 +93,7 @@ def _whole(path: str) -> str:
 def _wait(node: NodeClient) -> ContextState:
     """Show how far it is, until all is known."""
     progress = ProgressLine()
+    begun = time.monotonic()
     try:
         while True:
             state = node.call(context.context)
@@ -98,6 +101,9 @@ def _wait(node: NodeClient) -> ContextState:
             if not reading or state.is_paused:
                 return state
             one = reading[0]
+            if time.monotonic() < begun + SOON:
+                time.sleep(ASKED)
+                continue
             progress.show(Progress(text=f"Reading {Path(one.path).name}", done=one.done, total=one.total, unit="files"))
             time.sleep(ASKED)
     finally:

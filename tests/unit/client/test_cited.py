@@ -63,7 +63,9 @@ def test_a_place_is_a_line_or_a_cell():
 
 def test_links_are_relative_to_the_notebook_and_open_lines_and_cells():
     here = "/home/ada/work"
-    assert link(passage(), 3, "a<b", here) == '<a href="../notes/a.md#line=2">a&lt;b</a>'
+    assert link(passage("/home/ada/notes/a.py"), 3, "a<b", here) == '<a href="../notes/a.py#line=2">a&lt;b</a>'
+    assert link(passage(name="House > Old cellar"), 3, "x", here) == '<a href="../notes/a.md#Old-cellar">x</a>'
+    assert link(passage("/home/ada/a.pdf", cell="page=7"), 0, "x", here) == '<a href="../a.pdf#page=7">x</a>'
     assert (
         link(passage("/home/ada/work/n b.ipynb", cell="c 1"), 1, "x", here)
         == '<a href="n%20b.ipynb#cell-id=c%201">x</a>'
