@@ -67,9 +67,10 @@ class ContextVectors:
         workers: WorkerPool,
         log: logging.Logger,
         timing: Timing,
+        leased: type[LeasedActor] = LeasedActor,
     ) -> None:
         self._storage, self._log, self._timing = storage, log, timing
-        self._actor = LeasedActor(
+        self._actor = leased(
             VectorActor,
             str(folder),
             better,

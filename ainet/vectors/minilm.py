@@ -64,8 +64,13 @@ def find() -> Path | None:
     return next((Path(str(one.locate())).parent for one in files if one.name == "model.safetensors"), None)
 
 
-def convert(folder: Path, path: Path) -> None:
+def convert(folder: Path, path: Path, *, sha256: str = SHA256) -> None:
     """Write the model in a folder as a GGUF file with 8-bit weights (25 MB).
+
+    Parameters
+    ----------
+    sha256
+        Of its weights, in hexadecimal.
 
     Raises
     ------
@@ -73,7 +78,7 @@ def convert(folder: Path, path: Path) -> None:
         Its weights are not those that are expected.
     """
     data = (folder / "model.safetensors").read_bytes()
-    if hashlib.sha256(data).hexdigest() != SHA256:
+    if hashlib.sha256(data).hexdigest() != sha256:
         raise AinetError(f"The weights in {folder} are not those of {NAME}: install {PACKAGE} again.")
     weights = load(data)
     vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 #: Bytes that LanceDB keeps in memory of indexes, and of what it knows of files.
 INDEX_CACHE, METADATA_CACHE = 32 << 20, 16 << 20
-#: Up to this number of vectors, all are compared with a question's: that takes milliseconds and misses none.
+#: Comparing with all vectors takes milliseconds up to this number of them, and misses none.
 EXACT = 20_000
 #: Beyond it an index finds partitions first. This part of them is looked at, and at least this number.
 PROBED, FEWEST_PROBED = 0.25, 40
@@ -64,9 +64,14 @@ class VectorTables:
     ----------
     folder
         Where they lie; made if it is missing.
+    exact
+        Up to this number of vectors, all are compared with a question's.
+    fragments
+        After this number of additions a table's files are merged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, exact: int = EXACT, fragments: int = FRAGMENTS) -> None:
+        self._exact, self._fragments = exact, fragments
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         session = lancedb.Session(index_cache_size_bytes=INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE)
         self._database = lancedb.connect(str(folder), session=session)
@@ -80,7 +85,7 @@ class VectorTables:
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
         self._append(name, pa.table({"passage": pa.array(passages), "vector": column}))
         self._added += 1
-        if self._added >= FRAGMENTS:
+        if self._added >= self._fragments:
             self.merge(name)
 
     def search(self, name: str, vector: Vectors, n: int, *, among: Numbers | None = None) -> Near:
@@ -144,7 +149,7 @@ class VectorTables:
             return False
         with _in_words(name):
             rows = table.count_rows()
-            if rows <= EXACT or rows - _indexed(table) < UNINDEXED * rows:
+            if rows <= self._exact or rows - _indexed(table) < UNINDEXED * rows:
                 return False
             table.create_index("vector", config=IvfSq(distance_type="dot", num_partitions=round(math.sqrt(rows))))
         self.merge(name)

@@ -41,13 +41,19 @@ class Worker:
 
 
 @pytest.fixture
-async def vectors(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "LeasedActor", Worker)
+async def vectors(tmp_path):
     storage = HybridStorage(tmp_path / "context")
     folder = storage.add_folder("/f").id
     write(storage, folder, "a.txt", "\n".join(["deadly" if i == 40 else f"harmless {i}" for i in range(60)]))
     made = ContextVectors(
-        storage, tmp_path, "", engine=None, workers=None, log=logging.getLogger(), timing=Timing(context_again=0.001)
+        storage,
+        tmp_path,
+        "",
+        engine=None,
+        workers=None,
+        log=logging.getLogger(),
+        timing=Timing(context_again=0.001),
+        leased=Worker,
     )
     made.storage = storage
     yield made

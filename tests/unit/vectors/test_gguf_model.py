@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -45,10 +46,9 @@ def test_what_is_no_model_is_refused_in_words(tmp_path):
         GGUFModel(tmp_path / "junk.gguf")
 
 
-def package(folder, monkeypatch):
+def package(folder):
     """Write a package's model folder, much smaller than the real one."""
     drawn, words = np.random.default_rng(0), ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat", "##s", "dog"]
-    monkeypatch.setattr(minilm, "SHA256", "")
     weights = {
         "embeddings.word_embeddings.weight": (len(words), 384),
         "embeddings.position_embeddings.weight": (512, 384),
@@ -82,14 +82,12 @@ def package(folder, monkeypatch):
     return folder
 
 
-def test_a_package_becomes_a_model(tmp_path, monkeypatch):
-    folder = package(tmp_path / "model", monkeypatch)
+def test_a_package_becomes_a_model(tmp_path):
+    folder = package(tmp_path / "model")
     with pytest.raises(AinetError, match="are not those of all-MiniLM-L6-v2"):
         minilm.convert(folder, tmp_path / "made.gguf")
-    import hashlib
-
-    monkeypatch.setattr(minilm, "SHA256", hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest())
-    minilm.convert(folder, tmp_path / "made.gguf")
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    minilm.convert(folder, tmp_path / "made.gguf", sha256=weights)
     made = GGUFFile.open(tmp_path / "made.gguf")
     names = {one.name for one in made.tensors}
     assert len(names) == 5 + 6 * 16

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ainet.errors import AinetError
-from ainet.vectors import table as module
 from ainet.vectors.table import VectorTables
 
 DIMENSIONS = 16
@@ -40,8 +39,8 @@ def test_the_nearest_come_first_each_once(tables):
     assert len(tables.passages("missing")) == 0
 
 
-def test_an_index_finds_what_comparing_with_all_finds(tables, monkeypatch):
-    monkeypatch.setattr(module, "EXACT", 500)
+def test_an_index_finds_what_comparing_with_all_finds(tmp_path):
+    tables = VectorTables(tmp_path / "vectors", exact=500)
     vectors = unit(3000)
     tables.add("t", np.arange(3000), vectors)
     assert tables.index("t")
@@ -75,8 +74,8 @@ def test_a_table_written_anew_has_what_is_kept_and_its_files_nothing_else(tmp_pa
         assert tables.search("new", vectors[passage], 1).passages.tolist() == [passage]
 
 
-def test_merging_loses_nothing(tables, monkeypatch):
-    monkeypatch.setattr(module, "FRAGMENTS", 3)
+def test_merging_loses_nothing(tmp_path):
+    tables = VectorTables(tmp_path / "vectors", fragments=3)
     vectors = unit(50)
     for i in range(50):
         tables.add("t", np.array([i]), vectors[i : i + 1])
