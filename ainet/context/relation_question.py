@@ -34,6 +34,8 @@ _VERBS: tuple[tuple[str, tuple[RelationKind, ...]], ...] = (
     (r"catch(?:es)?|caught|handle[sd]?", ("catches",)),
     (r"read(?:s)?|load(?:s|ed)?", ("reads",)),
     (r"writ(?:e|es|ten)|save[sd]?", ("writes",)),
+    (r"link(?:s|ed)? to", ("links",)),
+    (r"mention(?:s|ed)?", ("mentions",)),
     (r"use[sd]?|depend(?:s)? on|refer(?:s)? to", _ANY),
 )
 
@@ -90,9 +92,9 @@ def _patterns() -> list[tuple[re.Pattern[str], tuple[RelationKind, ...], Directi
 _PATTERNS = _patterns()
 #: Words before what names a thing.
 _ARTICLE = re.compile(
-    r"(?i)^(?:(?:the|a|an|any|my|our)\b ?)?"
-    r"(?:(?:function|method|class|exception|error|module|variable|file|dataset|data|thing|one)s?\b ?)?"
-    r"(?:(?:that|which|called|named|to)\b ?)?"
+    r"(?i)^(?:(?:the|a|an|any|my|our)\s+)?"
+    r"(?:(?:function|method|class|exception|error|module|variable|file|dataset|data|thing|one)s?\s+)?"
+    r"(?:(?:that|which|called|named|to)\s+)?"
 )
 
 

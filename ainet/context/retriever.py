@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ainet.context.relation_question import RelationQuestion
     from ainet.storage.hybrid import HybridStorage
-    from ainet.storage.records import Definition, Found, StoredPassage
+    from ainet.storage.records import Definition, Found, RelationKind, StoredPassage
 
 #: Passages that each way of searching puts forward.
 DEPTH = 100
@@ -27,6 +27,8 @@ STATIC, BETTER = (0.0, 0.15, 0.4), (0.0, 0.5, 1.0)
 LEAST_SIMILAR = 0.3
 #: Words up to which a question is a list of terms.
 FEW_WORDS = 3
+#: The ways to have to do with a file.
+OF_FILES: tuple[RelationKind, ...] = ("reads", "writes", "links")
 #: How much an import says beside a call.
 IMPORT = 0.5
 #: Definitions of what is described whose relations are followed.
@@ -117,6 +119,9 @@ class Retriever:
         is_limited = below is not None or kind is not None
         things = self._things(asked.thing, self._storage.search(asked.thing, DEPTH) if is_limited else words)
         found: dict[int, float] = defaultdict(float)
+        files = [kind for kind in asked.kinds if kind in OF_FILES]
+        if files and asked.direction == "to":
+            found |= dict.fromkeys(self._storage.relations.of_file(asked.thing, files), 1.0)
         if asked.direction == "definition":
             for definition, weight in things:
                 found[definition.passage] = max(found[definition.passage], weight)

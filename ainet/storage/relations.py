@@ -107,6 +107,17 @@ class Relations:
                     found[passage, one.passage, kind] = Related(one.passage, kind, weight, passage)
         return list(found.values())
 
+    def of_file(self, name: str, kinds: Sequence[RelationKind]) -> list[int]:
+        """Return the passages that read, write or link to a file of this name."""
+        rows = self._database.ask(
+            "SELECT DISTINCT current_passages.id FROM relations "  # noqa: S608
+            "JOIN current_passages ON current_passages.id = passage "
+            f"WHERE relations.symbol = ? AND relations.kind IN {_LISTED} "
+            "AND substr('/' || target, -length(?) - 1) = '/' || ? LIMIT ?",
+            (PurePosixPath(name).name, _json(kinds), name, name, MOST),
+        )
+        return [number for (number,) in rows]
+
     def of_cells(self, source: int) -> list[tuple[int, int, RelationKind, str]]:
         """Return which variables the cells of a notebook use and assign: passage, when it ran, how, name."""
         return self._database.ask(

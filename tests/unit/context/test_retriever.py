@@ -54,7 +54,12 @@ def other(thing):
 """,
     "tests/test_orders.py": "from shop.orders import vat\n\n\ndef test_vat():\n    assert vat(100) == 119\n",
     "else/vat.py": "def vat(country):\n    return country\n\n\ndef use():\n    return vat('de')\n",
-    "notes.md": "# Money\nThe value added tax is 19 percent.\n\n# Pets\nThe cat sleeps.\n",
+    "data/report.py": "def report():\n    return open('data/sales.csv').read() + open('x/other.csv').read()\n",
+    "data/make.py": "def make():\n    open('data/sales.csv', 'w').write('1')\n",
+    "notes.md": (
+        "# Links\nSee [sales](data/sales.csv), `Order.total` and `charge()`.\n\n"
+        "# Money\nThe value added tax is 19 percent.\n\n# Pets\nThe cat sleeps.\n"
+    ),
 }
 
 
@@ -97,6 +102,12 @@ def test_who_calls_it_is_not_who_calls_something_of_that_name(storage):
         ("who catches NegativePrice?", ("shop/till.py", "charge")),
         ("where is NegativePrice defined?", ("shop/orders.py", "NegativePrice")),
         ("who inherits from ValueError", ("shop/orders.py", "NegativePrice")),
+        ("who reads sales.csv?", ("data/report.py", "report")),
+        ("who reads data/sales.csv?", ("data/report.py", "report")),
+        ("which functions write sales.csv", ("data/make.py", "make")),
+        ("what links to sales.csv", ("notes.md", "Links")),
+        ("what mentions charge?", ("notes.md", "Links")),
+        ("where is Order.total mentioned?", ("notes.md", "Links")),
     ],
 )
 def test_relations_are_followed(storage, question, first):
