@@ -95,6 +95,7 @@ benchmark: setup $(SUITE)/tests
 	@$(BIN)/python benchmarks/first_words.py
 	@$(BIN)/python benchmarks/json_schemas.py
 	@$(BIN)/python benchmarks/quantise.py
+	@$(BIN)/python benchmarks/context.py
 
 clean:
 	rm -rf $(VENV) $(RPC) build dist demo-output tests/yjs/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis

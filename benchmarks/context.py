@@ -29,7 +29,7 @@ from zlib import crc32
 import lancedb
 import msgspec
 import numpy as np
-from judged import Question, described, docstrings, frequently_asked, library, manual, rare_terms, without
+from judged import MANUAL, Question, described, docstrings, frequently_asked, library, manual, rare_terms, without
 from lancedb.rerankers import RRFReranker
 
 from ainet.context.citations import Citations
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "results" / "context.json"
 PARTS = ("quality", "relations", "code", "citations", "costs")
+#: Parts that need the manual.
+OF_MANUAL = ("quality", "citations")
 #: Questions of a kind, at most.
 MOST = 600
 _DOCSTRING = re.compile(r"(\"\"\"|''')(?:.|\n)*?\1")
@@ -387,6 +389,9 @@ def main() -> None:
     work = Path(tempfile.mkdtemp(prefix="context-"))
     try:
         for part in options.parts:
+            if part in OF_MANUAL and not MANUAL.exists():
+                print(f"\n{part}: Python's manual is missing (Debian: apt install python3.11-doc).")
+                continue
             results[part] = globals()[part](work, better)
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     finally:
