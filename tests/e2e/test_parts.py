@@ -116,7 +116,7 @@ def test_two_parts_go_on_and_become_one(nodes, smollm2_path):
     for name in NAMES:
         wait_for(lambda name=name: said(nodes, name) == whole, 60)
     # One of the two placements is the better one for everybody; the other one ends.
-    wait_for(lambda: sum(loaded(nodes).values()) == 1, 60)
+    wait_for(lambda: sum(loaded(nodes).values()) == 1, 150)  # five devices on a machine that is busy with other tests
     # (It may move once more: where others keep the processors busy, another split becomes the better one.)
     wait_for(lambda: len({tuple(pids(answer)) for answer in ask_all(nodes, expected).values()}) == 1, 120)
 
