@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make setup      private $(VENV) with all dependencies (llama.cpp compiles once, about 8 minutes on 2 cores)"
 	@echo "make demo       three nodes on this machine answer a question together"
-	@echo "make quick      style, types, and the tests that start no process: a few minutes"
+	@echo "make quick      style, types, and the tests that start no process: two minutes"
 	@echo "make test       style, types and all tests: about half an hour on 2 cores"
 	@echo "make soak       200 answers while stages are killed all the time (about 6 minutes)"
 	@echo "make lint       style and types only"
