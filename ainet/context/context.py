@@ -146,7 +146,7 @@ class Context:
 
     async def remove(self, path: str) -> ContextState:
         """Forget a folder that was added, and all that was known of it; raises `NotFound`."""
-        opened = await self._open()
+        opened = await self._open_known()
         folder = await asyncio.to_thread(opened.storage.folder, str(PurePath(path)))
         async with opened.folders.stand_still():
             opened.folders.leave(folder.id)
@@ -156,7 +156,7 @@ class Context:
 
     async def pause(self, on: bool = True) -> ContextState:
         """Look at no file and make no vectors until this is asked for again; or go on."""
-        opened = await self._open()
+        opened = await self._open_known()
         await opened.folders.pause(on)
         opened.vectors.pause(on)
         return await self.state()
@@ -180,7 +180,7 @@ class Context:
         """
         if (path is None) == (query is None):
             raise UsageError("Name what to forget: a path, or --query with words that stand in it.")
-        opened = await self._open()
+        opened = await self._open_known()
         async with opened.folders.stand_still():
             sources = await asyncio.to_thread(_meant, opened.storage, path, query)
             await asyncio.to_thread(opened.storage.forget, list(sources))
@@ -191,13 +191,13 @@ class Context:
 
     async def check(self) -> ContextCheck:
         """Compare everything that is kept with everything else."""
-        opened = await self._open()
+        opened = await self._open_known()
         found = await asyncio.to_thread(opened.storage.check)
         return ContextCheck(problems=[*found, *await opened.vectors.check()])
 
     async def rebuild(self) -> ContextState:
         """Make the index of words, and all vectors, anew."""
-        opened = await self._open()
+        opened = await self._open_known()
         await asyncio.to_thread(opened.storage.rebuild)
         await opened.vectors.rebuild()
         return await self.state()

@@ -60,6 +60,10 @@ async def test_files_are_found_with_their_lines_as_they_change(tmp_path, notes):
         with pytest.raises(UsageError, match="ainet context add PATH"):
             await node.call(context.find, "anything")
         assert (await node.call(context.context)).folders == []
+        for verb, arguments in ((context.context_remove, (str(notes),)), (context.context_check, ())):
+            with pytest.raises(UsageError, match="knows no files yet"):
+                await node.call(verb, *arguments)
+        assert not (tmp_path / "one/context").exists()
         await node.call(context.context_add, str(notes))
         (folder,) = (await known(node)).folders
         assert (folder.files, folder.problems, folder.failed) == (2, 1, "")

@@ -74,7 +74,10 @@ async def test_meaning_finds_what_words_do_not_until_it_is_forgotten(tmp_path, n
         await settled(node)
         assert vector not in files_of(tmp_path)
         assert (await node.call(context.context_check)).problems == []
-        await asyncio.sleep(3 * QUICK.context_look)  # it is not known again although it is there
+        (notes / "more.md").write_text("zeppelin")  # once this is known, all was looked through again
+        async with asyncio.timeout(20):
+            while not await found(node, "zeppelin"):
+                await asyncio.sleep(0.05)
         assert all(one.path != f"{notes}/pets.md" for one in await found(node, QUESTION))
         await node.call(context.context_add, str(notes))
         await settled(node)
