@@ -66,6 +66,9 @@ class AinetConfig(Configurable):
     embedding_model = Unicode(
         "", help="GGUF file of a model for vectors of the owner's passages (default: all-MiniLM-L6-v2, if installed)."
     ).tag(config=True)
+    context_disk = Unicode("1GB", help="Disk space for documents of the owner's other devices; 0: none.").tag(
+        config=True
+    )
     context_window = Int(4096, help="Most tokens of prompt and answer together.").tag(config=True)
     chunk = Int(64, help="Prompt tokens that a stage processes at once (llama.cpp's n_ubatch).").tag(config=True)
     objective = Enum(

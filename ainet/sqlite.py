@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 from ainet.errors import AinetError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
-def open_database(path: Path, schema: str, version: int, *, advice: str) -> sqlite3.Connection:
+def open_database(
+    path: Path, schema: str, version: int, *, advice: str, changes: Mapping[int, str] | None = None
+) -> sqlite3.Connection:
     """Return the database at `path` (0600), created when it is missing.
 
     It has a write-ahead log, keeps foreign keys, and overwrites what is deleted.
@@ -25,6 +28,8 @@ def open_database(path: Path, schema: str, version: int, *, advice: str) -> sqli
         Of the schema.
     advice
         Advice for a damaged file: "Restore it from a backup, or …".
+    changes
+        By version, the statements that make the next one of it.
 
     Raises
     ------
@@ -40,8 +45,10 @@ def open_database(path: Path, schema: str, version: int, *, advice: str) -> sqli
         database.executescript(
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"
             "PRAGMA secure_delete = ON; PRAGMA foreign_keys = ON;"
-            f"{schema}; PRAGMA user_version = {version};"
         )
+        for number in range(found or version, version):
+            database.executescript(f"BEGIN; {(changes or {})[number]}; PRAGMA user_version = {number + 1}; COMMIT")
+        database.executescript(f"{schema}; PRAGMA user_version = {version};")
     except sqlite3.DatabaseError as exc:
         database.close()
         raise AinetError(f"{path} is damaged ({exc}). {advice}") from exc

@@ -34,6 +34,8 @@ class ContextFolder:
         Whether it is looked through; `done` of `total` changed files were read then.
     failed
         Why it could not be looked through the last time.
+    shared_with
+        Names of contacts.
     """
 
     path: str
@@ -45,6 +47,7 @@ class ContextFolder:
     done: int = 0
     total: int = 0
     failed: str = ""
+    shared_with: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,22 @@ class ContextVectorState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContextDevice:
+    """Another device of the owner's.
+
+    Attributes
+    ----------
+    documents, here, passages
+        How many documents it has for others; how many of them are here as they are now; their passages.
+    """
+
+    name: str
+    documents: int
+    here: int
+    passages: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ContextState:
     """What is known.
 
@@ -78,6 +97,8 @@ class ContextState:
         Why changes are found late, where they are.
     vectors_failed
         Why no vectors are made, where they are not.
+    devices
+        The owner's other devices that have documents for this one.
     """
 
     folders: list[ContextFolder]
@@ -87,6 +108,7 @@ class ContextState:
     unwatched: str = ""
     vectors: list[ContextVectorState] = field(default_factory=list)
     vectors_failed: str = ""
+    devices: list[ContextDevice] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +120,10 @@ class ContextCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class Forgotten:
-    """The files that are not known any more."""
+    """The files that are not known any more; `elsewhere`: those of other devices that say the same."""
 
     paths: list[str]
+    elsewhere: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +146,8 @@ class FoundPassage:
         Why it was found.
     best_line
         The line on which the sentence begins that has most in common with the question; 0 where there are no lines.
+    device
+        The name of the device on which the file is; empty: this one.
     """
 
     path: str
@@ -135,21 +160,32 @@ class FoundPassage:
     name: str
     reason: str = ""
     best_line: int = 0
+    device: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoundPassages:
-    """What was found, the best first."""
+    """What was found, the best first; `unasked`: devices that have documents which are not here, and are away."""
 
     results: list[FoundPassage]
+    unasked: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PassagesFor:
-    """The passages that would go along with a question, the best first; `note` says why there are none."""
+    """The passages that would go along with a question, the best first; `note` says why there are none.
+
+    For `unasked`, see `FoundPassages`.
+    """
 
     results: list[FoundPassage]
     note: str = ""
+    unasked: list[str] = field(default_factory=list)
+
+
+def unasked_words(names: list[str]) -> list[str]:
+    """Return what is said of devices that could not be asked."""
+    return [f"{name} has more documents, and could not be asked: it is away" for name in names]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +232,7 @@ class FolderRequest:
 
     path: Path
     label: Annotated[Label, Option("who may have it: private, swarm or shared", metavar="LABEL")] = "swarm"
+    audience: Annotated[tuple[Text, ...], Option("a contact that it is shared with", metavar="CONTACT")] = ()
 
 
 @dataclass(frozen=True)

@@ -47,11 +47,18 @@ def has_unknown(answer: Answer) -> bool:
     return any(one.passage is None for one in answer.citations)
 
 
+def is_elsewhere(path: str) -> bool:
+    """Whether a path is one of another device: ``DEVICE:PATH``."""
+    device, colon, _ = path.partition(":")
+    return bool(colon and device and "/" not in device) and not Path(path).exists()
+
+
 def place(passage: FoundPassage, line: int = 0) -> str:
     """Return where a passage stands, or the line that was cited."""
     line = line or passage.best_line or passage.line
     cell = f" cell {passage.cell}" if passage.cell and Path(passage.path).suffix == ".ipynb" else ""
-    return f"{passage.path}{cell}{f':{line}' if line else ''}"
+    device = f"{passage.device}:" if passage.device else ""
+    return f"{device}{passage.path}{cell}{f':{line}' if line else ''}"
 
 
 def source_words(passages: Sequence[FoundPassage], *, whole: bool = False) -> list[str]:

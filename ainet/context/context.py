@@ -7,23 +7,15 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from ainet.api import context as api
-from ainet.api.context import (
-    ContextCheck,
-    ContextFolder,
-    ContextProblem,
-    ContextState,
-    ContextVectorState,
-    FoundPassage,
-    FoundPassages,
-)
+from ainet.api.context import ContextCheck, ContextState, FoundPassage, FoundPassages
 from ainet.context import graph, grounds
-from ainet.context.folders import Folders, Progress
-from ainet.context.reader import Reader
-from ainet.context.relation_question import relation_question
-from ainet.context.retriever import DEPTH, Retriever, weight_of
-from ainet.context.vectors import FOLDER as VECTORS
-from ainet.context.vectors import ContextVectors, Nearest
+from ainet.context.opened import Opened
+from ainet.context.peers import ContextPeers
+from ainet.context.places import Places
+from ainet.context.search import search
+from ainet.context.state import state_of
 from ainet.errors import AinetError, NotFound, UsageError
+from ainet.replication.replication import FEED, HEAD
 from ainet.storage.hybrid import HybridStorage
 
 if TYPE_CHECKING:
@@ -32,28 +24,24 @@ if TYPE_CHECKING:
 
     from ainet.api.answers import Answers
     from ainet.api.generate import Citation
+    from ainet.context.places import Place
     from ainet.context.retriever import Ranked
     from ainet.engine.engine import Engine
     from ainet.engine.worker_pool import WorkerPool
+    from ainet.links.links import Links
     from ainet.storage.records import Label
+    from ainet.swarm.feeds import Feeds
     from ainet.timing import Timing
 
 FOLDER = "context"
-#: Files with problems that are told at once.
-MOST_PROBLEMS = 100
-#: Of up to this number of passages that are allowed, each is named in a search for vectors; of more, the nearest ones
-#: of all are filtered.
-MOST_NAMED, FILTERED = 2000, 1000
 #: Steps of a trace.
 MOST_STEPS = 5
-#: How often the disk is asked to be free of what was removed, while somebody reads it.
-SCRUBS = 5
 
 
 class Context:
     """Answers the owner's questions about files, of which it keeps track.
 
-    Nothing of it is loaded before a folder is added.
+    Nothing of it is loaded before a folder is added, here or on another device of the owner's.
 
     Parameters
     ----------
@@ -61,8 +49,12 @@ class Context:
         The node's data directory.
     better
         Path of an embedding model; see `VectorActor`.
+    disk
+        Bytes that documents of other devices may take here.
     engine, workers
         Where files are read and vectors made.
+    links, feeds
+        To other devices.
     answers
         The registry of answers to the owner's verbs.
     log
@@ -74,19 +66,28 @@ class Context:
         *,
         data_dir: Path,
         better: str,
+        disk: int,
         engine: Engine,
         workers: WorkerPool,
+        links: Links,
+        feeds: Feeds,
         answers: Answers,
         log: logging.Logger,
         timing: Timing,
     ) -> None:
         self._data_dir, self._engine, self._workers = data_dir.resolve(), engine, workers
-        self._log, self._timing, self._better = log, timing, better
+        self._log, self._timing, self._better, self._disk = log, timing, better, disk
+        self._links, self._feeds = links, feeds
         self._folder = data_dir / FOLDER
         self._opening = asyncio.Lock()
-        self._opened: _Opened | None = None
+        self._opened: Opened | None = None
         self._is_stopping = False
         self._beginning: asyncio.Task[None] | None = None
+        self._places = Places(links.identity)
+        self._peers = ContextPeers(links, self._places, self._open_if_known)
+        links.on_revoked(self._revoked)
+        links.home.on_left(self._left)
+        feeds.on_change(lambda _author, log: self.start() if log == FEED else None)
         answers.add(api.context, self.state)
         answers.add(api.context_add, self.add)
         answers.add(api.context_remove, self.remove)
@@ -99,8 +100,8 @@ class Context:
         answers.add(api.quote, self.quote)
 
     def start(self) -> None:
-        """Look through the folders that were added before, if there are any."""
-        if self._folder.exists():
+        """Keep what is known up to date, if something is, or other devices know something."""
+        if self._opened is None and self._beginning is None and not self._is_stopping and self._is_known():
             self._beginning = asyncio.create_task(self._begin(), name="context")
 
     async def stop(self) -> None:
@@ -115,21 +116,30 @@ class Context:
 
     async def state(self) -> ContextState:
         """Return what is known of which folders."""
-        if not self._folder.exists():
+        opened = await self._open_if_known()
+        if opened is None:
             return ContextState(folders=[], size=0)
-        opened = await self._open()
-        return await asyncio.to_thread(self._state, opened)
+        return await asyncio.to_thread(state_of, opened, self._places)
 
-    async def add(self, path: str, label: Label = "swarm") -> ContextState:
+    async def add(self, path: str, label: Label = "swarm", audience: Sequence[str] = ()) -> ContextState:
         """Let a folder, or a file, be known.
+
+        Parameters
+        ----------
+        audience
+            Names of the contacts that it is shared with.
 
         Raises
         ------
         NotFound
-            It is not there.
+            It is not there, or a contact is not known.
         UsageError
-            It cannot be added: it is a part of one that was, or of the node's data, or such a one is a part of it.
+            It cannot be added: it is a part of one that was, or of the node's data, or such a one is a part of it; or
+            it is not said whom it is shared with.
         """
+        if (label == "shared") != bool(audience):
+            raise UsageError("Say whom it is shared with: --label shared --with CONTACT.")
+        contacts = [self._places.contact(name) for name in audience]
         whole = await asyncio.to_thread(_resolved, path)
         data_dir = self._data_dir
         if whole == data_dir or data_dir in whole.parents:
@@ -139,8 +149,9 @@ class Context:
             other = Path(folder.path)
             if other != whole and (other in whole.parents or whole in other.parents):
                 raise UsageError(f"{whole} and {other}, which was added before, are parts of each other. Remove one.")
-        folder = await asyncio.to_thread(opened.storage.add_folder, str(whole), label)
+        folder = await asyncio.to_thread(opened.storage.add_folder, str(whole), label, contacts)
         await asyncio.to_thread(opened.storage.know_again, folder.id)
+        opened.replication.notice()
         opened.folders.look(folder.id)
         return await self.state()
 
@@ -151,7 +162,7 @@ class Context:
         async with opened.folders.stand_still():
             opened.folders.leave(folder.id)
             await asyncio.to_thread(opened.storage.remove_folder, folder.id)
-        await self._leave_nothing(opened)
+        await opened.leave_nothing()
         return await self.state()
 
     async def pause(self, on: bool = True) -> ContextState:
@@ -180,14 +191,20 @@ class Context:
         """
         if (path is None) == (query is None):
             raise UsageError("Name what to forget: a path, or --query with words that stand in it.")
+        place = self._places.find(path)
+        if place.device:
+            name = self._places.name(place.device)
+            raise UsageError(f"What {name} knows is forgotten there: ainet context forget {place.path}, on {name}.")
         opened = await self._open_known()
         async with opened.folders.stand_still():
-            sources = await asyncio.to_thread(_meant, opened.storage, path, query)
+            sources, elsewhere = await asyncio.to_thread(_meant, opened.storage, path, query)
             await asyncio.to_thread(opened.storage.forget, list(sources))
-        if not sources:
+        if not sources and not elsewhere:
             raise NotFound(f"Nothing is known of {path}." if path else f"No file that is known says {query!r}.")
-        await self._leave_nothing(opened)
-        return api.Forgotten(paths=sorted(sources.values()))
+        await opened.leave_nothing()
+        return api.Forgotten(
+            paths=sorted(sources.values()), elsewhere=sorted(self._whole_name(path) for path in elsewhere)
+        )
 
     async def check(self) -> ContextCheck:
         """Compare everything that is kept with everything else."""
@@ -209,161 +226,144 @@ class Context:
     ) -> FoundPassages:
         """Return the passages that fit a question best.
 
+        Parameters
+        ----------
+        folder
+            A folder or file; ``DEVICE:PATH`` on another device, ``DEVICE:`` for all that it has. A contact is asked
+            only where it is named.
+
         Raises
         ------
         UsageError
             Nothing was added yet.
+        PeerUnreachable
+            The contact is away.
         """
-        below = str(PurePath(folder)) if folder is not None else None
-        found = [_shown(one) for one in await self.retrieve(text, most, below, kind)]
+        place = self._places.find(folder)
+        if place.is_contact:
+            return FoundPassages(results=await self._peers.ask_contact(place.device, text, place.path, kind, most))
         opened = await self._open_known()
-        return FoundPassages(results=await asyncio.to_thread(grounds.with_best_lines, opened.storage, text, found))
+        ranked = await search(opened, text, most, below=place.below, kind=kind, folders=await _all_of(opened, place))
+        found = await asyncio.to_thread(
+            grounds.with_best_lines, opened.storage, text, [self._shown(one) for one in ranked]
+        )
+        others, unasked = await self._ask_others(opened, place, text, kind, most)
+        if others:
+            found = await asyncio.to_thread(grounds.merged, opened.storage, text, found, others, most)
+        return FoundPassages(results=found, unasked=unasked)
 
     async def quote(
         self, text: str, folder: str | None = None, kind: str | None = None, most: int = 3
     ) -> api.PassagesFor:
         """Return the passages that answer a question, the best first: none, unless one covers half of what it says."""
-        opened = await self._open_known()
-        found = (await self.find(text, folder, kind, most)).results
-        kept = await asyncio.to_thread(grounds.chosen, opened.storage, text, found)
-        return api.PassagesFor(results=kept, note="" if kept else grounds.NOTHING)
+        opened = await self._open()
+        found = await self.find(text, folder, kind, most)
+        kept = await asyncio.to_thread(grounds.chosen, opened.storage, text, found.results)
+        return api.PassagesFor(results=kept, note="" if kept else grounds.NOTHING, unasked=found.unasked)
 
     async def cite(self, question: str, answer: str, passages: Sequence[FoundPassage]) -> list[Citation]:
         """Return the sentences of an answer, each with the passage that says it."""
-        opened = await self._open_known()
+        opened = await self._open()
         return await asyncio.to_thread(grounds.citations, opened.storage, question, answer, passages)
 
     async def trace(self, name: str, folder: str | None = None, depth: int = 2) -> api.Trace:
         """Return what leads to something, and what it leads to; raises `NotFound`."""
         opened = await self._open_known()
-        below = str(PurePath(folder)) if folder is not None else None
-        return await asyncio.to_thread(graph.trace, opened.storage, name, within=below, depth=min(depth, MOST_STEPS))
+        within = self._places.find(folder).below
+        return await asyncio.to_thread(graph.trace, opened.storage, name, within=within, depth=min(depth, MOST_STEPS))
 
-    async def retrieve(self, question: str, n: int, below: str | None = None, kind: str | None = None) -> list[Ranked]:
-        """Return the `n` passages that fit a question best; raises `UsageError` where nothing was added yet."""
-        opened = await self._open_known()
-        near = Nearest([], is_static=True)
-        if weight_of(question) and relation_question(question) is None:
-            near = await self._near(opened, question, below, kind)
-        return await asyncio.to_thread(
-            Retriever(opened.storage, is_static=near.is_static).find,
-            question,
-            n,
-            vectors=near.found,
-            below=below,
-            kind=kind,
-        )
+    async def _ask_others(
+        self, opened: Opened, place: Place, text: str, kind: str | None, most: int
+    ) -> tuple[list[FoundPassage], list[str]]:
+        """Ask the owner's devices that have what is not here; returns their passages, and who could not be asked."""
+        if place.path and not place.device:
+            return [], []
+        kept = await asyncio.to_thread(opened.storage.replicas.kept)
+        behind = await asyncio.to_thread(opened.replication.behind)
+        lacking = sorted({*behind, *(device for device, one in kept.items() if one.whole < one.all)})
+        meant = [device for device in lacking if place.device in ("", device)]
+        return await self._peers.ask_members(meant, text, kind, most, {place.device: place.path})
 
-    async def _open_known(self) -> _Opened:
-        if not self._folder.exists():
+    async def _open_known(self) -> Opened:
+        opened = await self._open_if_known()
+        if opened is None:
             raise UsageError("The node knows no files yet: `ainet context add PATH` lets it know a folder.")
-        return await self._open()
-
-    async def _near(self, opened: _Opened, question: str, below: str | None, kind: str | None) -> Nearest:
-        if below is None and kind is None:
-            return await opened.vectors.search(question, DEPTH)
-        allowed = await asyncio.to_thread(opened.storage.all_among, below=below, kind=kind, most=MOST_NAMED)
-        if len(allowed) < MOST_NAMED:
-            return await opened.vectors.search(question, DEPTH, among=allowed)
-        near = await opened.vectors.search(question, FILTERED)
-        numbers = [one.id for one in near.found]
-        kept = set(await asyncio.to_thread(opened.storage.among, numbers, below=below, kind=kind))
-        return Nearest([one for one in near.found if one.id in kept][:DEPTH], near.is_static)
+        return opened
 
     # --- what is behind it -----------------------------------------------------------------------
+
+    def _is_known(self) -> bool:
+        members = self._links.identity.roster.members
+        return self._folder.exists() or any(self._feeds.get(member.id, FEED, HEAD, int) for member in members)
 
     async def _begin(self) -> None:
         try:
             await self._open()
         except AinetError as exc:  # whoever asks hears it, too
             self._log.warning("What was known of files cannot be used: %s", exc.message)
+        finally:
+            self._beginning = None
 
-    async def _open(self) -> _Opened:
+    async def _open_if_known(self) -> Opened | None:
+        return await self._open() if self._is_known() else None
+
+    async def _open(self) -> Opened:
         async with self._opening:
             if self._is_stopping:
                 raise UsageError("The node is stopping.")
             if self._opened is None:
                 storage = await asyncio.to_thread(HybridStorage, self._folder)
-                self._opened = _Opened(
+                self._opened = Opened(
                     storage,
-                    self._folder / VECTORS,
-                    self._better,
+                    self._folder,
+                    better=self._better,
+                    disk=self._disk,
                     engine=self._engine,
                     workers=self._workers,
+                    links=self._links,
+                    feeds=self._feeds,
                     log=self._log,
                     timing=self._timing,
                 )
             return self._opened
 
-    async def _leave_nothing(self, opened: _Opened) -> None:
-        """Have what was removed gone from the disk."""
-        opened.vectors.notice()
-        for _ in range(SCRUBS):
-            if await asyncio.to_thread(opened.storage.scrub):
-                return
-            await asyncio.sleep(self._timing.context_again)
-        self._log.warning("What was removed is still in the log of %s: somebody reads it.", self._folder)
+    def _revoked(self, node_id: str) -> None:
+        """Share nothing more with a contact that was forgotten, and know nothing more of a member that was removed."""
+        if self._opened is not None:
+            self._opened.revoked(node_id)
 
-    def _state(self, opened: _Opened) -> ContextState:
-        folders, problems = [], []
-        for folder in opened.storage.folders():
-            sources = opened.storage.sources(folder.id)
-            failing = [source for source in sources.values() if source.problem]
-            progress: Progress = opened.folders.progress(folder.id)
-            problems += [
-                ContextProblem(path=str(Path(folder.path) / source.path), problem=source.problem) for source in failing
-            ]
-            folders.append(
-                ContextFolder(
-                    path=folder.path,
-                    label=folder.label,
-                    files=len(sources) - len(failing),
-                    passages=sum(source.passages for source in sources.values()),
-                    problems=len(failing),
-                    is_reading=progress.is_reading and not opened.folders.is_paused,
-                    done=progress.done,
-                    total=progress.total,
-                    failed=progress.failed,
-                )
-            )
-        return ContextState(
-            folders=folders,
-            size=sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file()),
-            problems=problems[:MOST_PROBLEMS],
-            is_paused=opened.folders.is_paused,
-            unwatched=opened.folders.unwatched,
-            vectors=[
-                ContextVectorState(name=one.name, left=one.left, owed=one.owed) for one in opened.storage.indexes()
-            ],
-            vectors_failed=opened.vectors.failed,
+    def _left(self, left: str | None) -> None:
+        """Let the members of another swarm have nothing that was added for those of the one before."""
+        if left is not None and self._folder.exists():
+            storage = HybridStorage(self._folder)
+            try:
+                storage.replicas.withdraw()
+            finally:
+                storage.close()
+            self._log.warning("This device belongs to another swarm now: the folders that it knows are private.")
+        if self._opened is not None:
+            self._opened.revoked("")
+
+    def _whole_name(self, path: str) -> str:
+        """Return a path of the storage for people: that of another device with its name."""
+        device, path = self._places.split(path)
+        return f"{self._places.name(device)}:{path}" if device else path
+
+    def _shown(self, one: Ranked) -> FoundPassage:
+        passage = one.passage.passage
+        device, folder = self._places.split(one.passage.folder)
+        return FoundPassage(
+            device=self._places.name(device) if device else "",
+            path=str(Path(folder) / one.passage.path),
+            cell=passage.cell,
+            line=passage.first_line,
+            end_line=passage.last_line,
+            score=one.score,
+            text=passage.text,
+            kind=passage.kind,
+            name=passage.name,
+            reason=one.reason,
         )
-
-
-class _Opened:
-    """What there is once something was added."""
-
-    def __init__(
-        self,
-        storage: HybridStorage,
-        folder: Path,
-        better: str,
-        *,
-        engine: Engine,
-        workers: WorkerPool,
-        log: logging.Logger,
-        timing: Timing,
-    ) -> None:
-        self.storage = storage
-        self.reader = Reader(engine, workers, log, timing)
-        self.vectors = ContextVectors(storage, folder, better, engine=engine, workers=workers, log=log, timing=timing)
-        self.folders = Folders(storage, self.reader, self.vectors.notice, log=log, timing=timing)
-        self.vectors.pause(self.folders.is_paused)
-
-    async def stop(self) -> None:
-        await self.folders.stop()
-        await self.vectors.stop()
-        await self.reader.stop()
-        await asyncio.to_thread(self.storage.close)
 
 
 def _resolved(path: str) -> Path:
@@ -375,28 +375,22 @@ def _resolved(path: str) -> Path:
     return whole.resolve()
 
 
-def _meant(storage: HybridStorage, path: str | None, query: str | None) -> dict[int, str]:
-    """Return the sources in a file or folder, or those that say something, with their whole paths."""
+def _meant(storage: HybridStorage, path: str | None, query: str | None) -> tuple[dict[int, str], list[str]]:
+    """Return the sources in a path, or those that say something, with their whole paths; and the latter elsewhere."""
     if query is not None:
-        return storage.saying(query)
+        said = storage.saying(query)
+        here = {number: path for number, path in said.items() if path.startswith("/")}
+        return here, [path for number, path in said.items() if number not in here]
     return {
         source.id: str(Path(folder.path) / source.path)
         for folder in storage.folders()
         for source in storage.sources(folder.id).values()
         if f"{Path(folder.path) / source.path}/".startswith(f"{PurePath(path or '')}/")
-    }
+    }, []
 
 
-def _shown(one: Ranked) -> FoundPassage:
-    passage = one.passage.passage
-    return FoundPassage(
-        path=str(Path(one.passage.folder) / one.passage.path),
-        cell=passage.cell,
-        line=passage.first_line,
-        end_line=passage.last_line,
-        score=one.score,
-        text=passage.text,
-        kind=passage.kind,
-        name=passage.name,
-        reason=one.reason,
-    )
+async def _all_of(opened: Opened, place: Place) -> list[int] | None:
+    """Return the folders of a device of which all is meant; None where no such is named."""
+    if not place.device or place.path:
+        return None
+    return [one.id for one in await asyncio.to_thread(opened.storage.folders, place.device)]

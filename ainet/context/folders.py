@@ -228,7 +228,7 @@ class Folders:
             raise
         if only is None:
             self._seen[folder.id] = update.folders
-        if updated.read or updated.gone:
+        if updated.read or updated.moved or updated.gone:
             self._changed()
 
 

@@ -15,8 +15,8 @@ from ainet.storage.relations import whole_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ainet.storage.hybrid import HybridStorage
     from ainet.storage.records import RelationKind, StoredPassage
+    from ainet.storage.view import StorageView
 
 #: Passages of a trace, and of what is next to one of them.
 MOST_TRACED, MOST_NEXT = 60, 12
@@ -25,7 +25,7 @@ CERTAIN = 0.5
 FOLLOWED: tuple[RelationKind, ...] = ("calls", "inherits", "raises", "catches", "reads", "writes", "uses")
 
 
-def trace(storage: HybridStorage, name: str, *, within: str | None = None, depth: int = 2) -> Trace:
+def trace(storage: StorageView, name: str, *, within: str | None = None, depth: int = 2) -> Trace:
     """Return what leads to something, and what it leads to.
 
     Parameters
@@ -65,7 +65,7 @@ def trace(storage: HybridStorage, name: str, *, within: str | None = None, depth
     return _shown(storage, begin, list(known), edges)
 
 
-def _next(storage: HybridStorage, passages: Sequence[int], *, is_up: bool) -> list[tuple[int, int, RelationKind]]:
+def _next(storage: StorageView, passages: Sequence[int], *, is_up: bool) -> list[tuple[int, int, RelationKind]]:
     """Return what these passages depend on, or (not `is_up`) what depends on them."""
     found: list[tuple[int, int, RelationKind]] = []
     if is_up:
@@ -82,7 +82,7 @@ def _next(storage: HybridStorage, passages: Sequence[int], *, is_up: bool) -> li
     return found
 
 
-def _trace_variable(storage: HybridStorage, name: str, within: str | None) -> Trace:
+def _trace_variable(storage: StorageView, name: str, within: str | None) -> Trace:
     """Follow a variable through the cells of notebooks, in the order in which they ran."""
     edges: dict[tuple[int, int], RelationKind] = {}
     begin: list[int] = []
@@ -142,7 +142,7 @@ def cell_edges(rows: Iterable[tuple[int, int, str, str]]) -> CellEdges:
 
 
 def _shown(
-    storage: HybridStorage, begin: Sequence[int], passages: Sequence[int], edges: Mapping[tuple[int, int], RelationKind]
+    storage: StorageView, begin: Sequence[int], passages: Sequence[int], edges: Mapping[tuple[int, int], RelationKind]
 ) -> Trace:
     known = {one.id: one for one in storage.passages(passages)}
     return Trace(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ainet.api.context import FoundPassage
-    from ainet.storage.hybrid import HybridStorage
+    from ainet.storage.view import StorageView
 
 #: The part of what a question says that at least one passage must have; otherwise none goes along.
 LEAST_COVERED = 0.5
@@ -29,7 +29,7 @@ MOST_PASSAGES = 8
 WINDOW, CHARACTERS = 0.4, 3
 
 
-def chosen(storage: HybridStorage, question: str, found: Sequence[FoundPassage]) -> list[FoundPassage]:
+def chosen(storage: StorageView, question: str, found: Sequence[FoundPassage]) -> list[FoundPassage]:
     """Return the passages that are about the question: none, unless one of them covers half of what it says."""
     covered = storage.coverage(question, [f"{one.path} {one.name} {one.text}" for one in found])
     if max(covered, default=0.0) < LEAST_COVERED:
@@ -42,7 +42,25 @@ def chosen(storage: HybridStorage, question: str, found: Sequence[FoundPassage])
     ]
 
 
-def with_best_lines(storage: HybridStorage, question: str, found: Sequence[FoundPassage]) -> list[FoundPassage]:
+def merged(
+    storage: StorageView,
+    question: str,
+    own: Sequence[FoundPassage],
+    others: Sequence[FoundPassage],
+    most: int,
+) -> list[FoundPassage]:
+    """Return the best passages of several devices, by their scores, and by how much of the question they cover.
+
+    Scores alone say only what fits best on each device.
+    """
+    found = {(one.device, one.path, one.cell, one.line): one for one in [*others, *own]}
+    covered = storage.coverage(question, [f"{one.path} {one.name} {one.text}" for one in found.values()])
+    scored = [replace(one, score=one.score * part) for one, part in zip(found.values(), covered, strict=True)]
+    best = sorted(scored, key=lambda one: (-one.score, one.device, one.path, one.line))[:most]
+    return with_best_lines(storage, question, best)
+
+
+def with_best_lines(storage: StorageView, question: str, found: Sequence[FoundPassage]) -> list[FoundPassage]:
     """Return passages that know which of their lines has most in common with the question."""
     sentences = [(one, sentence) for one in found if one.line for sentence in sentences_of(one.text)]
     covered = storage.coverage(question, [sentence.text for _, sentence in sentences])
@@ -88,7 +106,7 @@ def prompt(question: str, passages: Sequence[FoundPassage], *, named: bool) -> s
     return "\n\n".join([*parts, question])
 
 
-def citations(storage: HybridStorage, question: str, answer: str, passages: Sequence[FoundPassage]) -> list[Citation]:
+def citations(storage: StorageView, question: str, answer: str, passages: Sequence[FoundPassage]) -> list[Citation]:
     """Return the sentences of an answer, each with the passage that says it."""
     stemmer = Stemmer()
     try:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ainet.context.relation_question import RelationQuestion
-    from ainet.storage.hybrid import HybridStorage
     from ainet.storage.records import Definition, Found, RelationKind, StoredPassage
+    from ainet.storage.view import StorageView
 
 #: Passages that each way of searching puts forward.
 DEPTH = 100
@@ -62,7 +62,7 @@ class Retriever:
         Whether vectors come from a static model, which knows less.
     """
 
-    def __init__(self, storage: HybridStorage, *, is_static: bool = True) -> None:
+    def __init__(self, storage: StorageView, *, is_static: bool = True) -> None:
         self._storage = storage
         self._is_static = is_static
 

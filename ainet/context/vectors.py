@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ainet.storage.records import VectorIndex
     from ainet.timing import Timing
 
-FOLDER = "vectors"
+
 #: Passages whose vectors are made at once, of the quick model and of the better one.
 BATCHES = (256, 16)
 #: How often a passage is tried that ends the process which makes its vector.

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING
 
+from ainet.api.context import unasked_words
 from ainet.api.generate import Done, Grounds, Message, Progress
 from ainet.context import grounds
 from ainet.errors import UsageError
@@ -52,14 +53,15 @@ class Grounded:
             question.content, None if request.context == AUTO else request.context, most=n
         )
         passages = grounds.fitting(found.results, self._window)
+        note = "; ".join([*([found.note] if found.note else []), *unasked_words(found.unasked)])
         asked = grounds.prompt(question.content, passages, named=n > grounds.BY_SIZE[0][1])
-        yield Grounds(passages=passages, prompt=asked, note=found.note)
+        yield Grounds(passages=passages, prompt=asked, note=note)
         request = dataclasses.replace(request, messages=[*before, Message(question.role, asked)], context=None)
         async with contextlib.aclosing(self._models.generate(request)) as events:
             async for event in events:
                 if isinstance(event, Done):
                     cited = await self._context.cite(question.content, event.text, passages) if passages else []
-                    notes = [*event.notes, *([found.note] if found.note else [])]
+                    notes = [*event.notes, *([note] if note else [])]
                     yield dataclasses.replace(event, citations=cited, notes=notes)
                 else:
                     yield event

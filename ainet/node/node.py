@@ -46,6 +46,7 @@ from ainet.swarm.leases import Leases
 from ainet.swarm.settings import SwarmSettings
 from ainet.tasks import Tasks
 from ainet.timing import TIMING, Timing
+from ainet.units import parse_bytes
 
 if TYPE_CHECKING:
     import logging
@@ -208,6 +209,9 @@ class Node:
         context = Context(
             data_dir=self._data_dir,
             better=config.embedding_model,
+            disk=parse_bytes(config.context_disk),
+            links=self.links,
+            feeds=self.feeds,
             engine=self.engine,
             workers=self.stages.worker_pool,
             answers=self.answers,

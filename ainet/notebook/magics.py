@@ -179,7 +179,7 @@ class AinetMagics(Magics):
     def _find(self, options: Options) -> None:
         found = find(options)
         plain = found_words(found, options)
-        display({"text/html": found_html(found.results) or html.escape(plain), "text/plain": plain}, raw=True)
+        display({"text/html": found_html(found) or html.escape(plain), "text/plain": plain}, raw=True)
 
     def _trace(self, options: Options) -> None:
         from ainet.notebook.trace_picture import trace_svg

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from ainet.api.context import unasked_words
 from ainet.client.cited import LEGEND, MOST_LINES, has_unknown, place
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ainet.api.context import FoundPassage
+    from ainet.api.context import FoundPassage, FoundPassages
     from ainet.client.answer import Answer
 
 QUIET = "opacity: 0.6"
@@ -25,11 +24,15 @@ MOST_UP = 3
 def link(passage: FoundPassage, line: int, text: str, here: str | None = None) -> str:
     """Return a link to a passage, as HTML: relative to the notebook's folder, as JupyterLab follows it.
 
+    What is on another device has none.
+
     Parameters
     ----------
     here
         The notebook's folder; None for that of the kernel.
     """
+    if passage.device:
+        return html.escape(text)
     path = os.path.relpath(passage.path, here or Path.cwd())
     if path.count("..") > MOST_UP:
         return html.escape(text)
@@ -60,10 +63,10 @@ def sources_html(answer: Answer) -> str:
     return f'<details style="{QUIET}"><summary>From your documents</summary>{legend}{"".join(items)}</details>'
 
 
-def found_html(found: Sequence[FoundPassage]) -> str:
+def found_html(found: FoundPassages) -> str:
     """Return passages as a table whose links open them; empty where there are none."""
     rows = []
-    for number, one in enumerate(found, 1):
+    for number, one in enumerate(found.results, 1):
         lines = one.text.split("\n")
         text = "\n".join([*lines[:MOST_LINES], *(["…"] if len(lines) > MOST_LINES else [])])
         about = " ".join(part for part in (one.kind, one.name) if part)
@@ -72,4 +75,5 @@ def found_html(found: Sequence[FoundPassage]) -> str:
             f'<tr><td>{number}</td><td style="text-align: left">{link(one, one.best_line, place(one))}{why}</td>'
             f'<td style="text-align: left"><pre><code>{html.escape(text)}</code></pre></td></tr>'
         )
-    return f"<table>{''.join(rows)}</table>" if rows else ""
+    unasked = [f"<p>{html.escape(words)}.</p>" for words in unasked_words(found.unasked)]
+    return f"<table>{''.join(rows)}</table>{''.join(unasked)}" if rows else ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ainet.errors import AinetError, NotEnough, NotFound
 from ainet.sqlite import open_database
-from ainet.storage.schema import SCHEMA, VERSION
+from ainet.storage.schema import CHANGES, SCHEMA, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,21 +18,61 @@ if TYPE_CHECKING:
 ADVICE = "Delete it, and `ainet context add` the folders again."
 
 
-class Database:
-    """The file, for any thread; each call waits for the disk.
+class Reader:
+    """A connection that reads, for any thread; each call waits for the disk.
 
     Attributes
     ----------
-    writer, reader
-        The connections. They are used within `transaction` and `reading` only.
+    path
+        The file.
+    connection
+        Used within `reading` only.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path, self.connection = path, connection
+        self._using = threading.RLock()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Have the connection that reads.
+
+        Raises
+        ------
+        AinetError
+            The database cannot be read, or is damaged.
+        """
+        with self._using:
+            try:
+                yield self.connection
+            except sqlite3.Error as exc:
+                raise in_words(exc, self.path) from exc
+
+    def ask(self, query: str, values: Sequence[object] = ()) -> list[Any]:
+        """Return the rows of a query."""
+        with self.reading() as database:
+            return database.execute(query, values).fetchall()
+
+    def close(self) -> None:
+        """Close the file; nothing else may be called afterwards."""
+        with self._using:
+            self.connection.close()
+
+
+class Database(Reader):
+    """The file, for any thread.
+
+    Attributes
+    ----------
+    writer
+        The connection that writes, used within `transaction` and `writing` only.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self.writer = open_database(path, SCHEMA, VERSION, advice=ADVICE)
-        self.reader = open_database(path, SCHEMA, VERSION, advice=ADVICE)
-        self.reader.execute("PRAGMA query_only = ON")
-        self._writing, self._reading = threading.RLock(), threading.Lock()
+        self.writer = open_database(path, SCHEMA, VERSION, advice=ADVICE, changes=CHANGES)
+        super().__init__(path, open_database(path, SCHEMA, VERSION, advice=ADVICE, changes=CHANGES))
+        self.connection.execute("PRAGMA query_only = ON")
+        self._writing = threading.RLock()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -61,36 +101,24 @@ class Database:
             try:
                 yield self.writer
             except sqlite3.Error as exc:
-                raise self._in_words(exc) from exc
-
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """Have the connection that reads."""
-        with self._reading:
-            try:
-                yield self.reader
-            except sqlite3.Error as exc:
-                raise self._in_words(exc) from exc
-
-    def ask(self, query: str, values: Sequence[object] = ()) -> list[Any]:
-        """Return the rows of a query."""
-        with self.reading() as database:
-            return database.execute(query, values).fetchall()
+                raise in_words(exc, self.path) from exc
 
     def close(self) -> None:
         """Close the file; nothing else may be called afterwards."""
-        with self._writing, self._reading:
+        with self._writing:
             self.writer.close()
-            self.reader.close()
+        super().close()
 
-    def _in_words(self, error: sqlite3.Error) -> AinetError:
-        name = getattr(error, "sqlite_errorname", "")
-        if name == "SQLITE_FULL":
-            return NotEnough(f"The disk is full: {self._path} cannot grow. Make room; what was saved before is safe.")
-        if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_LOCKED")):
-            return AinetError(f"{self._path} cannot be written ({error}). What was saved before is safe.")
-        if name == "SQLITE_CONSTRAINT_FOREIGNKEY":
-            return NotFound("The folder was removed meanwhile.")
-        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            return AinetError(f"{self._path} is damaged ({error}). {ADVICE}")
-        raise error
+
+def in_words(error: sqlite3.Error, path: Path) -> AinetError:
+    """Return what a user is told of an error of the file at `path`; raises what no user can mend."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name == "SQLITE_FULL":
+        return NotEnough(f"The disk is full: {path} cannot grow. Make room; what was saved before is safe.")
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_LOCKED")):
+        return AinetError(f"{path} cannot be written ({error}). What was saved before is safe.")
+    if name == "SQLITE_CONSTRAINT_FOREIGNKEY":
+        return NotFound("The folder was removed meanwhile.")
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return AinetError(f"{path} is damaged ({error}). {ADVICE}")
+    raise error

@@ -50,7 +50,6 @@ class FullText:
         question: str,
         n: int,
         *,
-        within: Sequence[int] | None = None,
         below: str | None = None,
         kind: str | None = None,
     ) -> list[Found]:
@@ -58,8 +57,6 @@ class FullText:
 
         Parameters
         ----------
-        within
-            Numbers of folders that were added; None for all.
         below
             A folder or file that the passages are in.
         kind
@@ -71,7 +68,7 @@ class FullText:
         if not match:
             return []
         text, identifiers, header = WEIGHTS
-        if within is None and below is None and kind is None:  # looking each one up takes as long as finding it
+        if below is None and kind is None:  # looking each one up takes as long as finding it
             rows = self._database.execute(
                 "SELECT rowid, bm25(words, ?, ?, ?) AS score FROM words WHERE words MATCH ? ORDER BY score LIMIT ?",
                 (text, identifiers, header, match, n),
@@ -81,11 +78,11 @@ class FullText:
             "SELECT words.rowid, bm25(words, ?, ?, ?) AS score FROM words "
             "JOIN passages ON passages.id = words.rowid JOIN versions ON versions.id = passages.version "
             "JOIN sources ON sources.id = versions.source JOIN folders ON folders.id = sources.folder "
-            "WHERE words MATCH ? AND (? OR folders.id IN (SELECT value FROM json_each(?))) "
+            "WHERE words MATCH ? "
             "AND (? IS NULL OR substr(folders.path || '/' || sources.path || '/', 1, length(?) + 1) = ? || '/') "
             "AND (? IS NULL OR passages.kind = ?) ORDER BY score LIMIT ?",
             (
-                *(text, identifiers, header, match, within is None, str(list(within or []))),
+                *(text, identifiers, header, match),
                 *(below, below, below, kind, kind, n),
             ),
         )

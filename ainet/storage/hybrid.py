@@ -1,38 +1,35 @@
 """The storage of what the owner's devices know. SQLite is the truth: what it does not have, is not there.
 
 A version of a source is staged with its passages, which nobody finds yet. One transaction then makes it current, adds
-its words to the index, and takes the version before it away. Whatever ends the process, there is the one or the other.
+its words to the index, takes the version before it away, and notes that other devices may have it. Whatever ends the
+process, there is the one or the other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 from typing import TYPE_CHECKING
 
-from ainet.errors import NotFound
 from ainet.storage.database import Database
-from ainet.storage.full_text import FullText
-from ainet.storage.identifiers import split_identifiers
 from ainet.storage.indexes import VectorIndexes
-from ainet.storage.records import Fingerprint, Folder, Label, Passage, Source, StoredPassage
-from ainet.storage.relations import Relations, symbol_of
+from ainet.storage.journal import Journal
+from ainet.storage.replicas import Replicas
+from ainet.storage.seen import SeenPart
+from ainet.storage.versions import Versions
+from ainet.storage.view import StorageView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from ainet.storage.records import Found, Unembedded, VectorIndex
+    from ainet.storage.records import Fingerprint, Folder, Label, Passage, Unembedded, VectorIndex
 
 DATABASE = "context.sqlite"
-_SOURCE = (
-    "SELECT sources.id, folder, path, size, modified, hash, parser, problem, "
-    "(SELECT count(*) FROM passages WHERE version = versions.id) "
-    "FROM sources JOIN versions ON versions.source = sources.id AND is_current"
-)
 
 
-class HybridStorage:
+class HybridStorage(StorageView):
     """Sources, their passages, and the index of their words. Any thread may call it; each call waits for the disk.
 
     Parameters
@@ -49,26 +46,53 @@ class HybridStorage:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._database = database = Database(folder / DATABASE)
-        self._words, self._found = FullText(database.writer), FullText(database.reader)
-        #: What passages have to do with each other.
-        self.relations = Relations(database)
-        self._indexes = VectorIndexes(database.writer)
+        super().__init__(database)
+        self._versions, self._journal = Versions(database.writer), Journal(database.writer)
+        self._words, self._indexes = self._versions.words, self._versions.indexes
+        self._seen = SeenPart(database.path)
+        #: What other devices have, and may have.
+        self.replicas = Replicas(database, self._versions, self._journal)
         with database.transaction() as writer:
-            self._drop_staged()
+            self._versions.drop_staged()
+            self._journal.note_missing()
             writer.execute("INSERT OR IGNORE INTO settings VALUES ('key', ?)", (secrets.token_bytes(32),))
             (self._key,) = writer.execute("SELECT value FROM settings WHERE name = 'key'").fetchone()
 
     # What is written.
 
-    def add_folder(self, path: str, label: Label = "swarm") -> Folder:
-        """Note a folder of the owner's, or that its label is another one."""
+    def add_folder(self, path: str, label: Label = "swarm", audience: Sequence[str] = ()) -> Folder:
+        """Note a folder of the owner's, or that its label is another one.
+
+        Parameters
+        ----------
+        audience
+            The contacts (node ids) that it is shared with.
+        """
         with self._database.transaction() as database:
             database.execute(
                 "INSERT INTO folders (path, label) VALUES (?, ?) "
                 "ON CONFLICT (path) DO UPDATE SET label = excluded.label",
                 (path, label),
             )
+            (folder,) = database.execute("SELECT id FROM folders WHERE path = ?", (path,)).fetchone()
+            database.execute("DELETE FROM audiences WHERE folder = ?", (folder,))
+            database.executemany("INSERT INTO audiences VALUES (?, ?)", [(folder, node) for node in audience])
+            for (source,) in database.execute(  # those whose devices change by this
+                "SELECT sources.id FROM sources LEFT JOIN entries ON entries.source = sources.id "
+                "WHERE folder = ? AND (item IS NULL) = (? <> 'private')",
+                (folder, label),
+            ).fetchall():
+                self._journal.note(source)
         return self.folder(path)
+
+    def audience(self, folder: int) -> list[str]:
+        """Return the contacts (node ids) that a folder is shared with."""
+        return [node for (node,) in self._reader.ask("SELECT node FROM audiences WHERE folder = ?", (folder,))]
+
+    def unshare(self, node: str) -> None:
+        """Share nothing with a contact any more."""
+        with self._database.transaction() as database:
+            database.execute("DELETE FROM audiences WHERE node = ?", (node,))
 
     def remove_folder(self, folder: int) -> None:
         """Forget a folder with all its sources."""
@@ -76,6 +100,7 @@ class HybridStorage:
             for (source,) in database.execute("SELECT id FROM sources WHERE folder = ?", (folder,)).fetchall():
                 self._remove(source)
             database.execute("DELETE FROM forgotten WHERE folder = ?", (folder,))
+            database.execute("DELETE FROM audiences WHERE folder = ?", (folder,))
             database.execute("DELETE FROM folders WHERE id = ?", (folder,))
 
     def forget(self, sources: Sequence[int]) -> None:
@@ -125,29 +150,8 @@ class HybridStorage:
         problem: str = "",
     ) -> int:
         """Write a version of a source, which nobody finds before it is committed; returns its number."""
-        with self._database.transaction() as database:
-            database.execute("INSERT OR IGNORE INTO sources (folder, path) VALUES (?, ?)", (folder, path))
-            (source,) = database.execute(
-                "SELECT id FROM sources WHERE folder = ? AND path = ?", (folder, path)
-            ).fetchone()
-            version = database.execute(
-                "INSERT INTO versions (source, size, modified, hash, parser, problem) VALUES (?, ?, ?, ?, ?, ?)",
-                (source, fingerprint.size, fingerprint.modified, fingerprint.hash, parser, problem),
-            ).lastrowid
-            database.executemany(
-                "INSERT INTO passages (version, kind, name, first_line, last_line, cell, ran, symbol, text, "
-                "identifiers, header) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (
-                        *(version, one.kind, one.name, one.first_line, one.last_line, one.cell, one.ran),
-                        *(symbol_of(one), one.text, split_identifiers(one.text), header(path, one.name)),
-                    )
-                    for one in passages
-                ],
-            )
-            assert version is not None  # noqa: S101 - a row was inserted
-            self.relations.add(version, passages)
-        return version
+        with self._database.transaction():
+            return self._versions.stage(folder, path, fingerprint, parser=parser, passages=passages, problem=problem)
 
     def commit(self, version: int) -> None:
         """Make a staged version the current one, in place of the one before it.
@@ -157,19 +161,13 @@ class HybridStorage:
         NotFound
             It is not staged, or not any more.
         """
-        with self._database.transaction() as database:
-            row = database.execute("SELECT source FROM versions WHERE id = ? AND NOT is_current", (version,)).fetchone()
-            if row is None:
-                raise NotFound(f"There is no staged version {version}.")
-            self._retire(row[0], urgently=False)
-            database.execute("UPDATE versions SET is_current = 1 WHERE id = ?", (version,))
-            self._words.add(version)
-            self._indexes.add(version)
+        with self._database.transaction():
+            self._journal.note(self._versions.commit(version))
 
     def drop(self, version: int) -> None:
         """Forget a version that is staged only."""
         with self._database.transaction():
-            self._drop_staged(version)
+            self._versions.drop_staged(version)
 
     def touch(self, source: int, size: int, modified: int) -> None:
         """Note that a file has another time, or size, but says what it said."""
@@ -180,19 +178,9 @@ class HybridStorage:
 
     def move(self, source: int, path: str, modified: int) -> None:
         """Note that a source has another path in its folder, with the same passages; raises `NotFound`."""
-        with self._database.transaction() as database:
-            row = database.execute("SELECT id FROM versions WHERE source = ? AND is_current", (source,)).fetchone()
-            if row is None:
-                raise NotFound(f"There is no source {source} any more.")
-            version = row[0]
-            self._words.remove(version)
-            database.execute("UPDATE sources SET path = ? WHERE id = ?", (path, source))
-            database.execute("UPDATE versions SET modified = ? WHERE id = ?", (modified, version))
-            names = database.execute("SELECT id, name FROM passages WHERE version = ?", (version,)).fetchall()
-            database.executemany(
-                "UPDATE passages SET header = ? WHERE id = ?", [(header(path, name), number) for number, name in names]
-            )
-            self._words.add(version)
+        with self._database.transaction():
+            self._versions.move(source, path, modified)
+            self._journal.note(source)
 
     def remove(self, source: int) -> None:
         """Forget a source: it is in no answer from now on."""
@@ -201,6 +189,7 @@ class HybridStorage:
 
     def scrub(self) -> bool:
         """Leave nothing on the disk of what was removed; whether that was possible: a reader may be in the way."""
+        self._seen.close()
         with self._database.reading(), self._database.writing() as database:
             self._words.optimise()
             (busy, _, _) = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -212,11 +201,6 @@ class HybridStorage:
         """Return the models that passages have vectors of, or shall have, the oldest first."""
         with self._database.reading() as database:
             return VectorIndexes(database).all()
-
-    def count(self) -> int:
-        """Return how many passages there are."""
-        ((passages,),) = self._database.ask("SELECT count(*) FROM words_docsize")
-        return int(passages)
 
     def open_index(self, model: str, name: str, dimensions: int) -> VectorIndex:
         """Return the index of a model, by its hash; where it is new, no passage has a vector in it yet."""
@@ -275,98 +259,33 @@ class HybridStorage:
         with self._database.transaction():
             self._indexes.drop(index)
 
-    # What is asked.
+    # What others may ask.
 
-    def folders(self) -> list[Folder]:
-        """Return the folders that were added."""
-        rows = self._database.ask("SELECT id, path, label FROM folders ORDER BY path")
-        return [Folder(*row) for row in rows]
+    def for_member(self) -> list[int] | None:
+        """Return the folders that a device of the owner's may see; None for all."""
+        rows = self._reader.ask("SELECT id, label FROM folders")
+        seen = [number for number, label in rows if label != "private"]
+        return seen if len(seen) < len(rows) else None
 
-    def folder(self, path: str) -> Folder:
-        """Return the folder that was added under this path; raises `NotFound`."""
-        for folder in self.folders():
-            if folder.path == path:
-                return folder
-        raise NotFound(f"{path} was not added. `ainet context list` shows what was.")
-
-    def sources(self, folder: int) -> dict[str, Source]:
-        """Return the sources of a folder by their paths."""
-        rows = self._database.ask(f"{_SOURCE} WHERE folder = ?", (folder,))
-        return {
-            path: Source(number, of, path, Fingerprint(size, modified, digest), parser, passages, problem)
-            for number, of, path, size, modified, digest, parser, problem, passages in rows
-        }
-
-    def passages(self, numbers: Sequence[int]) -> list[StoredPassage]:
-        """Return the passages with these numbers, in this order, as far as they are current."""
-        rows = self._database.ask(
-            "SELECT current_passages.id, sources.id, folders.path, sources.path, "
-            "text, kind, name, first_line, last_line, cell, ran "
-            "FROM current_passages JOIN versions ON versions.id = version JOIN sources ON sources.id = source "
-            "JOIN folders ON folders.id = folder WHERE current_passages.id IN (SELECT value FROM json_each(?))",
-            (str(list(numbers)),),
-        )
-        found = {
-            number: StoredPassage(number, source, folder, path, Passage(*passage))
-            for number, source, folder, path, *passage in rows
-        }
-        return [found[number] for number in numbers if number in found]
-
-    def search(
-        self,
-        question: str,
-        n: int = 10,
-        *,
-        within: Sequence[int] | None = None,
-        below: str | None = None,
-        kind: str | None = None,
-    ) -> list[Found]:
-        """Return the `n` passages whose words fit a question best; see `FullText.search`."""
-        with self._database.reading():
-            return self._found.search(question, n, within=within, below=below, kind=kind)
-
-    def coverage(self, question: str, texts: Sequence[str]) -> list[float]:
-        """Return how much of what a question says is in each text; see `FullText.coverage`."""
-        with self._database.reading():
-            return self._found.coverage(question, texts)
-
-    def weights(self, terms: Sequence[str]) -> dict[str, float]:
-        """Return how much each term says: its inverse document frequency."""
-        with self._database.reading():
-            return self._found.weights(terms)
-
-    def among(self, passages: Sequence[int], *, below: str | None = None, kind: str | None = None) -> list[int]:
-        """Return those of the passages that are in a folder or file, and of a kind."""
-        rows = self._database.ask(
-            "SELECT current_passages.id FROM current_passages JOIN versions ON versions.id = version "
-            "JOIN sources ON sources.id = source JOIN folders ON folders.id = folder "
-            "WHERE current_passages.id IN (SELECT value FROM json_each(?)) "
-            "AND (? IS NULL OR substr(folders.path || '/' || sources.path || '/', 1, length(?) + 1) = ? || '/') "
-            "AND (? IS NULL OR current_passages.kind = ?)",
-            (str(list(passages)), below, below, below, kind, kind),
+    def for_contact(self, node: str) -> list[int]:
+        """Return the folders that were shared with a contact (node id)."""
+        rows = self._reader.ask(
+            "SELECT folders.id FROM folders JOIN audiences ON folder = folders.id "
+            "WHERE node = ? AND label = 'shared' AND origin = '' ORDER BY folders.id",
+            (node,),
         )
         return [number for (number,) in rows]
 
-    def all_among(self, *, below: str | None, kind: str | None, most: int) -> list[int]:
-        """Return the passages in a folder or file, and of a kind; at most this number."""
-        rows = self._database.ask(
-            "SELECT passages.id FROM folders JOIN sources ON folder = folders.id "
-            "JOIN versions ON source = sources.id AND is_current JOIN passages ON version = versions.id "
-            "WHERE (? IS NULL OR substr(folders.path || '/' || sources.path || '/', 1, length(?) + 1) = ? || '/') "
-            "AND (? IS NULL OR passages.kind = ?) LIMIT ?",
-            (below, below, below, kind, kind, most),
-        )
-        return [number for (number,) in rows]
+    @contextlib.contextmanager
+    def seen(self, folders: Sequence[int] | None) -> Iterator[StorageView]:
+        """Have these folders only, as they are at one moment; None for all. What is not in them has no influence."""
+        if folders is None:
+            yield self
+        else:
+            with self._seen.of(folders) as view:
+                yield view
 
-    def saying(self, text: str) -> dict[int, str]:
-        """Return the sources that have these words, in this order, with their whole paths."""
-        rows = self._database.ask(
-            "SELECT DISTINCT sources.id, folders.path || '/' || sources.path FROM words "
-            "JOIN passages ON passages.id = words.rowid JOIN versions ON versions.id = version "
-            "JOIN sources ON sources.id = source JOIN folders ON folders.id = folder WHERE words MATCH ?",
-            ('"' + text.replace('"', '""') + '"',),
-        )
-        return {number: path.rstrip("/") for number, path in rows}
+    # What is compared.
 
     def check(self) -> list[str]:
         """Compare everything with everything; returns what does not agree, in sentences."""
@@ -377,6 +296,7 @@ class HybridStorage:
                 found.append(f"{len(broken)} rows belong to something that is gone.")
             if problem := self._words.check():
                 found.append(f"The index of words does not agree with the passages ({problem}).")
+            found += self._journal.check()
         return found
 
     def rebuild(self) -> None:
@@ -386,48 +306,14 @@ class HybridStorage:
 
     def close(self) -> None:
         """Close the files; nothing else may be called afterwards."""
+        self._seen.close()
         self._words.close()
-        self._found.close()
-        self._database.close()
+        super().close()
 
     def _digest(self, path: str) -> bytes:
         return hashlib.blake2b(path.encode(errors="surrogateescape"), key=self._key, digest_size=16).digest()
 
-    # Within a transaction.
-
-    def _retire(self, source: int, *, urgently: bool) -> None:
-        """Forget the current version of a source, if there is one."""
-        row = self._database.writer.execute(
-            "SELECT id FROM versions WHERE source = ? AND is_current", (source,)
-        ).fetchone()
-        if row is not None:
-            self._words.remove(row[0])
-            self._indexes.remove(row[0], urgently=urgently)
-            self._delete(row[0])
-
     def _remove(self, source: int) -> None:
-        self._retire(source, urgently=True)
-        for (version,) in self._database.writer.execute(
-            "SELECT id FROM versions WHERE source = ?", (source,)
-        ).fetchall():
-            self._delete(version)
-        self._database.writer.execute("DELETE FROM sources WHERE id = ?", (source,))
-
-    def _delete(self, version: int) -> None:
-        self.relations.remove(version)
-        self._database.writer.execute("DELETE FROM passages WHERE version = ?", (version,))
-        self._database.writer.execute("DELETE FROM versions WHERE id = ?", (version,))
-
-    def _drop_staged(self, version: int | None = None) -> None:
-        staged = self._database.writer.execute(
-            "SELECT id FROM versions WHERE NOT is_current AND (? IS NULL OR id = ?)", (version, version)
-        ).fetchall()
-        for (number,) in staged:
-            self._delete(number)
-        self._database.writer.execute("DELETE FROM sources WHERE id NOT IN (SELECT source FROM versions)")
-
-
-def header(path: str, name: str) -> str:
-    """Return what is indexed besides a passage: its path and its qualified name, and the words of both."""
-    both = f"{path} {name}"
-    return f"{both} {split_identifiers(both)}".rstrip()
+        """Take a source away, within a transaction."""
+        self._journal.note_gone(source)
+        self._versions.remove(source)

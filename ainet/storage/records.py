@@ -76,11 +76,18 @@ class Fingerprint(msgspec.Struct, frozen=True):
 
 
 class Folder(msgspec.Struct, frozen=True):
-    """A folder, or a file, that the owner has added."""
+    """A folder, or a file, that the owner has added.
+
+    Attributes
+    ----------
+    origin
+        The device on which it is (node id); empty: this one. The path of a folder on another one begins with it.
+    """
 
     id: int
     path: str
     label: Label
+    origin: str = ""
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -185,3 +192,71 @@ class Related(msgspec.Struct, frozen=True):
     kind: RelationKind
     weight: float
     to: int = 0
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """That there is a version of a source on a device of the owner's, or that the source is gone.
+
+    Attributes
+    ----------
+    origin
+        The device (node id); empty: this one.
+    item
+        A random name of the source.
+    seq
+        Larger ones are newer; of one device, no two entries have the same.
+    hash, size
+        Of the content, which tells its path and passages; salted, as it would tell who knows a file that it is there.
+    signature
+        The device's; empty where it has not signed yet.
+    """
+
+    origin: str
+    item: bytes
+    seq: int
+    is_gone: bool
+    hash: bytes
+    size: int
+    signature: bytes
+
+
+class OthersEntry(msgspec.Struct, frozen=True):
+    """An entry of another device, its source, if some version of it is here, and whether that is the newest one."""
+
+    entry: Entry
+    source: int | None
+    is_here: bool
+
+
+class SourceContent(msgspec.Struct, frozen=True, array_like=True):
+    """What another device needs to know of a source in order to find what is in it.
+
+    Attributes
+    ----------
+    folder
+        The path of the folder that was added, on the device on which it is.
+    path, size, hash, parser
+        As of a `Source`.
+    """
+
+    folder: str
+    path: str
+    size: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+    hash: bytes
+    parser: str
+    passages: tuple[Passage, ...]
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """How much of another device's sources is here.
+
+    Attributes
+    ----------
+    all, whole, found, passages
+        Sources that it has; those of which the newest version is here; those of which some version is; their passages.
+    """
+
+    all: int
+    whole: int
+    found: int
+    passages: int

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from ainet.storage.records import Definition, Related
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterable, Sequence
 
-    from ainet.storage.database import Database
+    from ainet.storage.database import Reader
     from ainet.storage.records import Passage, RelationKind
 
 #: Passages of these kinds define what they are named.
@@ -26,7 +27,7 @@ _LISTED = "(SELECT value FROM json_each(?))"
 
 
 class Relations:
-    """The relations of current passages. `add` and `remove` belong in the transaction that changes these.
+    """The relations of current passages.
 
     Parameters
     ----------
@@ -34,26 +35,8 @@ class Relations:
         With the tables of `schema`.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Reader) -> None:
         self._database = database
-
-    def add(self, version: int, passages: Sequence[Passage]) -> None:
-        """Add those of a version's passages."""
-        numbers = self._database.writer.execute("SELECT id FROM passages WHERE version = ? ORDER BY id", (version,))
-        self._database.writer.executemany(
-            "INSERT INTO relations (passage, kind, target, symbol) VALUES (?, ?, ?, ?)",
-            [
-                (number, relation.kind, relation.target, _last(relation.target, relation.kind))
-                for (number,), passage in zip(numbers.fetchall(), passages, strict=True)
-                for relation in passage.relations
-            ],
-        )
-
-    def remove(self, version: int) -> None:
-        """Take those of a version's passages away."""
-        self._database.writer.execute(
-            "DELETE FROM relations WHERE passage IN (SELECT id FROM passages WHERE version = ?)", (version,)
-        )
 
     def named(self, names: Sequence[str]) -> list[Definition]:
         """Return what defines these names, or the last parts of them."""
@@ -145,6 +128,24 @@ class Relations:
             (value,),
         )
         return [Definition(*row) for row in rows]
+
+
+def add_relations(database: sqlite3.Connection, version: int, passages: Sequence[Passage]) -> None:
+    """Add the relations of a version's passages, in a transaction."""
+    numbers = database.execute("SELECT id FROM passages WHERE version = ? ORDER BY id", (version,))
+    database.executemany(
+        "INSERT INTO relations (passage, kind, target, symbol) VALUES (?, ?, ?, ?)",
+        [
+            (number, relation.kind, relation.target, _last(relation.target, relation.kind))
+            for (number,), passage in zip(numbers.fetchall(), passages, strict=True)
+            for relation in passage.relations
+        ],
+    )
+
+
+def remove_relations(database: sqlite3.Connection, version: int) -> None:
+    """Take the relations of a version's passages away, in a transaction."""
+    database.execute("DELETE FROM relations WHERE passage IN (SELECT id FROM passages WHERE version = ?)", (version,))
 
 
 def symbol_of(passage: Passage) -> str:

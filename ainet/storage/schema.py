@@ -1,14 +1,22 @@
 """The tables of the storage. What is not current is never found."""
 
-VERSION = 1
+VERSION = 2
+#: What makes the next version of one: folders have an origin.
+CHANGES = {1: "ALTER TABLE folders ADD COLUMN origin TEXT NOT NULL DEFAULT ''"}
 
 #: Numbers of sources, versions and passages are never used again: a vector of one that is gone is nobody's.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS folders (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     path TEXT NOT NULL UNIQUE,
-    label TEXT NOT NULL
+    label TEXT NOT NULL,
+    origin TEXT NOT NULL DEFAULT ''
 );
+CREATE TABLE IF NOT EXISTS audiences (
+    folder INTEGER NOT NULL REFERENCES folders (id),
+    node TEXT NOT NULL,
+    PRIMARY KEY (folder, node)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS forgotten (
     folder INTEGER NOT NULL REFERENCES folders (id),
     digest BLOB NOT NULL,
@@ -73,6 +81,21 @@ CREATE TABLE IF NOT EXISTS unembedded (
     is_tried INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (in_index, passage)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS entries (
+    origin TEXT NOT NULL,
+    item BLOB NOT NULL,
+    seq INTEGER NOT NULL,
+    source INTEGER REFERENCES sources (id),
+    here INTEGER NOT NULL DEFAULT 0,
+    is_gone INTEGER NOT NULL DEFAULT 0,
+    salt BLOB NOT NULL DEFAULT x'',
+    hash BLOB NOT NULL DEFAULT x'',
+    size INTEGER NOT NULL DEFAULT 0,
+    signature BLOB,
+    PRIMARY KEY (origin, item)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS entries_seq ON entries (origin, seq);
+CREATE UNIQUE INDEX IF NOT EXISTS entries_source ON entries (source) WHERE source IS NOT NULL;
 CREATE VIEW IF NOT EXISTS current_passages AS
     SELECT passages.* FROM passages JOIN versions ON versions.id = passages.version WHERE versions.is_current;
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (

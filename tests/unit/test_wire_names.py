@@ -35,6 +35,7 @@ from ainet.links.address_book import _Book
 from ainet.links.request import Request
 from ainet.pairing.pairing import JoinBody
 from ainet.pairing.tickets import Ticket
+from ainet.replication.replication import FEED, HEAD
 from ainet.resources.monitor import _Speed
 from ainet.server.generate import GenerateHandler
 from ainet.server.verbs import routes
@@ -42,6 +43,7 @@ from ainet.sharing import shares
 from ainet.sharing.shared_notebook import Remembered
 from ainet.stages.protocol import generation, segments
 from ainet.stages.ring import frames
+from ainet.storage.records import SourceContent
 from ainet.swarm import facts, leases
 from ainet.swarm.feed import Body, Entry
 from ainet.swarm.settings import SETTINGS
@@ -98,8 +100,10 @@ def described() -> dict[str, Any]:
             leases.LOG: shape(leases.Lease),
             facts.GIFTS: {facts.STAGES: shape(swarm.Gift), facts.WORKERS: shape(swarm.Gift)},
             PLACEMENTS: shape(AnnouncedPipeline),
+            FEED: {HEAD: "int"},
             shares.LOG: shape(shares.Share),
         },
+        "document for other devices": shape(SourceContent),
         "entry of a log": {"entry": shape(Entry), "body": shape(Body)},
         "ticket": {"ticket": shape(Ticket), "join": shape(JoinBody)},
         "configuration": sorted(AinetConfig.class_own_traits(config=True)),

@@ -14,7 +14,7 @@ from ainet.cli.parser import count, number, only_json
 from ainet.cli.progress import ProgressLine
 from ainet.cli.terminal import check_text, escaped, read_input, say
 from ainet.client.answer import Answer
-from ainet.client.cited import below_words, source_words
+from ainet.client.cited import below_words, is_elsewhere, source_words
 from ainet.errors import AinetError, UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def ask_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
     parser.add_argument(
         "--context",
         metavar="WHERE",
-        help=f"let passages of your documents go along: {AUTO} (of all that were added), a folder or file, or none",
+        help=f"let passages of your documents go along: {AUTO} (of all that were added), a folder or file, "
+        "DEVICE: or DEVICE:PATH, or none",
     )
     parser.add_argument("--quote", action="store_true", help="show the passages that answer, and ask no model")
     if kernel:
@@ -163,6 +164,8 @@ def where(options: Options) -> str | None:
         return None
     if given == AUTO:
         return AUTO
+    if is_elsewhere(given):
+        return given
     path = Path(given).expanduser()
     if not path.exists():
         raise UsageError(f"{given} is no folder or file. For all your documents, write --context {AUTO}.")
@@ -179,8 +182,8 @@ def quoted(options: Options, question: str) -> context.PassagesFor:
 def quote_words(found: context.PassagesFor) -> str:
     """Return passages for people."""
     if not found.results:
-        return "Nothing in your documents answers that."
-    return "\n\n".join(source_words(found.results, whole=True))
+        return "\n".join(["Nothing in your documents answers that.", *context.unasked_words(found.unasked)])
+    return "\n\n".join([*source_words(found.results, whole=True), *context.unasked_words(found.unasked)])
 
 
 COMMANDS = (Command("ask", "ask a model", ask_options, _ask),)

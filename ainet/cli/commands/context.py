@@ -13,14 +13,14 @@ from ainet.cli.parser import count, only_json
 from ainet.cli.progress import ProgressLine
 from ainet.cli.tables import table
 from ainet.cli.terminal import check_text
-from ainet.client.cited import place
+from ainet.client.cited import is_elsewhere, place
 from ainet.errors import UsageError
 from ainet.units import show_bytes
 
 if TYPE_CHECKING:
     import argparse
 
-    from ainet.api.context import ContextFolder, ContextState, FoundPassages
+    from ainet.api.context import ContextDevice, ContextFolder, ContextState, FoundPassages
     from ainet.client.client import NodeClient
 
 #: Seconds between two questions how far it is.
@@ -36,16 +36,19 @@ SHOWN = 6
 
 def _options(parser: argparse.ArgumentParser, kernel: bool) -> None:
     parser.description = (
-        "Let the node know folders and files, so that `find` finds what is in them. Nothing leaves this device. What "
-        "is ignored (.gitignore, .ainetignore), generated, binary or secret is not read."
+        "Let the node know folders and files, so that `find` finds what is in them, on all your devices; with --label "
+        "private, on this one only. What is ignored (.gitignore, .ainetignore), generated, binary or secret by its "
+        "name or form is not read."
     )
     parser.add_argument("action", nargs="?", choices=ACTIONS, default="list")
     parser.add_argument("path", metavar="PATH", nargs="?", help="the folder or file")
     parser.add_argument(
         "--label",
         choices=get_args(context.Label),
-        default="swarm",
-        help="who may have it (default: swarm, your devices)",
+        help="who may have it: this device, your devices (default), or contacts, too",
+    )
+    parser.add_argument(
+        "--with", metavar="CONTACT", dest="audience", action="append", default=[], help="share it with this contact"
     )
     parser.add_argument("--query", metavar="TEXT", help="with forget: the files in which these words stand")
     parser.add_argument("--wait", action="store_true", help="wait until all of it is known")
@@ -58,7 +61,8 @@ def _context(options: Options) -> int:
     path = _whole(options.path) if options.path is not None else ""
     with find_node(options) as node:
         if options.action == "add":
-            state = node.call(context.context_add, path, options.label)
+            label: context.Label = options.label or ("shared" if options.audience else "swarm")
+            state = node.call(context.context_add, path, label, tuple(options.audience))
             state = _wait(node) if options.wait else state
         elif options.action == "remove":
             state = node.call(context.context_remove, path)
@@ -86,8 +90,8 @@ def _context(options: Options) -> int:
 
 
 def _whole(path: str) -> str:
-    """Return a path as the node knows it: whole, and without links."""
-    return str(Path(path).expanduser().resolve())
+    """Return a path as the node knows it: whole, and without links; one of another device (DEVICE:PATH) as it is."""
+    return path if is_elsewhere(path) else str(Path(path).expanduser().resolve())
 
 
 def _wait(node: NodeClient) -> ContextState:
@@ -111,9 +115,10 @@ def _wait(node: NodeClient) -> ContextState:
 
 
 def _words(state: ContextState) -> str:
-    if not state.folders:
+    if not state.folders and not state.devices:
         return "The node knows no files yet. `ainet context add PATH` lets it know a folder."
-    rows = [(one.path, one.label, str(one.files), str(one.passages), _doing(one)) for one in state.folders]
+    rows = [(one.path, _label(one), str(one.files), str(one.passages), _doing(one)) for one in state.folders]
+    rows += [(f"{one.name}:", "swarm", str(one.here), str(one.passages), _missing(one)) for one in state.devices]
     lines = [table(("folder", "label", "files", "passages", "state"), rows), f"{show_bytes(state.size)} on the disk."]
     lines += [f"{_vectors(one)}" for one in state.vectors if one.left or one.owed]
     lines += [f"Vectors: {state.vectors_failed}"] if state.vectors_failed else []
@@ -136,6 +141,15 @@ def _doing(folder: ContextFolder) -> str:
     return "known"
 
 
+def _label(folder: ContextFolder) -> str:
+    return f"{folder.label}: {', '.join(folder.shared_with)}" if folder.shared_with else folder.label
+
+
+def _missing(device: ContextDevice) -> str:
+    missing = device.documents - device.here
+    return f"{missing} file{'s' * (missing > 1)} not here" if missing else "known"
+
+
 def _vectors(one: context.ContextVectorState) -> str:
     left = [f"{one.left} passages have no vector yet"] if one.left else []
     owed = [f"{one.owed} vectors of what is gone are still on the disk"] if one.owed else []
@@ -143,7 +157,9 @@ def _vectors(one: context.ContextVectorState) -> str:
 
 
 def _forgotten(found: context.Forgotten) -> str:
-    return "\n".join(["Forgotten, until their folder is added again:", *(f"  {path}" for path in found.paths)])
+    here = ["Forgotten, until their folder is added again:", *(f"  {path}" for path in found.paths)]
+    other = ["The same is said on other devices; forget it there:", *(f"  {path}" for path in found.elsewhere)]
+    return "\n".join((here if found.paths else []) + (other if found.elsewhere else []))
 
 
 def _why(path: str, found: list[context.ContextProblem], state: ContextState) -> str:
@@ -157,7 +173,9 @@ def _why(path: str, found: list[context.ContextProblem], state: ContextState) ->
 def _find_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
     """Add what is asked, and where."""
     parser.add_argument("text", metavar="TEXT", nargs="*", help="what to find: words, a question, or who calls NAME")
-    parser.add_argument("--in", dest="folder", metavar="FOLDER", type=_whole, help="only in this folder or file")
+    parser.add_argument(
+        "--in", dest="folder", metavar="FOLDER", type=_whole, help="only in this folder or file; DEVICE:PATH"
+    )
     parser.add_argument("--kind", metavar="KIND", help="only passages of this kind, such as function")
     parser.add_argument("--most", metavar="N", type=count, default=10, help="at most N passages (default: 10)")
     only_json(parser, kernel)
@@ -180,15 +198,16 @@ def _find(options: Options) -> int:
 
 def found_words(found: FoundPassages, options: Options) -> str:
     """Return what was found, for people."""
+    unasked = [f"{words}." for words in context.unasked_words(found.unasked)]
     if not found.results:
-        return f"Nothing was found for {' '.join(options.text)!r}."
+        return "\n".join([f"Nothing was found for {' '.join(options.text)!r}.", *unasked])
     parts = []
     for number, one in enumerate(found.results, 1):
         lines = one.text.split("\n")
         shown = [f"    {line}" for line in lines[:SHOWN]] + (["    …"] if len(lines) > SHOWN else [])
         why = f" ({one.reason})" if one.reason else ""
         parts.append("\n".join([f"{number}. {place(one)}  {one.kind} {one.name}".rstrip() + why, *shown]))
-    return "\n\n".join(parts)
+    return "\n\n".join(parts + unasked)
 
 
 def trace_words(found: context.Trace, options: Options | None = None) -> str:

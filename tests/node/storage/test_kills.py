@@ -64,7 +64,7 @@ def checked(folder):
 
 def test_after_a_kill_at_any_statement_all_is_there_and_nothing_half(tmp_path):
     expected = states(tmp_path / "expected", seed=5)
-    statements = range(0, 400, 3)  # of 369
+    statements = range(0, 450, 4)  # of 420
     killed(tmp_path, 5, *statements)
     kills = 0
     for statement in statements:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ainet.api.context import FoundPassage
+from ainet.api.context import FoundPassage, FoundPassages
 from ainet.api.generate import Citation, Message
 from ainet.client.answer import Answer
 from ainet.client.cited import below_words, marked, place, prompt_words, source_words
@@ -77,11 +77,11 @@ def test_links_are_relative_to_the_notebook_and_open_lines_and_cells():
 def test_html_shows_text_and_nothing_that_a_file_wants(answer):
     trap = passage(text='<img src="http://203.0.113.9/x.png"> </code> <script>alert(1)</script>')
     answer.passages = [trap]
-    for shown in (sources_html(answer), found_html([trap])):
+    for shown in (sources_html(answer), found_html(FoundPassages(results=[trap]))):
         assert "<img" not in shown
         assert "<script" not in shown
         assert "203.0.113.9" in shown
-    assert found_html([]) == ""
+    assert found_html(FoundPassages(results=[])) == ""
 
 
 def test_the_prompt_is_told_with_where_it_went_and_why(answer):

@@ -92,8 +92,8 @@ def test_a_search_may_be_limited_to_folders(storage):
     one, other = storage.add_folder("/one").id, storage.add_folder("/other").id
     write(storage, one, "a.txt", "apples here")
     write(storage, other, "a.txt", "apples there")
-    assert texts(storage, "apples", within=[one]) == ["apples here"]
-    assert texts(storage, "apples", within=[]) == []
+    assert texts(storage, "apples", below="/one") == ["apples here"]
+    assert texts(storage, "apples", below="/one/b.txt") == []
     assert set(texts(storage, "apples")) == {"apples here", "apples there"}
     storage.remove_folder(one)
     assert texts(storage, "apples") == ["apples there"]
@@ -228,7 +228,7 @@ def test_a_file_that_is_damaged_while_it_is_open_is_said(tmp_path):
     assert storage.scrub()
     path = tmp_path / "context.sqlite"
     path.write_bytes(path.read_bytes()[:4096] + b"\xff" * (path.stat().st_size - 4096))
-    storage._database.reader.execute("PRAGMA shrink_memory")
+    storage._database.connection.execute("PRAGMA shrink_memory")
     with pytest.raises(AinetError, match="is damaged"):
         storage.search("apples")
     storage.close()

@@ -1,0 +1,106 @@
+"""What there is once the node knows files: the storage, and what keeps it up to date."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ainet.context.folders import Folders
+from ainet.context.reader import Reader
+from ainet.context.vectors import ContextVectors
+from ainet.replication.replication import Replication
+from ainet.tasks import Tasks
+
+if TYPE_CHECKING:
+    import logging
+    from pathlib import Path
+
+    from ainet.engine.engine import Engine
+    from ainet.engine.worker_pool import WorkerPool
+    from ainet.links.links import Links
+    from ainet.storage.hybrid import HybridStorage
+    from ainet.swarm.feeds import Feeds
+    from ainet.timing import Timing
+
+VECTORS = "vectors"
+#: How often the disk is asked to be free of what was removed, while somebody reads it.
+SCRUBS = 5
+
+
+class Opened:
+    """The storage at work.
+
+    Parameters
+    ----------
+    storage, folder
+        The storage, and its folder.
+    better
+        Path of an embedding model; see `VectorActor`.
+    disk
+        Bytes that documents of other devices may take.
+    """
+
+    def __init__(
+        self,
+        storage: HybridStorage,
+        folder: Path,
+        *,
+        better: str,
+        disk: int,
+        engine: Engine,
+        workers: WorkerPool,
+        links: Links,
+        feeds: Feeds,
+        log: logging.Logger,
+        timing: Timing,
+    ) -> None:
+        self.storage = storage
+        #: Where it lies.
+        self.folder = folder
+        self._log, self._timing = log, timing
+        self._tasks = Tasks("What was removed is still on the disk", log)
+        self.reader = Reader(engine, workers, log, timing)
+        self.vectors = ContextVectors(
+            storage, folder / VECTORS, better, engine=engine, workers=workers, log=log, timing=timing
+        )
+        self.replication = Replication(
+            storage.replicas,
+            links=links,
+            feeds=feeds,
+            disk=disk,
+            changed=self.vectors.notice,
+            removed=lambda: self._tasks.spawn(self.leave_nothing()),
+            log=log,
+            timing=timing,
+        )
+        self.folders = Folders(storage, self.reader, self._changed, log=log, timing=timing)
+        self.vectors.pause(self.folders.is_paused)
+
+    async def leave_nothing(self) -> None:
+        """Have what was removed gone from the disk."""
+        self._changed()
+        for _ in range(SCRUBS):
+            if await asyncio.to_thread(self.storage.scrub):
+                return
+            await asyncio.sleep(self._timing.context_again)
+        self._log.warning("What was removed is still in the log of %s: somebody reads it.", self.folder)
+
+    def revoked(self, node_id: str) -> None:
+        """Share nothing more with a device that is trusted no more, and know nothing more of it."""
+        self._tasks.spawn(self._revoke(node_id))
+
+    async def stop(self) -> None:
+        await self.folders.stop()
+        await self.replication.stop()
+        await self._tasks.stop()
+        await self.vectors.stop()
+        await self.reader.stop()
+        await asyncio.to_thread(self.storage.close)
+
+    async def _revoke(self, node_id: str) -> None:
+        await asyncio.to_thread(self.storage.unshare, node_id)
+        await self.replication.keep_members()
+
+    def _changed(self) -> None:
+        self.vectors.notice()
+        self.replication.notice()

@@ -1,0 +1,1 @@
+"""The owner's files on the owner's other devices."""

@@ -1,0 +1,174 @@
+"""The owner's devices know each other's documents, contacts what is shared with them, and nobody more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+import pytest
+from support.local_nodes import SMALL, nodes
+
+from ainet.api import context, swarm
+from ainet.config import AinetConfig
+from ainet.errors import NotFound, UsageError
+from ainet.node.node import Node
+from ainet.timing import Timing
+
+QUICK = Timing(context_look=0.2, context_idle=0.5, vectors_idle=0.5, context_gather=0.05, context_again=0.2)
+
+
+def write(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / f"{name}.md").write_text(text)
+    return folder
+
+
+async def found(node, text, **options):
+    return [(one.device, one.path) for one in (await node.call(context.find, text, **options)).results]
+
+
+async def until(condition):
+    async with asyncio.timeout(60):
+        while not await condition():
+            await asyncio.sleep(0.05)
+
+
+async def until_found(node, text, expected, **options):
+    last = None
+
+    async def is_found():
+        nonlocal last
+        with contextlib.suppress(UsageError):  # nothing is known yet
+            last = await found(node, text, **options)
+        return last == expected
+
+    try:
+        await until(is_found)
+    except TimeoutError:
+        assert last == expected
+
+
+async def until_here(node, *expected):
+    """Wait until as much of other devices is here: their names, documents, those that are here, and passages."""
+
+    async def is_here():
+        devices = (await node.call(context.context)).devices
+        return [(one.name, one.documents, one.here, one.passages) for one in devices] == list(expected)
+
+    await until(is_here)
+
+
+def kept(folder):
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+@contextlib.asynccontextmanager
+async def again(tmp_path, name):
+    """A node once more, after it was stopped."""
+    config = AinetConfig(data_dir=str(tmp_path / name), name=name, **SMALL)
+    node = Node(config, log=logging.getLogger(name), timing=QUICK)
+    try:
+        await node.start()
+        yield node
+    finally:
+        await node.stop()
+
+
+async def test_a_device_finds_what_another_one_has_also_without_it(tmp_path):
+    notes = write(tmp_path / "notes", cellar="# Cellar\nThe pump hums.\n", attic="# Attic\nA zeppelin.\n")
+    async with nodes(tmp_path, QUICK, one={}, two={}, three={}) as devices:
+        one, two, three = devices.values()
+        await one.call(context.context_add, str(notes))
+        for node in (two, three):
+            await until_found(node, "pump", [("one", f"{notes}/cellar.md")])
+        for node in (two, three):
+            await until_here(node, ("one", 2, 2, 2))
+        assert await found(two, "pump", folder="one:") == [("one", f"{notes}/cellar.md")]
+        assert await found(two, "pump", folder=f"one:{notes}") == [("one", f"{notes}/cellar.md")]
+        assert await found(two, "pump", folder=str(notes)) == []
+        with pytest.raises(NotFound, match="No device is called 'four'"):
+            await found(two, "pump", folder="four:")
+        with pytest.raises(UsageError, match="forgotten there"):
+            await two.call(context.context_forget, f"one:{notes}")
+        assert (await two.call(context.context_forget, query="pump hums")).elsewhere == [f"one:{notes}/cellar.md"]
+        await one.stop()
+        assert (await two.call(context.find, "zeppelin")).unasked == []
+        await until_found(two, "zeppelin", [("one", f"{notes}/attic.md")])
+
+
+async def test_changes_moves_and_labels_reach_the_other_devices(tmp_path):
+    notes = write(tmp_path / "notes", cellar="# Cellar\nThe pump hums.\n", attic="# Attic\nA zeppelin.\n")
+    async with nodes(tmp_path, QUICK, one={}, two={}) as devices:
+        one, two = devices.values()
+        await one.call(context.context_add, str(notes), "private")
+        write(tmp_path / "diary", today="A quagmire.\n")
+        await one.call(context.context_add, str(tmp_path / "diary"))
+        await until_found(two, "quagmire", [("one", str(tmp_path / "diary/today.md"))])
+        assert await found(two, "pump") == []
+        assert await found(one, "pump") == [("", f"{notes}/cellar.md")]
+        await one.call(context.context_add, str(notes))
+        await until_found(two, "pump", [("one", f"{notes}/cellar.md")])
+        (notes / "cellar.md").write_text("# Cellar\nThe boiler is new.\n")
+        await until_found(two, "boiler", [("one", f"{notes}/cellar.md")])
+        await until_found(two, "pump", [])
+        (notes / "cellar.md").rename(notes / "basement.md")
+        await until_found(two, "boiler", [("one", f"{notes}/basement.md")])
+        (notes / "attic.md").unlink()
+        await until_found(two, "zeppelin", [])
+        await one.call(context.context_add, str(notes), "private")
+        await until_found(two, "boiler", [])
+        await until_found(two, "quagmire", [("one", str(tmp_path / "diary/today.md"))])
+
+
+async def test_what_is_forgotten_leaves_the_disk_of_a_member_that_was_away(tmp_path):
+    notes = write(tmp_path / "notes", cellar="# Cellar\nThe quagmire hums.\n", attic="# Attic\nA zeppelin.\n")
+    async with nodes(tmp_path, QUICK, one={}, two={}) as devices:
+        one, two = devices.values()
+        await one.call(context.context_add, str(notes))
+        await until_here(two, ("one", 2, 2, 2))
+        await two.stop()
+        assert b"quagmire" in kept(tmp_path / "two/context")
+        await one.call(context.context_forget, str(notes / "cellar.md"))
+        assert b"quagmire" not in kept(tmp_path / "one/context")
+        async with again(tmp_path, "two") as two_again:
+            await until_found(two_again, "quagmire", [])
+
+            async def is_gone():
+                state = await two_again.call(context.context)
+                gone = await asyncio.to_thread(lambda: b"quagmire" not in kept(tmp_path / "two/context"))
+                return gone and not any(one.owed for one in state.vectors)
+
+            await until(is_gone)
+            assert await found(two_again, "zeppelin") == [("one", f"{notes}/attic.md")]
+            for secret in (b"attic", b"zeppelin", b"notes"):
+                assert not any(secret in (tmp_path / name / "logs.sqlite").read_bytes() for name in ("one", "two"))
+
+
+async def test_what_does_not_fit_is_asked_for_and_who_is_away_is_named(tmp_path):
+    notes = write(tmp_path / "notes", cellar="# Cellar\nThe pump hums.\n" * 20, attic="# Attic\nA zeppelin.\n")
+    async with nodes(tmp_path, QUICK, one={}, two={"context_disk": "0"}, three={"context_disk": "3kB"}) as devices:
+        one, two, three = devices.values()
+        await one.call(context.context_add, str(notes))
+        await until_found(two, "pump", [("one", f"{notes}/cellar.md")])
+        assert b"pump" not in kept(tmp_path / "two/context")
+        await until_here(three, ("one", 2, 1, 1))
+        assert await found(three, "pump") == [("one", f"{notes}/cellar.md")]
+        await one.stop()
+        for node in (two, three):
+            answer = await node.call(context.find, "pump")
+            assert (answer.results, answer.unasked) == ([], ["one"])
+        assert await found(three, "zeppelin") == [("one", f"{notes}/attic.md")]
+
+
+async def test_a_member_that_is_removed_takes_its_documents_along(tmp_path):
+    notes = write(tmp_path / "notes", cellar="# Cellar\nThe quagmire hums.\n")
+    async with nodes(tmp_path, QUICK, one={}, two={}) as devices:
+        one, two = devices.values()
+        await two.call(context.context_add, str(notes))
+        await until_here(one, ("two", 1, 1, 1))
+        assert await found(one, "quagmire") == [("two", f"{notes}/cellar.md")]
+        await one.call(swarm.remove, "two")
+        await until_found(one, "quagmire", [])
+        await until(lambda: asyncio.to_thread(lambda: b"quagmire" not in kept(tmp_path / "one/context")))
