@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 
 import pytest
 from support.local_nodes import SMALL, nodes
 
-from ainet.api import context, swarm
+from ainet.api import contacts, context, swarm
 from ainet.config import AinetConfig
-from ainet.errors import NotFound, UsageError
+from ainet.errors import AinetError, NotFound, ProtocolError, UsageError
+from ainet.links.standing import Standing
 from ainet.node.node import Node
+from ainet.replication.requests import ReadContent, SyncJournals
 from ainet.timing import Timing
 
 QUICK = Timing(context_look=0.2, context_idle=0.5, vectors_idle=0.5, context_gather=0.05, context_again=0.2)
@@ -172,3 +175,67 @@ async def test_a_member_that_is_removed_takes_its_documents_along(tmp_path):
         await one.call(swarm.remove, "two")
         await until_found(one, "quagmire", [])
         await until(lambda: asyncio.to_thread(lambda: b"quagmire" not in kept(tmp_path / "one/context")))
+
+
+async def test_a_device_restored_from_a_backup_agrees_with_the_others_again(tmp_path):
+    notes = write(tmp_path / "notes", cellar="# Cellar\nThe pump hums.\n", attic="# Attic\nA zeppelin.\n")
+    async with nodes(tmp_path, QUICK, one={}, two={}) as devices:
+        one, two = devices.values()
+        await one.call(context.context_add, str(notes))
+        await until_here(two, ("one", 2, 2, 2))
+        await one.stop()
+        shutil.copytree(tmp_path / "one", tmp_path / "backup")
+        async with again(tmp_path, "one") as one:
+            (notes / "attic.md").unlink()
+            write(notes, garden="# Garden\nA quagmire.\n")
+            await until_found(two, "quagmire", [("one", f"{notes}/garden.md")])
+            await until_found(two, "zeppelin", [])
+        shutil.rmtree(tmp_path / "one")
+        shutil.copytree(tmp_path / "backup", tmp_path / "one")
+        write(notes, attic="# Attic\nA zeppelin.\n")
+        (notes / "garden.md").unlink()
+        async with again(tmp_path, "one"):
+            await until_found(two, "zeppelin", [("one", f"{notes}/attic.md")])
+            await until_found(two, "quagmire", [])
+            await until_here(two, ("one", 2, 2, 2))
+
+
+async def test_a_contact_finds_what_is_shared_with_it_where_it_asks_for_that(tmp_path):
+    recipes = write(tmp_path / "recipes", bread="# Bread\nThe dough rests for an hour.\n")
+    diary = write(tmp_path / "diary", today="# Today\nThe dough was a quagmire.\n")
+    async with nodes(tmp_path / "ada", QUICK, ada={}) as here, nodes(tmp_path / "bob", QUICK, bob={}) as there:
+        (ada,), (bob,) = here.values(), there.values()
+        await bob.call(contacts.accept, (await ada.call(contacts.introduce)).ticket)
+        with pytest.raises(UsageError, match="whom it is shared with"):
+            await ada.call(context.context_add, str(recipes), "shared")
+        with pytest.raises(NotFound, match=r"No contact is called 'eve'\. Contacts are: bob"):
+            await ada.call(context.context_add, str(recipes), "shared", ("eve",))
+        assert await found(bob, "dough", folder="ada:") == []
+        await ada.call(context.context_add, str(diary))
+        await ada.call(context.context_add, str(recipes), "shared", ("bob",))
+        await until_found(bob, "dough", [("ada", "recipes/bread.md")], folder="ada:")
+        await until_found(ada, "quagmire", [("", f"{diary}/today.md")])
+        (passage,) = (await bob.call(context.find, "dough", folder="ada:")).results
+        assert (passage.text, passage.line) == ("# Bread\nThe dough rests for an hour.", 1)
+        assert await found(bob, "dough", folder="ada:recipes") == [("ada", "recipes/bread.md")]
+        assert await found(bob, "dough", folder="ada:diary") == []
+        assert await found(bob, "quagmire", folder="ada:") == []
+        quoted = await bob.call(context.quote, "How long does the dough rest?", folder="ada:")
+        assert [one.device for one in quoted.results] == ["ada"]
+        # Nothing of it comes in by itself.
+        mine = write(tmp_path / "mine", rest="# Rest\nA rest is good.\n")
+        await bob.call(context.context_add, str(mine))
+        await until_found(bob, "rest", [("", f"{mine}/rest.md")])
+        assert (await bob.call(context.context)).devices == []
+        (folder, _) = sorted((await ada.call(context.context)).folders, key=lambda one: one.label)
+        assert (folder.label, folder.shared_with) == ("shared", ["bob"])
+        # Contacts get no journals.
+        link = await bob.links.connect(ada.id, Standing.CONTACT)
+        for request in (SyncJournals({}), ReadContent(ada.id, b"x" * 16, 1)):
+            with pytest.raises(ProtocolError, match="does not know the request"):
+                await link.request(request)
+        await ada.call(contacts.forget, "bob")
+        with pytest.raises(AinetError):
+            await found(bob, "dough", folder="ada:")
+        await bob.call(contacts.accept, (await ada.call(contacts.introduce)).ticket)
+        assert await found(bob, "dough", folder="ada:") == []
