@@ -16,11 +16,12 @@ from ainet.context.search import search
 from ainet.context.state import state_of
 from ainet.errors import AinetError, NotFound, UsageError
 from ainet.replication.replication import FEED, HEAD
+from ainet.signals import Signal
 from ainet.storage.hybrid import HybridStorage
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from ainet.api.answers import Answers
     from ainet.api.generate import Citation
@@ -83,6 +84,8 @@ class Context:
         self._opened: Opened | None = None
         self._is_stopping = False
         self._beginning: asyncio.Task[None] | None = None
+        #: Emitted after something has become unknown.
+        self.removed: Signal[[]] = Signal("something was forgotten", log)
         self._places = Places(links.identity)
         self._peers = ContextPeers(links, self._places, self._open_if_known)
         links.on_revoked(self._revoked)
@@ -272,6 +275,21 @@ class Context:
         within = self._places.find(folder).below
         return await asyncio.to_thread(graph.trace, opened.storage, name, within=within, depth=min(depth, MOST_STEPS))
 
+    async def known(self, names: Collection[str]) -> set[str]:
+        """Return those of the files of which something is known; one of another device is called ``DEVICE:PATH``."""
+        opened = await self._open_if_known()
+        if opened is None or not names:
+            return set()
+
+        def known() -> set[str]:
+            return set(names) & {
+                self._whole_name(str(Path(folder.path) / path))
+                for folder in opened.storage.folders(None)
+                for path in opened.storage.sources(folder.id)
+            }
+
+        return await asyncio.to_thread(known)
+
     async def _ask_others(
         self, opened: Opened, place: Place, text: str, kind: str | None, most: int
     ) -> tuple[list[FoundPassage], list[str]]:
@@ -322,6 +340,7 @@ class Context:
                     workers=self._workers,
                     links=self._links,
                     feeds=self._feeds,
+                    removed=self.removed.emit,
                     log=self._log,
                     timing=self._timing,
                 )

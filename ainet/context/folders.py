@@ -51,19 +51,22 @@ class Folders:
     reader
         Reads files.
     changed
-        Called after something has become known, or is not known any more.
+        Called after something has become known.
+    removed
+        Called after something has become unknown.
     """
 
     def __init__(
         self,
         storage: HybridStorage,
         reader: Reader,
-        changed: Callable[[], None],
         *,
+        changed: Callable[[], None],
+        removed: Callable[[], None],
         log: logging.Logger,
         timing: Timing,
     ) -> None:
-        self._storage, self._reader, self._changed = storage, reader, changed
+        self._storage, self._reader, self._changed, self._removed = storage, reader, changed, removed
         self._log, self._timing = log, timing
         self._watch = Watch(log)
         self._progress: dict[int, Progress] = {}
@@ -228,7 +231,9 @@ class Folders:
             raise
         if only is None:
             self._seen[folder.id] = update.folders
-        if updated.read or updated.moved or updated.gone:
+        if updated.gone:
+            self._removed()
+        elif updated.read or updated.moved:
             self._changed()
 
 

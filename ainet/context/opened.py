@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
-from ainet.context.folders import Folders
+from ainet.context.folders import LONGEST_REST, REST, Folders
 from ainet.context.reader import Reader
 from ainet.context.vectors import ContextVectors
 from ainet.replication.replication import Replication
@@ -13,6 +14,7 @@ from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Callable
     from pathlib import Path
 
     from ainet.engine.engine import Engine
@@ -38,6 +40,8 @@ class Opened:
         Path of an embedding model; see `VectorActor`.
     disk
         Bytes that documents of other devices may take.
+    removed
+        Called after something has become unknown.
     """
 
     def __init__(
@@ -51,14 +55,16 @@ class Opened:
         workers: WorkerPool,
         links: Links,
         feeds: Feeds,
+        removed: Callable[[], object],
         log: logging.Logger,
         timing: Timing,
     ) -> None:
         self.storage = storage
         #: Where it lies.
         self.folder = folder
-        self._log, self._timing = log, timing
+        self._removed, self._log, self._timing = removed, log, timing
         self._tasks = Tasks("What was removed is still on the disk", log)
+        self._is_dirty = asyncio.Event()
         self.reader = Reader(engine, workers, log, timing)
         self.vectors = ContextVectors(
             storage, folder / VECTORS, better, engine=engine, workers=workers, log=log, timing=timing
@@ -69,16 +75,20 @@ class Opened:
             feeds=feeds,
             disk=disk,
             changed=self.vectors.notice,
-            removed=lambda: self._tasks.spawn(self.leave_nothing()),
+            removed=self._is_dirty.set,
             log=log,
             timing=timing,
         )
-        self.folders = Folders(storage, self.reader, self._changed, log=log, timing=timing)
+        self.folders = Folders(
+            storage, self.reader, changed=self._changed, removed=self._is_dirty.set, log=log, timing=timing
+        )
         self.vectors.pause(self.folders.is_paused)
+        self._tasks.spawn(self._keep_clean(), name="leaving nothing of what was removed")
 
     async def leave_nothing(self) -> None:
         """Have what was removed gone from the disk."""
         self._changed()
+        self._removed()
         for _ in range(SCRUBS):
             if await asyncio.to_thread(self.storage.scrub):
                 return
@@ -100,6 +110,15 @@ class Opened:
     async def _revoke(self, node_id: str) -> None:
         await asyncio.to_thread(self.storage.unshare, node_id)
         await self.replication.keep_members()
+
+    async def _keep_clean(self) -> None:
+        while True:
+            await self._is_dirty.wait()
+            self._is_dirty.clear()
+            begun = time.monotonic()
+            await self.leave_nothing()
+            # Files that come and go all the time get a part of the time only.
+            await asyncio.sleep(min(REST * (time.monotonic() - begun), LONGEST_REST))
 
     def _changed(self) -> None:
         self.vectors.notice()

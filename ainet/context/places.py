@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from ainet.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
+    from ainet.api.context import FoundPassage
     from ainet.identity.identity import Identity
 
 _ELSEWHERE = re.compile(r"([^/:\\]{2,64}):(.*)", re.S)
+
+
+def whole_name(passage: FoundPassage) -> str:
+    """Return where a passage is: the path of its file, with its device if that is another one."""
+    return f"{passage.device}:{passage.path}" if passage.device else passage.path
 
 
 class Place(NamedTuple):

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 from ainet.api.context import unasked_words
 from ainet.api.generate import Done, Grounds, Message, Progress
 from ainet.context import grounds
+from ainet.context.places import whole_name
 from ainet.errors import UsageError
+from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    import logging
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from ainet.api.generate import Event, GenerateRequest
     from ainet.context.context import Context
@@ -33,10 +36,31 @@ class Grounded:
         Answers.
     window
         The context window, in tokens.
+    forget_prompts
+        Leaves nothing of earlier prompts, of which pipelines keep keys and values.
+    log
+        For what goes wrong in that.
     """
 
-    def __init__(self, context: Context, models: Models, window: int) -> None:
+    def __init__(
+        self,
+        context: Context,
+        models: Models,
+        window: int,
+        *,
+        forget_prompts: Callable[[], Awaitable[None]],
+        log: logging.Logger,
+    ) -> None:
         self._context, self._models, self._window = context, models, window
+        self._forget_prompts = forget_prompts
+        #: The files of which passages stand in prompts that may still be kept.
+        self._in_prompts: set[str] = set()
+        self._tasks = Tasks("Prompts with what was forgotten are still kept", log)
+        context.removed.connect(lambda: self._tasks.spawn(self._forget()))
+
+    async def stop(self) -> None:
+        """End what is being done."""
+        await self._tasks.stop()
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Answer `request`; yields events. See `Answering.generate`."""
@@ -55,6 +79,7 @@ class Grounded:
         passages = grounds.fitting(found.results, self._window)
         note = "; ".join([*([found.note] if found.note else []), *unasked_words(found.unasked)])
         asked = grounds.prompt(question.content, passages, named=n > grounds.BY_SIZE[0][1])
+        self._in_prompts.update(whole_name(one) for one in passages)
         yield Grounds(passages=passages, prompt=asked, note=note)
         request = dataclasses.replace(request, messages=[*before, Message(question.role, asked)], context=None)
         async with contextlib.aclosing(self._models.generate(request)) as events:
@@ -65,3 +90,9 @@ class Grounded:
                     yield dataclasses.replace(event, citations=cited, notes=notes)
                 else:
                     yield event
+
+    async def _forget(self) -> None:
+        """Have no prompt kept in which something stands that is not known any more."""
+        if self._in_prompts - await self._context.known(self._in_prompts):
+            self._in_prompts.clear()
+            await self._forget_prompts()

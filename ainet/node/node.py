@@ -219,7 +219,8 @@ class Node:
             timing=timing,
         )
         stack.push_async_callback(context.stop)
-        self._grounded = Grounded(context, models, config.context_window)
+        self._grounded = Grounded(context, models, config.context_window, forget_prompts=self._forget_prompts, log=log)
+        stack.push_async_callback(self._grounded.stop)
         context.start()
         ModelList(self.links, self.catalog, self.answers, log)
         Status(
@@ -307,8 +308,12 @@ class Node:
 
     async def _leave(self) -> None:
         """End what must not follow this device into another swarm."""
+        await self._forget_prompts()  # what is kept is linked with the certificate of the swarm before
+
+    async def _forget_prompts(self) -> None:
+        """Unload all pipelines, and what is kept of them: nothing is left of earlier prompts."""
         await self.provider.unload()
-        await self.stages.parking.clear()  # what is kept is linked with the certificate of the swarm before
+        await self.stages.parking.clear()
 
     def _revoked(self, node_id: str) -> None:
         self.provider.pipelines.revoke(node_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,20 @@ def test_files_are_forgotten_by_the_command(node_dir, notes):
     assert (checked.returncode, checked.stdout) == (0, "Everything agrees.\n")
     assert json.loads(ainet("context", "--json", data_dir=node_dir).stdout)["vectors"][0]["owed"] >= 0
     assert re.search(r"\d+ +known", ainet("context", "rebuild", "--wait", data_dir=node_dir).stdout)
+
+
+def test_prompts_with_what_is_forgotten_are_kept_no_longer(node_dir, notes):
+    def pipelines():
+        return json.loads(ainet("status", "--json", data_dir=node_dir).stdout)["pipelines"]
+
+    with NodeClient.running(node_dir) as node:
+        for _ in node.generate("When is the lawn mower's blade sharpened?", context="auto", max_tokens=2):
+            pass
+        assert pipelines()
+        node.call(context.context_forget, str(notes / "family.txt"))  # of which nothing was asked
+        assert pipelines()
+        (notes / "house/garden.md").unlink()
+        deadline = time.monotonic() + 60
+        while pipelines():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
