@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+#: Milliseconds for which a statement waits for other processes.
+WAITS = 10_000
+
+
 def open_database(
     path: Path, schema: str, version: int, *, advice: str, changes: Mapping[int, str] | None = None
 ) -> sqlite3.Connection:
@@ -36,7 +40,7 @@ def open_database(
     AinetError
         The file is damaged, cannot be written, or was written by a newer ainet.
     """
-    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=WAITS / 1000)
     try:
         path.chmod(0o600)
         (found,) = database.execute("PRAGMA user_version").fetchone()

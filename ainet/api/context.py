@@ -99,6 +99,8 @@ class ContextState:
         Why no vectors are made, where they are not.
     devices
         The owner's other devices that have documents for this one.
+    is_scrubbed
+        Whether no words of what was removed are on the disk.
     """
 
     folders: list[ContextFolder]
@@ -109,6 +111,7 @@ class ContextState:
     vectors: list[ContextVectorState] = field(default_factory=list)
     vectors_failed: str = ""
     devices: list[ContextDevice] = field(default_factory=list)
+    is_scrubbed: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

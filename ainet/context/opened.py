@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ainet.context.folders import LONGEST_REST, REST, Folders
 from ainet.context.reader import Reader
 from ainet.context.vectors import ContextVectors
+from ainet.errors import AinetError
 from ainet.replication.replication import Replication
 from ainet.tasks import Tasks
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from ainet.timing import Timing
 
 VECTORS = "vectors"
-#: How often the disk is asked to be free of what was removed, while somebody reads it.
-SCRUBS = 5
 
 
 class Opened:
@@ -86,14 +85,11 @@ class Opened:
         self._tasks.spawn(self._keep_clean(), name="leaving nothing of what was removed")
 
     async def leave_nothing(self) -> None:
-        """Have what was removed gone from the disk."""
+        """Have what was removed gone from the disk: at once, or as soon as nobody reads it."""
         self._changed()
         self._removed()
-        for _ in range(SCRUBS):
-            if await asyncio.to_thread(self.storage.scrub):
-                return
-            await asyncio.sleep(self._timing.context_again)
-        self._log.warning("What was removed is still in the log of %s: somebody reads it.", self.folder)
+        if not await asyncio.to_thread(self.storage.scrub):
+            self._is_dirty.set()
 
     def revoked(self, node_id: str) -> None:
         """Share nothing more with a device that is trusted no more, and know nothing more of it."""
@@ -112,13 +108,20 @@ class Opened:
         await self.replication.keep_members()
 
     async def _keep_clean(self) -> None:
+        if not await asyncio.to_thread(self.storage.is_scrubbed):  # the node ended before it was done
+            self._is_dirty.set()
         while True:
             await self._is_dirty.wait()
             self._is_dirty.clear()
             begun = time.monotonic()
-            await self.leave_nothing()
+            try:
+                await self.leave_nothing()
+            except AinetError as exc:
+                self._log.warning("What was removed is still on the disk: %s", exc.message)
+                self._is_dirty.set()
             # Files that come and go all the time get a part of the time only.
-            await asyncio.sleep(min(REST * (time.monotonic() - begun), LONGEST_REST))
+            rest = min(REST * (time.monotonic() - begun), LONGEST_REST)
+            await asyncio.sleep(self._timing.context_again if self._is_dirty.is_set() else rest)
 
     def _changed(self) -> None:
         self.vectors.notice()

@@ -48,6 +48,7 @@ def state_of(opened: Opened, places: Places) -> ContextState:
         unwatched=opened.folders.unwatched,
         vectors=[ContextVectorState(name=one.name, left=one.left, owed=one.owed) for one in opened.storage.indexes()],
         vectors_failed=opened.vectors.failed,
+        is_scrubbed=opened.storage.is_scrubbed(),
         devices=[
             ContextDevice(name=places.name(device), documents=one.all, here=one.whole, passages=one.passages)
             for device, one in opened.storage.replicas.kept().items()

@@ -12,12 +12,13 @@ import hashlib
 import secrets
 from typing import TYPE_CHECKING
 
+from ainet.sqlite import WAITS
 from ainet.storage.database import Database
 from ainet.storage.indexes import VectorIndexes
 from ainet.storage.journal import Journal
 from ainet.storage.replicas import Replicas
 from ainet.storage.seen import SeenPart
-from ainet.storage.versions import Versions
+from ainet.storage.versions import UNSCRUBBED, Versions
 from ainet.storage.view import StorageView
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from ainet.storage.records import Fingerprint, Folder, Label, Passage, Unembedded, VectorIndex
 
 DATABASE = "context.sqlite"
+#: Milliseconds for which others' readers are waited for when the disk is to be free of what was removed.
+SCRUB_WAITS = 100
 
 
 class HybridStorage(StorageView):
@@ -192,8 +195,18 @@ class HybridStorage(StorageView):
         self._seen.close()
         with self._database.reading(), self._database.writing() as database:
             self._words.optimise()
-            (busy, _, _) = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            database.execute(f"PRAGMA busy_timeout = {SCRUB_WAITS}")  # questions wait meanwhile
+            try:
+                (busy, _, _) = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                database.execute(f"PRAGMA busy_timeout = {WAITS}")
+            if not busy:
+                database.execute("DELETE FROM settings WHERE name = ?", (UNSCRUBBED,))
         return not busy
+
+    def is_scrubbed(self) -> bool:
+        """Whether nothing of what was removed is on the disk."""
+        return self.setting(UNSCRUBBED) is None
 
     # Vectors, which lie elsewhere.
 

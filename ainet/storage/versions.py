@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from ainet.storage.records import Fingerprint, Passage
 
 
+#: The note in the storage that the disk may still have what was removed.
+UNSCRUBBED = "unscrubbed"
+
+
 class Versions:
     """Changes the sources of a storage. Each call belongs in a transaction of the caller's.
 
@@ -99,6 +103,7 @@ class Versions:
     def remove(self, source: int) -> None:
         """Take a source away, whose vectors must not stay."""
         self._retire(source, urgently=True)
+        self._database.execute("INSERT OR IGNORE INTO settings VALUES (?, '')", (UNSCRUBBED,))
         for (version,) in self._database.execute("SELECT id FROM versions WHERE source = ?", (source,)).fetchall():
             self._delete(version)
         self._database.execute("DELETE FROM sources WHERE id = ?", (source,))

@@ -122,6 +122,7 @@ def _words(state: ContextState) -> str:
     lines = [table(("folder", "label", "files", "passages", "state"), rows), f"{show_bytes(state.size)} on the disk."]
     lines += [f"{_vectors(one)}" for one in state.vectors if one.left or one.owed]
     lines += [f"Vectors: {state.vectors_failed}"] if state.vectors_failed else []
+    lines += [] if state.is_scrubbed else ["Words of what was removed are still on the disk: somebody reads it."]
     lines += [f"{state.unwatched}; changes are found within minutes."] if state.unwatched else []
     lines += ["It is paused: `ainet context resume` goes on."] if state.is_paused else []
     if state.problems:

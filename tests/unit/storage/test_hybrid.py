@@ -232,3 +232,24 @@ def test_a_file_that_is_damaged_while_it_is_open_is_said(tmp_path):
     with pytest.raises(AinetError, match="is damaged"):
         storage.search("apples")
     storage.close()
+
+
+def test_what_was_removed_stays_noted_until_the_disk_is_free_of_it(tmp_path):
+    storage = HybridStorage(tmp_path)
+    folder = storage.add_folder("/home/ada").id
+    write(storage, folder, "a.txt", "quagmire")
+    assert storage.is_scrubbed()
+    reader = sqlite3.connect(tmp_path / "context.sqlite", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM passages").fetchone()
+    storage.remove(storage.sources(folder)["a.txt"].id)
+    assert not storage.scrub()
+    assert not storage.is_scrubbed()
+    storage.close()
+    reader.close()
+    storage = HybridStorage(tmp_path)  # also after an end in between
+    assert not storage.is_scrubbed()
+    assert storage.scrub()
+    assert storage.is_scrubbed()
+    assert all(b"quagmire" not in path.read_bytes() for path in tmp_path.iterdir())
+    storage.close()
