@@ -268,6 +268,7 @@ class FindRequest:
     folder: Annotated[Text | None, Option("only in this folder", metavar="FOLDER", flag="in")] = None
     kind: Annotated[Text | None, Option("only passages of this kind, such as function", metavar="KIND")] = None
     most: Annotated[Count, Option("at most N passages", metavar="N")] = 10
+    alone: Annotated[bool, Option("ask no other device")] = False
 
 
 context_add = Verb(

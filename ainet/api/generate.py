@@ -51,6 +51,9 @@ class GenerateRequest:
     context
         Whose passages go along with the question: ``auto`` for all files that the node knows, or the path of a folder
         or file; None or ``none`` for no passages.
+    private
+        Whether no other device sees the question or the answer: the first and last layers stay on this one, and no
+        other one is asked for passages.
     """
 
     messages: list[Message]
@@ -69,6 +72,7 @@ class GenerateRequest:
     json_schema: dict[str, object] | None = None
     json_schema_loose: bool = False
     context: str | None = None
+    private: bool = False
 
 
 @dataclass(frozen=True)

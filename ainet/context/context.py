@@ -225,7 +225,7 @@ class Context:
     # --- what is asked ---------------------------------------------------------------------------
 
     async def find(
-        self, text: str, folder: str | None = None, kind: str | None = None, most: int = 10
+        self, text: str, folder: str | None = None, kind: str | None = None, most: int = 10, alone: bool = False
     ) -> FoundPassages:
         """Return the passages that fit a question best.
 
@@ -234,15 +234,19 @@ class Context:
         folder
             A folder or file; ``DEVICE:PATH`` on another device, ``DEVICE:`` for all that it has. A contact is asked
             only where it is named.
+        alone
+            Whether no other device is asked.
 
         Raises
         ------
         UsageError
-            Nothing was added yet.
+            Nothing was added yet; or a contact is to be asked, and nobody else.
         PeerUnreachable
             The contact is away.
         """
         place = self._places.find(folder)
+        if place.is_contact and alone:
+            raise UsageError(f"{self._places.name(place.device)} would have to be asked for that.")
         if place.is_contact:
             return FoundPassages(results=await self._peers.ask_contact(place.device, text, place.path, kind, most))
         opened = await self._open_known()
@@ -250,17 +254,17 @@ class Context:
         found = await asyncio.to_thread(
             grounds.with_best_lines, opened.storage, text, [self._shown(one) for one in ranked]
         )
-        others, unasked = await self._ask_others(opened, place, text, kind, most)
+        others, unasked = ([], []) if alone else await self._ask_others(opened, place, text, kind, most)
         if others:
             found = await asyncio.to_thread(grounds.merged, opened.storage, text, found, others, most)
         return FoundPassages(results=found, unasked=unasked)
 
     async def quote(
-        self, text: str, folder: str | None = None, kind: str | None = None, most: int = 3
+        self, text: str, folder: str | None = None, kind: str | None = None, most: int = 3, alone: bool = False
     ) -> api.PassagesFor:
         """Return the passages that answer a question, the best first: none, unless one covers half of what it says."""
         opened = await self._open()
-        found = await self.find(text, folder, kind, most)
+        found = await self.find(text, folder, kind, most, alone)
         kept = await asyncio.to_thread(grounds.chosen, opened.storage, text, found.results)
         return api.PassagesFor(results=kept, note="" if kept else grounds.NOTHING, unasked=found.unasked)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +44,7 @@ def state_of(opened: Opened, places: Places) -> ContextState:
         )
     return ContextState(
         folders=folders,
-        size=sum(path.stat().st_size for path in opened.folder.rglob("*") if path.is_file()),
+        size=_size(opened.folder),
         problems=problems[:MOST_PROBLEMS],
         is_paused=opened.folders.is_paused,
         unwatched=opened.folders.unwatched,
@@ -54,3 +56,13 @@ def state_of(opened: Opened, places: Places) -> ContextState:
             for device, one in opened.storage.replicas.kept().items()
         ],
     )
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of all files in a folder, of which some may vanish meanwhile."""
+    size = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                size += (Path(parent) / name).stat().st_size
+    return size

@@ -62,7 +62,9 @@ class PipelinePool:
         self._checked: weakref.WeakKeyDictionary[Pipeline, tuple[float, int]] = weakref.WeakKeyDictionary()
         self._changed = changed
         self._loaded: list[Pipeline] = []
-        self._locks: weakref.WeakValueDictionary[tuple[str, int | None], asyncio.Lock] = weakref.WeakValueDictionary()
+        self._locks: weakref.WeakValueDictionary[tuple[str, int | None, bool], asyncio.Lock] = (
+            weakref.WeakValueDictionary()
+        )
         self._closing = Tasks("A pipeline was not unloaded cleanly", log)
         self._untold: set[Pipeline] = set()  # closed, but not on devices that are away
         self._telling = Tasks("Stages were not told to end", log)
@@ -94,10 +96,18 @@ class PipelinePool:
             if len(pipeline.plan.stages) == stages or (stages is None and pipeline.unforced)
         ]
 
+    def find_private(self, digest: str, node: str) -> Pipeline | None:
+        """Return a pipeline of the model whose first and last layers are on a node (id)."""
+        for pipeline in self.usable():
+            stages = pipeline.plan.stages
+            if pipeline.plan.model == digest and stages[0].node == stages[-1].node == node:
+                return pipeline
+        return None
+
     @contextlib.asynccontextmanager
-    async def alone(self, digest: str, stages: int | None) -> AsyncGenerator[None, None]:
+    async def alone(self, digest: str, stages: int | None, *, private: bool) -> AsyncGenerator[None, None]:
         """Let one at a time place the same model in the same way: the others then find it loaded."""
-        lock = self._locks.setdefault((digest, stages), asyncio.Lock())
+        lock = self._locks.setdefault((digest, stages, private), asyncio.Lock())
         async with lock:
             yield
 

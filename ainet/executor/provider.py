@@ -116,9 +116,9 @@ class Provider:
         """Return what the model with this name, or the default one, is asked with; see `ModelFinder.settings`."""
         return await self.finder.settings(name or self._config.model)
 
-    async def plan(self, manifest: Manifest, stages: int | None = None) -> Planned:
+    async def plan(self, manifest: Manifest, stages: int | None = None, *, private: bool = False) -> Planned:
         """Place the model where it fits once idle pipelines are unloaded; see `Survey.plan`."""
-        return await self._survey.plan(manifest, stages, self.pipelines.idle_memory())
+        return await self._survey.plan(manifest, stages, self.pipelines.idle_memory(), private=private)
 
     async def plan_for(self, manifest: Manifest, stages: int | None, capacities: Sequence[NodeCapacity]) -> Plan:
         """Place the model on devices that need not exist; see `Survey.plan_for`."""
@@ -178,11 +178,14 @@ class Provider:
         """Return a pipeline that is loaded and claimed by the caller."""
         name, stages = request.model, request.stages
         manifest = await self.manifest(name, progress)
-        async with self.pipelines.alone(manifest.digest, stages):
+        async with self.pipelines.alone(manifest.digest, stages, private=request.private):
             for left in reversed(range(ATTEMPTS)):
                 try:
-                    found = await self._find(manifest, stages, text)
-                    found = found or await self._place(manifest, stages, text, progress)
+                    found = None if request.private else await self._find(manifest, stages, text)
+                    if request.private:
+                        found = await self._private(manifest, progress)
+                    elif found is None:
+                        found = await self._place(manifest, stages, text, progress)
                 except LeaseLost as exc:
                     self._log.info("%s is placed again: %s", manifest.name, exc.message)
                     if not left:
@@ -264,16 +267,25 @@ class Provider:
 
         return await self._leases.run(load_lease(manifest.digest), place, waiting)
 
-    async def _plan_settled(self, manifest: Manifest, stages: int | None) -> Planned:
+    async def _private(self, manifest: Manifest, progress: Progress) -> Provided:
+        """Return a pipeline whose first and last layers are on this device; nobody else is told of it."""
+        own = self.pipelines.find_private(manifest.digest, self._identity.id)
+        if own is not None:
+            return own
+        planned = await self._plan_settled(manifest, None, private=True)
+        is_here = all(stage.node == self._identity.id for stage in planned.plan.stages)
+        return await self._load(planned, manifest, None, progress, unforced=is_here)
+
+    async def _plan_settled(self, manifest: Manifest, stages: int | None, *, private: bool = False) -> Planned:
         """Plan with what broken pipelines give back; one with a stage that hangs is waited for only if it must be."""
         settled = await self.pipelines.settle(self._timing.settle)
         try:
-            return await self.plan(manifest, stages)
+            return await self.plan(manifest, stages, private=private)
         except NotEnough:
             if settled:
                 raise
             await self.pipelines.settle()
-            return await self.plan(manifest, stages)
+            return await self.plan(manifest, stages, private=private)
 
     async def _load(
         self, planned: Planned, manifest: Manifest, lease: int | None, progress: Progress, *, unforced: bool

@@ -50,6 +50,8 @@ def to_open(request: GenerateRequest, settings: ModelSettings | None = None) -> 
         raise UsageError(f"max_tokens is {request.max_tokens}; it must lie between 1 and {MOST_TOKENS}.")
     if request.stages is not None and request.stages < 1:
         raise UsageError(f"stages is {request.stages}; it must be at least 1.")
+    if request.private and request.stages is not None:
+        raise UsageError("Where the layers of a private question go follows from that: no --stages with --private.")
     if len(request.stop) > MAX_STOPS:
         raise UsageError(f"There are {len(request.stop)} stop strings; at most {MAX_STOPS} are allowed.")
     if (longest := max(map(len, request.stop), default=0)) > MAX_STOP:

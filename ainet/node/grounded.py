@@ -74,7 +74,7 @@ class Grounded:
         size = await self._models.size(request.model)
         n = grounds.number_for(size)
         found = await self._context.quote(
-            question.content, None if request.context == AUTO else request.context, most=n
+            question.content, None if request.context == AUTO else request.context, most=n, alone=request.private
         )
         passages = grounds.fitting(found.results, self._window)
         note = "; ".join([*([found.note] if found.note else []), *unasked_words(found.unasked)])

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 #: At most this many devices that are left out have their cost named.
 EXPLAINED = 6
+#: The least stages of a model whose first and last layers stay on one device, with others between them; and how many
+#: ways to share its memory between the two are tried.
+PRIVATE_STAGES, PRIVATE_TRIES = 3, 6
 
 
 class Placed(NamedTuple):
@@ -106,8 +109,15 @@ class Planner:
         """Return the time of a token of the whole model on the node's processors."""
         return self._seconds(capacity.parts(exact=True)[0], 0, self._last)
 
-    def plan(self, stages: int | None = None) -> Plan:
-        """Place the model: whole where it fits, else over the fewest nodes; `stages` forces a number.
+    def plan(self, stages: int | None = None, *, private: bool = False) -> Plan:
+        """Place the model: whole where it fits, else over the fewest nodes.
+
+        Parameters
+        ----------
+        stages
+            Forces a number of stages.
+        private
+            Whether the first and the last layer stay on this device: others then see no tokens, only hidden states.
 
         Raises
         ------
@@ -116,6 +126,8 @@ class Planner:
         NotEnough
             If the nodes have too little memory, with the numbers.
         """
+        if private:
+            return self._whole(only_here=True) or self._between_own()
         if stages is None:
             return self._whole() or self._best()
         if stages == 1:
@@ -159,9 +171,9 @@ class Planner:
         keeps = self._keeps_experts(part, first_layer, last_layer)
         return self._on_gpu.on_gpu(first_layer, last_layer, experts_on_host=keeps)
 
-    def _whole(self) -> Plan | None:
+    def _whole(self, *, only_here: bool = False) -> Plan | None:
         """Place the whole model on this device, else where a token takes the least time; None where it fits nowhere."""
-        able = [part for part in self._parts if self._holds(part)]
+        able = [part for part in self._parts if self._holds(part) and (part.capacity is self._own or not only_here)]
         if not able:
             return None
         own = [part for part in able if part.capacity is self._own]
@@ -203,6 +215,40 @@ class Planner:
         devices = "device" if len(placed) == 1 else "devices"
         why = f"This device cannot hold the whole model; with these {len(placed)} {devices} {what}."
         return self._as_plan(placed, why, left_out)
+
+    def _between_own(self) -> Plan:
+        """Place the first and the last layers on this device, and those between on others, in the best of all ways."""
+        ends, last = self._ends, len(self._ends) - 1
+        if last < PRIVATE_STAGES or self._manifest.most_stages < PRIVATE_STAGES:
+            raise CannotSplit(
+                f"{self._manifest.name} does not fit on this device, and cannot be split so that its first and last "
+                f"layers stay here: {self._manifest.cuts_in_words}."
+            )
+        own, *_ = self._own.parts(exact=True)
+        others = [part for part in self._parts if part.capacity is not self._own]
+        others = [others[i] for i in nearest([(one.speed * one.threads, one.memory) for one in others])]
+        least, least_last = self._needs(own, 0, ends[1] - 1), self._needs(own, ends[-2], self._last)
+        if least + least_last > own.memory or own.capacity.workers in (0, 1):
+            raise NotEnough(
+                f"The first and the last layers of {self._manifest.name} must stay on this device, and take at least "
+                f"{show_bytes(least + least_last)} in two workers; it has {show_bytes(own.memory)}"
+                f"{'' if own.capacity.workers is None else f' and {own.capacity.workers} workers'}. "
+                "Raise the cap (`ainet up --memory`), use a smaller model or context window, or ask without --private."
+            )
+        best: tuple[float, list[Placed]] | None = None
+        for first in np.linspace(least, own.memory - least_last, PRIVATE_TRIES) if others else ():
+            parts = [own._replace(memory=int(first)), *others, own._replace(memory=own.memory - int(first))]
+            seconds = self._seconds_of(parts)
+            seconds[0, 1:], seconds[0, :, last] = np.inf, np.inf
+            seconds[1:-1, 0], seconds[1:-1, :, last] = np.inf, np.inf
+            seconds[-1, 0], seconds[-1, :, :last] = np.inf, np.inf
+            found = optimise(seconds, self._ways(parts), self._objective)
+            if found is not None and (best is None or found[1] < best[0]):
+                best = found[1], [Placed(parts[one.device], ends[one.begin], ends[one.end] - 1) for one in found[0]]
+        if best is None:
+            return self._too_large()
+        why = "This device cannot hold the whole model; it keeps the first and the last layers: others see no tokens."
+        return self._as_plan(best[1], why)
 
     def _why_not(
         self, device: int, parts: Sequence[Part], seconds: NDArray[np.float64], ways: Ways, cost: float

@@ -175,7 +175,9 @@ class Survey:
         own = _with_idle(await self.capacity(manifest.digest), idle)
         return self.planner(manifest, [own]).fits(own)
 
-    async def plan(self, manifest: Manifest, stages: int | None, idle: Mapping[str, Memory]) -> Planned:
+    async def plan(
+        self, manifest: Manifest, stages: int | None, idle: Mapping[str, Memory], *, private: bool = False
+    ) -> Planned:
         """Place a model; nothing is loaded or unloaded yet.
 
         Parameters
@@ -184,6 +186,8 @@ class Survey:
             The number of stages; None leaves it to the planner.
         idle
             Memory of each node (by id) that unloading idle pipelines would free.
+        private
+            See `Planner.plan`.
 
         Raises
         ------
@@ -198,7 +202,7 @@ class Survey:
             return Planned(alone.plan(), [own.node], {own.node: own.free})
         capacities = await self._capacities(manifest)
         able = [_with_idle(capacity, idle) for capacity in capacities]
-        plan = await asyncio.to_thread(self.planner(manifest, able).plan, stages)
+        plan = await asyncio.to_thread(self.planner(manifest, able).plan, stages, private=private)
         sources = [capacity.node for capacity in capacities if capacity.models]
         return Planned(plan, sources, {capacity.node: capacity.free for capacity in capacities})
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SAMPLING = (
     "model",
     "stages",
+    "private",
     "raw",
     "temperature",
     "top_k",
@@ -70,6 +71,12 @@ def ask_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
         metavar="WHERE",
         help=f"let passages of your documents go along: {AUTO} (of all that were added), a folder or file, "
         "DEVICE: or DEVICE:PATH, or none",
+    )
+    parser.add_argument(
+        "--private",
+        action="store_const",
+        const=True,
+        help="let no other device see the question or the answer: first and last layers stay here",
     )
     parser.add_argument("--quote", action="store_true", help="show the passages that answer, and ask no model")
     if kernel:

@@ -156,6 +156,7 @@ async def test_what_does_not_fit_is_asked_for_and_who_is_away_is_named(tmp_path)
         await one.call(context.context_add, str(notes))
         await until_found(two, "pump", [("one", f"{notes}/cellar.md")])
         assert b"pump" not in kept(tmp_path / "two/context")
+        assert await found(two, "pump", alone=True) == []
         await until_here(three, ("one", 2, 1, 1))
         assert await found(three, "pump") == [("one", f"{notes}/cellar.md")]
         await one.stop()
@@ -222,6 +223,8 @@ async def test_a_contact_finds_what_is_shared_with_it_where_it_asks_for_that(tmp
         assert await found(bob, "quagmire", folder="ada:") == []
         quoted = await bob.call(context.quote, "How long does the dough rest?", folder="ada:")
         assert [one.device for one in quoted.results] == ["ada"]
+        with pytest.raises(UsageError, match="ada would have to be asked"):
+            await found(bob, "dough", folder="ada:", alone=True)
         # Nothing of it comes in by itself.
         mine = write(tmp_path / "mine", rest="# Rest\nA rest is good.\n")
         await bob.call(context.context_add, str(mine))

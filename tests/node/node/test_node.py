@@ -14,7 +14,7 @@ from ainet.api.models import Unloaded
 from ainet.api.node import status
 from ainet.api.swarm import remove
 from ainet.api.verb import all_verbs
-from ainet.errors import AinetError, NotEnough, NotFound
+from ainet.errors import AinetError, NotEnough, NotFound, UsageError
 
 
 async def placement(node, **options):
@@ -120,6 +120,24 @@ async def test_a_removed_device_is_not_asked_any_more(tmp_path):
         async with asyncio.timeout(20):
             while (await phone.call(status)).node.reserved.memory:
                 await asyncio.sleep(0.05)
+
+
+async def test_a_private_question_keeps_both_ends_of_the_model_here(tmp_path):
+    long = {"context_window": 8192}
+    settings = {"desk": {"memory": "260MB"} | long, "phone": {"memory": "1GB", "discover_models": False} | long}
+    async with nodes(tmp_path, **settings) as found:
+        desk, phone = found["desk"], found["phone"]
+        first = await ask(desk)
+        assert [part.node for part in first.placement] == ["phone"]
+        private = await ask(desk, private=True)
+        assert [part.node for part in private.placement] == ["desk", "phone", "desk"]
+        assert private.tokens == first.tokens
+        again = await ask(desk, private=True)
+        assert again.placement == private.placement  # it is loaded once
+        # Nobody else asks a pipeline that was placed for private questions.
+        assert [part.node for part in (await ask(phone)).placement] == ["phone"]
+        with pytest.raises(UsageError, match="no --stages with --private"):
+            await ask(desk, private=True, stages=2)
 
 
 async def test_an_answer_goes_on_without_a_member_that_goes_down(tmp_path):

@@ -115,3 +115,49 @@ def test_no_model_takes_more_memory_than_was_planned(smollm2_store, smollm2_mani
     stage.start(None, None)
     stage.stop()
     assert 0 <= planned - OVERHEAD - sum(stage.llama.buffers.values()) < 20 * MB
+
+
+def test_of_a_private_question_both_ends_stay_here_and_the_rest_goes_elsewhere(smollm2_manifest):
+    offers = [offer("mine", 260 * MB), offer("b", 500 * MB), offer("c", 500 * MB, speed=1e9)]
+    assert ranges(planner(smollm2_manifest, *offers, n_ctx=8192).plan()) == [("b", 0, 29)]
+    plan = planner(smollm2_manifest, *offers, n_ctx=8192).plan(private=True)
+    assert [stage.name for stage in plan.stages] == ["mine", "b", "mine"]
+    assert [stage.first_layer for stage in plan.stages[1:]] == [stage.last_layer + 1 for stage in plan.stages[:-1]]
+    assert (plan.stages[0].first_layer, plan.stages[-1].last_layer) == (0, 29)
+    assert plan.stages[0].memory + plan.stages[-1].memory <= 260 * MB
+    assert "others see no tokens" in plan.why
+    roomy = planner(smollm2_manifest, offer("mine", 500 * MB), offer("fast", 5000 * MB, speed=5e10))
+    assert ranges(roomy.plan(private=True)) == [("mine", 0, 29)]
+
+
+@given(
+    own=st.integers(150, 380),
+    others=st.lists(st.tuples(st.integers(20, 300), st.floats(1e9, 2e10)), max_size=4),
+    workers=st.sampled_from([None, 0, 1, 2, 5]),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_private_question_goes_to_no_other_end_whatever_there_is(smollm2_manifest, own, others, workers):
+    offers = [offer(f"o{i}", memory * MB, speed=speed) for i, (memory, speed) in enumerate(others)]
+    try:
+        plan = planner(smollm2_manifest, offer("mine", own * MB, workers=workers), *offers, n_ctx=8192).plan(
+            private=True
+        )
+    except NotEnough:
+        return
+    stages = plan.stages
+    assert stages[0].name == stages[-1].name == "mine"
+    assert {stage.name for stage in stages[1:-1]} <= {one.name for one in offers}
+    assert sum(stage.memory for stage in stages if stage.name == "mine") <= own * MB
+    assert workers is None or sum(stage.name == "mine" for stage in stages) <= workers
+
+
+def test_a_private_question_is_refused_where_it_would_have_to_leave(smollm2_manifest):
+    with pytest.raises(NotEnough, match="smollm2 needs"):
+        planner(smollm2_manifest, offer("mine", 260 * MB), n_ctx=8192).plan(private=True)
+    for little in (offer("mine", 30 * MB), offer("mine", 260 * MB, workers=1)):
+        with pytest.raises(NotEnough, match=r"must stay on this device, and take at least 2\d\d MB in two workers"):
+            planner(smollm2_manifest, little, offer("b", 900 * MB), n_ctx=8192).plan(private=True)
+    alone = planner(smollm2_manifest, offer("mine", 260 * MB), offer("b", 900 * MB), n_ctx=8192)
+    alone._cuts = [15]
+    with pytest.raises(CannotSplit, match="first and last layers stay here"):
+        alone.plan(private=True)
