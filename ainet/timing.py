@@ -173,6 +173,8 @@ class Timing:
     vectors: float = 900.0
     #: Whether a worker is free to read files is asked this often.
     context_again: float = 5.0
+    #: While a folder is read, what has become known is passed on this often.
+    context_told: float = 2.0
     #: What changes within this time is told to the owner's other devices at once.
     context_gather: float = 0.3
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from ainet.api.limits import Count, Text
+from ainet.api.limits import Count, Limits, Text
 from ainet.api.verb import LONG, Nothing, Option, Verb
 
 Label = Literal["private", "swarm", "shared"]
@@ -271,6 +271,58 @@ class FindRequest:
     alone: Annotated[bool, Option("ask no other device")] = False
 
 
+RememberMode = Literal["on", "off", "forget", "status"]
+RememberedKind = Literal["cell", "conversation"]
+#: Characters of a cell, or of its output, that are remembered.
+Remembered = Annotated[str, Limits(0, 100_000)]
+
+
+@dataclass(frozen=True)
+class RememberRequest:
+    """The notebook, and what becomes of what is done in it."""
+
+    path: Path
+    mode: Annotated[RememberMode, Option("on, off, forget or status", metavar="MODE")] = "status"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RememberItemRequest:
+    """What was done: the id of a cell, or of a conversation; its text, its output, and its execution count."""
+
+    path: Path
+    item: Annotated[Text, Option("its id", metavar="ID")]
+    kind: Annotated[RememberedKind, Option("cell or conversation", metavar="KIND")]
+    text: Annotated[Remembered, Option("its text", metavar="TEXT")]
+    output: Annotated[Remembered, Option("its output", metavar="TEXT")] = ""
+    ran: Annotated[int, Option("when it ran", metavar="N")] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remembering:
+    """Whether what is done in a notebook is remembered, and how many cells and conversations of it are."""
+
+    path: str
+    on: bool
+    items: int
+
+
+context_remember = Verb(
+    "context_remember",
+    "remember what is done in a notebook, or forget it",
+    "POST",
+    "context/remember",
+    RememberRequest,
+    Remembering,
+    LONG,
+)
+context_remember_item = Verb(
+    "context_remember_item",
+    "remember a cell that was executed, or a question with its answer",
+    "POST",
+    "context/remembered",
+    RememberItemRequest,
+    Remembering,
+)
 context_add = Verb(
     "context_add", "let the node know a folder or file", "POST", "context/folders", FolderRequest, ContextState
 )

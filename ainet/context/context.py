@@ -12,6 +12,7 @@ from ainet.context import graph, grounds
 from ainet.context.opened import Opened
 from ainet.context.peers import ContextPeers
 from ainet.context.places import Places
+from ainet.context.remembered import REMEMBERED, NotebookMemory
 from ainet.context.search import search
 from ainet.context.state import state_of
 from ainet.errors import AinetError, NotFound, UsageError
@@ -91,6 +92,7 @@ class Context:
         links.on_revoked(self._revoked)
         links.home.on_left(self._left)
         feeds.on_change(lambda _author, log: self.start() if log == FEED else None)
+        NotebookMemory(self._open, self._folder.exists, answers)
         answers.add(api.context, self.state)
         answers.add(api.context_add, self.add)
         answers.add(api.context_remove, self.remove)
@@ -206,7 +208,8 @@ class Context:
             raise NotFound(f"Nothing is known of {path}." if path else f"No file that is known says {query!r}.")
         await opened.leave_nothing()
         return api.Forgotten(
-            paths=sorted(sources.values()), elsewhere=sorted(self._whole_name(path) for path in elsewhere)
+            paths=sorted(map(self._whole_name, sources.values())),
+            elsewhere=sorted(self._whole_name(path) for path in elsewhere),
         )
 
     async def check(self) -> ContextCheck:
@@ -375,9 +378,10 @@ class Context:
     def _shown(self, one: Ranked) -> FoundPassage:
         passage = one.passage.passage
         device, folder = self._places.split(one.passage.folder)
+        is_remembered = one.passage.folder.startswith(REMEMBERED)  # then the path is that of a cell
         return FoundPassage(
             device=self._places.name(device) if device else "",
-            path=str(Path(folder) / one.passage.path),
+            path=folder if is_remembered else str(Path(folder) / one.passage.path),
             cell=passage.cell,
             line=passage.first_line,
             end_line=passage.last_line,
@@ -402,13 +406,13 @@ def _meant(storage: HybridStorage, path: str | None, query: str | None) -> tuple
     """Return the sources in a path, or those that say something, with their whole paths; and the latter elsewhere."""
     if query is not None:
         said = storage.saying(query)
-        here = {number: path for number, path in said.items() if path.startswith("/")}
+        here = {number: path for number, path in said.items() if path.startswith(("/", REMEMBERED))}
         return here, [path for number, path in said.items() if number not in here]
     return {
         source.id: str(Path(folder.path) / source.path)
-        for folder in storage.folders()
+        for folder in [*storage.folders(), *storage.folders(REMEMBERED)]
         for source in storage.sources(folder.id).values()
-        if f"{Path(folder.path) / source.path}/".startswith(f"{PurePath(path or '')}/")
+        if f"{Path(folder.path) / source.path}/".removeprefix(f"{REMEMBERED}:").startswith(f"{PurePath(path or '')}/")
     }, []
 
 

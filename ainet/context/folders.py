@@ -207,6 +207,7 @@ class Folders:
 
     async def _try(self, folder: Folder, progress: Progress, only: Collection[str] | None) -> None:
         loop = asyncio.get_running_loop()
+        told = time.monotonic()
 
         def parse(path: str, data: bytes) -> Sequence[Passage]:
             self._asked = asked = asyncio.run_coroutine_threadsafe(self._reader.parse(path, data), loop)
@@ -215,7 +216,11 @@ class Folders:
             return asked.result()
 
         def proceed(done: int, total: int) -> bool:
+            nonlocal told
             progress.done, progress.total = done, total
+            if time.monotonic() - told > self._timing.context_told:
+                told = time.monotonic()
+                loop.call_soon_threadsafe(self._changed)
             is_wanted = self._progress.get(folder.id) is progress
             return is_wanted and not (self._is_stopping or self.is_paused or self._holds)
 

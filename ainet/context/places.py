@@ -6,6 +6,7 @@ import re
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
+from ainet.context.remembered import REMEMBERED
 from ainet.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -91,4 +92,5 @@ class Places:
 
     def split(self, path: str) -> tuple[str, str]:
         """Return the node id of the device on which a path of the storage is (empty: this one), and the path there."""
-        return ("", path) if path.startswith("/") else tuple(path.split(":", 1))  # type: ignore[return-value]
+        device, _, there = path.partition(":")
+        return ("", path) if path.startswith("/") else ("", there) if device == REMEMBERED else (device, there)

@@ -17,6 +17,7 @@ from ainet.api.generate import Message, Progress, Text
 from ainet.cli.command import Options, find_node, report
 from ainet.cli.commands.ask import quote_words, quoted, sampling
 from ainet.cli.commands.context import find, found_words, trace_words
+from ainet.cli.commands.kernel import remember_words
 from ainet.cli.commands.models import plan_words, what_if
 from ainet.cli.parser import HelpShown
 from ainet.cli.progress import BEGUN, ProgressLine, progress_text
@@ -28,6 +29,7 @@ from ainet.errors import AinetError, PromptTooLong, UsageError
 from ainet.notebook.failure import failure_words
 from ainet.notebook.line_magic import keep_typed_text, mend_this_cell
 from ainet.notebook.markdown import to_html
+from ainet.notebook.remembering import Remembering
 from ainet.notebook.sources import found_html, sources_html
 from ainet.notebook.words import as_typed, options_first, split
 
@@ -71,6 +73,7 @@ class AinetMagics(Magics):
         type(self).ainet.__doc__ = self._parser.format_help()
         self.conversation: list[Message] = []
         self._last: tuple[list[Message], Answer] | None = None
+        self._remembering = Remembering(shell, lambda: find_node(self._parser.parse_args([])))
 
     @property
     def commands(self) -> frozenset[str]:
@@ -118,6 +121,8 @@ class AinetMagics(Magics):
         if options.command == "new":
             self.conversation.clear()
             say("A new conversation begins.")
+        elif options.command == "remember":
+            say(remember_words(self._remembering.switch(options.mode)))
         elif options.command == "last":
             self._show_last(options)
         elif options.command == "find" and self._in_kernel and not options.json:
@@ -163,6 +168,8 @@ class AinetMagics(Magics):
                 error.args = (f"{error.message} `%ainet new` begins a new conversation.",)
                 error.message = error.args[0]
             raise
+        if answer.text:
+            self._remembering.conversation(question, answer.text)
         if not options.raw and answer.text:
             self.conversation = [*messages, Message("assistant", answer.text)]
         if options.to is not None:

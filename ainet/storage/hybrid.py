@@ -63,19 +63,23 @@ class HybridStorage(StorageView):
 
     # What is written.
 
-    def add_folder(self, path: str, label: Label = "swarm", audience: Sequence[str] = ()) -> Folder:
+    def add_folder(
+        self, path: str, label: Label = "swarm", audience: Sequence[str] = (), *, origin: str = ""
+    ) -> Folder:
         """Note a folder of the owner's, or that its label is another one.
 
         Parameters
         ----------
         audience
             The contacts (node ids) that it is shared with.
+        origin
+            What is no folder of this device's has another one, with which its path begins.
         """
         with self._database.transaction() as database:
             database.execute(
-                "INSERT INTO folders (path, label) VALUES (?, ?) "
+                "INSERT INTO folders (path, label, origin) VALUES (?, ?, ?) "
                 "ON CONFLICT (path) DO UPDATE SET label = excluded.label",
-                (path, label),
+                (path, label, origin),
             )
             (folder,) = database.execute("SELECT id FROM folders WHERE path = ?", (path,)).fetchone()
             database.execute("DELETE FROM audiences WHERE folder = ?", (folder,))
@@ -86,7 +90,7 @@ class HybridStorage(StorageView):
                 (folder, label),
             ).fetchall():
                 self._journal.note(source)
-        return self.folder(path)
+        return self.folder(path, origin)
 
     def audience(self, folder: int) -> list[str]:
         """Return the contacts (node ids) that a folder is shared with."""

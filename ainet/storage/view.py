@@ -44,9 +44,9 @@ class StorageView:
         )
         return [Folder(*row) for row in rows]
 
-    def folder(self, path: str) -> Folder:
+    def folder(self, path: str, origin: str = "") -> Folder:
         """Return the folder that was added under this path; raises `NotFound`."""
-        for folder in self.folders():
+        for folder in self.folders(origin):
             if folder.path == path:
                 return folder
         raise NotFound(f"{path} was not added. `ainet context list` shows what was.")

@@ -10,6 +10,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from jupyter_client.manager import start_new_kernel
 from traitlets.config import Config
 
+from ainet.api import context
 from ainet.api.generate import Message, Text
 from ainet.client.client import NodeClient
 from ainet.notebook.magics import split
@@ -282,3 +283,49 @@ def test_documents_are_found_traced_and_asked_as_they_are_typed(run, fail, shell
         assert "fails at `total(None)` with:\nNameError" in asked
     finally:
         run(f"%ainet context remove {tmp_path}")
+
+
+def test_cells_and_conversations_are_remembered_where_that_is_wished(run, shell, tmp_path, monkeypatch, node_dir):
+    notebook = tmp_path / "sails.ipynb"
+    monkeypatch.setenv("JPY_SESSION_NAME", str(notebook))
+
+    def cell(text: str) -> None:
+        shell.run_cell(text, store_history=True)
+
+    def found(text: str) -> list[tuple[str, str]]:
+        with NodeClient.running(node_dir) as node:
+            return [(one.path, one.kind) for one in node.call(context.find, text).results]
+
+    def written() -> bytes:
+        return b"".join(path.read_bytes() for path in (node_dir / "context").rglob("*") if path.is_file())
+
+    cell("unasked = 'xylem'")
+    assert "is not remembered; nothing of it is kept" in run("%ainet remember")
+    assert "What is done here is remembered" in run("%ainet remember on")
+    cell("boats = {'spinnaker': 40}\nboats")
+    cell("token = 'hf_" + "x" * 34 + "'  # spinnaker key")
+    cell("spinnaker / 0")
+    run(f"%%ainet ask {GREEDY}\nWhat is a quagmire?")
+    assert (str(notebook), "cell") in found("spinnaker")
+    assert (str(notebook), "output") in found("spinnaker 40")
+    assert (str(notebook), "conversation") in found("quagmire")
+    assert found("xylem") == []
+    assert b"hf_xxx" not in written()
+    assert "4 cells and conversations" in run("%ainet remember")
+    assert "What is done here is not remembered; 4 cells" in run("%ainet remember off")
+    cell("'zeppelin'")
+    assert found("zeppelin") == []
+    assert found("spinnaker") != []
+    assert "nothing of it is kept" in run("%ainet remember forget")
+    assert found("spinnaker") == found("quagmire") == []
+    assert b"spinnaker" not in written()
+    assert b"sails" not in written()
+    # It is known again in the next kernel whether that is wished.
+    run("%ainet remember on")
+    InteractiveShell.clear_instance()
+    again = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}), colors="nocolor")
+    again.run_line_magic("load_ext", "ainet")
+    again.run_cell("galleon = 3", store_history=True)
+    assert found("galleon") == [(str(notebook), "cell")]
+    again.run_cell("%ainet remember forget")
+    assert found("galleon") == []
