@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ainet.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -41,7 +41,7 @@ def failure_words(shell: InteractiveShell) -> str:
     failed = lines[number - 1].strip() if number <= len(lines) else ""
     said = "".join(traceback.format_exception_only(error)).strip()
     parts = [f"This code:\n```python\n{code}\n```", f"fails at `{failed}` with:\n{said}"]
-    known = list(_described(failed, shell.user_ns))
+    known = list(described(names_in(failed), shell.user_ns))
     parts += ["Its variables: " + "; ".join(known) + "."] if known else []
     return "\n\n".join([*parts, "What is wrong, and how is it fixed?"])
 
@@ -51,13 +51,17 @@ def _is_cell(shell: InteractiveShell, filename: str) -> bool:
     return filename in names or filename.startswith("<ipython-input")
 
 
-def _described(code: str, variables: Mapping[str, object]) -> Iterator[str]:
-    """Yield what the variables in a line are: their types, shapes and columns, not what they hold."""
+def names_in(code: str) -> set[str]:
+    """Return the names in some code; none where it is no Python."""
     try:
-        names = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
+        return {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
     except SyntaxError:
-        return
-    for name in sorted(names & set(variables))[:MOST_VARIABLES]:
+        return set()
+
+
+def described(names: Collection[str], variables: Mapping[str, object]) -> Iterator[str]:
+    """Yield what these variables are: their types, shapes and columns, not what they hold."""
+    for name in sorted(set(names) & set(variables))[:MOST_VARIABLES]:
         value = variables[name]
         if callable(value) or type(value).__name__ == "module":
             continue

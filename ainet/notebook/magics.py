@@ -29,6 +29,7 @@ from ainet.errors import AinetError, PromptTooLong, UsageError
 from ainet.notebook.failure import failure_words
 from ainet.notebook.line_magic import keep_typed_text, mend_this_cell
 from ainet.notebook.markdown import to_html
+from ainet.notebook.recent import recent_words
 from ainet.notebook.remembering import Remembering
 from ainet.notebook.sources import found_html, sources_html
 from ainet.notebook.words import as_typed, options_first, split
@@ -139,6 +140,8 @@ class AinetMagics(Magics):
         question = "\n".join(part for part in (" ".join(options.text), (cell or "").strip("\n")) if part)
         if not question.strip():
             raise UsageError("Ask what? Write the question below %%ainet ask, or behind %ainet ask.")
+        if options.cells is not None:
+            question = f"{recent_words(self.shell, options.cells)}\n\n{question}"
         if options.to is not None and (not options.to.isidentifier() or keyword.iskeyword(options.to)):
             raise UsageError(f"--to {options.to}: that is not the name of a variable.")
         if options.quote:

@@ -80,6 +80,9 @@ def ask_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
     )
     parser.add_argument("--quote", action="store_true", help="show the passages that answer, and ask no model")
     if kernel:
+        parser.add_argument(
+            "--cells", metavar="N", type=count, help="let the last N cells go along, with what they returned"
+        )
         parser.add_argument("--to", metavar="VAR", help="also put the text of the answer into this variable")
     only_json(parser, kernel)
 
