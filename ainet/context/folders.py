@@ -12,6 +12,7 @@ from ainet.context.left_out import IGNORE_FILES, why_left_out
 from ainet.context.update import Update
 from ainet.context.watch import Watch
 from ainet.errors import AinetError
+from ainet.passages.grammars import parser_of
 from ainet.passages.version import PARSER
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ class Folders:
             return is_wanted and not (self._is_stopping or self.is_paused or self._holds)
 
         is_left_out = await asyncio.to_thread(self._storage.forgotten, folder.id)
-        update = Update(self._storage, folder, parser=PARSER, parse=parse, proceed=proceed, is_left_out=is_left_out)
+        update = Update(self._storage, folder, parser=_parser_of, parse=parse, proceed=proceed, is_left_out=is_left_out)
         thread = asyncio.ensure_future(asyncio.to_thread(update.run, only))
         try:
             updated = await asyncio.shield(thread)
@@ -240,6 +241,10 @@ class Folders:
             self._removed()
         elif updated.read or updated.moved:
             self._changed()
+
+
+def _parser_of(path: str) -> str:
+    return parser_of(path, PARSER)
 
 
 def _is_folder(path: str) -> bool:

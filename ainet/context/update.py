@@ -48,7 +48,7 @@ class Update:
     folder
         The folder, or file.
     parser
-        Names what makes passages now; what another one made is made anew.
+        Names what makes the passages of a file now, by its path; what another one made is made anew.
     parse
         Makes the passages of a file, from its path and bytes. Raises `UsageError` for one that cannot be read.
     proceed
@@ -63,7 +63,7 @@ class Update:
         storage: HybridStorage,
         folder: Folder,
         *,
-        parser: str,
+        parser: Callable[[str], str],
         parse: Callable[[str, bytes], Sequence[Passage]],
         proceed: Callable[[int, int], bool] = lambda _done, _total: True,
         is_left_out: Callable[[str], bool] = lambda _path: False,
@@ -117,11 +117,12 @@ class Update:
                 continue
             fingerprint = Fingerprint(seen.size, seen.modified, hashlib.sha256(data).digest())
             before = known.get(path)
-            if before is not None and (before.fingerprint.hash, before.parser) == (fingerprint.hash, self._parser):
+            parser = self._parser_of(path)
+            if before is not None and (before.fingerprint.hash, before.parser) == (fingerprint.hash, parser):
                 self._storage.touch(before.id, seen.size, seen.modified)
                 continue
             old = by_hash.pop(fingerprint.hash, None) if before is None else None
-            if old is not None and gone[old].parser == self._parser and _suffix(old) == _suffix(path):
+            if old is not None and gone[old].parser == parser and _suffix(old) == _suffix(path):
                 self._storage.move(gone.pop(old).id, path, seen.modified)
                 moved += 1
                 continue
@@ -136,8 +137,15 @@ class Update:
             return Updated(len(found.files), read, moved, len(gone), problems)
         return Updated(len(found.files), read, moved, 0, problems)
 
+    def _parser_of(self, path: str) -> str:
+        return self._parser(path or self._folder.path)
+
     def _is_known(self, source: Source | None, seen: SeenFile) -> bool:
-        return source is not None and source.parser == self._parser and source.fingerprint.looks_like(*seen)
+        return (
+            source is not None
+            and source.parser == self._parser_of(source.path)
+            and source.fingerprint.looks_like(*seen)
+        )
 
     def _take(self, path: str, fingerprint: Fingerprint, data: bytes) -> bool:
         """Store a file's passages; whether it has any."""
@@ -157,7 +165,7 @@ class Update:
 
     def _store(self, path: str, fingerprint: Fingerprint, passages: Sequence[Passage], problem: str) -> None:
         version = self._storage.stage(
-            self._folder.id, path, fingerprint, parser=self._parser, passages=passages, problem=problem
+            self._folder.id, path, fingerprint, parser=self._parser_of(path), passages=passages, problem=problem
         )
         self._storage.commit(version)
 

@@ -6,6 +6,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from ainet.errors import UsageError
+from ainet.passages.code import code_passages
+from ainet.passages.grammars import language
 from ainet.passages.html import html_passages
 from ainet.passages.lines import passages_of
 from ainet.passages.markdown import markdown_passages
@@ -48,9 +50,13 @@ def parse(path: str, data: bytes) -> list[Passage]:
     if data.startswith(BEGIN):
         return _kept(list(pdf_passages(data)))
     text = _decode(data).replace("\r\n", "\n").replace("\r", "\n")
-    parser = PARSERS.get(PurePath(path).suffix.lower())
+    suffix = PurePath(path).suffix.lower()
+    parser = PARSERS.get(suffix)
     try:
-        found = list(parser(text)) if parser is not None else _plain(text)
+        if parser is None and (grammar := language(suffix)) is not None:
+            found = list(code_passages(text, grammar))
+        else:
+            found = list(parser(text)) if parser is not None else _plain(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # Python that does not compile is read as text
         found = _plain(text)
     return _kept(found)

@@ -34,7 +34,7 @@ class Desk:
             return options.get("parse", parse)(path, data)
 
         more = {name: value for name, value in options.items() if name != "parse"}
-        return Update(self.storage, self.folder, **{"parser": PARSER, **more}, parse=noted).run()
+        return Update(self.storage, self.folder, **{"parser": lambda _path: PARSER, **more}, parse=noted).run()
 
     def known(self):
         """What is known of each file: its passages, and its problem."""
@@ -77,7 +77,7 @@ def test_only_what_has_changed_is_read(desk):
     assert desk.update()._asdict() == {"seen": 2, "read": 1, "moved": 0, "gone": 1, "problems": 0}
     assert desk.parsed == ["a.md", "b.md", "c.md", "b.md"] or sorted(desk.parsed) == ["a.md", "b.md", "b.md", "c.md"]
     assert set(desk.known()) == {"a.md", "b.md"}
-    assert desk.update(parser="another").read == 2
+    assert desk.update(parser=lambda _path: "another").read == 2
 
 
 def test_a_change_of_the_same_size_within_the_same_tick_is_seen(desk):
@@ -191,7 +191,7 @@ def test_a_single_file_is_a_folder_of_its_own(tmp_path):
     (tmp_path / "only.py").write_text("def one(): pass")
     storage = HybridStorage(tmp_path / "context")
     folder = storage.add_folder(str(tmp_path / "only.py"))
-    Update(storage, folder, parser=PARSER, parse=parse).run()
+    Update(storage, folder, parser=lambda _path: PARSER, parse=parse).run()
     (source,) = storage.sources(folder.id).values()
     assert source.path == ""
     (found,) = storage.passages([one.id for one in storage.search("only one")])
