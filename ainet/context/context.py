@@ -253,7 +253,7 @@ class Context:
         if place.is_contact:
             return FoundPassages(results=await self._peers.ask_contact(place.device, text, place.path, kind, most))
         opened = await self._open_known()
-        ranked = await search(opened, text, most, below=place.below, kind=kind, folders=await _all_of(opened, place))
+        ranked = await search(opened, text, most, below=place.below, kind=kind)
         found = await asyncio.to_thread(
             grounds.with_best_lines, opened.storage, text, [self._shown(one) for one in ranked]
         )
@@ -361,11 +361,12 @@ class Context:
     def _left(self, left: str | None) -> None:
         """Let the members of another swarm have nothing that was added for those of the one before."""
         if left is not None and self._folder.exists():
-            storage = HybridStorage(self._folder)
+            storage = self._opened.storage if self._opened is not None else HybridStorage(self._folder)
             try:
                 storage.replicas.withdraw()
             finally:
-                storage.close()
+                if self._opened is None:
+                    storage.close()
             self._log.warning("This device belongs to another swarm now: the folders that it knows are private.")
         if self._opened is not None:
             self._opened.revoked("")
@@ -414,10 +415,3 @@ def _meant(storage: HybridStorage, path: str | None, query: str | None) -> tuple
         for source in storage.sources(folder.id).values()
         if f"{Path(folder.path) / source.path}/".removeprefix(f"{REMEMBERED}:").startswith(f"{PurePath(path or '')}/")
     }, []
-
-
-async def _all_of(opened: Opened, place: Place) -> list[int] | None:
-    """Return the folders of a device of which all is meant; None where no such is named."""
-    if not place.device or place.path:
-        return None
-    return [one.id for one in await asyncio.to_thread(opened.storage.folders, place.device)]

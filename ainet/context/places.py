@@ -41,9 +41,7 @@ class Place(NamedTuple):
     @property
     def below(self) -> str | None:
         """The folder or file as the storage knows it; None for everything."""
-        if self.device:
-            return f"{self.device}:{self.path}" if self.path else None
-        return self.path or None
+        return f"{self.device}:{self.path}" if self.device else self.path or None
 
 
 class Places:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 FEED, HEAD = "context", "head"
 #: Documents that are asked for at once.
 AT_ONCE = 8
+#: Documents that have come, after which vectors are made of the first ones.
+TOLD_AFTER = 200
 #: Bytes on the disk for each byte of a document: its text, the index of its words, and vectors.
 COST = 4.5
 
@@ -228,6 +230,7 @@ class Replication:
             self._removed()
         gate = asyncio.Semaphore(AT_ONCE)
         failed: list[AinetError] = []
+        fetched: list[Entry] = []
 
         async def fetch(entry: Entry) -> None:
             async with gate:
@@ -236,9 +239,13 @@ class Replication:
                         await self._fetch_one(entry)
                     except AinetError as exc:
                         failed.append(exc)
+                    else:
+                        fetched.append(entry)
+                        if len(fetched) % TOLD_AFTER == 0:
+                            self._changed()
 
         await asyncio.gather(*(fetch(entry) for entry in wanted))
-        if len(wanted) > len(failed):
+        if fetched:
             self._changed()
         if failed:
             self._log.info("Documents of other devices are missing: %s", failed[-1].message)

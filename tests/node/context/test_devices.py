@@ -242,3 +242,22 @@ async def test_a_contact_finds_what_is_shared_with_it_where_it_asks_for_that(tmp
             await found(bob, "dough", folder="ada:")
         await bob.call(contacts.accept, (await ada.call(contacts.introduce)).ticket)
         assert await found(bob, "dough", folder="ada:") == []
+
+
+async def test_what_was_for_one_swarm_is_not_for_the_next(tmp_path):
+    notes = write(tmp_path / "notes", cellar="# Cellar\nThe quagmire hums.\n")
+    async with nodes(tmp_path / "ada", QUICK, ada={}, eve={}) as here, nodes(tmp_path / "bob", QUICK, bob={}) as there:
+        (ada, eve), (bob,) = here.values(), there.values()
+        await eve.call(context.context_add, str(notes))
+        await until_here(ada, ("eve", 1, 1, 1))
+        other = write(tmp_path / "other", attic="# Attic\nA zeppelin.\n")
+        await ada.call(context.context_add, str(other))
+        await until_here(eve, ("ada", 1, 1, 1))
+        await ada.call(swarm.remove, "eve")
+        await until_found(ada, "quagmire", [])
+        await eve.call(swarm.join, (await bob.call(swarm.invite)).ticket)
+        assert [folder.label for folder in (await eve.call(context.context)).folders] == ["private"]
+        await until_found(eve, "zeppelin", [])  # it was ada's
+        assert await found(eve, "quagmire") == [("", f"{notes}/cellar.md")]
+        await eve.call(context.context_add, str(notes))
+        await until_here(bob, ("eve", 1, 1, 1))
