@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ainet.api import context, swarm
-from ainet.api.node import status
 from ainet.client.client import NodeClient
 from ainet.daemon import daemon
 from ainet.vectors.word_llama import WordLlama
@@ -99,7 +98,7 @@ def measure(desk: NodeClient, phone: NodeClient, folders: list[Path], n: int, do
         if reader is not None:
             time.sleep(max(READING - answered, 0))
             reader.close()
-        wait_for(lambda: not any(trace in kept(folder) for folder in folders for trace in traces))  # noqa: B023
+        wait_for(lambda: not any(trace in kept(folder) for folder in folders for trace in traces), 0.2)  # noqa: B023
         note(name, time.monotonic() - begun, words)
         note(f"{name}_answered", answered, "until it was answered")
     text = sum(path.stat().st_size for path in documents.iterdir())
@@ -143,9 +142,9 @@ def is_settled(client: NodeClient) -> bool:
     return bool(vectors) and not any(one.left or one.owed for one in vectors)
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
+def wait_for(condition: Callable[[], bool], pause: float = 1.0) -> None:
     while not condition():
-        time.sleep(0.2)
+        time.sleep(pause)
 
 
 def times_until(client: NodeClient, is_over: Callable[[], bool]) -> list[float]:
@@ -153,7 +152,7 @@ def times_until(client: NodeClient, is_over: Callable[[], bool]) -> list[float]:
     found: list[float] = []
     while not is_over():
         found += times(client, 5)
-        time.sleep(0.5)
+        time.sleep(2)
     return found
 
 
@@ -165,7 +164,6 @@ def times(client: NodeClient, n: int = 100) -> list[float]:
         begun = time.perf_counter()
         client.call(context.find, f"how {question}?")
         found.append(time.perf_counter() - begun)
-        client.call(status)
     return found
 
 
