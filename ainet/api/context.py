@@ -84,6 +84,15 @@ class ContextDevice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Remembering:
+    """Whether what is done in a notebook is remembered, and how many cells and conversations of it are."""
+
+    path: str
+    on: bool
+    items: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ContextState:
     """What is known.
 
@@ -101,6 +110,8 @@ class ContextState:
         The owner's other devices that have documents for this one.
     is_scrubbed
         Whether no words of what was removed are on the disk.
+    notebooks
+        The notebooks of which cells or conversations are remembered.
     """
 
     folders: list[ContextFolder]
@@ -112,6 +123,7 @@ class ContextState:
     vectors_failed: str = ""
     devices: list[ContextDevice] = field(default_factory=list)
     is_scrubbed: bool = True
+    notebooks: list[Remembering] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,15 +307,6 @@ class RememberItemRequest:
     text: Annotated[Remembered, Option("its text", metavar="TEXT")]
     output: Annotated[Remembered, Option("its output", metavar="TEXT")] = ""
     ran: Annotated[int, Option("when it ran", metavar="N")] = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Remembering:
-    """Whether what is done in a notebook is remembered, and how many cells and conversations of it are."""
-
-    path: str
-    on: bool
-    items: int
 
 
 context_remember = Verb(

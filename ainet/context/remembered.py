@@ -77,6 +77,13 @@ class NotebookMemory:
         return state
 
 
+def notebooks(storage: HybridStorage) -> list[api.Remembering]:
+    """Return the notebooks of which something is remembered, or shall be; waits for the disk."""
+    return [
+        _switch(storage, folder.path.removeprefix(f"{REMEMBERED}:"), "status") for folder in storage.folders(REMEMBERED)
+    ]
+
+
 def _switch(storage: HybridStorage, notebook: str, mode: api.RememberMode) -> api.Remembering:
     folder, setting = f"{REMEMBERED}:{notebook}", f"remembers {notebook}"
     if mode == "on":

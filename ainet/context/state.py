@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ainet.api.context import ContextDevice, ContextFolder, ContextProblem, ContextState, ContextVectorState
+from ainet.context.remembered import notebooks
 
 if TYPE_CHECKING:
     from ainet.context.folders import Progress
@@ -51,6 +52,7 @@ def state_of(opened: Opened, places: Places) -> ContextState:
         vectors=[ContextVectorState(name=one.name, left=one.left, owed=one.owed) for one in opened.storage.indexes()],
         vectors_failed=opened.vectors.failed,
         is_scrubbed=opened.storage.is_scrubbed(),
+        notebooks=notebooks(opened.storage),
         devices=[
             ContextDevice(name=places.name(device), documents=one.all, here=one.whole, passages=one.passages)
             for device, one in opened.storage.replicas.kept().items()

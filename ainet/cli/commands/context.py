@@ -115,10 +115,14 @@ def _wait(node: NodeClient) -> ContextState:
 
 
 def _words(state: ContextState) -> str:
-    if not state.folders and not state.devices:
+    if not state.folders and not state.devices and not state.notebooks:
         return "The node knows no files yet. `ainet context add PATH` lets it know a folder."
     rows = [(one.path, _label(one), str(one.files), str(one.passages), _doing(one)) for one in state.folders]
     rows += [(f"{one.name}:", "swarm", str(one.here), str(one.passages), _missing(one)) for one in state.devices]
+    rows += [
+        (one.path, "private", f"{one.items} cells", "", "remembered" if one.on else "remembered no more")
+        for one in state.notebooks
+    ]
     lines = [table(("folder", "label", "files", "passages", "state"), rows), f"{show_bytes(state.size)} on the disk."]
     lines += [f"{_vectors(one)}" for one in state.vectors if one.left or one.owed]
     lines += [f"Vectors: {state.vectors_failed}"] if state.vectors_failed else []

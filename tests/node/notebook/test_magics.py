@@ -312,6 +312,7 @@ def test_cells_and_conversations_are_remembered_where_that_is_wished(run, shell,
     assert found("xylem") == []
     assert b"hf_xxx" not in written()
     assert "4 cells and conversations" in run("%ainet remember")
+    assert re.search(r"sails.ipynb +private +4 cells +– +remembered", run("%ainet context"))
     assert "What is done here is not remembered; 4 cells" in run("%ainet remember off")
     cell("'zeppelin'")
     assert found("zeppelin") == []
