@@ -42,7 +42,7 @@ def test_the_notebook_runs_and_its_links_open_what_they_name(outputs, node_dir):
     assert "vectors count for a question" in opened(first)
     (calls,) = outputs["calls"]
     assert {Path(link.partition("#")[0]).name for link in re.findall(r'href="([^"]+)"', calls)[:2]} == {
-        "context.py",
+        "search.py",
         "retriever.py",
     }
     (traced,) = outputs["trace"]
