@@ -35,6 +35,7 @@ from lancedb.rerankers import RRFReranker
 from ainet.context.citations import Citations
 from ainet.context.retriever import DEPTH, Retriever
 from ainet.context.update import Update
+from ainet.errors import UsageError
 from ainet.passages.parse import parse
 from ainet.storage.hybrid import HybridStorage
 from ainet.storage.question import Stemmer
@@ -322,14 +323,14 @@ def costs(work: Path, better: GGUFModel | None) -> dict[str, Any]:
     folder = storage.add_folder(str(sources))
     model = WordLlama()
     begun = time.process_time()
-    Update(storage, folder, parser=lambda _: "1", parse=parse).run()
+    Update(storage, folder, parser=lambda _: "1", parse=_parse_all).run()
     index = storage.open_index(model.hash, model.name, model.dimensions)
     while passages := storage.next_unembedded(index.id, 256):
         model.passages([one.text for one in passages])
         storage.note_embedded(index.id, [one.id for one in passages])
     rate = storage.count() / (time.process_time() - begun)
     begun = time.perf_counter()
-    updated = Update(storage, folder, parser=lambda _: "1", parse=parse).run()
+    updated = Update(storage, folder, parser=lambda _: "1", parse=_parse_all).run()
     again = time.perf_counter() - begun
     assert updated.seen > 9000
     print(f"  file to found {rate:.0f} passages/s; {updated.seen} unchanged files looked through in {again:.2f} s")
@@ -337,6 +338,16 @@ def costs(work: Path, better: GGUFModel | None) -> dict[str, Any]:
     storage.close()
     for size in (10_000, 100_000):
         found[f"find_{size}"] = _times(work / f"size{size}", texts, size)
+    return found
+
+
+def _parse_all(files: Sequence[tuple[str, bytes]]) -> list[list[Passage] | UsageError]:
+    found: list[list[Passage] | UsageError] = []
+    for path, data in files:
+        try:
+            found.append(parse(path, data))
+        except UsageError as exc:
+            found.append(exc)
     return found
 
 

@@ -8,7 +8,9 @@ once also while somebody reads the database for some seconds. Times of `find` ar
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import random
 import shutil
 import sqlite3
@@ -129,11 +131,10 @@ def traces_of(path: Path) -> list[bytes]:
 
 def kept(folder: Path) -> bytes:
     found = []
-    for path in (folder / "context").rglob("*"):
-        try:
-            found.append(path.read_bytes() if path.is_file() else b"")
-        except FileNotFoundError:  # a table was replaced meanwhile
-            continue
+    for parent, _, names in os.walk(folder / "context"):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # a table may be replaced meanwhile
+                found.append((Path(parent) / name).read_bytes())
     return b"".join(found)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from ainet.context.reader import Reader
+    from ainet.errors import UsageError
     from ainet.storage.hybrid import HybridStorage
     from ainet.storage.records import Folder, Passage
     from ainet.timing import Timing
@@ -75,7 +76,7 @@ class Folders:
         self._look = asyncio.Event()
         self._is_stopping = False
         self._updating, self._holds = asyncio.Lock(), 0
-        self._asked: Future[list[Passage]] | None = None
+        self._asked: Future[list[list[Passage] | UsageError]] | None = None
         self.is_paused = storage.setting(PAUSED) is not None
         self._looking = asyncio.create_task(self._keep_looking(), name="context")
 
@@ -210,8 +211,8 @@ class Folders:
         loop = asyncio.get_running_loop()
         told = time.monotonic()
 
-        def parse(path: str, data: bytes) -> Sequence[Passage]:
-            self._asked = asked = asyncio.run_coroutine_threadsafe(self._reader.parse(path, data), loop)
+        def parse(files: Sequence[tuple[str, bytes]]) -> Sequence[Sequence[Passage] | UsageError]:
+            self._asked = asked = asyncio.run_coroutine_threadsafe(self._reader.parse(files), loop)
             if self._is_stopping:
                 asked.cancel()
             return asked.result()

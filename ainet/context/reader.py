@@ -13,6 +13,7 @@ from ainet.storage.records import Passage
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Sequence
 
     from ainet.engine.engine import Engine
     from ainet.engine.worker_pool import WorkerPool
@@ -39,27 +40,38 @@ class Reader:
         )
         self._log, self._timing = log, timing
 
-    async def parse(self, path: str, data: bytes) -> list[Passage]:
-        """Return the passages of a file.
+    async def parse(self, files: Sequence[tuple[str, bytes]]) -> list[list[Passage] | UsageError]:
+        """Return the passages of files, given by their paths and bytes, or why one cannot be read.
 
-        Raises
-        ------
-        UsageError
-            It cannot be read: the message goes on after its name.
+        The message goes on after the file's name.
         """
+        if len(files) > 1:
+            try:
+                return [_found(*one) for one in await self._ask(files)]
+            except (WorkerLost, TimeoutError):
+                self._log.info("A worker was lost while it read %d files: each of them is read alone.", len(files))
+        return [await self._parse_alone(path, data) for path, data in files]
+
+    async def _parse_alone(self, path: str, data: bytes) -> list[Passage] | UsageError:
         for _ in range(TRIES):
             try:
-                passages, problem = await self._actor.call("parse", path, data, seconds=self._timing.parse)
+                (found,) = await self._ask([(path, data)])
             except WorkerLost:
                 self._log.info("A worker was lost while it read %s.", path)
-            except TimeoutError as exc:
-                raise UsageError(f"takes longer than {self._timing.parse:.0f} seconds to read") from exc
+            except TimeoutError:
+                return UsageError(f"takes longer than {self._timing.parse:.0f} seconds to read")
             else:
-                if problem:
-                    raise UsageError(problem)
-                return msgspec.msgpack.decode(passages, type=list[Passage])
-        raise UsageError("ends the process that reads it")
+                return _found(*found)
+        return UsageError("ends the process that reads it")
+
+    async def _ask(self, files: Sequence[tuple[str, bytes]]) -> list[tuple[bytes, str]]:
+        found: list[tuple[bytes, str]] = await self._actor.call("parse", list(files), seconds=self._timing.parse)
+        return found
 
     async def stop(self) -> None:
         """Give the worker back."""
         await self._actor.stop()
+
+
+def _found(passages: bytes, problem: str) -> list[Passage] | UsageError:
+    return UsageError(problem) if problem else msgspec.msgpack.decode(passages, type=list[Passage])

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 TRIES = 3
 #: What is noted of a file that could not be read.
 NO_HASH = b""
+#: Files that are parsed at once, and bytes of them after which no further one is taken along: asking costs some
+#: milliseconds.
+MOST_AT_ONCE, BYTES_AT_ONCE = 32, 256 * 1024
 #: Files with a time as recent as this (ns; that of FAT has two seconds) are read once more at the next look: then they
 #: have this time.
 TICK, UNKNOWN = 2_000_000_000, -1
@@ -38,6 +41,14 @@ class Updated(NamedTuple):
     problems: int = 0
 
 
+class _Taken(NamedTuple):
+    """A file that was read, and is to be parsed."""
+
+    path: str
+    fingerprint: Fingerprint
+    data: bytes
+
+
 class Update:
     """Brings one folder up to date.
 
@@ -50,7 +61,8 @@ class Update:
     parser
         Names what makes the passages of a file now, by its path; what another one made is made anew.
     parse
-        Makes the passages of a file, from its path and bytes. Raises `UsageError` for one that cannot be read.
+        Makes the passages of files, from their paths and bytes, in their order; a `UsageError` for one that cannot be
+        read.
     proceed
         Called before each file that is read with the number of those that were, and of all; the update ends when it
         answers False.
@@ -64,7 +76,7 @@ class Update:
         folder: Folder,
         *,
         parser: Callable[[str], str],
-        parse: Callable[[str, bytes], Sequence[Passage]],
+        parse: Callable[[Sequence[tuple[str, bytes]]], Sequence[Sequence[Passage] | UsageError]],
         proceed: Callable[[int, int], bool] = lambda _done, _total: True,
         is_left_out: Callable[[str], bool] = lambda _path: False,
     ) -> None:
@@ -102,6 +114,8 @@ class Update:
         self.folders = found.folders
         changed = [path for path, seen in found.files.items() if not self._is_known(known.get(path), seen)]
         read = moved = problems = 0
+        is_done = False
+        taken: list[_Taken] = []
         by_hash = {source.fingerprint.hash: path for path, source in gone.items()}
         for i, path in enumerate(changed):
             if not self._proceed(i, len(changed)):
@@ -127,15 +141,19 @@ class Update:
                 moved += 1
                 continue
             read += 1
-            problems += not self._take(path, fingerprint, data)
+            taken.append(_Taken(path, fingerprint, data))
+            if len(taken) >= MOST_AT_ONCE or sum(len(one.data) for one in taken) >= BYTES_AT_ONCE:
+                problems += self._take(taken)
+                taken = []
         else:
             for path, reason in found.problems.items():
                 self._note(path, Fingerprint(0, 0, NO_HASH), known.get(path), reason)
                 problems += 1
             for source in gone.values():
                 self._storage.remove(source.id)
-            return Updated(len(found.files), read, moved, len(gone), problems)
-        return Updated(len(found.files), read, moved, 0, problems)
+            is_done = True
+        problems += self._take(taken)
+        return Updated(len(found.files), read, moved, len(gone) if is_done else 0, problems)
 
     def _parser_of(self, path: str) -> str:
         return self._parser(path or self._folder.path)
@@ -147,16 +165,15 @@ class Update:
             and source.fingerprint.looks_like(*seen)
         )
 
-    def _take(self, path: str, fingerprint: Fingerprint, data: bytes) -> bool:
-        """Store a file's passages; whether it has any."""
-        passages: Sequence[Passage] = ()
-        problem = ""
-        try:
-            passages = self._parse(path or self._folder.path, data)
-        except UsageError as exc:
-            problem = exc.message
-        self._store(path, fingerprint, passages, problem)
-        return not problem
+    def _take(self, taken: Sequence[_Taken]) -> int:
+        """Store the passages of files; returns how many have none."""
+        found = self._parse([(one.path or self._folder.path, one.data) for one in taken]) if taken else ()
+        for one, passages in zip(taken, found, strict=True):
+            if isinstance(passages, UsageError):
+                self._store(one.path, one.fingerprint, (), passages.message)
+            else:
+                self._store(one.path, one.fingerprint, passages, "")
+        return sum(isinstance(passages, UsageError) for passages in found)
 
     def _note(self, path: str, fingerprint: Fingerprint, known: Source | None, problem: str) -> None:
         """Store why a file has no passages, unless that is known."""

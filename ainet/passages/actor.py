@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ainet.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 NICE = 10
 
@@ -19,8 +23,8 @@ class PassageActor:
     def __init__(self) -> None:
         self._is_nice = False
 
-    def parse(self, path: str, data: bytes) -> tuple[bytes, str]:
-        """Return the passages of a file, as MessagePack, and why there are none."""
+    def parse(self, files: Sequence[tuple[str, bytes]]) -> list[tuple[bytes, str]]:
+        """Return the passages of each file (its path and bytes), as MessagePack, and why there are none."""
         from ainet.passages.parse import parse  # the server, which names this class, does not load all that
 
         if not self._is_nice:
@@ -28,7 +32,10 @@ class PassageActor:
             with contextlib.suppress(OSError, AttributeError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
             self._is_nice = True
-        try:
-            return msgspec.msgpack.encode(parse(path, data)), ""
-        except UsageError as exc:
-            return msgspec.msgpack.encode([]), exc.message
+        found = []
+        for path, data in files:
+            try:
+                found.append((msgspec.msgpack.encode(parse(path, data)), ""))
+            except UsageError as exc:
+                found.append((b"", exc.message))
+        return found

@@ -8,6 +8,7 @@ import logging
 import shutil
 
 import pytest
+from support.disk import all_bytes
 from support.local_nodes import SMALL, nodes
 
 from ainet.api import contacts, context, swarm
@@ -61,10 +62,6 @@ async def until_here(node, *expected):
         return [(one.name, one.documents, one.here, one.passages) for one in devices] == list(expected)
 
     await until(is_here)
-
-
-def kept(folder):
-    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
 @contextlib.asynccontextmanager
@@ -132,15 +129,15 @@ async def test_what_is_forgotten_leaves_the_disk_of_a_member_that_was_away(tmp_p
         await one.call(context.context_add, str(notes))
         await until_here(two, ("one", 2, 2, 2))
         await two.stop()
-        assert b"quagmire" in kept(tmp_path / "two/context")
+        assert b"quagmire" in all_bytes(tmp_path / "two/context")
         await one.call(context.context_forget, str(notes / "cellar.md"))
-        assert b"quagmire" not in kept(tmp_path / "one/context")
+        assert b"quagmire" not in all_bytes(tmp_path / "one/context")
         async with again(tmp_path, "two") as two_again:
             await until_found(two_again, "quagmire", [])
 
             async def is_gone():
                 state = await two_again.call(context.context)
-                gone = await asyncio.to_thread(lambda: b"quagmire" not in kept(tmp_path / "two/context"))
+                gone = await asyncio.to_thread(lambda: b"quagmire" not in all_bytes(tmp_path / "two/context"))
                 return gone and not any(one.owed for one in state.vectors)
 
             await until(is_gone)
@@ -155,7 +152,7 @@ async def test_what_does_not_fit_is_asked_for_and_who_is_away_is_named(tmp_path)
         one, two, three = devices.values()
         await one.call(context.context_add, str(notes))
         await until_found(two, "pump", [("one", f"{notes}/cellar.md")])
-        assert b"pump" not in kept(tmp_path / "two/context")
+        assert b"pump" not in all_bytes(tmp_path / "two/context")
         assert await found(two, "pump", alone=True) == []
         await until_here(three, ("one", 2, 1, 1))
         assert await found(three, "pump") == [("one", f"{notes}/cellar.md")]
@@ -175,7 +172,7 @@ async def test_a_member_that_is_removed_takes_its_documents_along(tmp_path):
         assert await found(one, "quagmire") == [("two", f"{notes}/cellar.md")]
         await one.call(swarm.remove, "two")
         await until_found(one, "quagmire", [])
-        await until(lambda: asyncio.to_thread(lambda: b"quagmire" not in kept(tmp_path / "one/context")))
+        await until(lambda: asyncio.to_thread(lambda: b"quagmire" not in all_bytes(tmp_path / "one/context")))
 
 
 async def test_a_device_restored_from_a_backup_agrees_with_the_others_again(tmp_path):

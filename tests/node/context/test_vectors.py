@@ -7,6 +7,7 @@ import os
 import signal
 
 import pytest
+from support.disk import all_bytes
 from support.embedding import write_model
 from support.local_nodes import nodes
 
@@ -43,8 +44,7 @@ async def found(node, text, **options):
 
 
 def files_of(tmp_path):
-    folder = tmp_path / "one/context/vectors"
-    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    return all_bytes(tmp_path / "one/context/vectors")
 
 
 def vector_of(name, text):

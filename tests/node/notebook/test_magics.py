@@ -8,6 +8,7 @@ import threading
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from jupyter_client.manager import start_new_kernel
+from support.disk import all_bytes
 from traitlets.config import Config
 
 from ainet.api import context
@@ -297,7 +298,7 @@ def test_cells_and_conversations_are_remembered_where_that_is_wished(run, shell,
             return [(one.path, one.kind) for one in node.call(context.find, text).results]
 
     def written() -> bytes:
-        return b"".join(path.read_bytes() for path in (node_dir / "context").rglob("*") if path.is_file())
+        return all_bytes(node_dir / "context")
 
     cell("unasked = 'xylem'")
     assert "is not remembered; nothing of it is kept" in run("%ainet remember")

@@ -18,6 +18,21 @@ from ainet.passages.version import PARSER
 from ainet.storage.hybrid import HybridStorage
 
 
+def one_by_one(parse_one):
+    """What parses several files, of what parses one."""
+
+    def parse_all(files):
+        found = []
+        for path, data in files:
+            try:
+                found.append(parse_one(path, data))
+            except UsageError as exc:
+                found.append(exc)
+        return found
+
+    return parse_all
+
+
 class Desk:
     """A folder and a storage that knows it."""
 
@@ -34,7 +49,8 @@ class Desk:
             return options.get("parse", parse)(path, data)
 
         more = {name: value for name, value in options.items() if name != "parse"}
-        return Update(self.storage, self.folder, **{"parser": lambda _path: PARSER, **more}, parse=noted).run()
+        parsing = one_by_one(noted)
+        return Update(self.storage, self.folder, **{"parser": lambda _path: PARSER, **more}, parse=parsing).run()
 
     def known(self):
         """What is known of each file: its passages, and its problem."""
@@ -191,7 +207,7 @@ def test_a_single_file_is_a_folder_of_its_own(tmp_path):
     (tmp_path / "only.py").write_text("def one(): pass")
     storage = HybridStorage(tmp_path / "context")
     folder = storage.add_folder(str(tmp_path / "only.py"))
-    Update(storage, folder, parser=lambda _path: PARSER, parse=parse).run()
+    Update(storage, folder, parser=lambda _path: PARSER, parse=one_by_one(parse)).run()
     (source,) = storage.sources(folder.id).values()
     assert source.path == ""
     (found,) = storage.passages([one.id for one in storage.search("only one")])
