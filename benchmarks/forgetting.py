@@ -76,7 +76,7 @@ def measure(desk: NodeClient, phone: NodeClient, folders: list[Path], n: int, do
     wait_for(lambda: [one.here for one in phone.call(context.context).devices] == [n + 1])
     note("replicated", time.monotonic() - begun, "all known on the other device, since then")
     for client in (desk, phone):
-        wait_for(lambda client=client: is_settled(client))  # type: ignore[misc]
+        wait_for(lambda client=client: is_settled(client))
     note("vectors", time.monotonic() - begun, "with vectors on both")
     quiet = times(desk)
     results |= {"find_p95": percentile(quiet), "find_while_reading_p95": percentile(busy)}
