@@ -64,14 +64,15 @@ def measure(desk: NodeClient, phone: NodeClient, folders: list[Path], n: int, do
         print(f"  {words}: {seconds:.2f} s", flush=True)
 
     print(f"{n} documents of {PASSAGES} passages, two devices:", flush=True)
-    documents.mkdir()
-    (documents / "first.md").write_text("The first one.")
-    desk.call(context.context_add, str(documents))
+    first = documents.with_name("first.md")
+    first.write_text("The first one.")
+    desk.call(context.context_add, str(first))
     wait_for(lambda: is_settled(desk))
     times(desk, 1)  # the worker with the vectors starts
     write(documents, n)
     begun = time.monotonic()
-    busy = times_until(desk, lambda: desk.call(context.context).folders[0].files > n)
+    desk.call(context.context_add, str(documents))
+    busy = times_until(desk, lambda: not any(one.is_reading for one in desk.call(context.context).folders))
     note("known", time.monotonic() - begun, "all known on their device")
     wait_for(lambda: [one.here for one in phone.call(context.context).devices] == [n + 1])
     note("replicated", time.monotonic() - begun, "all known on the other device, since then")
@@ -115,6 +116,7 @@ def write(documents: Path, n: int) -> None:
     """Write documents of words that nobody knows, each with one that no other has."""
     chosen = random.Random(1)
     words = ["".join(chosen.choices(SYLLABLES, k=3)) for _ in range(20_000)]
+    documents.mkdir()
     for number in range(n):
         sections = []
         for part in range(PASSAGES):
