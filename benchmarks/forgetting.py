@@ -79,9 +79,6 @@ def measure(desk: NodeClient, phone: NodeClient, folders: list[Path], n: int, do
     for client in (desk, phone):
         wait_for(lambda client=client: is_settled(client))
     note("vectors", time.monotonic() - begun, "with vectors on both")
-    quiet = times(desk)
-    results |= {"find_p95": percentile(quiet), "find_while_reading_p95": percentile(busy)}
-    print(f"  find, p95: {percentile(quiet):.3f} s; while documents are read: {percentile(busy):.3f} s")
     for number, name, words in (
         (n // 3, "forgotten", "forgotten on both disks"),
         (n // 2, "forgotten_while_read", f"the same, while somebody reads the database for {READING:g} s"),
@@ -104,6 +101,9 @@ def measure(desk: NodeClient, phone: NodeClient, folders: list[Path], n: int, do
         wait_for(lambda: not any(trace in kept(folder) for folder in folders for trace in traces), 0.2)  # noqa: B023
         note(name, time.monotonic() - begun, words)
         note(f"{name}_answered", answered, "until it was answered")
+    quiet = times(desk)
+    results |= {"find_p95": percentile(quiet), "find_while_reading_p95": percentile(busy)}
+    print(f"  find, p95: {percentile(quiet):.3f} s; while documents are read: {percentile(busy):.3f} s")
     text = sum(path.stat().st_size for path in documents.iterdir())
     for folder in folders:
         size = sum(path.stat().st_size for path in (folder / "context").rglob("*") if path.is_file())
