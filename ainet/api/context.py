@@ -246,7 +246,7 @@ class FolderRequest:
     """The folder or file, and who may have what is in it."""
 
     path: Path
-    label: Annotated[Label, Option("who may have it: private, swarm or shared", metavar="LABEL")] = "swarm"
+    label: Annotated[Label | None, Option("who may have it: private, swarm or shared", metavar="LABEL")] = None
     audience: Annotated[tuple[Text, ...], Option("a contact that it is shared with", metavar="CONTACT")] = ()
 
 

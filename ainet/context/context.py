@@ -126,11 +126,13 @@ class Context:
             return ContextState(folders=[], size=0)
         return await asyncio.to_thread(state_of, opened, self._places)
 
-    async def add(self, path: str, label: Label = "swarm", audience: Sequence[str] = ()) -> ContextState:
+    async def add(self, path: str, label: Label | None = None, audience: Sequence[str] = ()) -> ContextState:
         """Let a folder, or a file, be known.
 
         Parameters
         ----------
+        label
+            Who may have it; None: who may have it already, or else the owner's devices.
         audience
             Names of the contacts that it is shared with.
 
@@ -142,7 +144,7 @@ class Context:
             It cannot be added: it is a part of one that was, or of the node's data, or such a one is a part of it; or
             it is not said whom it is shared with.
         """
-        if (label == "shared") != bool(audience):
+        if label is not None and (label == "shared") != bool(audience):
             raise UsageError("Say whom it is shared with: --label shared --with CONTACT.")
         contacts = [self._places.contact(name) for name in audience]
         whole = await asyncio.to_thread(_resolved, path)
@@ -150,11 +152,14 @@ class Context:
         if whole == data_dir or data_dir in whole.parents:
             raise UsageError(f"{whole} belongs to the node itself.")
         opened = await self._open()
+        label = label or ("shared" if contacts else None)
         for folder in await asyncio.to_thread(opened.storage.folders):
             other = Path(folder.path)
+            if other == whole and label is None:
+                label, contacts = folder.label, await asyncio.to_thread(opened.storage.audience, folder.id)
             if other != whole and (other in whole.parents or whole in other.parents):
                 raise UsageError(f"{whole} and {other}, which was added before, are parts of each other. Remove one.")
-        folder = await asyncio.to_thread(opened.storage.add_folder, str(whole), label, contacts)
+        folder = await asyncio.to_thread(opened.storage.add_folder, str(whole), label or "swarm", contacts)
         await asyncio.to_thread(opened.storage.know_again, folder.id)
         opened.replication.notice()
         opened.folders.look(folder.id)

@@ -45,7 +45,7 @@ def _options(parser: argparse.ArgumentParser, kernel: bool) -> None:
     parser.add_argument(
         "--label",
         choices=get_args(context.Label),
-        help="who may have it: this device, your devices (default), or contacts, too",
+        help="who may have it: this device, your devices (default for what is new), or contacts, too",
     )
     parser.add_argument(
         "--with", metavar="CONTACT", dest="audience", action="append", default=[], help="share it with this contact"
@@ -61,8 +61,7 @@ def _context(options: Options) -> int:
     path = _whole(options.path) if options.path is not None else ""
     with find_node(options) as node:
         if options.action == "add":
-            label: context.Label = options.label or ("shared" if options.audience else "swarm")
-            state = node.call(context.context_add, path, label, tuple(options.audience))
+            state = node.call(context.context_add, path, options.label, tuple(options.audience))
             state = _wait(node) if options.wait else state
         elif options.action == "remove":
             state = node.call(context.context_remove, path)

@@ -108,7 +108,10 @@ async def test_changes_moves_and_labels_reach_the_other_devices(tmp_path):
         await until_found(two, "quagmire", [("one", str(tmp_path / "diary/today.md"))])
         assert await found(two, "pump") == []
         assert await found(one, "pump") == [("", f"{notes}/cellar.md")]
-        await one.call(context.context_add, str(notes))
+        await one.call(context.context_add, str(notes))  # without a word about it, the label stays
+        folders = {folder.path: folder.label for folder in (await one.call(context.context)).folders}
+        assert folders == {str(notes): "private", str(tmp_path / "diary"): "swarm"}
+        await one.call(context.context_add, str(notes), "swarm")
         await until_found(two, "pump", [("one", f"{notes}/cellar.md")])
         (notes / "cellar.md").write_text("# Cellar\nThe boiler is new.\n")
         await until_found(two, "boiler", [("one", f"{notes}/cellar.md")])
@@ -256,5 +259,5 @@ async def test_what_was_for_one_swarm_is_not_for_the_next(tmp_path):
         assert [folder.label for folder in (await eve.call(context.context)).folders] == ["private"]
         await until_found(eve, "zeppelin", [])  # it was ada's
         assert await found(eve, "quagmire") == [("", f"{notes}/cellar.md")]
-        await eve.call(context.context_add, str(notes))
+        await eve.call(context.context_add, str(notes), "swarm")
         await until_here(bob, ("eve", 1, 1, 1))
