@@ -138,10 +138,11 @@ class ModelsRequest:
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """The model to plan for, and a number of stages to force."""
+    """The model to plan for, a number of stages to force, and whether the first and last layers stay here."""
 
     model: Model = None
     stages: Count | None = None
+    private: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ class WhatIfRequest:
     devices: Any
     model: Model = None
     stages: Count | None = None
+    private: bool = False
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,12 @@ class NodeClient:
         return [*super().__dir__(), *all_verbs()]
 
     def plan(
-        self, model: str | None = None, stages: int | None = None, devices: Sequence[Mapping[str, Any]] | None = None
+        self,
+        model: str | None = None,
+        stages: int | None = None,
+        devices: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        private: bool = False,
     ) -> Plan:
         """Return which layers would run where, and why; nothing is loaded.
 
@@ -131,11 +136,13 @@ class NodeClient:
         ----------
         devices
             Devices to plan for in place of those that are there, the asking one first; see `DescribedDevice`.
+        private
+            Whether the first and the last layers stay on the device that asks.
         """
         whole = whole_path(model)
         if devices is not None:
-            return self.call(models.plan_for, devices, whole, stages)
-        return self.call(models.plan, whole, stages)
+            return self.call(models.plan_for, devices, whole, stages, private)
+        return self.call(models.plan, whole, stages, private)
 
     def unload(self, model: str | None = None) -> list[str]:
         """Unload `model`, or all models; return the names of what was unloaded."""

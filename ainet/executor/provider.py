@@ -120,9 +120,11 @@ class Provider:
         """Place the model where it fits once idle pipelines are unloaded; see `Survey.plan`."""
         return await self._survey.plan(manifest, stages, self.pipelines.idle_memory(), private=private)
 
-    async def plan_for(self, manifest: Manifest, stages: int | None, capacities: Sequence[NodeCapacity]) -> Plan:
+    async def plan_for(
+        self, manifest: Manifest, stages: int | None, capacities: Sequence[NodeCapacity], *, private: bool = False
+    ) -> Plan:
         """Place the model on devices that need not exist; see `Survey.plan_for`."""
-        return await self._survey.plan_for(manifest, stages, capacities)
+        return await self._survey.plan_for(manifest, stages, capacities, private=private)
 
     def obtain(self, request: GenerateRequest, text: str, progress: Progress) -> asyncio.Task[Provided]:
         """Begin to find or load a pipeline for `request`; give it back to `finish`, whatever becomes of it.

@@ -39,16 +39,18 @@ class Models:
         answers.add(models.unload, self.unload)
         answers.add(models.unload_all, self.unload_all)
 
-    async def plan(self, model: str | None = None, stages: int | None = None) -> Plan:
+    async def plan(self, model: str | None = None, stages: int | None = None, private: bool = False) -> Plan:
         """Return where the layers of a model would go, and why, without loading anything."""
         manifest = await self._provider.manifest(model or self._settings.get("model"))
-        return (await self._provider.plan(manifest, stages)).plan
+        return (await self._provider.plan(manifest, stages, private=private)).plan
 
-    async def plan_for(self, devices: Any, model: str | None = None, stages: int | None = None) -> Plan:
+    async def plan_for(
+        self, devices: Any, model: str | None = None, stages: int | None = None, private: bool = False
+    ) -> Plan:
         """Return the same for described devices in place of those that are there."""
         capacities = described({"devices": devices}).capacities()
         manifest = await self._provider.manifest(model or self._settings.get("model"))
-        return await self._provider.plan_for(manifest, stages, capacities)
+        return await self._provider.plan_for(manifest, stages, capacities, private=private)
 
     async def unload(self, model: str | None) -> Unloaded:
         """Unload the pipelines of a model."""

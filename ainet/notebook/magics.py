@@ -220,7 +220,7 @@ class AinetMagics(Magics):
         from ainet_widgets.placement import PlacementBar
 
         with find_node(options) as node:
-            found = node.plan(options.model, options.stages, what_if(options))
+            found = node.plan(options.model, options.stages, what_if(options), private=options.private)
         say(plan_words(found))
         display(PlacementBar(found.stages))
 

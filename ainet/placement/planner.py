@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ainet.api.models import LeftOut, Plan, PlannedStage
-from ainet.errors import CannotSplit, NotEnough
+from ainet.errors import CannotSplit, NotEnough, UsageError
 from ainet.placement.footprint import GPU_UBATCH, SESSIONS, STAGE_SECONDS, Footprint
 from ainet.placement.optimiser import Objective, Ways, nearest, optimise
 from ainet.resources.memory import Memory
@@ -125,7 +125,13 @@ class Planner:
             If the architecture does not allow this number of stages.
         NotEnough
             If the nodes have too little memory, with the numbers.
+        UsageError
+            If both are wished.
         """
+        if private and stages is not None:
+            raise UsageError(
+                "Where the layers of a private question go follows from that: no number of stages with it."
+            )
         if private:
             return self._whole(only_here=True) or self._between_own()
         if stages is None:

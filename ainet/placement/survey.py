@@ -234,9 +234,11 @@ class Survey:
         planner = self.planner(manifest, [own])
         return Planned(planner.plan(1), [own.node], {}) if planner.fits(own) else None
 
-    async def plan_for(self, manifest: Manifest, stages: int | None, capacities: Sequence[NodeCapacity]) -> Plan:
+    async def plan_for(
+        self, manifest: Manifest, stages: int | None, capacities: Sequence[NodeCapacity], *, private: bool = False
+    ) -> Plan:
         """Place a model on devices that need not exist; see `plan`."""
-        return await asyncio.to_thread(self.planner(manifest, capacities).plan, stages)
+        return await asyncio.to_thread(self.planner(manifest, capacities).plan, stages, private=private)
 
     async def member(self, state: MemberState) -> NodeCapacity:
         """Return what a member can give to a model that nobody has yet.

@@ -31,6 +31,9 @@ def _plan_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
     parser.add_argument("model", metavar="MODEL", nargs="?", help="the model (default: the node's)")
     parser.add_argument("--stages", metavar="N", type=count, help="split the model into that many stages")
     parser.add_argument(
+        "--private", action="store_true", help="as for `ask --private`: both ends of the model stay here"
+    )
+    parser.add_argument(
         "--what-if", metavar="FILE", help="plan for the devices that this file (JSON) describes, not for those here"
     )
     only_json(parser, kernel)
@@ -71,7 +74,8 @@ def plan_words(found: Plan) -> str:
 
 def _plan(options: Options) -> int:
     with find_node(options) as node:
-        report(options, node.plan(options.model, options.stages, what_if(options)), plan_words)
+        found = node.plan(options.model, options.stages, what_if(options), private=options.private)
+        report(options, found, plan_words)
     return 0
 
 

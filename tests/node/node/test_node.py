@@ -129,7 +129,9 @@ async def test_a_private_question_keeps_both_ends_of_the_model_here(tmp_path):
         desk, phone = found["desk"], found["phone"]
         first = await ask(desk)
         assert [part.node for part in first.placement] == ["phone"]
+        planned = await desk.call(models.plan, private=True)
         private = await ask(desk, private=True)
+        assert [stage.name for stage in planned.stages] == ["desk", "phone", "desk"]
         assert [part.node for part in private.placement] == ["desk", "phone", "desk"]
         assert private.tokens == first.tokens
         again = await ask(desk, private=True)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.whole_stage import whole
 
-from ainet.errors import CannotSplit, NotEnough
+from ainet.errors import CannotSplit, NotEnough, UsageError
 from ainet.placement.capacity import NodeCapacity
 from ainet.placement.footprint import OVERHEAD, Footprint
 from ainet.placement.planner import Planner
@@ -126,6 +126,8 @@ def test_of_a_private_question_both_ends_stay_here_and_the_rest_goes_elsewhere(s
     assert (plan.stages[0].first_layer, plan.stages[-1].last_layer) == (0, 29)
     assert plan.stages[0].memory + plan.stages[-1].memory <= 260 * MB
     assert "others see no tokens" in plan.why
+    with pytest.raises(UsageError, match="no number of stages"):
+        planner(smollm2_manifest, *offers, n_ctx=8192).plan(3, private=True)
     roomy = planner(smollm2_manifest, offer("mine", 500 * MB), offer("fast", 5000 * MB, speed=5e10))
     assert ranges(roomy.plan(private=True)) == [("mine", 0, 29)]
 
