@@ -33,7 +33,7 @@ def open_database(
     advice
         Advice for a damaged file: "Restore it from a backup, or …".
     changes
-        By version, the statements that make the next one of it.
+        By version, the statements that make the next one of it, besides those that create what is missing.
 
     Raises
     ------
@@ -51,7 +51,8 @@ def open_database(
             "PRAGMA secure_delete = ON; PRAGMA foreign_keys = ON;"
         )
         for number in range(found or version, version):
-            database.executescript(f"BEGIN; {(changes or {})[number]}; PRAGMA user_version = {number + 1}; COMMIT")
+            change = (changes or {}).get(number, "")
+            database.executescript(f"BEGIN; {change}; PRAGMA user_version = {number + 1}; COMMIT")
         database.executescript(f"{schema}; PRAGMA user_version = {version};")
     except sqlite3.DatabaseError as exc:
         database.close()

@@ -253,3 +253,22 @@ def test_what_was_removed_stays_noted_until_the_disk_is_free_of_it(tmp_path):
     assert storage.is_scrubbed()
     assert all(b"quagmire" not in path.read_bytes() for path in tmp_path.iterdir())
     storage.close()
+
+
+def test_a_database_of_the_first_version_is_taken_over(tmp_path):
+    storage = HybridStorage(tmp_path)
+    write(storage, storage.add_folder("/home/ada").id, "a.txt", "apples")
+    write(storage, storage.add_folder("/home/diary", "private").id, "b.txt", "plums")
+    storage.close()
+    old = sqlite3.connect(tmp_path / "context.sqlite")
+    old.executescript(
+        "DROP TABLE entries; DROP TABLE audiences; ALTER TABLE folders DROP COLUMN origin; PRAGMA user_version = 1"
+    )
+    old.close()
+    storage = HybridStorage(tmp_path)
+    assert [(folder.path, folder.origin) for folder in storage.folders()] == [("/home/ada", ""), ("/home/diary", "")]
+    assert texts(storage, "apples") == ["apples"]
+    assert storage.replicas.sign(lambda _entry: b"s" * 64) > 0
+    assert len(storage.replicas.since("", 0, 10)) == 1  # the diary is nobody else's
+    assert storage.check() == []
+    storage.close()
