@@ -295,7 +295,8 @@ class Context:
 
         def known() -> set[str]:
             return set(names) & {
-                self._whole_name(str(Path(folder.path) / path))
+                # What was done in a notebook is called as the notebook.
+                self._whole_name(folder.path if folder.origin == REMEMBERED else str(Path(folder.path) / path))
                 for folder in opened.storage.folders(None)
                 for path in opened.storage.sources(folder.id)
             }

@@ -275,10 +275,13 @@ class Replication:
             event.clear()
             try:
                 await work()
+                continue
             except AinetError as exc:
                 self._log.warning("Documents were not exchanged: %s", exc.message)
             except Exception:
                 self._log.exception("Documents were not exchanged.")
+            await asyncio.sleep(self._timing.context_again)
+            event.set()  # what was wished still is
 
 
 async def _read(link: PeerLink, entry: Entry) -> tuple[bytes, bytes]:
