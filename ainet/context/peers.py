@@ -10,7 +10,7 @@ import msgspec
 
 from ainet.api.context import FoundPassage
 from ainet.context.search import search
-from ainet.errors import AinetError, PeerUnreachable, UsageError
+from ainet.errors import AinetError, PeerUnreachable, Refused, UsageError
 from ainet.identity.roster import NodeId
 from ainet.links.request import Request
 from ainet.links.standing import Standing
@@ -150,6 +150,14 @@ class ContextPeers:
         ]
 
     async def _answer_search(self, link: PeerLink, request: SearchContext) -> PeerPassages:
+        try:
+            return await self._search(link, request)
+        except AinetError as exc:
+            if link.standing is Standing.MEMBER:
+                raise
+            raise Refused("This device cannot look anything up now.") from exc  # the reason may name its files
+
+    async def _search(self, link: PeerLink, request: SearchContext) -> PeerPassages:
         opened = await self._opened()
         if opened is None:
             return PeerPassages([])

@@ -13,7 +13,7 @@ from support.local_nodes import SMALL, nodes
 
 from ainet.api import contacts, context, swarm
 from ainet.config import AinetConfig
-from ainet.errors import AinetError, NotFound, ProtocolError, UsageError
+from ainet.errors import AinetError, NotFound, ProtocolError, Refused, UsageError
 from ainet.links.standing import Standing
 from ainet.node.node import Node
 from ainet.replication.requests import ReadContent, SyncJournals
@@ -232,6 +232,16 @@ async def test_a_contact_finds_what_is_shared_with_it_where_it_asks_for_that(tmp
         assert (await bob.call(context.context)).devices == []
         (folder, _) = sorted((await ada.call(context.context)).folders, key=lambda one: one.label)
         assert (folder.label, folder.shared_with) == ("shared", ["bob"])
+        # What is wrong here is not told in words that name files.
+        storage = ada._grounded._context._opened.storage
+
+        def fails(_node):
+            raise AinetError(f"{tmp_path}/context.sqlite is damaged")
+
+        storage.for_contact = fails
+        with pytest.raises(Refused, match="cannot look anything up now"):
+            await found(bob, "dough", folder="ada:")
+        del storage.for_contact
         # Contacts get no journals.
         link = await bob.links.connect(ada.id, Standing.CONTACT)
         for request in (SyncJournals({}), ReadContent(ada.id, b"x" * 16, 1)):
