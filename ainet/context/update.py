@@ -64,8 +64,8 @@ class Update:
         Makes the passages of files, from their paths and bytes, in their order; a `UsageError` for one that cannot be
         read.
     proceed
-        Called before each file that is read with the number of those that were, and of all; the update ends when it
-        answers False.
+        Called before each file that is read with the number of those that are stored, and of all; the update ends when
+        it answers False.
     is_left_out
         Whether a path in the folder is not to be known.
     """
@@ -118,7 +118,7 @@ class Update:
         taken: list[_Taken] = []
         by_hash = {source.fingerprint.hash: path for path, source in gone.items()}
         for i, path in enumerate(changed):
-            if not self._proceed(i, len(changed)):
+            if not self._proceed(i - len(taken), len(changed)):
                 break
             try:
                 data, seen = _read(Path(self._folder.path) / path)

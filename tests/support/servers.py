@@ -78,7 +78,7 @@ class NodeDouble:
     async def models(self) -> list[ListedModel]:
         raise RuntimeError("secret detail")
 
-    async def plan(self, model: str | None = None, stages: int | None = None) -> Plan:
+    async def plan(self, model: str | None = None, stages: int | None = None, private: bool = False) -> Plan:
         self.calls.append(("plan", model, stages))
         return PLAN
 

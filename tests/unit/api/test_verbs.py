@@ -74,7 +74,7 @@ def test_what_is_no_request_is_refused(fields, words):
 
 
 def test_numbers_in_a_query_are_texts_and_what_browsers_add_is_passed_over():
-    assert all_verbs()["plan"].read({"stages": "3"}) == {"model": None, "stages": 3}
+    assert all_verbs()["plan"].read({"stages": "3"}) == {"model": None, "stages": 3, "private": False}
     assert all_verbs()["status"].read({"1700000000": ""}) == {}
 
 

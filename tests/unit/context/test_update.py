@@ -187,7 +187,14 @@ def test_an_update_may_be_interrupted_and_goes_on(desk):
     for n in range(9):
         (desk.root / f"{n}.txt").write_text(f"words {n}")
     age(desk.root)
-    assert desk.update(proceed=lambda done, total: (done, total) < (4, 9)).read == 4
+    asked = []
+
+    def proceed(stored, total):
+        asked.append((stored, total))
+        return len(asked) <= 4
+
+    assert desk.update(proceed=proceed).read == 4
+    assert asked == [(0, 9)] * 5  # few small files are stored together
     assert desk.update().read == 5
     assert len(desk.known()) == 9
 
