@@ -19,6 +19,8 @@ import pytest
 from support.nodes import family_of
 from support.smollm2 import CHUNK, N_CTX, one_process
 
+from ainet.api.generate import Text
+from ainet.client.answer import Answer
 from ainet.client.client import NodeClient
 from ainet.config import CONFIG_FILE, AinetConfig
 from ainet.daemon import daemon
@@ -35,10 +37,11 @@ pytestmark = pytest.mark.timeout(60 + 30 * SESSIONS)
 
 
 class Killer:
-    """Kills a random stage every few seconds."""
+    """Kills a random stage every few seconds, where answers go on between: a machine may be slow."""
 
     def __init__(self, node: NodeClient) -> None:
         self._node = node
+        self._said = threading.Event()
         self._chance = random.Random(3)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -52,8 +55,15 @@ class Killer:
         self._stop.set()
         self._thread.join()
 
+    def heard(self) -> None:
+        """Note that an answer has gone on."""
+        self._said.set()
+
     def _run(self) -> None:
         while not self._stop.wait(self._chance.uniform(2, 6)):
+            if not self._said.is_set():
+                continue
+            self._said.clear()
             stages = [part for one in self._node.status().pipelines for part in one.placement]
             if stages:
                 how = self._chance.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP))
@@ -73,17 +83,22 @@ def test_answers_survive_what_happens_all_the_time(jupyter_dirs, tmp_path, smoll
     running, _ = daemon.up(tmp_path, {"name": "desk"})
     try:
         with NodeClient(running.url, running.token) as node, NodeClient(running.url, running.token) as watching:
+            killer = Killer(watching)
 
             def ask(i: int) -> bool:
                 question = QUESTIONS[i % len(QUESTIONS)]
+                answer = Answer()
                 with NodeClient(running.url, running.token) as asker:
-                    answer = asker.ask(question, stages=STAGES, temperature=0.0, max_tokens=TOKENS)
+                    for event in asker.generate(question, stages=STAGES, temperature=0.0, max_tokens=TOKENS):
+                        answer.add(event)
+                        if isinstance(event, Text):
+                            killer.heard()
                 return (answer.tokens, answer.text) == expected[question]
 
             assert ask(0)
             node.unload()
             before = settled(node, running)
-            with Killer(watching) as killer, ThreadPoolExecutor(AT_ONCE) as asking:
+            with killer, ThreadPoolExecutor(AT_ONCE) as asking:
                 assert all(asking.map(ask, range(SESSIONS)))
             assert killer.kills >= SESSIONS // 10
             # And all is well afterwards: no place for a session is still taken.
