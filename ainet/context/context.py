@@ -256,7 +256,10 @@ class Context:
         if place.is_contact and alone:
             raise UsageError(f"{self._places.name(place.device)} would have to be asked for that.")
         if place.is_contact:
-            return FoundPassages(results=await self._peers.ask_contact(place.device, text, place.path, kind, most))
+            found = await self._peers.ask_contact(place.device, text, place.path, kind, most)
+            if (known := await self._open_if_known()) is not None:  # it says how much each word tells
+                found = await asyncio.to_thread(grounds.with_best_lines, known.storage, text, found)
+            return FoundPassages(results=found)
         opened = await self._open_known()
         ranked = await search(opened, text, most, below=place.below, kind=kind)
         found = await asyncio.to_thread(

@@ -11,6 +11,7 @@ from ainet.context.reader import Reader
 from ainet.context.vectors import ContextVectors
 from ainet.errors import AinetError
 from ainet.replication.replication import Replication
+from ainet.replication.shared_vectors import SharedVectors
 from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -65,8 +66,17 @@ class Opened:
         self._tasks = Tasks("What was removed is still on the disk", log)
         self._is_dirty = asyncio.Event()
         self.reader = Reader(engine, workers, log, timing)
+        #: With the owner's other devices.
+        self.shared_vectors = SharedVectors(storage, links)
         self.vectors = ContextVectors(
-            storage, folder / VECTORS, better, engine=engine, workers=workers, log=log, timing=timing
+            storage,
+            folder / VECTORS,
+            better,
+            shared=self.shared_vectors,
+            engine=engine,
+            workers=workers,
+            log=log,
+            timing=timing,
         )
         self.replication = Replication(
             storage.replicas,

@@ -14,7 +14,7 @@ from ainet.errors import AinetError, PeerUnreachable, Refused, UsageError
 from ainet.identity.roster import NodeId
 from ainet.links.request import Request
 from ainet.links.standing import Standing
-from ainet.replication.requests import JournalEntries, ReadContent, SyncJournals, TellJournal
+from ainet.replication.requests import JournalEntries, ReadContent, ReadVectors, SyncJournals, TellJournal, Vectors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -101,6 +101,7 @@ class ContextPeers:
         links.handle(SyncJournals, self._answer_sync)
         links.handle(TellJournal, self._answer_tell)
         links.handle(ReadContent, self._answer_read)
+        links.handle(ReadVectors, self._answer_vectors)
 
     async def ask_contact(
         self, contact: str, question: str, folder: str, kind: str | None, most: int
@@ -217,6 +218,10 @@ class ContextPeers:
             raise UsageError("This device knows no documents.")
         async for item in opened.replication.answer_read(link, request):
             yield item
+
+    async def _answer_vectors(self, _link: PeerLink, request: ReadVectors) -> Vectors:
+        opened = await self._opened()
+        return await opened.shared_vectors.answer(request, opened.vectors.read) if opened is not None else Vectors([])
 
 
 def _within(opened: Opened, folders: Sequence[int], asked: str) -> tuple[list[int], str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter, defaultdict
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,9 +38,13 @@ THINGS = 10
 TEST, FACE = 0.8, 0.8
 #: The definition of a name that a question has counts this much more; passages of a file with several hits a little.
 NAMED, COMPANY, MOST_COMPANY = 0.5, 0.02, 3
+#: What was written just now counts this much more, and half of that after this many days.
+RECENT, HALF_AFTER = 0.05, 30.0
 DEFINITIONS = frozenset(("function", "class", "definition"))
 #: At most this number of the first passages are from one file.
 FIRST, OF_A_FILE = 5, 2
+
+DAY = 24 * 3600 * 1e9  # ns
 
 _QUESTION = re.compile(r"(?i)\?\s*$|^\W*(?:how|why|what|when|where|which|who|is|are|can|does|do|should)\b")
 _TEST = re.compile(r"(?:^|/)(?:tests?/|test_[^/]*$|[^/]*_test\.\w+$|conftest\.py$)")
@@ -164,11 +169,13 @@ class Retriever:
         named = {word.rstrip(".") for word in words if is_name or len(parts(word)) > 1 or "." in word.rstrip(".")}
         lasts = {word.rpartition(".")[2] for word in named}
         asks_for_tests = re.search(r"(?i)\btests?\b", question) is not None
+        now = time.time_ns()
         company = Counter(passages[number].source for number in sorted(scores, key=lambda one: -scores[one])[:20])
         for number, score in scores.items():
             one = passages[number]
             is_named = one.passage.name.rpartition(".")[2] in lasts and one.passage.kind in DEFINITIONS
-            factor = 1 + COMPANY * min(company[one.source] - 1, MOST_COMPANY)
+            days = max(now - one.dated, 0) / DAY
+            factor = 1 + COMPANY * min(company[one.source] - 1, MOST_COMPANY) + RECENT * 0.5 ** (days / HALF_AFTER)
             if not asks_for_tests and _TEST.search(one.path):
                 factor *= TEST
             if PurePath(one.path).name == "__init__.py":

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ainet.context.leased_actor import LeasedActor, WorkerLost
-from ainet.errors import AinetError, NotEnough
+from ainet.errors import AinetError, NotEnough, Refused
 from ainet.storage.records import Found
 from ainet.vectors.actor import VectorActor
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ainet.engine.engine import Engine
     from ainet.engine.worker_pool import WorkerPool
+    from ainet.replication.shared_vectors import SharedVectors
     from ainet.storage.hybrid import HybridStorage
     from ainet.storage.records import VectorIndex
     from ainet.timing import Timing
@@ -53,6 +54,8 @@ class ContextVectors:
         Where the tables lie.
     better
         Path of an embedding model; see `VectorActor`.
+    shared
+        The owner's other devices, which may have made a vector before.
     engine, workers
         Where vectors are made.
     """
@@ -63,13 +66,14 @@ class ContextVectors:
         folder: Path,
         better: str,
         *,
+        shared: SharedVectors,
         engine: Engine,
         workers: WorkerPool,
         log: logging.Logger,
         timing: Timing,
         leased: type[LeasedActor] = LeasedActor,
     ) -> None:
-        self._storage, self._log, self._timing = storage, log, timing
+        self._storage, self._shared, self._log, self._timing = storage, shared, log, timing
         self._actor = leased(
             VectorActor,
             str(folder),
@@ -114,6 +118,16 @@ class ContextVectors:
         except AinetError as exc:
             await self._make_anew(exc)
         return Nearest([], is_static=True)
+
+    async def read(self, index: VectorIndex, passages: Sequence[int]) -> dict[int, bytes]:
+        """Return the vectors of these passages that are here, as 32-bit floats; none where they cannot be read now."""
+        try:
+            found, data = await self._call("read", index.table, _packed(passages))
+        except (TimeoutError, WorkerLost, AinetError) as exc:
+            self._log.info("Vectors could not be read: %r.", exc)
+            return {}
+        size = 4 * index.dimensions
+        return {number: data[i * size : (i + 1) * size] for i, number in enumerate(found)}
 
     async def check(self) -> list[str]:
         """Compare the tables with what is noted of them; returns what does not agree, in sentences."""
@@ -184,6 +198,9 @@ class ContextVectors:
             else:
                 break
             table = await self._table(index)
+            if index is not indexes[0] and not self._careful and await self._take_over(index, table):
+                made.add(table)
+                continue
             numbers, texts = [one.id for one in passages], [one.text for one in passages]
             try:
                 await self._call("add", index.model, table, _packed(numbers), texts)
@@ -205,6 +222,19 @@ class ContextVectors:
             if not self._problem and index.model not in {one.model for one in indexes}:
                 await asyncio.to_thread(self._storage.drop_index, index.id)
                 await self._keep_only()
+
+    async def _take_over(self, index: VectorIndex, table: str) -> bool:
+        """Take those of the next vectors that other devices have made; whether there were some."""
+        passages = await asyncio.to_thread(self._storage.next_unembedded, index.id, self._shared.most(index.dimensions))
+        found = await self._shared.ask(index, [one.id for one in passages])
+        if found:
+            try:
+                await self._call("put", table, _packed(list(found)), b"".join(found.values()))
+            except Refused as exc:
+                self._log.warning("%s They are made here.", exc.message)
+                return False
+            await asyncio.to_thread(self._storage.note_embedded, index.id, list(found))
+        return bool(found)
 
     async def _take_away(self) -> None:
         """Write tables anew in which there are vectors of passages that are gone."""
@@ -231,8 +261,6 @@ class ContextVectors:
         size = await asyncio.to_thread(self._storage.count)
         # The best one that knows nearly all.
         index = next((one for one in reversed(indexes) if one.left <= UNKNOWN * size), indexes[0])
-        if any(one.left for one in indexes):  # also of a model that is new
-            self.notice()
         numbers = _packed(among) if among is not None else None
         found, near = await self._call("search", index.model, index.table, question, n, numbers)
         return Nearest(
@@ -254,6 +282,7 @@ class ContextVectors:
             index = known.get(model)
             if index is None:
                 index = await asyncio.to_thread(self._storage.open_index, model, name, dimensions)
+                self.notice()
             found.append(index)
         return found
 

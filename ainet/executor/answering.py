@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import AsyncGenerator
 
+    from ainet.executor.pipeline import Pipeline
     from ainet.executor.provider import Provider
     from ainet.hosting.requests import LoadProgress
     from ainet.links.link import PeerLink
@@ -52,6 +54,8 @@ class Answering:
     def __init__(self, provider: Provider, links: Links, log: logging.Logger) -> None:
         self._provider = provider
         self._log = log
+        #: The members (node ids) that have asked a pipeline.
+        self._askers: weakref.WeakKeyDictionary[Pipeline, set[str]] = weakref.WeakKeyDictionary()
         links.handle(AskPipeline, self._answer_member)
         links.handle(DescribePipeline, self._describe)
 
@@ -97,6 +101,11 @@ class Answering:
             else:
                 return
             missing_since = None
+
+    async def forget(self, member: str) -> None:
+        """Unload the pipelines that a member (node id) has asked: they keep keys and values of its prompts."""
+        asked = [pipeline for pipeline, askers in self._askers.items() if member in askers]
+        await asyncio.gather(*(self._provider.pipelines.drop(pipeline) for pipeline in asked))
 
     async def _attempt(
         self, request: shown.GenerateRequest, transcript: Transcript
@@ -145,6 +154,7 @@ class Answering:
         """Answer a member's question on a pipeline of this node."""
         pipeline = self._provider.announced(request.pipeline)
         pipeline.claim(pipeline.model)
+        self._askers.setdefault(pipeline, set()).add(link.peer_id)
         asked = msgspec.structs.replace(request.request, user=link.peer_id)
         try:
             async with contextlib.aclosing(pipeline.ask(asked)) as events:

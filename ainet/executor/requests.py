@@ -36,3 +36,7 @@ class AskPipeline(Request, frozen=True):
 
     pipeline: str
     request: Open
+
+
+class ForgetPrompts(Request, frozen=True):
+    """Ask that nothing is kept of what the asker has asked the node's pipelines."""

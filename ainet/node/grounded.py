@@ -15,10 +15,11 @@ from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator
 
     from ainet.api.generate import Event, GenerateRequest
     from ainet.context.context import Context
+    from ainet.node.kept_prompts import KeptPrompts
     from ainet.node.models import Models
 
 NO_CONTEXT = (None, "none")
@@ -36,8 +37,8 @@ class Grounded:
         Answers.
     window
         The context window, in tokens.
-    forget_prompts
-        Leaves nothing of earlier prompts, of which pipelines keep keys and values.
+    prompts
+        Has nothing kept of earlier prompts.
     log
         For what goes wrong in that.
     """
@@ -48,13 +49,15 @@ class Grounded:
         models: Models,
         window: int,
         *,
-        forget_prompts: Callable[[], Awaitable[None]],
+        prompts: KeptPrompts,
         log: logging.Logger,
     ) -> None:
         self._context, self._models, self._window = context, models, window
-        self._forget_prompts = forget_prompts
+        self._prompts = prompts
         #: The files of which passages stand in prompts that may still be kept.
         self._in_prompts: set[str] = set()
+        #: Members may have been asked before this node was started.
+        self._is_fresh = True
         self._tasks = Tasks("Prompts with what was forgotten are still kept", log)
         context.removed.connect(lambda: self._tasks.spawn(self._forget()))
 
@@ -93,6 +96,10 @@ class Grounded:
 
     async def _forget(self) -> None:
         """Have no prompt kept in which something stands that is not known any more."""
-        if self._in_prompts - await self._context.known(self._in_prompts):
+        is_kept = bool(self._in_prompts - await self._context.known(self._in_prompts))
+        if is_kept:
             self._in_prompts.clear()
-            await self._forget_prompts()
+            await self._prompts.forget()
+        if is_kept or self._is_fresh:
+            self._is_fresh = False
+            await self._prompts.forget_on_members()

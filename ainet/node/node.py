@@ -27,6 +27,7 @@ from ainet.models.tensors import TensorStore
 from ainet.node.advertiser import Advertiser
 from ainet.node.closing import Closing
 from ainet.node.grounded import Grounded
+from ainet.node.kept_prompts import KeptPrompts
 from ainet.node.membership import Membership
 from ainet.node.model_list import ModelList
 from ainet.node.models import Models
@@ -171,6 +172,8 @@ class Node:
         )
         answering = Answering(self.provider, self.links, log)
         models = Models(self.provider, answering, self.settings, self.answers)
+        self._prompts = KeptPrompts(self.provider, self.stages, answering, self.links, data_dir=self._data_dir, log=log)
+        stack.push_async_callback(self._prompts.stop)
         handlers = PeerHandlers(
             links=self.links,
             leases=leases,
@@ -219,7 +222,7 @@ class Node:
             timing=timing,
         )
         stack.push_async_callback(context.stop)
-        self._grounded = Grounded(context, models, config.context_window, forget_prompts=self._forget_prompts, log=log)
+        self._grounded = Grounded(context, models, config.context_window, prompts=self._prompts, log=log)
         stack.push_async_callback(self._grounded.stop)
         context.start()
         ModelList(self.links, self.catalog, self.answers, log)
@@ -308,12 +311,7 @@ class Node:
 
     async def _leave(self) -> None:
         """End what must not follow this device into another swarm."""
-        await self._forget_prompts()  # what is kept is linked with the certificate of the swarm before
-
-    async def _forget_prompts(self) -> None:
-        """Unload all pipelines, and what is kept of them: nothing is left of earlier prompts."""
-        await self.provider.unload()
-        await self.stages.parking.clear()
+        await self._prompts.forget()  # what is kept is linked with the certificate of the swarm before
 
     def _revoked(self, node_id: str) -> None:
         self.provider.pipelines.revoke(node_id)

@@ -13,6 +13,8 @@ from ainet.storage.journal import SALT
 
 #: Entries in one message, and devices of which they can be.
 MAX_ENTRIES, MAX_ORIGINS = 2000, 1024
+#: Vectors in one message, and bytes of one.
+MAX_VECTORS, MAX_VECTOR = 256, 64 * 1024
 #: Bytes of a content in one message, so that others of the link pass in between.
 PIECE = 256 * 1024
 
@@ -70,3 +72,30 @@ class ReadContent(Request, frozen=True):
     origin: NodeId
     item: Item
     seq: Count
+
+
+PackedVector = Annotated[bytes, msgspec.Meta(max_length=MAX_VECTOR)]
+
+
+class VectorPlace(msgspec.Struct, frozen=True, array_like=True):
+    """A passage: a position in a version of a source."""
+
+    origin: NodeId
+    item: Item
+    seq: Count
+    position: Count
+
+
+class Vectors(msgspec.Struct, frozen=True):
+    """Vectors as little-endian 32-bit floats, in the order in which they were asked for; empty where there is none."""
+
+    vectors: Annotated[list[PackedVector], msgspec.Meta(max_length=MAX_VECTORS)]
+
+
+class ReadVectors(Request, frozen=True):
+    """Ask for vectors that a model (its SHA-256, in hexadecimal) has made of passages."""
+
+    reply = Vectors
+
+    model: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    places: Annotated[list[VectorPlace], msgspec.Meta(max_length=MAX_VECTORS)]

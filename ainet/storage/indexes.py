@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 #: Kinds of passages whose path tells what they are about: 3 points of MRR. That of a page of prose does not: -2 points.
 CODE = frozenset(("function", "class", "module"))
-_LISTED = "(SELECT value FROM json_each(?))"
+#: The values of a list that is given as text.
+LISTED = "(SELECT value FROM json_each(?))"
 
 
 class VectorIndexes:
@@ -53,8 +54,9 @@ class VectorIndexes:
     def add(self, version: int) -> None:
         """Note that the passages of a version need vectors."""
         self._database.execute(
-            "INSERT INTO unembedded (in_index, passage) "
-            "SELECT indexes.id, passages.id FROM indexes, passages WHERE version = ?",
+            "INSERT INTO unembedded (in_index, passage, is_own) SELECT indexes.id, passages.id, origin = '' "
+            "FROM indexes, passages JOIN versions ON versions.id = version JOIN sources ON sources.id = source "
+            "JOIN folders ON folders.id = folder WHERE version = ?",
             (version,),
         )
 
@@ -71,12 +73,18 @@ class VectorIndexes:
         )
 
     def next(self, index: int, n: int) -> list[Unembedded]:
-        """Return passages that have no vector yet, the newest first."""
-        rows = self._database.execute(
-            "SELECT passage, kind, name, header, text FROM unembedded JOIN passages ON passages.id = passage "
-            "WHERE in_index = ? ORDER BY passage DESC LIMIT ?",
-            (index, n),
-        )
+        """Return passages that have no vector yet: of this device, the newest first; then of others, the oldest first.
+
+        So two devices which begin with the newest ones of their own do not work at the same.
+        """
+        for order in ("is_own = 1 ORDER BY passage DESC", "is_own = 0 ORDER BY passage"):
+            rows = self._database.execute(
+                "SELECT passage, kind, name, header, text FROM unembedded JOIN passages ON passages.id = passage "  # noqa: S608
+                f"WHERE in_index = ? AND {order} LIMIT ?",
+                (index, n),
+            ).fetchall()
+            if rows:
+                break
         return [
             Unembedded(number, f"{header if kind in CODE else name}\n{text}".lstrip("\n"))
             for number, kind, name, header, text in rows
@@ -85,14 +93,14 @@ class VectorIndexes:
     def trying(self, index: int, passages: Sequence[int]) -> None:
         """Note that the vectors of these passages may be on the disk from now on."""
         self._database.execute(
-            f"UPDATE unembedded SET is_tried = 1 WHERE in_index = ? AND passage IN {_LISTED}",  # noqa: S608
+            f"UPDATE unembedded SET is_tried = 1 WHERE in_index = ? AND passage IN {LISTED}",  # noqa: S608
             (index, str(list(passages))),
         )
 
     def embedded(self, index: int, passages: Sequence[int]) -> None:
         """Note that these passages have vectors."""
         self._database.execute(
-            f"DELETE FROM unembedded WHERE in_index = ? AND passage IN {_LISTED}",  # noqa: S608
+            f"DELETE FROM unembedded WHERE in_index = ? AND passage IN {LISTED}",  # noqa: S608
             (index, str(list(passages))),
         )
 
@@ -131,5 +139,8 @@ class VectorIndexes:
 
     def _expect_all(self, index: int | None) -> None:
         self._database.execute(
-            "INSERT INTO unembedded (in_index, passage) SELECT ?, id FROM current_passages", (index,)
+            "INSERT INTO unembedded (in_index, passage, is_own) SELECT ?, passages.id, origin = '' "
+            "FROM current_passages AS passages JOIN versions ON versions.id = version "
+            "JOIN sources ON sources.id = source JOIN folders ON folders.id = folder",
+            (index,),
         )

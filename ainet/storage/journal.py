@@ -249,8 +249,8 @@ class Journal:
 
     def _content(self, source: int) -> bytes:
         """Return what a source says, in the same bytes on every device."""
-        folder, origin, path, size, digest, parser, version = self._database.execute(
-            "SELECT folders.path, origin, sources.path, size, hash, parser, versions.id FROM sources "
+        folder, origin, path, dated, size, digest, parser, version = self._database.execute(
+            "SELECT folders.path, origin, sources.path, dated, size, hash, parser, versions.id FROM sources "
             "JOIN folders ON folders.id = folder JOIN versions ON source = sources.id AND is_current "
             "WHERE sources.id = ?",
             (source,),
@@ -271,7 +271,7 @@ class Journal:
             for number, text, kind, name, first, last, cell, ran in rows
         )
         whole = folder[len(origin) + 1 :] if origin else folder
-        return msgspec.msgpack.encode(SourceContent(whole, path, size, digest, parser, passages))
+        return msgspec.msgpack.encode(SourceContent(whole, path, dated, size, digest, parser, passages))
 
 
 def hash_of(salt: bytes, content: bytes) -> bytes:

@@ -113,12 +113,13 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class StoredPassage(msgspec.Struct, frozen=True):
-    """A passage of a current version, with where it stands."""
+    """A passage of a current version, with where it stands, and when that was written (ns since 1970)."""
 
     id: int
     source: int
     folder: str
     path: str
+    dated: int
     passage: Passage
 
 
@@ -237,14 +238,26 @@ class SourceContent(msgspec.Struct, frozen=True, array_like=True):
         The path of the folder that was added, on the device on which it is.
     path, size, hash, parser
         As of a `Source`.
+    dated
+        When this version was written (ns since 1970).
     """
 
     folder: str
     path: str
+    dated: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
     size: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
     hash: bytes
     parser: str
     passages: tuple[Passage, ...]
+
+
+class PassagePlace(msgspec.Struct, frozen=True):
+    """Where devices that have the same version of a source find a passage: at this position in it, from 0."""
+
+    origin: str
+    item: bytes
+    seq: int
+    position: int
 
 
 class Kept(msgspec.Struct, frozen=True):

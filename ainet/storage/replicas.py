@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ainet.errors import Refused
+from ainet.storage.indexes import LISTED
 from ainet.storage.journal import OWN, Journal, hash_of
-from ainet.storage.records import Fingerprint, Kept, SourceContent
+from ainet.storage.records import Fingerprint, Kept, PassagePlace, SourceContent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -104,6 +105,7 @@ class Replicas:
                 Fingerprint(said.size, 0, said.hash),
                 parser=said.parser,
                 passages=said.passages,
+                dated=said.dated,
             )
             source = self._versions.commit(version)
             # Another item may have had this path until now, and this item another path.
@@ -112,6 +114,34 @@ class Replicas:
             if before is not None and before != source:
                 self._take_away([before])
         return True
+
+    def places(self, passages: Sequence[int]) -> dict[int, PassagePlace]:
+        """Return where other devices find these passages, those that these may know."""
+        rows = self._database.ask(
+            "SELECT passages.id, origin, item, seq, "  # noqa: S608 - a name of this package
+            "passages.id - (SELECT min(id) FROM passages AS first WHERE first.version = versions.id) "
+            "FROM passages JOIN versions ON versions.id = version AND is_current "
+            "JOIN entries ON entries.source = versions.source AND (origin = '' OR here = seq) "
+            f"WHERE signature IS NOT NULL AND passages.id IN {LISTED}",
+            (str(list(passages)),),
+        )
+        return {number: PassagePlace(*place) for number, *place in rows}
+
+    def passages_at(self, places: Sequence[PassagePlace], index: int) -> list[int | None]:
+        """Return the passages at these places which have vectors in an index; None for one that has not."""
+        with self._database.reading() as database:
+            rows = [
+                database.execute(
+                    "SELECT passages.id FROM entries JOIN versions ON versions.source = entries.source AND is_current "
+                    "JOIN passages ON version = versions.id "
+                    "WHERE origin = ? AND item = ? AND seq = ? AND (origin = '' OR here = seq) "
+                    "AND passages.id = (SELECT min(id) FROM passages AS first WHERE first.version = versions.id) + ? "
+                    "AND NOT EXISTS (SELECT 1 FROM unembedded WHERE in_index = ? AND passage = passages.id)",
+                    (one.origin, one.item, one.seq, one.position, index),
+                ).fetchone()
+                for one in places
+            ]
+        return [row[0] if row else None for row in rows]
 
     def plan(self, budget: int) -> tuple[list[Entry], list[int]]:
         """Return the entries whose versions are to be fetched, and the sources that are to make room for them.

@@ -1,8 +1,13 @@
 """The tables of the storage. What is not current is never found."""
 
 VERSION = 2
-#: What makes the next version of one: folders have an origin.
-CHANGES = {1: "ALTER TABLE folders ADD COLUMN origin TEXT NOT NULL DEFAULT ''"}
+#: What makes the next version of one: folders have an origin, versions a date, and passages may be another device's.
+CHANGES = {
+    1: "ALTER TABLE folders ADD COLUMN origin TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE versions ADD COLUMN dated INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE versions SET dated = max(modified, 0);"
+    "ALTER TABLE unembedded ADD COLUMN is_own INTEGER NOT NULL DEFAULT 1;"
+}
 
 #: Numbers of sources, versions and passages are never used again: a vector of one that is gone is nobody's.
 SCHEMA = """
@@ -36,6 +41,7 @@ CREATE TABLE IF NOT EXISTS versions (
     size INTEGER NOT NULL,
     modified INTEGER NOT NULL,
     hash BLOB NOT NULL,
+    dated INTEGER NOT NULL DEFAULT 0,
     parser TEXT NOT NULL,
     problem TEXT NOT NULL DEFAULT ''
 );
@@ -79,8 +85,10 @@ CREATE TABLE IF NOT EXISTS unembedded (
     in_index INTEGER NOT NULL REFERENCES indexes (id),
     passage INTEGER NOT NULL,
     is_tried INTEGER NOT NULL DEFAULT 0,
+    is_own INTEGER NOT NULL DEFAULT 1,
     PRIMARY KEY (in_index, passage)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS unembedded_own ON unembedded (in_index, is_own, passage);
 CREATE TABLE IF NOT EXISTS entries (
     origin TEXT NOT NULL,
     item BLOB NOT NULL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from ainet.errors import NotFound
@@ -46,15 +47,24 @@ class Versions:
         parser: str,
         passages: Sequence[Passage],
         problem: str = "",
+        dated: int | None = None,
     ) -> int:
-        """Write a version, which nobody finds; returns its number."""
+        """Write a version, which nobody finds; returns its number.
+
+        Parameters
+        ----------
+        dated
+            When it was written (ns since 1970); None: as its fingerprint says, or now.
+        """
+        if dated is None:
+            dated = fingerprint.modified if fingerprint.modified >= 0 else time.time_ns()
         self._database.execute("INSERT OR IGNORE INTO sources (folder, path) VALUES (?, ?)", (folder, path))
         (source,) = self._database.execute(
             "SELECT id FROM sources WHERE folder = ? AND path = ?", (folder, path)
         ).fetchone()
         version = self._database.execute(
-            "INSERT INTO versions (source, size, modified, hash, parser, problem) VALUES (?, ?, ?, ?, ?, ?)",
-            (source, fingerprint.size, fingerprint.modified, fingerprint.hash, parser, problem),
+            "INSERT INTO versions (source, size, modified, hash, dated, parser, problem) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (source, fingerprint.size, fingerprint.modified, fingerprint.hash, dated, parser, problem),
         ).lastrowid
         self._database.executemany(
             "INSERT INTO passages (version, kind, name, first_line, last_line, cell, ran, symbol, text, "

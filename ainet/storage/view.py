@@ -62,15 +62,15 @@ class StorageView:
     def passages(self, numbers: Sequence[int]) -> list[StoredPassage]:
         """Return the passages with these numbers, in this order, as far as they are current."""
         rows = self._reader.ask(
-            "SELECT current_passages.id, sources.id, folders.path, sources.path, "
+            "SELECT current_passages.id, sources.id, folders.path, sources.path, dated, "
             "text, kind, name, first_line, last_line, cell, ran "
             "FROM current_passages JOIN versions ON versions.id = version JOIN sources ON sources.id = source "
             "JOIN folders ON folders.id = folder WHERE current_passages.id IN (SELECT value FROM json_each(?))",
             (str(list(numbers)),),
         )
         found = {
-            number: StoredPassage(number, source, folder, path, Passage(*passage))
-            for number, source, folder, path, *passage in rows
+            number: StoredPassage(number, source, folder, path, dated, Passage(*passage))
+            for number, source, folder, path, dated, *passage in rows
         }
         return [found[number] for number in numbers if number in found]
 

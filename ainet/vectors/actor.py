@@ -10,16 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ainet.errors import AinetError
+from ainet.errors import AinetError, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ainet.vectors.model import EmbeddingModel
+    from ainet.vectors.model import EmbeddingModel, Vectors
     from ainet.vectors.table import Numbers
 
 T = TypeVar("T")
 NICE = 10
+#: By how much the length of a vector may differ from 1.
+UNIT = 0.01
 #: One thread: the owner works beside it.
 _ENVIRONMENT = {
     "LANCE_CPU_THREADS": "1",
@@ -73,6 +75,25 @@ class VectorActor:
             self._tables.add(table, _numbers(passages), self._models[model].passages(texts))
 
         await self._change(work)
+
+    async def put(self, table: str, passages: bytes, vectors: bytes) -> None:
+        """Add vectors that another device has made, as 32-bit floats; raises `Refused` for others."""
+
+        def work() -> None:
+            numbers = _numbers(passages)
+            self._tables.add(table, numbers, _vectors(vectors, len(numbers)))
+
+        await self._change(work)
+
+    async def read(self, table: str, passages: bytes) -> tuple[list[int], bytes]:
+        """Return those of these passages that are in a table, and their vectors as 32-bit floats."""
+
+        def work() -> tuple[list[int], bytes]:
+            numbers, vectors = self._tables.read(table, _numbers(passages))
+            return numbers.tolist(), vectors.tobytes()
+
+        async with self._asking:
+            return await asyncio.to_thread(work)
 
     async def search(
         self, model: str, table: str, question: str, n: int, among: bytes | None = None
@@ -133,3 +154,12 @@ def _numbers(data: bytes) -> Numbers:
     import numpy as np
 
     return np.frombuffer(data, np.int64)
+
+
+def _vectors(data: bytes, n: int) -> Vectors:
+    import numpy as np
+
+    vectors = np.frombuffer(data, "<f4").reshape(n, -1)
+    if not np.isfinite(vectors).all() or np.abs(np.linalg.norm(vectors, axis=1) - 1).max(initial=0) > UNIT:
+        raise Refused("Vectors that another device sent are none: their lengths are not 1.")
+    return vectors

@@ -121,6 +121,17 @@ class VectorTables:
             rows = table.search().select(["passage"]).to_arrow()
         return np.sort(rows["passage"].to_numpy())
 
+    def read(self, name: str, passages: Numbers) -> tuple[Numbers, Vectors]:
+        """Return those of these passages that are in a table, in order, and their vectors."""
+        with self._reading, _in_words(name):
+            table = self._find(name)
+            if table is None or not len(passages):
+                return NONE.passages, np.zeros((0, 0), np.float32)
+            rows = table.search().where(f"passage IN ({', '.join(map(str, passages.tolist()))})").to_arrow()
+        numbers, first = np.unique(rows["passage"].to_numpy(), return_index=True)
+        vectors = rows["vector"].combine_chunks()
+        return numbers, np.asarray(vectors.flatten(), np.float32).reshape(len(vectors), -1)[first]
+
     def rewrite(self, old: str, new: str, keep: Numbers) -> int:
         """Write a table anew with these passages alone, each once; returns how many there were of them.
 

@@ -7,17 +7,22 @@ import contextlib
 import logging
 import shutil
 
+import numpy as np
 import pytest
 from support.disk import all_bytes
-from support.local_nodes import SMALL, nodes
+from support.embedding import WIDTH, write_model
+from support.local_nodes import SMALL, ask, nodes
 
 from ainet.api import contacts, context, swarm
+from ainet.api.node import status
 from ainet.config import AinetConfig
 from ainet.errors import AinetError, NotFound, ProtocolError, Refused, UsageError
 from ainet.links.standing import Standing
 from ainet.node.node import Node
 from ainet.replication.requests import ReadContent, SyncJournals
+from ainet.storage.hybrid import HybridStorage
 from ainet.timing import Timing
+from ainet.vectors.table import VectorTables
 
 QUICK = Timing(context_look=0.2, context_idle=0.5, vectors_idle=0.5, context_gather=0.05, context_again=0.2)
 
@@ -271,3 +276,77 @@ async def test_what_was_for_one_swarm_is_not_for_the_next(tmp_path):
         assert await found(eve, "quagmire") == [("", f"{notes}/cellar.md")]
         await eve.call(context.context_add, str(notes), "swarm")
         await until_here(bob, ("eve", 1, 1, 1))
+
+
+async def test_vectors_that_take_long_are_made_once(tmp_path):
+    """Those of one device are another's, too: random ones here, which no model makes."""
+    notes = write(tmp_path / "notes", cellar="# Cellar\nThe pump hums.\n", attic="# Attic\nA zeppelin.\n")
+    model = {"embedding_model": str(write_model(tmp_path / "model.gguf"))}
+    async with nodes(tmp_path, QUICK, one=model) as devices:
+        await devices["one"].call(context.context_add, str(notes))
+        await until_embedded(devices["one"])
+    vectors = np.random.default_rng(7).normal(size=(2, WIDTH)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    replace_vectors(tmp_path / "one/context", vectors)
+    async with nodes(tmp_path, QUICK, one=model, two=model) as devices:
+        await until_found(devices["two"], "pump", [("one", f"{notes}/cellar.md")])
+        await until_embedded(devices["two"])
+        assert (await devices["two"].call(context.context_check)).problems == []
+        (notes / "new.md").write_text("A quagmire.\n")  # has no vector yet
+        await until_found(devices["two"], "quagmire", [("one", f"{notes}/new.md")])
+        await until_embedded(devices["two"])
+    kept = all_bytes(tmp_path / "two/context/vectors")
+    assert all(one.tobytes() in kept for one in vectors)
+
+
+async def until_embedded(node):
+    async def is_embedded():
+        found = (await node.call(context.context)).vectors
+        return len(found) == 2 and not any(one.left for one in found)
+
+    await until(is_embedded)
+
+
+def replace_vectors(folder, vectors):
+    """Put others in place of those that the better model has made."""
+    storage = HybridStorage(folder)
+    index = storage.indexes()[1]
+    storage.close()
+    tables = VectorTables(folder / "vectors")
+    passages = tables.passages(index.table)
+    assert len(passages) == len(vectors)
+    tables.keep_only([name for name in tables._names() if name != index.table])
+    tables.add(index.table, passages, vectors)
+
+
+async def test_members_keep_no_prompts_with_what_was_forgotten(tmp_path, smollm2_path):
+    """The model is on one device, and the notes on the other, which asks the former."""
+    notes = write(tmp_path / "notes", cellar="# Cellar\nThe pump in the cellar hums.\n", attic="A zeppelin.\n")
+    model = {"model": str(smollm2_path), "memory": "2GB"}
+    asks = {"context": "auto", "max_tokens": 2}
+    async with nodes(tmp_path, QUICK, one={"memory": "10MB"}, two=model) as devices:
+        one, two = devices.values()
+        await one.call(context.context_add, str(notes))
+        await until_found(one, "pump", [("", f"{notes}/cellar.md")])
+
+        async def is_loaded_there():
+            return bool((await two.call(status)).pipelines) and any(
+                peer.pipelines for peer in await one.call(swarm.peers)
+            )
+
+        async def is_gone_there():
+            return not (await two.call(status)).pipelines
+
+        await ask(two, max_tokens=2)
+        await until(is_loaded_there)
+        await ask(one, text="Does the pump in the cellar hum?", model=str(smollm2_path), **asks)
+        assert not (await one.call(status)).pipelines
+        await one.call(context.context_forget, str(notes / "cellar.md"))
+        await until(is_gone_there)
+
+        # Where no passage of it was sent, what is loaded stays.
+        await ask(two, max_tokens=2)
+        await until(is_loaded_there)
+        await one.call(context.context_forget, str(notes / "attic.md"))
+        await ask(two, max_tokens=2)
+        assert (await two.call(status)).pipelines

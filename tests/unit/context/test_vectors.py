@@ -40,6 +40,16 @@ class Worker:
         pass
 
 
+class Alone:
+    """No other device."""
+
+    def most(self, _dimensions):
+        return 256
+
+    async def ask(self, _index, _passages):
+        return {}
+
+
 @pytest.fixture
 async def vectors(tmp_path):
     storage = HybridStorage(tmp_path / "context")
@@ -49,6 +59,7 @@ async def vectors(tmp_path):
         storage,
         tmp_path,
         "",
+        shared=Alone(),
         engine=None,
         workers=None,
         log=logging.getLogger(),

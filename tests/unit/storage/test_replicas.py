@@ -73,7 +73,7 @@ class Device:
                 found[folder.path.removeprefix(f"{of}:"), path] = (
                     source.parser,
                     source.fingerprint.hash,
-                    [one.passage for one in self.storage.passages(numbers)],
+                    [(one.passage, one.dated) for one in self.storage.passages(numbers)],
                     sorted((one.kind, one.target) for one in _relations(self.storage, numbers)),
                 )
         return found
@@ -280,3 +280,64 @@ def test_a_folder_that_is_added_again_is_not_sent_again(pair):
     ada.storage.add_folder("/home/ada", "shared", ["bob"])
     assert not eve.pull(ada)
     assert ada.storage.audience(ada.storage.folder("/home/ada").id) == ["bob"]
+
+
+def test_a_passage_has_one_place_on_all_devices(pair):
+    ada, eve = pair
+    folder = ada.storage.add_folder("/notes").id
+    write(eve.storage, eve.storage.add_folder("/else").id, "own.txt", "something\nelse")
+    write(ada.storage, folder, "a.txt", "one\ntwo\nthree")
+    write(ada.storage, ada.storage.add_folder("/diary", "private").id, "b.txt", "secret")
+    settle(pair)
+    places, texts = {}, {}
+    for device in pair:
+        index = device.storage.open_index("m" * 64, "model", 4).id
+        own = device.storage.next_unembedded(index, 10)
+        device.storage.note_embedded(index, [one.id for one in own])
+        passages = [*own, *device.storage.next_unembedded(index, 10)]
+        places[device.name] = found = device.storage.replicas.places([one.id for one in passages])
+        there = {one.id for one in own}
+        expected = [number if number in there else None for number in found]
+        assert device.storage.replicas.passages_at(list(found.values()), index) == expected
+        said = {one.id: one.text.rpartition("\n")[2] for one in passages}
+        texts[device.name] = {
+            (place.origin or device.name, place.item, place.seq, place.position): said[number]
+            for number, place in found.items()
+        }
+    assert texts["ada"] == texts["eve"]
+    assert sorted(texts["ada"].values()) == ["else", "one", "something", "three", "two"]  # nothing that is private
+
+    def there(index):
+        return len(set(ada.storage.replicas.passages_at(list(places["ada"].values()), index)) - {None})
+
+    first, second = (ada.storage.open_index(name * 64, name, 4).id for name in "mn")
+    assert (there(first), there(second)) == (3, 0)
+    write(ada.storage, folder, "a.txt", "four\ntwo\nthree")
+    numbers = [one.id for one in ada.storage.next_unembedded(first, 10)]
+    ada.storage.note_embedded(first, numbers)
+    assert ada.storage.replicas.places(numbers) == {}  # it is not signed yet
+    ada.storage.replicas.sign(sign)
+    assert len(ada.storage.replicas.places(numbers)) == 3
+    assert there(first) == 0  # what is there is another version
+
+
+def test_vectors_are_made_of_own_passages_first_and_of_others_from_the_other_end(pair):
+    ada, eve = pair
+    write(ada.storage, ada.storage.add_folder("/notes").id, "a.txt", "one\ntwo\nthree")
+    settle(pair)
+    write(eve.storage, eve.storage.add_folder("/else").id, "own.txt", "four\nfive")
+    settle(pair)
+    orders = []
+    for device, when in ((ada, "before"), (eve, "before"), (eve, "after")):
+        index = device.storage.open_index(f"{when[0]}" * 64, when, 4).id
+        if when == "after":  # the model was known before the passages
+            write(device.storage, device.storage.folder("/else").id, "own.txt", "six\nfour")
+        orders.append([])
+        while found := device.storage.next_unembedded(index, 1):
+            device.storage.note_embedded(index, [found[0].id])
+            orders[-1].append(found[0].text.rpartition("\n")[2])
+    assert orders == [
+        ["three", "two", "one", "four", "five"],
+        ["five", "four", "one", "two", "three"],
+        ["four", "six", "one", "two", "three"],
+    ]
