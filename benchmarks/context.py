@@ -32,7 +32,7 @@ import numpy as np
 from judged import MANUAL, Question, described, docstrings, frequently_asked, library, manual, rare_terms, without
 from lancedb.rerankers import RRFReranker
 
-from ainet.context.citations import Citations
+from ainet.context.citations import Citations, compared
 from ainet.context.retriever import DEPTH, Retriever
 from ainet.context.update import Update
 from ainet.errors import UsageError
@@ -271,7 +271,7 @@ def citations(work: Path, better: GGUFModel | None) -> dict[str, Any]:
     pages = manual()
     known = Known(work / "cited", pages)
     by_place = {place: number for number, place in known.places.items()}
-    stemmer, retriever = Stemmer(), Retriever(known.storage)
+    stemmer, retriever, model = Stemmer(), Retriever(known.storage), WordLlama()
     citing = Citations(lambda term: known.storage.weights([term])[term], stemmer)
     counts: dict[str, list[int]] = {name: [0, 0, 0] for name in ("copied", "shortened", "by others", "withheld")}
     drawn = random.Random(5)
@@ -290,8 +290,9 @@ def citations(work: Path, better: GGUFModel | None) -> dict[str, Any]:
         words = sentence.split()
         short = " ".join(word for i, word in enumerate(words) if i % 5 != 4)
         for name, text in (("copied", sentence), ("shortened", short), ("by others", one.text)):
-            _count(counts[name], citing, text, shuffled, shuffled[place] if name == "by others" else sentence)
-        _count(counts["withheld"], citing, one.text, texts[1:], None)
+            right = shuffled[place] if name == "by others" else sentence
+            _count(counts[name], citing, model, text, shuffled, source=right)
+        _count(counts["withheld"], citing, model, one.text, texts[1:], source=None)
     stemmer.close()
     print("\nCitations among five passages: sentences that are cited, and of these rightly.")
     found = {}
@@ -301,8 +302,12 @@ def citations(work: Path, better: GGUFModel | None) -> dict[str, Any]:
     return found
 
 
-def _count(counts: list[int], citing: Citations, text: str, passages: list[str], source: str | None) -> None:
-    for one in citing.cite(text, passages):
+def _count(
+    counts: list[int], citing: Citations, model: WordLlama, text: str, passages: list[str], *, source: str | None
+) -> None:
+    texts, others = compared(text, passages)
+    similar = (model.passages(texts) @ model.passages(others).T).tolist()
+    for one in citing.cite(text, passages, similar=similar):
         counts[0] += 1
         counts[1] += one.passage is not None
         counts[2] += one.passage is not None and source is not None and source in passages[one.passage]

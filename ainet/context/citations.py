@@ -1,7 +1,8 @@
 """Which passage says what a sentence of an answer says. Small models do not cite; comparing does.
 
-A sentence is compared with each sentence of each passage: by the words that they share, rare ones counting more, and by
-the pairs of neighbours among them. Numbers and names must be there. What no passage says gets no citation.
+A sentence is compared with each sentence of each passage: by the words that they share, rare ones counting more, by the
+pairs of neighbours among them, and, where vectors can be asked, by what both mean. Numbers and names must be there.
+What no passage says gets no citation.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ _WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 #: Shares of words and of neighbours in a score, and the least score of a citation.
 WORDS, NEIGHBOURS, LEAST = 0.6, 0.4, 0.7
+#: Where similarities are known, they are added. Then a passage that is ahead of the others is believed earlier: this
+#: part of its lead counts, where others are taken to have some score at least.
+LEAD, OTHERS, LEAST_ALIKE = 0.5, 0.6, 1.5
 #: Terms without which a sentence says nothing that could be cited.
 FEWEST = 2
 
@@ -44,7 +48,7 @@ class Cited(NamedTuple):
     source
         The sentence of the passage.
     score
-        How much they have in common, from 0 to 1.
+        How much they have in common, from 0 to 1; to 2 where similarities are known.
     """
 
     sentence: Sentence
@@ -83,6 +87,15 @@ def sentences_of(text: str) -> list[Sentence]:
     return found
 
 
+def compared(answer: str, passages: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the sentences of an answer and those of all passages, which are compared with each other."""
+    return [one.text for one in sentences_of(answer)], [one.text for _, one in _sources(passages)]
+
+
+def _sources(passages: Sequence[str]) -> list[tuple[int, Sentence]]:
+    return [(number, one) for number, passage in enumerate(passages) for one in sentences_of(passage)]
+
+
 class Citations:
     """Compares answers with passages.
 
@@ -96,25 +109,32 @@ class Citations:
         self._weight = weight
         self._stemmer = stemmer
 
-    def cite(self, answer: str, passages: Sequence[str], question: str = "") -> list[Cited]:
+    def cite(
+        self,
+        answer: str,
+        passages: Sequence[str],
+        question: str = "",
+        similar: Sequence[Sequence[float]] | None = None,
+    ) -> list[Cited]:
         """Return the sentences of an answer, each with the passage that says it.
 
         Parameters
         ----------
         question
             What was asked: words that an answer repeats from it say nothing, where the passage has them, too.
+        similar
+            How similar each of the answer's sentences is to each of the passages' (-1 to 1), in `compared`'s order.
         """
         asked = sentences_of(answer)
-        sources = [(number, one) for number, passage in enumerate(passages) for one in sentences_of(passage)]
+        sources = _sources(passages)
         said = self._said([one.text for one in asked])
         known = self._said([one.text for _, one in sources])
         everything = self._said(passages)
         (repeated,) = self._said([question])
+        asked_before = [(passage, repeated.terms & passage.terms) for passage in everything]
         return [
-            self._best(
-                one, terms, sources, known, [(passage, repeated.terms & passage.terms) for passage in everything]
-            )
-            for one, terms in zip(asked, said, strict=True)
+            self._best(one, terms, sources, known, asked_before, similar=similar[i] if similar is not None else None)
+            for i, (one, terms) in enumerate(zip(asked, said, strict=True))
         ]
 
     def _best(
@@ -124,20 +144,31 @@ class Citations:
         sources: Sequence[tuple[int, Sentence]],
         known: Sequence[_Said],
         everything: Sequence[tuple[_Said, frozenset[str]]],
+        *,
+        similar: Sequence[float] | None,
     ) -> Cited:
-        best = Cited(sentence, None, None, 0.0)
+        none = Cited(sentence, None, None, 0.0)
         if len(said.terms) < FEWEST:
-            return best
-        for (number, source), there in zip(sources, known, strict=True):
+            return none
+        best: dict[int, Cited] = {}
+        for i, ((number, source), there) in enumerate(zip(sources, known, strict=True)):
             passage, repeated = everything[number]
             if not (said.numbers <= passage.numbers and said.names <= passage.terms):
                 continue
             told = said.without(repeated)
             score = WORDS * sum(map(self._weight, told.terms & there.terms)) / sum(map(self._weight, told.terms))
             score += NEIGHBOURS * (len(told.pairs & there.pairs) / len(told.pairs) if told.pairs else score / WORDS)
-            if score > best.score:
-                best = Cited(sentence, number, source, score)
-        return best if best.score >= LEAST else best._replace(passage=None, source=None)
+            if score and similar is not None:
+                score += similar[i]
+            if score > best.get(number, none).score:
+                best[number] = Cited(sentence, number, source, score)
+        first, *others = [*sorted(best.values(), key=lambda one: -one.score), none]
+        if similar is None:
+            is_said = first.score >= LEAST
+        else:
+            lead = first.score - max(others[0].score if others else 0.0, OTHERS)
+            is_said = first.score + LEAD * lead >= LEAST_ALIKE
+        return first if is_said else first._replace(passage=None, source=None)
 
     def _said(self, texts: Sequence[str]) -> list[_Said]:
         words = [_WORD.findall(text) for text in texts]

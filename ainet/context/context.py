@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ainet.api import context as api
 from ainet.api.context import ContextCheck, ContextState, FoundPassage, FoundPassages
 from ainet.context import graph, grounds
+from ainet.context.citations import compared
 from ainet.context.opened import Opened
 from ainet.context.peers import ContextPeers
 from ainet.context.places import Places
@@ -282,7 +283,8 @@ class Context:
     async def cite(self, question: str, answer: str, passages: Sequence[FoundPassage]) -> list[Citation]:
         """Return the sentences of an answer, each with the passage that says it."""
         opened = await self._open()
-        return await asyncio.to_thread(grounds.citations, opened.storage, question, answer, passages)
+        similar = await opened.vectors.similarities(*compared(answer, [one.text for one in passages]))
+        return await asyncio.to_thread(grounds.citations, opened.storage, question, answer, passages, similar)
 
     async def trace(self, name: str, folder: str | None = None, depth: int = 2) -> api.Trace:
         """Return what leads to something, and what it leads to; raises `NotFound`."""

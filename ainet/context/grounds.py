@@ -106,8 +106,14 @@ def prompt(question: str, passages: Sequence[FoundPassage], *, named: bool) -> s
     return "\n\n".join([*parts, question])
 
 
-def citations(storage: StorageView, question: str, answer: str, passages: Sequence[FoundPassage]) -> list[Citation]:
-    """Return the sentences of an answer, each with the passage that says it."""
+def citations(
+    storage: StorageView,
+    question: str,
+    answer: str,
+    passages: Sequence[FoundPassage],
+    similar: Sequence[Sequence[float]] | None = None,
+) -> list[Citation]:
+    """Return the sentences of an answer, each with the passage that says it; see `Citations.cite`."""
     stemmer = Stemmer()
     try:
         known: dict[str, float] = {}
@@ -117,7 +123,7 @@ def citations(storage: StorageView, question: str, answer: str, passages: Sequen
                 known.update(storage.weights([term]))
             return known[term]
 
-        found = Citations(weight, stemmer).cite(answer, [one.text for one in passages], question)
+        found = Citations(weight, stemmer).cite(answer, [one.text for one in passages], question, similar)
     finally:
         stemmer.close()
     cited = []

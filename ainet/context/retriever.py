@@ -76,6 +76,7 @@ class Retriever:
         question: str,
         n: int = 10,
         *,
+        words: Sequence[Found] | None = None,
         vectors: Sequence[Found] = (),
         below: str | None = None,
         kind: str | None = None,
@@ -84,14 +85,16 @@ class Retriever:
 
         Parameters
         ----------
+        words
+            What `words` has found; None: it is asked.
         vectors
             The passages whose vectors are nearest to the question's.
         below, kind
             Only passages in this folder or file, and of this kind.
         """
         relation = relation_question(question)
-        asked = relation.thing if relation is not None else question
-        words = self._storage.search(asked, DEPTH, below=below, kind=kind)
+        if words is None:
+            words = self.words(question, below=below, kind=kind)
         scores = fuse(words, vectors, weight_of(question, is_static=self._is_static))
         reasons = {one.id: "words" for one in words}
         reasons |= {one.id: "words and meaning" if one.id in reasons else "meaning" for one in vectors}
@@ -116,6 +119,12 @@ class Retriever:
             }
         ranked = sorted(known, key=lambda number: (-known[number], number))
         return [Ranked(passages[number], known[number], reasons[number]) for number in _spread(ranked, passages)[:n]]
+
+    def words(self, question: str, *, below: str | None = None, kind: str | None = None) -> list[Found]:
+        """Return the passages that fit a question best by their words alone."""
+        relation = relation_question(question)
+        asked = relation.thing if relation is not None else question
+        return self._storage.search(asked, DEPTH, below=below, kind=kind)
 
     def _related(
         self, asked: RelationQuestion, words: Sequence[Found], below: str | None, kind: str | None

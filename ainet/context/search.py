@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ainet.context.opened import Opened
     from ainet.context.retriever import Ranked
+    from ainet.storage.records import Found
 
 #: Of up to this number of passages that are allowed, each is named in a search for vectors; of more, the nearest ones
 #: of all are filtered.
@@ -40,21 +41,23 @@ async def search(
     folders
         What the asker may see; None for all.
     """
-    near = Nearest([], is_static=True)
-    if weight_of(question) and relation_question(question) is None:
-        if folders is None:
-            near = await _near(opened, question, below, kind)
-        else:
-            allowed = await asyncio.to_thread(_allowed, opened, folders, below, kind)
-            if len(allowed) < MOST_SEEN:
-                near = await opened.vectors.search(question, DEPTH, among=allowed)
+    words, near = await asyncio.gather(
+        asyncio.to_thread(_words, opened, question, below, kind, folders), _near(opened, question, below, kind, folders)
+    )
 
     def find() -> list[Ranked]:
         with opened.storage.seen(folders) as view:
             retriever = Retriever(view, is_static=near.is_static)
-            return retriever.find(question, n, vectors=near.found, below=below, kind=kind)
+            return retriever.find(question, n, words=words, vectors=near.found, below=below, kind=kind)
 
     return await asyncio.to_thread(find)
+
+
+def _words(
+    opened: Opened, question: str, below: str | None, kind: str | None, folders: Sequence[int] | None
+) -> list[Found]:
+    with opened.storage.seen(folders) as view:
+        return Retriever(view).words(question, below=below, kind=kind)
 
 
 def _allowed(opened: Opened, folders: Sequence[int], below: str | None, kind: str | None) -> list[int]:
@@ -62,7 +65,17 @@ def _allowed(opened: Opened, folders: Sequence[int], below: str | None, kind: st
         return view.all_among(below=below, kind=kind, most=MOST_SEEN)
 
 
-async def _near(opened: Opened, question: str, below: str | None, kind: str | None) -> Nearest:
+async def _near(
+    opened: Opened, question: str, below: str | None, kind: str | None, folders: Sequence[int] | None
+) -> Nearest:
+    """Return the passages whose vectors are nearest, where vectors have a say."""
+    if not weight_of(question) or relation_question(question) is not None:
+        return Nearest([], is_static=True)
+    if folders is not None:
+        allowed = await asyncio.to_thread(_allowed, opened, folders, below, kind)
+        if len(allowed) >= MOST_SEEN:
+            return Nearest([], is_static=True)
+        return await opened.vectors.search(question, DEPTH, among=allowed)
     if below is None and kind is None:
         return await opened.vectors.search(question, DEPTH)
     allowed = await asyncio.to_thread(opened.storage.all_among, below=below, kind=kind, most=MOST_NAMED)

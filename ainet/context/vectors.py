@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ainet.context.leased_actor import LeasedActor, WorkerLost
 from ainet.errors import AinetError, NotEnough, Refused
@@ -14,7 +14,7 @@ from ainet.vectors.actor import VectorActor
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from ainet.engine.engine import Engine
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ainet.storage.records import VectorIndex
     from ainet.timing import Timing
 
-
+T = TypeVar("T")
 #: Passages whose vectors are made at once, of the quick model and of the better one.
 BATCHES = (256, 16)
 #: How often a passage is tried that ends the process which makes its vector.
@@ -86,7 +86,7 @@ class ContextVectors:
             retire=True,
         )
         self._wanted, self._is_paused = asyncio.Event(), False
-        self._warming: asyncio.Task[list[VectorIndex]] | None = None
+        self._warming: asyncio.Task[None] | None = None
         #: How often the worker ended at a passage, and how many are tried one by one after such an end.
         self._lost: Counter[int] = Counter()
         self._careful = 0
@@ -108,16 +108,23 @@ class ContextVectors:
     async def search(self, question: str, n: int, among: Sequence[int] | None = None) -> Nearest:
         """Return the passages nearest to a question; none where vectors cannot be asked within a moment."""
         try:
-            async with asyncio.timeout(self._timing.vectors_asked):
-                try:
-                    return await self._search(question, n, among)
-                except WorkerLost:  # it may have ended long ago, unasked
-                    return await self._search(question, n, among)
+            return await self._asked(lambda: self._search(question, n, among))
         except (TimeoutError, WorkerLost, NotEnough) as exc:
             self._log.info("Vectors could not be asked: %r.", exc)
         except AinetError as exc:
             await self._make_anew(exc)
         return Nearest([], is_static=True)
+
+    async def similarities(self, texts: Sequence[str], others: Sequence[str]) -> list[list[float]] | None:
+        """Return how similar each text is to each of the others (-1 to 1); None where that cannot be asked in a moment.
+
+        It is the quick model that says so: there may be hundreds of them.
+        """
+        try:
+            return await self._asked(lambda: self._compare(texts, others))
+        except (TimeoutError, WorkerLost, AinetError) as exc:
+            self._log.info("Sentences could not be compared: %r.", exc)
+            return None
 
     async def read(self, index: VectorIndex, passages: Sequence[int]) -> dict[int, bytes]:
         """Return the vectors of these passages that are here, as 32-bit floats; none where they cannot be read now."""
@@ -251,14 +258,23 @@ class ContextVectors:
             await self._keep_only()
             await asyncio.to_thread(self._storage.note_paid, found)
 
+    async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Return an answer that somebody waits for."""
+        async with asyncio.timeout(self._timing.vectors_asked):
+            try:
+                return await ask()
+            except WorkerLost:  # it may have ended long ago, unasked
+                return await ask()
+
+    async def _compare(self, texts: Sequence[str], others: Sequence[str]) -> list[list[float]]:
+        await self._be_ready()
+        found: list[list[float]] = await self._call("similarities", texts, others)
+        return found
+
     async def _search(self, question: str, n: int, among: Sequence[int] | None) -> Nearest:
-        if self._actor.is_ready:
-            indexes = await self._indexes()
-        else:  # a question that does not wait any longer does not end the start of the worker
-            if self._warming is None or self._warming.done():
-                self._warming = asyncio.create_task(self._start(), name="vectors")
-            indexes = await asyncio.shield(self._warming)
-        size = await asyncio.to_thread(self._storage.count)
+        await self._be_ready()
+        indexes = await self._indexes()
+        size = await asyncio.to_thread(self._storage.count) if indexes[-1].left else 0
         # The best one that knows nearly all.
         index = next((one for one in reversed(indexes) if one.left <= UNKNOWN * size), indexes[0])
         numbers = _packed(among) if among is not None else None
@@ -268,9 +284,16 @@ class ContextVectors:
             is_static=index is indexes[0],
         )
 
-    async def _start(self) -> list[VectorIndex]:
+    async def _be_ready(self) -> None:
+        """Have the worker; who does not wait for it any longer does not end its start."""
+        if not self._actor.is_ready:
+            if self._warming is None or self._warming.done():
+                self._warming = asyncio.create_task(self._start(), name="vectors")
+            await asyncio.shield(self._warming)
+
+    async def _start(self) -> None:
         self._models, self._problem = await self._call("models")
-        return await self._indexes()
+        await self._indexes()
 
     async def _indexes(self) -> list[VectorIndex]:
         """Return the indexes of the actor's models, the best one last."""

@@ -1,4 +1,4 @@
-"""SQLite's file of the storage: one connection writes, one reads, and what goes wrong is said in words."""
+"""SQLite's file of the storage: one connection writes, two read, and what goes wrong is said in words."""
 
 from __future__ import annotations
 
@@ -66,12 +66,14 @@ class Database(Reader):
     ----------
     writer
         The connection that writes, used within `transaction` and `writing` only.
+    brief
+        A second one that reads, for what takes no time and so does not wait for questions.
     """
 
     def __init__(self, path: Path) -> None:
         self.writer = open_database(path, SCHEMA, VERSION, advice=ADVICE, changes=CHANGES)
-        super().__init__(path, open_database(path, SCHEMA, VERSION, advice=ADVICE, changes=CHANGES))
-        self.connection.execute("PRAGMA query_only = ON")
+        super().__init__(path, _reading(path))
+        self.brief = Reader(path, _reading(path))
         self._writing = threading.RLock()
 
     @contextlib.contextmanager
@@ -107,7 +109,14 @@ class Database(Reader):
         """Close the file; nothing else may be called afterwards."""
         with self._writing:
             self.writer.close()
+        self.brief.close()
         super().close()
+
+
+def _reading(path: Path) -> sqlite3.Connection:
+    connection = open_database(path, SCHEMA, VERSION, advice=ADVICE, changes=CHANGES)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
 
 
 def in_words(error: sqlite3.Error, path: Path) -> AinetError:

@@ -93,10 +93,19 @@ class FullText:
         terms = {term for its in self._stemmer.terms(words_of(question)) for term in its}
         weights = self.weights(sorted(terms))
         whole = sum(weights.values())
+        if not whole:
+            return [0.0] * len(texts)
+        words = [frozenset(WORD.findall(text)) for text in texts]
+        all_words = list(frozenset().union(*words))
+        telling = {
+            word: both
+            for word, its in zip(all_words, self._stemmer.terms(all_words), strict=True)
+            if (both := terms.intersection(its))
+        }
         found = []
-        for text in texts:
-            there = {term for its in self._stemmer.terms(WORD.findall(text)) for term in its}
-            found.append(sum(weights[term] for term in terms & there) / whole if whole else 0.0)
+        for some in words:
+            there = {term for word in some & telling.keys() for term in telling[word]}
+            found.append(sum(weights[term] for term in there) / whole)
         return found
 
     def weights(self, terms: Sequence[str]) -> dict[str, float]:

@@ -197,7 +197,7 @@ class HybridStorage(StorageView):
     def scrub(self) -> bool:
         """Leave nothing on the disk of what was removed; whether that was possible: a reader may be in the way."""
         self._seen.close()
-        with self._database.reading(), self._database.writing() as database:
+        with self._database.reading(), self._database.brief.reading(), self._database.writing() as database:
             self._words.optimise()
             database.execute(f"PRAGMA busy_timeout = {SCRUB_WAITS}")  # questions wait meanwhile
             try:
@@ -216,7 +216,7 @@ class HybridStorage(StorageView):
 
     def indexes(self) -> list[VectorIndex]:
         """Return the models that passages have vectors of, or shall have, the oldest first."""
-        with self._database.reading() as database:
+        with self._database.brief.reading() as database:
             return VectorIndexes(database).all()
 
     def open_index(self, model: str, name: str, dimensions: int) -> VectorIndex:
@@ -227,7 +227,7 @@ class HybridStorage(StorageView):
 
     def needs_vectors(self) -> bool:
         """Whether there are passages without vectors."""
-        ((needed,),) = self._database.ask(
+        ((needed,),) = self._database.brief.ask(
             "SELECT EXISTS (SELECT 1 FROM unembedded) "
             "OR NOT EXISTS (SELECT 1 FROM indexes) AND EXISTS (SELECT 1 FROM current_passages)"
         )
@@ -235,7 +235,7 @@ class HybridStorage(StorageView):
 
     def is_owed_urgently(self) -> bool:
         """Whether vectors are on the disk that must not stay there."""
-        ((owed,),) = self._database.ask("SELECT EXISTS (SELECT 1 FROM indexes WHERE is_urgent AND owed > 0)")
+        ((owed,),) = self._database.brief.ask("SELECT EXISTS (SELECT 1 FROM indexes WHERE is_urgent AND owed > 0)")
         return bool(owed)
 
     def next_unembedded(self, index: int, n: int) -> list[Unembedded]:

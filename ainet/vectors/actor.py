@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,9 @@ T = TypeVar("T")
 NICE = 10
 #: By how much the length of a vector may differ from 1.
 UNIT = 0.01
+#: Bytes of an allocation up to which memory is kept when it is free.
+KEPT = 32 << 20
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 #: One thread: the owner works beside it.
 _ENVIRONMENT = {
     "LANCE_CPU_THREADS": "1",
@@ -49,12 +53,13 @@ class VectorActor:
         self._asking, self._changing = asyncio.Lock(), asyncio.Lock()
         self._niced = ThreadPoolExecutor(1, initializer=_give_way)
         os.environ.update(_ENVIRONMENT)
+        _keep_memory()
         from ainet.vectors.table import VectorTables
         from ainet.vectors.word_llama import WordLlama
 
         self._tables = VectorTables(Path(folder))
-        static = WordLlama()
-        self._models: dict[str, EmbeddingModel] = {static.hash: static}
+        self._static = WordLlama()
+        self._models: dict[str, EmbeddingModel] = {self._static.hash: self._static}
         self._problem = ""
         try:
             model = _better(better, Path(folder))
@@ -108,6 +113,15 @@ class VectorActor:
         async with self._asking:
             return await asyncio.to_thread(work)
 
+    async def similarities(self, texts: Sequence[str], others: Sequence[str]) -> list[list[float]]:
+        """Return how similar each text is to each of the others, from -1 to 1, as the static model knows."""
+
+        def work() -> list[list[float]]:
+            similar: list[list[float]] = (self._static.passages(texts) @ self._static.passages(others).T).tolist()
+            return similar
+
+        return await asyncio.to_thread(work)
+
     async def passages(self, table: str) -> bytes:
         """Return the numbers of all passages of a table."""
         return await self._change(lambda: self._tables.passages(table).tobytes())
@@ -127,6 +141,18 @@ class VectorActor:
     async def _change(self, work: Callable[[], T]) -> T:
         async with self._changing:
             return await asyncio.get_running_loop().run_in_executor(self._niced, work)
+
+
+def _keep_memory() -> None:
+    """Have memory that is free kept for the next question.
+
+    Dask has its workers give it back at once (MALLOC_TRIM_THRESHOLD_), and page by page it would be taken again: that
+    triples the time of LanceDB's searches.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # there is no glibc
+        allocator = ctypes.CDLL(None)
+        allocator.mallopt(_TRIM_THRESHOLD, 2 * KEPT)
+        allocator.mallopt(_MMAP_THRESHOLD, KEPT)
 
 
 def _give_way() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ainet.context.citations import Citations, sentences_of
+from ainet.context.citations import Citations, compared, sentences_of
 from ainet.storage.question import Stemmer
 
 PASSAGES = [
@@ -98,3 +98,23 @@ def test_words_of_the_question_do_not_make_an_answer_less_sure(citations):
     assert citations.cite(answer, passages, "What does the function symbol_of return for a passage?")[0].passage == 0
     wrong = "The function symbol_of returns the colour of the sky."
     assert citations.cite(wrong, passages, "What does the function symbol_of return for a passage?")[0].passage is None
+
+
+def test_what_means_the_same_is_cited_and_earlier_where_no_other_passage_does(citations):
+    passages = ["The pump was replaced in May.", "A pump is loud.", "The attic is dry."]
+    answer = "In May they replaced the old noisy pump."
+    assert compared(answer, passages) == ([answer], passages)
+    assert citations.cite(answer, passages)[0].passage is None
+
+    def cited(*similar):
+        (found,) = citations.cite(answer, passages, similar=[similar])
+        return found.passage
+
+    assert cited(0.95, 0.3, 0.2) == 0
+    assert cited(0.95, 0.9, 0.2) is None  # another one says nearly as much
+    assert cited(0.6, 0.3, 0.2) is None
+    assert cited(0.2, 0.3, 1.0) is None  # no word of it is there
+    (found,) = citations.cite("In June they replaced the pump, all 40 of them.", passages, similar=[(1.0, 0.1, 0.1)])
+    assert found.passage is None  # numbers must be there all the same
+    assert citations.cite(answer, passages[:1], similar=[(0.95,)])[0].passage == 0
+    assert citations.cite(answer, [], similar=[()])[0].passage is None

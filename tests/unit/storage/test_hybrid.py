@@ -262,7 +262,9 @@ def test_a_database_of_the_first_version_is_taken_over(tmp_path):
     storage.close()
     old = sqlite3.connect(tmp_path / "context.sqlite")
     old.executescript(
-        "DROP TABLE entries; DROP TABLE audiences; ALTER TABLE folders DROP COLUMN origin; PRAGMA user_version = 1"
+        "DROP TABLE entries; DROP TABLE audiences; ALTER TABLE folders DROP COLUMN origin;"
+        "ALTER TABLE versions DROP COLUMN dated; DROP INDEX unembedded_own; ALTER TABLE unembedded DROP COLUMN is_own;"
+        "PRAGMA user_version = 1"
     )
     old.close()
     storage = HybridStorage(tmp_path)

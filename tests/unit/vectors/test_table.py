@@ -13,9 +13,9 @@ from ainet.vectors.table import VectorTables
 DIMENSIONS = 16
 
 
-def unit(n, seed=0):
+def unit(n, seed=0, dimensions=DIMENSIONS):
     """Random vectors of length 1."""
-    made = np.random.default_rng(seed).standard_normal((n, DIMENSIONS)).astype(np.float32)
+    made = np.random.default_rng(seed).standard_normal((n, dimensions)).astype(np.float32)
     return made / np.linalg.norm(made, axis=1, keepdims=True)
 
 
@@ -39,18 +39,19 @@ def test_the_nearest_come_first_each_once(tables):
     assert len(tables.passages("missing")) == 0
 
 
-def test_an_index_finds_what_comparing_with_all_finds(tmp_path):
+@pytest.mark.parametrize("dimensions", [16, 20, 384])
+def test_an_index_finds_what_comparing_with_all_finds(tmp_path, dimensions):
     tables = VectorTables(tmp_path / "vectors", exact=500)
-    vectors = unit(3000)
+    vectors = unit(3000, dimensions=dimensions)
     tables.add("t", np.arange(3000), vectors)
     assert tables.index("t")
     assert not tables.index("t")
     found = [set(tables.search("t", one, 10).passages.tolist()) for one in vectors[:50]]
     exact = [set(np.argsort(-(vectors @ one))[:10].tolist()) for one in vectors[:50]]
     assert np.mean([len(a & b) / 10 for a, b in zip(found, exact, strict=True)]) > 0.95
-    tables.add("t", np.arange(3000, 4000), unit(1000, seed=1))
+    tables.add("t", np.arange(3000, 4000), unit(1000, seed=1, dimensions=dimensions))
     assert tables.index("t")
-    assert tables.search("t", unit(1000, seed=1)[5], 1).passages.tolist() == [3005]
+    assert tables.search("t", unit(1000, seed=1, dimensions=dimensions)[5], 1).passages.tolist() == [3005]
 
 
 @settings(deadline=None, max_examples=15)
