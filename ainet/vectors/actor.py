@@ -24,7 +24,7 @@ NICE = 10
 #: By how much the length of a vector may differ from 1.
 UNIT = 0.01
 #: Bytes of an allocation up to which memory is kept when it is free.
-KEPT = 32 << 20
+KEPT = 1 << 20
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 #: One thread: the owner works beside it.
 _ENVIRONMENT = {
@@ -131,8 +131,9 @@ class VectorActor:
         return await self._change(lambda: self._tables.rewrite(old, new, _numbers(keep)))
 
     async def settle(self, table: str) -> None:
-        """Make the table's index, if it needs one."""
+        """Make the table's index, if it needs one, and take no more memory than before."""
         await self._change(lambda: self._tables.index(table))
+        _give_back()
 
     async def keep_only(self, tables: Sequence[str]) -> None:
         """Drop all other tables."""
@@ -144,15 +145,20 @@ class VectorActor:
 
 
 def _keep_memory() -> None:
-    """Have memory that is free kept for the next question.
+    """Have some memory that is free kept for the next question.
 
-    Dask has its workers give it back at once (MALLOC_TRIM_THRESHOLD_), and page by page it would be taken again: that
-    triples the time of LanceDB's searches.
+    Dask has its workers give it back at once (MALLOC_TRIM_THRESHOLD_), and page by page it would be taken again.
     """
     with contextlib.suppress(OSError, AttributeError):  # there is no glibc
         allocator = ctypes.CDLL(None)
         allocator.mallopt(_TRIM_THRESHOLD, 2 * KEPT)
         allocator.mallopt(_MMAP_THRESHOLD, KEPT)
+
+
+def _give_back() -> None:
+    """Have all memory that is free given back."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _give_way() -> None:
