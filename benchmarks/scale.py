@@ -3,8 +3,8 @@
 The passages are those of the standard library, and of copies of it in which a third of the longer words are others.
 They are written into the storage of a node that is not running; all else is the node's own work: vectors, their
 index, questions of a client (docstrings), at rest and while a folder of 2,000 files is read. Memory is what a process
-would give back (USS). Every 20 ms the server is asked for its version; how long that takes beyond what it takes in a node
-that knows nothing tells how long its loop was busy.
+would give back (USS). Every 20 ms the server is asked for its version; how long that takes beyond what it takes in a
+node that knows nothing tells how long its loop was busy.
 
     python benchmarks/scale.py [PASSAGES …]
 """

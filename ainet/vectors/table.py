@@ -36,10 +36,13 @@ if TYPE_CHECKING:
 INDEX_CACHE, METADATA_CACHE = 160 << 20, 16 << 20
 #: Comparing with all vectors takes milliseconds up to this number of them, and misses none. They are kept in memory.
 EXACT = 20_000
-#: Beyond it an index has these bits of each number (RaBitQ). Those of all vectors are compared, and the best ones once
-#: more as a whole: this many times those that are asked for, at least this number. Of the 50 nearest of 100,000 that
-#: finds 99 % in 14 ms; 8 bits (IvfSq) take 32 ms, and a part of the partitions loses more than it saves.
-BITS, REFINED, FEWEST_REFINED, ALL = 2, 2, 250, 10_000
+#: Beyond it an index has these bits of each number (RaBitQ), which are compared of all vectors: looking at a part of
+#: the partitions loses more than it saves. Of the 50 nearest of 100,000 that finds 96 % in 7 ms; 8 bits (IvfSq) take
+#: 32 ms.
+BITS, ALL = 5, 10_000
+#: Beyond this number of vectors it has fewer bits, so that it stays in memory, and the best ones are compared once more
+#: as a whole: this many times those that are asked for, at least this number. That finds 99 % in 14 ms.
+MANY, BITS_OF_MANY, REFINED, FEWEST_REFINED = 300_000, 2, 2, 250
 #: LanceDB turns vectors for that, which it can where their numbers are a multiple of this.
 TURNED = 8
 #: An index is made again when this part of the vectors is not in it.
@@ -71,12 +74,14 @@ class VectorTables:
         Where they lie; made if it is missing.
     exact
         Up to this number of vectors, all are compared with a question's.
+    many
+        Beyond this number of vectors, the index has fewer bits.
     fragments
         After this number of additions a table's files are merged.
     """
 
-    def __init__(self, folder: Path, *, exact: int = EXACT, fragments: int = FRAGMENTS) -> None:
-        self._exact, self._fragments = exact, fragments
+    def __init__(self, folder: Path, *, exact: int = EXACT, many: int = MANY, fragments: int = FRAGMENTS) -> None:
+        self._exact, self._many, self._fragments = exact, many, fragments
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         session = lancedb.Session(index_cache_size_bytes=INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE)
         self._database = lancedb.connect(str(folder), session=session)
@@ -113,8 +118,10 @@ class VectorTables:
             query = query.distance_type("dot").select(["passage", "_distance"])
             # A passage may be there twice, where the process that added it ended before it could say so.
             n_found = n + max(n // 4, 1)
-            if _indexed(table):
-                query = query.nprobes(ALL).refine_factor(max(REFINED, FEWEST_REFINED // n_found))
+            if indexed := _indexed(table):
+                query = query.nprobes(ALL)
+                if indexed > self._many:
+                    query = query.refine_factor(max(REFINED, FEWEST_REFINED // n_found))
             if among is not None:
                 query = query.where(f"passage IN ({', '.join(map(str, among.tolist())) or '-1'})")
             found = query.limit(n_found).to_arrow()
@@ -172,7 +179,8 @@ class VectorTables:
             is_made = rows > self._exact and rows - _indexed(table) >= UNINDEXED * rows
             if is_made:
                 dimensions = table.schema.field("vector").type.list_size
-                index = IvfSq(distance_type="dot") if dimensions % TURNED else IvfRq(distance_type="dot", num_bits=BITS)
+                bits = BITS if rows <= self._many else BITS_OF_MANY
+                index = IvfSq(distance_type="dot") if dimensions % TURNED else IvfRq(distance_type="dot", num_bits=bits)
                 table.create_index("vector", config=index)
         if is_made or self._added:
             self.merge(name)  # each file takes its time

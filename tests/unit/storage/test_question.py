@@ -57,8 +57,11 @@ def test_rare_words_find_passages_and_common_ones_rank_them():
         return match_of(list(words), [[word] for word in words], 1_000_000, lambda term: counts[term])
 
     assert match("common", "often", "some", "few", "one", "never") == (
-        '("one" OR "few" OR "some") AND ("one" OR "few" OR "some" OR "often" OR "common")'
+        '("one" OR "few" OR ("some" AND "often")) AND ("one" OR "few" OR "some" OR "often" OR "common")'
     )
-    assert match("common", "few") == '"few" OR "common"'
+    assert match("common", "few") == '("few") AND ("few" OR "common")'
+    assert match("common", "often") == '(("often" AND "common")) AND ("often" OR "common")'
+    assert match("common") == '"common"'
+    assert match("few") == '"few"'
     assert match("never") == ""
     assert match() == ""
