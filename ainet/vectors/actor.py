@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 NICE = 10
+#: Texts of which vectors are made at once, and seconds for which they wait for a question.
+AT_ONCE, PATIENCE = 16, 0.1
 #: By how much the length of a vector may differ from 1.
 UNIT = 0.01
 #: Bytes of an allocation up to which memory is kept when it is free.
@@ -51,6 +53,8 @@ class VectorActor:
 
     def __init__(self, folder: str, better: str = "") -> None:
         self._asking, self._changing = asyncio.Lock(), asyncio.Lock()
+        self._unasked = threading.Event()
+        self._unasked.set()
         self._niced = ThreadPoolExecutor(1, initializer=_give_way)
         os.environ.update(_ENVIRONMENT)
         _keep_memory()
@@ -77,7 +81,7 @@ class VectorActor:
         """Add the vectors of passages to a table."""
 
         def work() -> None:
-            self._tables.add(table, _numbers(passages), self._models[model].passages(texts))
+            self._tables.add(table, _numbers(passages), self._embed(self._models[model], texts))
 
         await self._change(work)
 
@@ -111,7 +115,11 @@ class VectorActor:
             return near.passages.tolist(), near.similarities.tolist()
 
         async with self._asking:
-            return await asyncio.to_thread(work)
+            self._unasked.clear()
+            try:
+                return await asyncio.to_thread(work)
+            finally:
+                self._unasked.set()
 
     async def similarities(self, texts: Sequence[str], others: Sequence[str]) -> list[list[float]]:
         """Return how similar each text is to each of the others, from -1 to 1, as the static model knows."""
@@ -138,6 +146,19 @@ class VectorActor:
     async def keep_only(self, tables: Sequence[str]) -> None:
         """Drop all other tables."""
         await self._change(lambda: self._tables.keep_only(tables))
+
+    def _embed(self, model: EmbeddingModel, texts: Sequence[str]) -> Vectors:
+        """Make vectors of a few texts at a time: a question that comes meanwhile goes first.
+
+        Otherwise it would wait for the interpreter's lock, held by a thread that gives way to everything else.
+        """
+        import numpy as np
+
+        found = []
+        for begin in range(0, len(texts), AT_ONCE):
+            self._unasked.wait(PATIENCE)
+            found.append(model.passages(texts[begin : begin + AT_ONCE]))
+        return np.concatenate(found)
 
     async def _change(self, work: Callable[[], T]) -> T:
         async with self._changing:

@@ -51,7 +51,7 @@ UNINDEXED = 0.2
 FRAGMENTS = 40
 #: Rows that are copied at once.
 COPIED = 20_000
-_AT_ONCE = datetime.timedelta(0)
+_AT_ONCE, _LATER = datetime.timedelta(0), datetime.timedelta(days=1)
 
 
 class Near(NamedTuple):
@@ -89,6 +89,8 @@ class VectorTables:
         self._added = 0
         #: Small tables: what was read of them, and what was added since.
         self._kept: dict[str, list[tuple[Numbers, Vectors]]] = {}
+        #: How many vectors are in a table's index: asking costs as much as a question.
+        self._indexed: dict[str, int] = {}
         #: Held while a table is read, and while what may be read goes.
         self._reading = threading.Lock()
 
@@ -118,7 +120,9 @@ class VectorTables:
             query = query.distance_type("dot").select(["passage", "_distance"])
             # A passage may be there twice, where the process that added it ended before it could say so.
             n_found = n + max(n // 4, 1)
-            if indexed := _indexed(table):
+            if name not in self._indexed:
+                self._indexed[name] = _indexed(table)
+            if indexed := self._indexed[name]:
                 query = query.nprobes(ALL)
                 if indexed > self._many:
                     query = query.refine_factor(max(REFINED, FEWEST_REFINED // n_found))
@@ -182,6 +186,7 @@ class VectorTables:
                 bits = BITS if rows <= self._many else BITS_OF_MANY
                 index = IvfSq(distance_type="dot") if dimensions % TURNED else IvfRq(distance_type="dot", num_bits=bits)
                 table.create_index("vector", config=index)
+                self._indexed.pop(name, None)
         if is_made or self._added:
             self.merge(name)  # each file takes its time
         return is_made
@@ -190,6 +195,8 @@ class VectorTables:
         """Merge the files of a table, and delete those that are not needed any more."""
         table = self._find(name)
         if table is not None:
+            with _in_words(name):
+                table.optimize(cleanup_older_than=_LATER)  # whoever reads goes on
             with self._reading, _in_words(name), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that nobody else may read it meanwhile: nobody does
                 table.optimize(cleanup_older_than=_AT_ONCE, delete_unverified=True)
@@ -239,6 +246,7 @@ class VectorTables:
         with self._reading, _in_words(name):
             self._tables.pop(name, None)
             self._kept.pop(name, None)
+            self._indexed.pop(name, None)
             if name in self._names():
                 self._database.drop_table(name)
 
