@@ -71,7 +71,7 @@ def measure(work: Path, size: int, empty: float) -> dict[str, Any]:
         with NodeClient(running.url, running.token) as node:
             begun = time.monotonic()
             if size:
-                while not (found := node.call(context.context).vectors) or any(one.left or one.owed for one in found):
+                while not (made := node.call(context.context).vectors) or any(one.left or one.owed for one in made):
                     time.sleep(1)
             settle(running)
             vectors = time.monotonic() - begun
