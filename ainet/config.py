@@ -64,7 +64,9 @@ class AinetConfig(Configurable):
         True, help="Whether installed model packages, the Hugging Face cache, Ollama and LM Studio are searched."
     ).tag(config=True)
     embedding_model = Unicode(
-        "", help="GGUF file of a model for vectors of the owner's passages (default: all-MiniLM-L6-v2, if installed)."
+        "",
+        help="Model for vectors of the owner's passages: a GGUF file, or a name that `ainet models` lists "
+        "(default: all-MiniLM-L6-v2, if installed).",
     ).tag(config=True)
     context_disk = Unicode("1GB", help="Disk space for documents of the owner's other devices; 0: none.").tag(
         config=True

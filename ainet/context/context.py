@@ -23,7 +23,7 @@ from ainet.storage.hybrid import HybridStorage
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from ainet.api.answers import Answers
     from ainet.api.generate import Citation
@@ -51,7 +51,7 @@ class Context:
     data_dir
         The node's data directory.
     better
-        Path of an embedding model; see `VectorActor`.
+        Returns the path of an embedding model, see `VectorActor`; it may raise `AinetError`, and read folders.
     disk
         Bytes that documents of other devices may take here.
     engine, workers
@@ -68,7 +68,7 @@ class Context:
         self,
         *,
         data_dir: Path,
-        better: str,
+        better: Callable[[], str],
         disk: int,
         engine: Engine,
         workers: WorkerPool,
@@ -349,10 +349,16 @@ class Context:
                 raise UsageError("The node is stopping.")
             if self._opened is None:
                 storage = await asyncio.to_thread(HybridStorage, self._folder)
+                better, problem = "", ""
+                try:
+                    better = await asyncio.to_thread(self._better)
+                except AinetError as exc:  # there is the quick model
+                    problem = exc.message
                 self._opened = Opened(
                     storage,
                     self._folder,
-                    better=self._better,
+                    better=better,
+                    problem=problem,
                     disk=self._disk,
                     engine=self._engine,
                     workers=self._workers,

@@ -38,6 +38,8 @@ class Opened:
         The storage, and its folder.
     better
         Path of an embedding model; see `VectorActor`.
+    problem
+        Why there is none, where one was wished.
     disk
         Bytes that documents of other devices may take.
     removed
@@ -50,6 +52,7 @@ class Opened:
         folder: Path,
         *,
         better: str,
+        problem: str,
         disk: int,
         engine: Engine,
         workers: WorkerPool,
@@ -72,6 +75,7 @@ class Opened:
             storage,
             folder / VECTORS,
             better,
+            problem=problem,
             shared=self.shared_vectors,
             engine=engine,
             workers=workers,

@@ -38,6 +38,9 @@ THINGS = 10
 TEST, FACE = 0.8, 0.8
 #: The definition of a name that a question has counts this much more; passages of a file with several hits a little.
 NAMED, COMPANY, MOST_COMPANY = 0.5, 0.02, 3
+#: Of statements and questions, words that are neighbours in a passage, too, count this much more. As many of the best
+#: passages are looked at.
+TOGETHER, LOOKED_AT = 0.2, 50
 #: What was written just now counts this much more, and half of that after this many days.
 RECENT, HALF_AFTER = 0.05, 30.0
 DEFINITIONS = frozenset(("function", "class", "definition"))
@@ -178,6 +181,11 @@ class Retriever:
         named = {word.rstrip(".") for word in words if is_name or len(parts(word)) > 1 or "." in word.rstrip(".")}
         lasts = {word.rpartition(".")[2] for word in named}
         asks_for_tests = re.search(r"(?i)\btests?\b", question) is not None
+        if len(question.split()) > FEW_WORDS:
+            best = sorted(scores, key=lambda number: -scores[number])[:LOOKED_AT]
+            together = self._storage.together(question, [passages[number].passage.text for number in best])
+            for number, part in zip(best, together, strict=True):
+                scores[number] += TOGETHER * part
         now = time.time_ns()
         company = Counter(passages[number].source for number in sorted(scores, key=lambda one: -scores[one])[:20])
         for number, score in scores.items():

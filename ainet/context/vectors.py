@@ -54,6 +54,8 @@ class ContextVectors:
         Where the tables lie.
     better
         Path of an embedding model; see `VectorActor`.
+    problem
+        Why there is none, where one was wished.
     shared
         The owner's other devices, which may have made a vector before.
     engine, workers
@@ -66,6 +68,7 @@ class ContextVectors:
         folder: Path,
         better: str,
         *,
+        problem: str = "",
         shared: SharedVectors,
         engine: Engine,
         workers: WorkerPool,
@@ -91,7 +94,7 @@ class ContextVectors:
         self._lost: Counter[int] = Counter()
         self._careful = 0
         self._models: list[tuple[str, str, int]] = []
-        self._problem = ""
+        self._problem, self._missing = "", problem
         self._working = asyncio.create_task(self._work(), name="vectors")
         #: Why no vectors are made, in words; empty where they are.
         self.failed = ""
@@ -292,13 +295,17 @@ class ContextVectors:
             await asyncio.shield(self._warming)
 
     async def _start(self) -> None:
-        self._models, self._problem = await self._call("models")
+        await self._ask_models()
         await self._indexes()
+
+    async def _ask_models(self) -> None:
+        self._models, problem = await self._call("models")
+        self._problem = self._missing or problem
 
     async def _indexes(self) -> list[VectorIndex]:
         """Return the indexes of the actor's models, the best one last."""
         if not self._models:
-            self._models, self._problem = await self._call("models")
+            await self._ask_models()
         known = {one.model: one for one in await asyncio.to_thread(self._storage.indexes)}
         found = []
         for model, name, dimensions in self._models:

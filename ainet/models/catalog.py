@@ -125,6 +125,21 @@ class ModelCatalog:
         path = self._hub.fetch(name, progress=progress)
         return self._store.register(path, name=_plain_name(path), progress=progress)
 
+    def path(self, name: str) -> str:
+        """Return the file of the model called `name`, which may be one that answers no questions; nothing is fetched.
+
+        Raises
+        ------
+        NotFound, UsageError
+            As `resolve`, or because there is no file of it here.
+        """
+        entry = self.resolve(name)
+        if entry.path is None:
+            raise NotFound(
+                f"No file of the model {name} is here. Name one of those that `ainet models` lists with a file."
+            )
+        return entry.path
+
     def known(self, name: str, *, progress: Progress | None = None) -> Manifest:
         """Return the manifest of a model that is in the list, hashed when it is new; no paths, nothing is fetched.
 

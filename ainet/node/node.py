@@ -211,7 +211,7 @@ class Node:
         stack.push_async_callback(quantiser.stop)
         context = Context(
             data_dir=self._data_dir,
-            better=config.embedding_model,
+            better=lambda: self.catalog.path(config.embedding_model) if config.embedding_model else "",
             disk=parse_bytes(config.context_disk),
             links=self.links,
             feeds=self.feeds,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sqlite3
 from typing import TYPE_CHECKING
 
-from ainet.storage.question import WORD, Stemmer, match_of, words_of
+from ainet.storage.question import STOP_WORDS, WORD, Stemmer, match_of, words_of
 from ainet.storage.records import Found
 
 if TYPE_CHECKING:
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 #: Weights of the columns: text, words of identifiers, path with qualified name (`benchmarks/context.py`).
 WEIGHTS = (1.0, 0.5, 1.0)
 _COLUMNS = "text, identifiers, header"
+
+
+def _telling(text: str) -> list[str]:
+    return [word for word in WORD.findall(text) if word.lower() not in STOP_WORDS]
 
 
 class FullText:
@@ -106,6 +111,26 @@ class FullText:
         for some in words:
             there = {term for word in some & telling.keys() for term in telling[word]}
             found.append(sum(weights[term] for term in there) / whole)
+        return found
+
+    def together(self, question: str, texts: Sequence[str]) -> list[float]:
+        """Return which part of a question's neighbours are neighbours in each text, from 0 to 1; rare words say more.
+
+        Stop words stand between no neighbours.
+        """
+        asked = [term for its in self._stemmer.terms(_telling(question)) for term in its]
+        weights = self.weights(sorted(set(asked)))
+        pairs = {(one, other): weights[one] + weights[other] for one, other in itertools.pairwise(asked)}
+        whole = sum(pairs.values())
+        if not whole:
+            return [0.0] * len(texts)
+        words = [_telling(text) for text in texts]
+        all_words = list(frozenset().union(*words))
+        terms = dict(zip(all_words, self._stemmer.terms(all_words), strict=True))
+        found = []
+        for some in words:
+            there = frozenset(itertools.pairwise(term for word in some for term in terms[word]))
+            found.append(sum(weight for pair, weight in pairs.items() if pair in there) / whole)
         return found
 
     def weights(self, terms: Sequence[str]) -> dict[str, float]:

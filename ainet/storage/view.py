@@ -91,6 +91,11 @@ class StorageView:
         with self._reader.reading():
             return self._found.coverage(question, texts)
 
+    def together(self, question: str, texts: Sequence[str]) -> list[float]:
+        """Return how far a question's neighbours are neighbours in each text; see `FullText.together`."""
+        with self._reader.reading():
+            return self._found.together(question, texts)
+
     def weights(self, terms: Sequence[str]) -> dict[str, float]:
         """Return how much each term says: its inverse document frequency."""
         with self._reader.reading():

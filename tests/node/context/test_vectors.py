@@ -161,7 +161,8 @@ async def test_changes_are_found_at_once(tmp_path, notes):
 
 async def test_a_better_model_takes_over_and_another_one_its_place(tmp_path, notes):
     first = write_model(tmp_path / "first.gguf", name="first")
-    async with nodes(tmp_path, QUICK, one={"embedding_model": str(first)}) as devices:
+    by_name = {"embedding_model": "first", "model_paths": [str(first)]}
+    async with nodes(tmp_path, QUICK, one=by_name) as devices:
         node = devices["one"]
         await node.call(context.context_add, str(notes))
         state = await settled(node)

@@ -59,6 +59,7 @@ async def vectors(tmp_path):
         storage,
         tmp_path,
         "",
+        problem="No model is called 'nomic' here.",
         shared=Alone(),
         engine=None,
         workers=None,
@@ -79,3 +80,11 @@ async def test_one_passage_that_ends_the_process_keeps_no_other_from_its_vector(
     (texts,) = vectors._actor.tables.values()
     assert sorted({one.split("\n")[1] for one in texts}) == sorted(f"harmless {i}" for i in range(60) if i != 40)
     assert vectors._actor.ends <= 1 + module.TRIES
+
+
+async def test_a_model_that_is_missing_is_said_and_the_quick_one_goes_on(vectors):
+    async with asyncio.timeout(20):
+        while vectors.failed != "No model is called 'nomic' here.":
+            await asyncio.sleep(0.01)
+        while vectors.storage.indexes()[0].left:
+            await asyncio.sleep(0.01)

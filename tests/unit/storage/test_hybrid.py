@@ -88,6 +88,21 @@ def test_paths_names_and_the_words_of_identifiers_are_found(storage):
     assert texts(storage, '"*) OR NEAR(') == []
 
 
+def test_neighbours_of_a_question_are_found_beside_each_other(storage):
+    folder = storage.add_folder("/f").id
+    write(storage, folder, "a.txt", "virtual environments\nvirtual\nenvironments")
+    texts = [
+        "The pool of workers starts threads.",  # stop words stand between no neighbours
+        "Workers of the pool start a thread.",
+        "pool workers, and again pool workers; threads start",
+        "nothing of it",
+    ]
+    assert storage.together("pool workers start threads", texts) == pytest.approx([1.0, 1 / 3, 1 / 3, 0.0])
+    assert storage.together("pool", texts) == storage.together("", texts) == [0.0] * 4
+    (rare, common) = storage.together("quagmire virtual environments", ["a quagmire, virtual", "virtual environments"])
+    assert rare > common
+
+
 def test_a_search_may_be_limited_to_folders(storage):
     one, other = storage.add_folder("/one").id, storage.add_folder("/other").id
     write(storage, one, "a.txt", "apples here")
