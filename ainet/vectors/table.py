@@ -114,7 +114,7 @@ class VectorTables:
             table = self._find(name)
             if table is None:
                 return NONE
-            if (whole := self._whole(name, table)) is not None:
+            if not self._indexed.get(name) and (whole := self._whole(name, table)) is not None:
                 return _nearest(*whole, vector, n, among)
             query = cast("LanceVectorQueryBuilder", table.search(vector))
             query = query.distance_type("dot").select(["passage", "_distance"])
