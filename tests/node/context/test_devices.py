@@ -39,7 +39,7 @@ async def found(node, text, **options):
 
 
 async def until(condition):
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not await condition():
             await asyncio.sleep(0.05)
 

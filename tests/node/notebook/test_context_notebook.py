@@ -41,10 +41,8 @@ def test_the_notebook_runs_and_its_links_open_what_they_name(outputs, node_dir):
     assert "retriever.py" in first
     assert "vectors count for a question" in opened(first)
     (calls,) = outputs["calls"]
-    assert {Path(link.partition("#")[0]).name for link in re.findall(r'href="([^"]+)"', calls)[:2]} == {
-        "search.py",
-        "retriever.py",
-    }
+    callers = [Path(link.partition("#")[0]).name for link in re.findall(r'href="([^"]+)"', calls)]
+    assert sorted(callers[:3]) == ["retriever.py", "retriever.py", "search.py"]
     (traced,) = outputs["trace"]
     assert traced.startswith("<svg")
     assert ">relation_question<" in traced
