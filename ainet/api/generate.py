@@ -102,7 +102,7 @@ class Timings:
     first_token_s
         Seconds from the question to the first text, with loading.
     tokens_per_s
-        Tokens a second from then on.
+        Tokens a second from then on; 0 where the rest came at once.
     """
 
     prompt_tokens: int = 0

@@ -125,8 +125,8 @@ class Answer:
             return f"{_ENDINGS['cancelled']} before the model was ready: nothing was computed"
         if not self.text and self.finish == "cancelled":
             return f"{self.model} · {_ENDINGS['cancelled']} before the first word"
-        speed = f"{self.timings.tokens_per_s:.1f} tokens/s"
+        speed = [f"{self.timings.tokens_per_s:.1f} tokens/s"] if self.timings.tokens_per_s else []
         first = f"first token {self.timings.first_token_s:.2f} s"
         ending = [_ENDINGS[self.finish]] if self.finish in _ENDINGS else []
         layers = f"layers {placement_words(self.placement)}"
-        return " · ".join([self.model, layers, speed, first, *ending, *self.notes])
+        return " · ".join([self.model, layers, *speed, first, *ending, *self.notes])

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ainet.executor.provided import Provided
     from ainet.stages.protocol.generation import Lap, Open
 
+#: Seconds from the first text to the last one that tell a speed: a short answer may come as a whole.
+LEAST_TIMED = 0.02
+
 
 class Transcript:
     """Turns what pipelines say, one after the other, into the events of the answer, and measures.
@@ -114,6 +117,6 @@ class Transcript:
                 reused_tokens=self._reused,
                 generated_tokens=n,
                 first_token_s=round((self._first or time.monotonic()) - self._begun, 4),
-                tokens_per_s=round((n - self._at_first) / seconds, 2) if seconds > 0 else 0.0,
+                tokens_per_s=round((n - self._at_first) / seconds, 2) if seconds > LEAST_TIMED else 0.0,
             ),
         )

@@ -50,7 +50,7 @@ _FORMATS: dict[str, dict[str, Any]] = {
     "int64": {"minimum": -(2**63), "maximum": 2**63 - 1},
 }
 #: Within a value there may be a space, or a line's end and an indentation: enough to be read, too little to stall.
-_OPTIONS: dict[str, Any] = {"whitespace_pattern": r"( |\n[ \t]{0,40})", "lenient": False, "coerce_one_of": False}
+_OPTIONS: dict[str, Any] = {"whitespace_pattern": r"( |\n( {0,40}|\t{0,10}))", "lenient": False, "coerce_one_of": False}
 #: Beginnings of what llguidance says of valid schemas, and the keyword that it is said of.
 _UNABLE = {
     "Unknown format": "format",

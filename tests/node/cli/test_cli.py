@@ -71,7 +71,9 @@ def test_raw_system_stop_and_schema_reach_the_model(here, tmp_path):
     assert stopped["finish"] == "stop"
     schema = tmp_path / "schema.json"
     schema.write_text('{"type": "object", "properties": {"n": {"type": "boolean"}}, "required": ["n"]}')
-    answer = answer_of(ainet("ask", "Yes?", "--max-tokens", "40", "--json-schema", str(schema), "--json"))
+    answer = answer_of(
+        ainet("ask", "Yes?", "--temperature", "0", "--max-tokens", "60", "--json-schema", str(schema), "--json")
+    )
     assert json.loads(answer["text"]).keys() == {"n"}
 
 

@@ -96,7 +96,7 @@ async def test_events_come_in_order_and_the_answer_is_whole(client):
 def test_the_footer_is_one_short_line(stages, where):
     placement = [PlacedStage(node, 1, first, last) for node, first, last in stages]
     answer = Answer(model="m", placement=placement, finish="stop")
-    assert answer.footer() == f"m · layers {where} · 0.0 tokens/s · first token 0.00 s"
+    assert answer.footer() == f"m · layers {where} · first token 0.00 s"
 
 
 async def test_a_models_path_is_sent_whole(served, client, tmp_path, monkeypatch):
