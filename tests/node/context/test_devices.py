@@ -227,7 +227,7 @@ async def test_a_contact_finds_what_is_shared_with_it_where_it_asks_for_that(tmp
         assert await found(bob, "dough", folder="ada:diary") == []
         assert await found(bob, "quagmire", folder="ada:") == []
         quoted = await bob.call(context.quote, "How long does the dough rest?", folder="ada:")
-        assert [one.device for one in quoted.results] == ["ada"]
+        assert [(one.device, one.best_line) for one in quoted.results] == [("ada", 2)]
         with pytest.raises(UsageError, match="ada would have to be asked"):
             await found(bob, "dough", folder="ada:", alone=True)
         # Nothing of it comes in by itself.

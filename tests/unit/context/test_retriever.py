@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from support.storing import fingerprint
 from ainet.context.retriever import STATIC, Retriever, fuse, weight_of
 from ainet.passages.parse import parse
 from ainet.storage.hybrid import HybridStorage
-from ainet.storage.records import Found
+from ainet.storage.records import Fingerprint, Found
 
 TERMS, STATEMENT, QUESTION = STATIC
 
@@ -135,6 +137,34 @@ def test_meaning_counts_where_words_do_not_say_it_all(storage):
     assert [(one.passage.passage.name, one.reason) for one in found] == [("Pets", "meaning")]
     assert Retriever(storage).find("Where do kittens nap?", vectors=[Found(cat.id, 0.1)]) == []
     assert Retriever(storage).find("kittens", vectors=[Found(cat.id, 0.8)]) == []  # a term, not a question
+
+
+def test_of_what_fits_as_well_the_newer_comes_first_and_of_the_rest_what_fits(tmp_path):
+    storage = HybridStorage(tmp_path / "context")
+    folder = storage.add_folder("/f").id
+    now, year = time.time_ns(), 365 * 24 * 3600 * 10**9
+    for path, text, written in (
+        ("a.txt", "The pump hums in May.", now - year),
+        ("b.txt", "The pump hums in June.", now),
+        ("c.txt", "A pump, or several, and of many things that stand in the cellar some hum at night.", now),
+    ):
+        version = Fingerprint(len(text), written, text.encode())
+        storage.commit(storage.stage(folder, path, version, parser="p", passages=parse(path, text.encode())))
+    assert [one.passage.path for one in Retriever(storage).find("the pump hums")] == ["b.txt", "a.txt", "c.txt"]
+    storage.close()
+
+
+def test_neighbours_of_the_question_come_before_words_that_stand_apart(tmp_path):
+    storage = HybridStorage(tmp_path / "context")
+    folder = storage.add_folder("/f").id
+    for path, text in (
+        ("apart.txt", "workers threads pool starts"),
+        ("beside.txt", "pool workers starts threads"),
+        *((f"{n}.txt", f"something else {n}") for n in range(9)),
+    ):
+        storage.commit(storage.stage(folder, path, fingerprint(text), parser="p", passages=parse(path, text.encode())))
+    assert Retriever(storage).find("what the pool workers do")[0].passage.path == "beside.txt"
+    storage.close()
 
 
 def test_what_is_said_twice_is_found_once_and_no_file_takes_all_places(tmp_path):
