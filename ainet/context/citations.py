@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 WORDS, NEIGHBOURS, LEAST = 0.6, 0.4, 0.7
 #: Where similarities are known, they are added. Then a passage that is ahead of the others is believed earlier: this
 #: part of its lead counts, where others are taken to have some score at least.
-LEAD, OTHERS, LEAST_ALIKE = 0.5, 0.6, 1.5
+LEAD, OTHERS, LEAST_ALIKE = 0.5, 0.6, 1.52
 #: Terms without which a sentence says nothing that could be cited.
 FEWEST = 2
 
