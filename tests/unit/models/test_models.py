@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.embedding import write_model as write_embedding_model
 from support.ollama_store import ollama
 from support.tiny_models import write_model
 
@@ -119,16 +118,6 @@ def test_an_address_of_a_cached_file_needs_no_download(home: Path, store: Tensor
     assert (entry.name, entry.path) == ("x", str(path))
     assert catalog(store).manifest("hf:a/b/deep/x.gguf").n_layers == 2
     assert catalog(store).resolve("hf:a/b/other.gguf").path is None
-
-
-def test_the_file_of_a_model_that_answers_no_questions_is_found(store: TensorStore, tmp_path: Path) -> None:
-    embeds = write_embedding_model(tmp_path / "finds.gguf")
-    found = catalog(store, model_paths=[str(embeds)])
-    assert found.path("finds") == found.path(str(embeds)) == str(embeds)
-    with pytest.raises(NotFound, match="No model is called 'nothing' here"):
-        found.path("nothing")
-    with pytest.raises(NotFound, match=r"No file of the model hf:a/b/c\.gguf is here"):
-        found.path("hf:a/b/c.gguf")
 
 
 def test_two_snapshots_of_one_file_are_one_model(home: Path, store: TensorStore, tmp_path: Path) -> None:
