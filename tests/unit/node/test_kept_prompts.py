@@ -100,10 +100,11 @@ async def test_who_is_told_while_there_is_more_to_forget_is_told_once_more(promp
         await ask(asked)
         if is_first:
             is_first = False
+            made.links.open = []  # nobody else tells it
             await made.forget_on_members()
 
     near.request = request
     await made.forget_on_members()
     await until_told(tmp_path / FILE, '["far"]')
-    assert len(near.asked) >= 2
+    assert near.asked == [ForgetPrompts()] * 2
     await made.stop()

@@ -15,7 +15,7 @@ async def test_what_is_no_vector_is_refused_and_nothing_of_it_kept(tmp_path, bro
     numbers = np.array([1, 2], np.int64).tobytes()
     vectors = np.zeros((2, 256), "<f4")
     vectors[:, 0] = 1
-    vectors[1] *= broken
+    vectors[1, 0] = broken
     with pytest.raises(Refused, match="their lengths are not 1"):
         await actor.put("t", numbers, vectors.tobytes())
     assert await actor.read("t", numbers) == ([], b"")
