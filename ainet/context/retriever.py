@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter, defaultdict
-from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from ainet.context.relation_question import relation_question
@@ -121,7 +120,7 @@ class Retriever:
                 for number, score in known.items()
             }
         ranked = sorted(known, key=lambda number: (-known[number], number))
-        return [Ranked(passages[number], known[number], reasons[number]) for number in _spread(ranked, passages)[:n]]
+        return [Ranked(passages[number], known[number], reasons[number]) for number in _spread(ranked, passages, n)]
 
     def words(self, question: str, *, below: str | None = None, kind: str | None = None) -> list[Found]:
         """Return the passages that fit a question best by their words alone."""
@@ -195,7 +194,7 @@ class Retriever:
             factor = 1 + COMPANY * min(company[one.source] - 1, MOST_COMPANY) + RECENT * 0.5 ** (days / HALF_AFTER)
             if not asks_for_tests and _TEST.search(one.path):
                 factor *= TEST
-            if PurePath(one.path).name == "__init__.py":
+            if one.path.endswith("__init__.py"):
                 factor *= FACE
             scores[number] = (score + NAMED * is_named) * factor
 
@@ -227,13 +226,15 @@ def fuse(words: Sequence[Found], vectors: Sequence[Found], weight: float) -> dic
     return scores
 
 
-def _spread(ranked: Iterable[int], passages: dict[int, StoredPassage]) -> list[int]:
-    """Return passages in their order, but few of one file among the first, and what is said twice once."""
+def _spread(ranked: Iterable[int], passages: dict[int, StoredPassage], n: int) -> list[int]:
+    """Return `n` passages in their order, but few of one file among the first, and what is said twice once."""
     chosen: list[int] = []
     later: list[int] = []
     of_file: Counter[int] = Counter()
     said: set[str] = set()
     for number in ranked:
+        if len(chosen) >= n:
+            break
         text = " ".join(passages[number].passage.text.split())
         if text in said:
             continue
@@ -247,7 +248,7 @@ def _spread(ranked: Iterable[int], passages: dict[int, StoredPassage]) -> list[i
         if len(chosen) == FIRST:
             chosen += later
             later = []
-    return chosen + later
+    return (chosen + later)[:n]
 
 
 def _reason(asked: RelationQuestion | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import sqlite3
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ainet.storage.identifiers import parts
 
@@ -20,7 +20,7 @@ MOST_WORDS = 64
 #: Words in more than this part of the passages find none by themselves: a search would take too long. They help to rank
 #: what the others find, which is worth 5 points of nDCG. Where there are not enough rarer words, two of the rarest find
 #: together what none of these finds: half the time, as good in sum (a point less for statements, more for questions).
-COMMON, ENOUGH, TOGETHER = 0.02, 3, 4
+COMMON, ENOUGH, TOGETHER = 0.02, 3, 3
 #: In collections up to this size, words in no more than this number of passages find them all: that takes milliseconds.
 #: In none do words that are in more.
 SMALL, FEW = 50_000, 5000
@@ -86,32 +86,60 @@ def words_of(question: str) -> list[str]:
     return list(telling.values()) or list(found)
 
 
-def match_of(words: list[str], terms: list[list[str]], passages: int, count: Callable[[str], int]) -> str:
-    """Return the expression for passages with rare words, ranked by all words; empty where there are none.
+#: A word, as the terms of which it consists.
+Word = tuple[str, ...]
 
-    Parameters
+
+class Question(NamedTuple):
+    """A question, as the index is asked.
+
+    Attributes
     ----------
-    terms
-        The terms of each word.
-    passages
-        How many there are.
-    count
-        Tells in how many of them a term is.
+    finding
+        The expression for passages with rare words; empty where no passage has any of the words.
+    ranked
+        The expression for the same passages that has all words; those that find count twice.
+    ranking
+        All words, and in how many passages each is; empty where `finding` has them all.
+    rare, pairs
+        The words that find passages by themselves, and those that do so together.
     """
-    rare: dict[str, tuple[int, str]] = {}
-    for word, its_terms in zip(words, terms, strict=True):
-        if its_terms:
-            frequency = min(count(term) for term in its_terms)
-            if frequency:
-                rare.setdefault(" ".join(its_terms), (frequency, word))
-    most = min(max(COMMON * passages, FEW * min(1.0, SMALL / max(passages, 1))), FEW)
-    by_frequency = sorted(rare.values())
-    words = [f'"{word}"' for _, word in by_frequency]
-    n = sum(frequency <= most for frequency, _ in by_frequency)
-    finding = words[:n]
-    if n < ENOUGH:
-        finding += [f"({one} AND {other})" for one, other in itertools.combinations(words[n:TOGETHER], 2)]
-    if not finding:  # a single word, or none
-        return " OR ".join(words)
-    expression = " OR ".join(finding)
-    return expression if n == len(words) else f"({expression}) AND ({' OR '.join(words)})"
+
+    finding: str
+    ranked: str
+    ranking: dict[Word, int]
+    rare: list[Word]
+    pairs: list[tuple[Word, Word]]
+
+    @classmethod
+    def of(cls, words: list[str], terms: list[list[str]], passages: int, count: Callable[[str], int]) -> Question:
+        """Return a question.
+
+        Parameters
+        ----------
+        terms
+            The terms of each word.
+        passages
+            How many there are.
+        count
+            Tells in how many of them a term is.
+        """
+        known: dict[Word, tuple[int, str]] = {}
+        for word, its_terms in zip(words, terms, strict=True):
+            key = tuple(its_terms)
+            if key and key not in known and (frequency := min(map(count, its_terms))):
+                known[key] = frequency, word
+        most = min(max(COMMON * passages, FEW * min(1.0, SMALL / max(passages, 1))), FEW)
+        by_frequency = sorted(known, key=known.__getitem__)
+        quoted = {key: f'"{word}"' for key, (_, word) in known.items()}
+        everything = " OR ".join(quoted[key] for key in by_frequency)
+        n = sum(known[key][0] <= most for key in by_frequency)
+        rare, pairs = by_frequency[:n], []
+        if n < ENOUGH:
+            pairs = list(itertools.combinations(by_frequency[n:TOGETHER], 2))
+        if n == len(by_frequency) or not (rare or pairs):  # all, a single common word, or none
+            return cls(everything, everything, {}, [], [])
+        finding = [quoted[key] for key in rare] + [f"({quoted[one]} AND {quoted[other]})" for one, other in pairs]
+        expression = " OR ".join(finding)
+        frequencies = {key: frequency for key, (frequency, _) in known.items()}
+        return cls(expression, f"({expression}) AND ({everything})", frequencies, rare, pairs)

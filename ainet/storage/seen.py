@@ -108,6 +108,7 @@ class _Part:
                 if state != self._state:
                     self._state = None  # as long as the index is made
                     database.execute("INSERT INTO words (words) VALUES ('rebuild')")
+                    self.view.recount()
                     self._state = state
                 yield self.view
             finally:

@@ -136,8 +136,12 @@ class StorageView:
 
     def count(self) -> int:
         """Return how many passages there are."""
-        ((passages,),) = self._reader.ask("SELECT count(*) FROM words_docsize")
-        return int(passages)
+        with self._reader.reading():
+            return self._found.count()
+
+    def recount(self) -> None:
+        """Know nothing any more of how many passages have a word: see `FullText.recount`."""
+        self._found.recount()
 
     def close(self) -> None:
         """Close the connection; nothing else may be called afterwards."""

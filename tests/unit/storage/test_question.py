@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ainet.storage.identifiers import parts, split_identifiers
-from ainet.storage.question import Stemmer, match_of, words_of
+from ainet.storage.question import Question, Stemmer, words_of
 
 
 @pytest.mark.parametrize(
@@ -54,10 +54,15 @@ def test_rare_words_find_passages_and_common_ones_rank_them():
     counts = {"common": 900_000, "often": 300_000, "some": 15_000, "few": 3000, "one": 1, "never": 0}
 
     def match(*words):
-        return match_of(list(words), [[word] for word in words], 1_000_000, lambda term: counts[term])
+        asked = Question.of(list(words), [[word] for word in words], 1_000_000, lambda term: counts[term])
+        assert not asked.ranking or set(asked.ranking) == {(word,) for word in words if counts[word]}
+        return asked.ranked
 
     assert match("common", "often", "some", "few", "one", "never") == (
-        '("one" OR "few" OR ("some" AND "often")) AND ("one" OR "few" OR "some" OR "often" OR "common")'
+        '("one" OR "few") AND ("one" OR "few" OR "some" OR "often" OR "common")'
+    )
+    assert match("common", "often", "some", "one") == (
+        '("one" OR ("some" AND "often")) AND ("one" OR "some" OR "often" OR "common")'
     )
     assert match("common", "few") == '("few") AND ("few" OR "common")'
     assert match("common", "often") == '(("often" AND "common")) AND ("often" OR "common")'
