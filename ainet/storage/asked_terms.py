@@ -58,7 +58,7 @@ class AskedTerms:
 
     def _known(self, words: Sequence[Sequence[str]]) -> dict[str, list[str]]:
         """Return the terms of the words that have some of the asked ones."""
-        new = set().union(*words) - STOP_WORDS
+        new = frozenset().union(*words)
         near = [word for word in new if word[0] in self._firsts or "_" in word or not word.isascii()]
         return {
             word: [term if term in self._asked else OTHER for term in its]

@@ -144,18 +144,8 @@ class FullText:
         whole = sum(weights.values())
         if not whole:
             return [0.0] * len(texts)
-        words = [frozenset(WORD.findall(text)) for text in texts]
-        all_words = list(frozenset().union(*words))
-        telling = {
-            word: both
-            for word, its in zip(all_words, self._stemmer.terms(all_words), strict=True)
-            if (both := terms.intersection(its))
-        }
-        found = []
-        for some in words:
-            there = {term for word in some & telling.keys() for term in telling[word]}
-            found.append(sum(weights[term] for term in there) / whole)
-        return found
+        found = AskedTerms(terms, self._stemmer).frequencies(texts)
+        return [sum(weights[term] for term in sorted(there)) / whole for there in found]
 
     def together(self, question: str, texts: Sequence[str]) -> list[float]:
         """Return which part of a question's neighbours are neighbours in each text, from 0 to 1; rare words say more.
