@@ -138,6 +138,12 @@ class Timing:
     cluster_close: float = 2.0
     #: Workers that were used are kept for this long: whoever comes next then need not wait for one to start.
     worker_idle: float = 30.0
+    #: What stages compute is looked at this often.
+    stages_measured: float = 5.0
+    #: What is kept for other devices is counted this often.
+    kept_counted: float = 600.0
+    #: A member says what it did within this time, where the owner waits for it.
+    usage_asked: float = 3.0
     #: A spare worker starts this long after a stage was loaded: the other stages of its pipeline come first.
     spare_start: float = 2.0
     #: Whoever is asked to give a worker back has this long.

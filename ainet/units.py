@@ -1,4 +1,4 @@
-"""Sizes in bytes, as people write and read them; and a day."""
+"""Sizes in bytes and times, as people write and read them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ def parse_bytes(text: str) -> int:
     if not 0 <= value < 2**60:
         raise UsageError(f"{text!r} is not a possible size.")
     return int(value)
+
+
+def show_seconds(seconds: float) -> str:
+    """Return a time in words, in seconds, minutes or hours."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s" if seconds >= 10 or not seconds else f"{seconds:.1f} s"
+    return f"{seconds / 60:.3g} min" if seconds < 3570 else f"{seconds / 3600:.3g} h"
 
 
 def show_bytes(count: float) -> str:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -105,6 +105,7 @@ def add_fields(parser: argparse.ArgumentParser, verb: Verb[..., Any], types: dic
                 dest=name,
                 metavar=option.metavar,
                 type=types.get(name, str),
+                choices=get_args(kind) if get_origin(kind) is Literal else None,
                 default=field.default,
                 help=option.help,
             )

@@ -18,6 +18,7 @@ from ainet.context.search import search
 from ainet.context.state import state_of
 from ainet.errors import AinetError, NotFound, UsageError
 from ainet.replication.replication import FEED, HEAD
+from ainet.resources.work import NoteWork, unmetered
 from ainet.signals import Signal
 from ainet.storage.hybrid import HybridStorage
 
@@ -62,6 +63,8 @@ class Context:
         The registry of answers to the owner's verbs.
     log
         For what goes wrong unasked.
+    note_work
+        Takes note of vectors that are made, and of what is sent to other devices.
     """
 
     def __init__(
@@ -76,11 +79,12 @@ class Context:
         feeds: Feeds,
         answers: Answers,
         log: logging.Logger,
+        note_work: NoteWork = unmetered,
         timing: Timing,
     ) -> None:
         self._data_dir, self._engine, self._workers = data_dir.resolve(), engine, workers
         self._log, self._timing, self._better, self._disk = log, timing, better, disk
-        self._links, self._feeds = links, feeds
+        self._links, self._feeds, self._note_work = links, feeds, note_work
         self._folder = data_dir / FOLDER
         self._opening = asyncio.Lock()
         self._opened: Opened | None = None
@@ -89,7 +93,7 @@ class Context:
         #: Emitted after something has become unknown.
         self.removed: Signal[[]] = Signal("something was forgotten", log)
         self._places = Places(links.identity)
-        self._peers = ContextPeers(links, self._places, self._open_if_known)
+        self._peers = ContextPeers(links, self._places, self._open_if_known, note_work)
         links.on_revoked(self._revoked)
         links.home.on_left(self._left)
         feeds.on_change(lambda _author, log: self.start() if log == FEED else None)
@@ -117,6 +121,12 @@ class Context:
             await asyncio.gather(self._beginning, return_exceptions=True)
         if self._opened is not None:
             await self._opened.stop()
+
+    async def kept(self) -> dict[str, int]:
+        """Return the bytes of documents that are kept here for other devices, by their node ids."""
+        if self._opened is None:
+            return {}
+        return await asyncio.to_thread(self._opened.storage.replicas.kept_bytes)
 
     # --- which files are known -------------------------------------------------------------------
 
@@ -366,6 +376,7 @@ class Context:
                     feeds=self._feeds,
                     removed=self.removed.emit,
                     log=self._log,
+                    note_work=self._note_work,
                     timing=self._timing,
                 )
             return self._opened

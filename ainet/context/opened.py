@@ -12,6 +12,7 @@ from ainet.context.vectors import ContextVectors
 from ainet.errors import AinetError
 from ainet.replication.replication import Replication
 from ainet.replication.shared_vectors import SharedVectors
+from ainet.resources.work import NoteWork, unmetered
 from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Opened:
         feeds: Feeds,
         removed: Callable[[], object],
         log: logging.Logger,
+        note_work: NoteWork = unmetered,
         timing: Timing,
     ) -> None:
         self.storage = storage
@@ -80,6 +82,7 @@ class Opened:
             engine=engine,
             workers=workers,
             log=log,
+            note_work=note_work,
             timing=timing,
         )
         self.replication = Replication(

@@ -14,7 +14,16 @@ from ainet.errors import AinetError, PeerUnreachable, Refused, UsageError
 from ainet.identity.roster import NodeId
 from ainet.links.request import Request
 from ainet.links.standing import Standing
-from ainet.replication.requests import JournalEntries, ReadContent, ReadVectors, SyncJournals, TellJournal, Vectors
+from ainet.replication.requests import (
+    ContentPiece,
+    JournalEntries,
+    ReadContent,
+    ReadVectors,
+    SyncJournals,
+    TellJournal,
+    Vectors,
+)
+from ainet.resources.work import NoteWork, Work, unmetered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -24,7 +33,7 @@ if TYPE_CHECKING:
     from ainet.context.retriever import Ranked
     from ainet.links.link import PeerLink
     from ainet.links.links import Links
-    from ainet.replication.requests import ContentEnd, ContentPiece
+    from ainet.replication.requests import ContentEnd
 
 #: Passages of one answer, and characters of all their texts.
 MOST, MOST_CHARACTERS = 50, 1_000_000
@@ -91,10 +100,18 @@ class ContextPeers:
         Knows their names.
     opened
         Returns what this node knows; None where it knows nothing.
+    note_work
+        Takes note of what is sent.
     """
 
-    def __init__(self, links: Links, places: Places, opened: Callable[[], Awaitable[Opened | None]]) -> None:
-        self._links, self._places, self._opened = links, places, opened
+    def __init__(
+        self,
+        links: Links,
+        places: Places,
+        opened: Callable[[], Awaitable[Opened | None]],
+        note_work: NoteWork = unmetered,
+    ) -> None:
+        self._links, self._places, self._opened, self._note_work = links, places, opened, note_work
         self._me = links.identity.id
         self._answering: dict[str, asyncio.Lock] = {}
         links.handle(SearchContext, self._answer_search)
@@ -217,11 +234,17 @@ class ContextPeers:
         if opened is None:
             raise UsageError("This device knows no documents.")
         async for item in opened.replication.answer_read(link, request):
+            if isinstance(item, ContentPiece):
+                self._note_work(Work("transfer", link.peer_id, size=len(item.data)))
             yield item
 
-    async def _answer_vectors(self, _link: PeerLink, request: ReadVectors) -> Vectors:
+    async def _answer_vectors(self, link: PeerLink, request: ReadVectors) -> Vectors:
         opened = await self._opened()
-        return await opened.shared_vectors.answer(request, opened.vectors.read) if opened is not None else Vectors([])
+        if opened is None:
+            return Vectors([])
+        found = await opened.shared_vectors.answer(request, opened.vectors.read)
+        self._note_work(Work("transfer", link.peer_id, size=sum(map(len, found.vectors))))
+        return found
 
 
 def _within(opened: Opened, folders: Sequence[int], asked: str) -> tuple[list[int], str | None]:

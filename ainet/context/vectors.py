@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ainet.context.leased_actor import LeasedActor, WorkerLost
 from ainet.errors import AinetError, NotEnough, Refused
+from ainet.resources.work import NoteWork, Work, unmetered
 from ainet.storage.records import Found
 from ainet.vectors.actor import VectorActor
 
@@ -60,6 +61,8 @@ class ContextVectors:
         The owner's other devices, which may have made a vector before.
     engine, workers
         Where vectors are made.
+    note_work
+        Takes note of it.
     """
 
     def __init__(
@@ -74,9 +77,11 @@ class ContextVectors:
         workers: WorkerPool,
         log: logging.Logger,
         timing: Timing,
+        note_work: NoteWork = unmetered,
         leased: type[LeasedActor] = LeasedActor,
     ) -> None:
         self._storage, self._shared, self._log, self._timing = storage, shared, log, timing
+        self._note_work = note_work
         self._actor = leased(
             VectorActor,
             str(folder),
@@ -213,7 +218,8 @@ class ContextVectors:
                 continue
             numbers, texts = [one.id for one in passages], [one.text for one in passages]
             try:
-                await self._call("add", index.model, table, _packed(numbers), texts)
+                tokens, seconds = await self._call("add", index.model, table, _packed(numbers), texts)
+                self._note_work(Work("vectors", model=index.name, prompt=tokens, seconds=seconds))
             except WorkerLost:
                 self._careful = max(self._careful, len(numbers))  # one of them may have ended it
                 self._lost.update(numbers[:1])

@@ -12,10 +12,12 @@ import msgspec
 
 from ainet.api import generate as shown
 from ainet.errors import AinetError, NotEnough, NotFound, PeerUnreachable, StageLost
+from ainet.executor.metered import metered
 from ainet.executor.peer_pipeline import PeerPipelineGone
 from ainet.executor.request import conversation, to_open, turn
 from ainet.executor.requests import AskPipeline, DescribePipeline, PipelineState, Said
 from ainet.executor.transcript import Transcript
+from ainet.resources.work import NoteWork, unmetered
 from ainet.timing import TIMING
 
 if TYPE_CHECKING:
@@ -49,11 +51,16 @@ class Answering:
         To members, who may ask.
     log
         For pipelines that are lost.
+    note_work
+        Takes note of the tokens of questions and answers.
     """
 
-    def __init__(self, provider: Provider, links: Links, log: logging.Logger) -> None:
+    def __init__(
+        self, provider: Provider, links: Links, log: logging.Logger, *, note_work: NoteWork = unmetered
+    ) -> None:
         self._provider = provider
         self._log = log
+        self._note_work = note_work
         #: The members (node ids) that have asked a pipeline.
         self._askers: weakref.WeakKeyDictionary[Pipeline, set[str]] = weakref.WeakKeyDictionary()
         links.handle(AskPipeline, self._answer_member)
@@ -134,7 +141,7 @@ class Answering:
             self._provider.note(pipeline, text)
             started = False
             try:
-                async with contextlib.aclosing(pipeline.ask(transcript.rest)) as events:
+                async with contextlib.aclosing(metered(pipeline, transcript.rest, "", self._note_work)) as events:
                     async for event in events:
                         started = True
                         for told in transcript.receive(pipeline, event):
@@ -157,7 +164,7 @@ class Answering:
         self._askers.setdefault(pipeline, set()).add(link.peer_id)
         asked = msgspec.structs.replace(request.request, user=link.peer_id)
         try:
-            async with contextlib.aclosing(pipeline.ask(asked)) as events:
+            async with contextlib.aclosing(metered(pipeline, asked, link.peer_id, self._note_work)) as events:
                 async for event in events:
                     yield Said(event)
         except StageLost:

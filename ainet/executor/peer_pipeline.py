@@ -33,6 +33,7 @@ class PeerPipeline:
         Called with the pipeline's name when it was lost.
     """
 
+    is_own = False
     #: Whether its owner unloads it, only the owner knows.
     unwanted = False
 

@@ -95,6 +95,8 @@ class Pipeline:
         For what goes wrong while nobody listens.
     """
 
+    is_own = True
+
     def __init__(
         self,
         plan: Plan,

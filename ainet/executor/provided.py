@@ -35,6 +35,10 @@ class Provided(Protocol):
         """Bytes that each node fetched to load it, by name."""
 
     @property
+    def is_own(self) -> bool:
+        """Whether it belongs to this node."""
+
+    @property
     def unwanted(self) -> bool:
         """Whether its owner has asked to unload it."""
 

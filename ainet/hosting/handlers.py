@@ -26,6 +26,7 @@ from ainet.hosting.requests import (
     load_lease,
 )
 from ainet.models.manifest import Manifest
+from ainet.resources.work import NoteWork, Work, unmetered
 from ainet.timing import TIMING, Timing
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ if TYPE_CHECKING:
 
 
 class PeerHandlers:
-    """Answers the requests of `ainet.hosting.requests`. Only the owner of a pipeline may touch its stages."""
+    """Answers the requests of `ainet.hosting.requests`. Only the owner of a pipeline may touch its stages.
+
+    `note_work` takes note of what is sent.
+    """
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class PeerHandlers:
         service: HostedStages,
         store: TensorStore,
         catalog: ModelCatalog,
+        note_work: NoteWork = unmetered,
         timing: Timing = TIMING,
     ) -> None:
         self._links = links
@@ -57,6 +62,7 @@ class PeerHandlers:
         self._service = service
         self._store = store
         self._catalog = catalog
+        self._note_work = note_work
         self._timing = timing
         self._owners = AbsenceWatch(links, timing.owner_grace, self._unload)
         # One file is hashed at a time, and not in the threads that everything else needs.
@@ -93,11 +99,13 @@ class PeerHandlers:
         finally:
             finding.cancel()  # unless it has begun
 
-    async def read_tensor(self, _link: PeerLink, request: ReadTensor) -> Piece:
+    async def read_tensor(self, link: PeerLink, request: ReadTensor) -> Piece:
         """Return a piece of a tensor."""
         if not (0 < request.length <= PIECE and request.offset >= 0):
             raise ProtocolError(f"A piece of {request.length} bytes at {request.offset} was asked for.")
-        return Piece(await asyncio.to_thread(self._store.read, request.hash, request.offset, request.length))
+        data = await asyncio.to_thread(self._store.read, request.hash, request.offset, request.length)
+        self._note_work(Work("transfer", link.peer_id, size=len(data)))
+        return Piece(data)
 
     async def load_stage(self, link: PeerLink, request: LoadStage) -> AsyncGenerator[LoadProgress | StageLoaded, None]:
         """Load a stage for the asking member, telling how far it is."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ainet.api.node import StageFigures
 from ainet.placement.footprint import Footprint
 from ainet.resources.memory import Memory
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ainet.resources.allocator import Reservation
     from ainet.stages.protocol.address import StageAddress
     from ainet.stages.protocol.spec import StageSpec
+    from ainet.stages.protocol.state import StageState
 
 
 def footprint_of(manifest: Manifest, spec: StageSpec) -> Footprint:
@@ -39,6 +41,16 @@ def needed_memory(manifest: Manifest, spec: StageSpec) -> Memory:
     return Memory(footprint.memory(*layers))
 
 
+def figures_of(stage: HostedStage, state: StageState) -> StageFigures:
+    """Return what a stage measured, for whoever asked to load it."""
+    spec = stage.spec
+    pid = stage.address.pid if stage.address is not None else 0
+    sent = state.bytes_sent, state.frames_sent
+    return StageFigures(
+        pid, spec.first_layer, spec.last_layer, *sent, state.token_seconds, state.buffers, state.decodes
+    )
+
+
 class HostedStage:
     """A stage on a worker of this node."""
 
@@ -58,6 +70,8 @@ class HostedStage:
         #: The address of the next stage.
         self.following: StageAddress | None = None
         self.is_local = True
+        #: What it had computed (rows, seconds) when that was last looked at.
+        self.measured = (0, 0.0)
 
     def is_like(self, spec: StageSpec, *, local: bool) -> bool:
         """Whether a stage of this kind can use the model that was loaded for this one."""

@@ -11,14 +11,16 @@ from ainet.api.node import StageFigures, WorkerState
 from ainet.engine.worker_pool import Purpose, WorkerPool
 from ainet.errors import AinetError, NotEnough, NotFound, Refused, StageLost, UsageError
 from ainet.hosting.admission import admitted
-from ainet.hosting.hosted_stage import HostedStage, footprint_of, needed_memory
+from ainet.hosting.hosted_stage import HostedStage, figures_of, footprint_of, needed_memory
 from ainet.hosting.parking import Parking
 from ainet.hosting.progress import told_in_thread, told_while
 from ainet.hosting.requests import LoadProgress, StageLoaded
+from ainet.hosting.stage_meter import StageMeter
 from ainet.links.standing import Standing
 from ainet.models.shards import ShardStore
 from ainet.placement.footprint import GPU_CONTEXT, OVERHEAD, STAGE_SECONDS
 from ainet.resources import monitor
+from ainet.resources.work import NoteWork, unmetered
 from ainet.stages.actor import StageActor
 from ainet.stages.protocol.spec import STATE_TOKENS
 from ainet.tasks import Tasks
@@ -64,6 +66,8 @@ class HostedStages:
         The speeds of models on this device.
     log
         For losses.
+    note_work
+        Takes note of what stages compute.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class HostedStages:
         fetcher: Fetcher,
         speeds: Speeds,
         log: logging.Logger,
+        note_work: NoteWork = unmetered,
         timing: Timing = TIMING,
     ) -> None:
         self._identity = identity
@@ -89,6 +94,8 @@ class HostedStages:
         self._log = log
         self._timing = timing
         self._stages: dict[tuple[str, int], HostedStage] = {}
+        #: Tells what stages compute.
+        self.meter = StageMeter(self.stages, self._alive, note_work, every=timing.stages_measured)
         #: Models that are still loaded, though their stages have ended.
         self.parking = Parking(self._close, timing=timing)
         #: Who uses which worker of the engine.
@@ -174,7 +181,7 @@ class HostedStages:
             if not local:
                 for port in stage.ports:
                     self._links.channels.expose(address.host, port)
-            figures = await self._alive(stage, lambda actor: actor.state())
+            figures = await self.meter.begin(stage)
             if not spec.gpu:
                 buffers = sum(figures.buffers.values())
                 stage.reservation.resize(memory=max(needed.host, buffers + OVERHEAD))
@@ -238,20 +245,9 @@ class HostedStages:
         for stage in self.stages(pipeline):
             if stage.actor is None or stage.address is None:
                 continue
-            state = await self._alive(stage, lambda actor: actor.state())
+            state = await self.meter.measure(stage)
             self._note_speed(stage, state.token_seconds)
-            found.append(
-                StageFigures(
-                    stage.address.pid,
-                    stage.spec.first_layer,
-                    stage.spec.last_layer,
-                    state.bytes_sent,
-                    state.frames_sent,
-                    state.token_seconds,
-                    state.buffers,
-                    state.decodes,
-                )
-            )
+            found.append(figures_of(stage, state))
         return found
 
     async def close(self, pipeline: str, *, park: bool = False) -> None:
@@ -260,6 +256,7 @@ class HostedStages:
 
     async def stop(self) -> None:
         await self.close_all()
+        await self.meter.stop()
         await self.parking.clear()
         await self._tasks.stop()
         await self.worker_pool.stop()
@@ -393,6 +390,7 @@ class HostedStages:
         if stage.actor is not None and stage.address is not None:
             try:
                 async with asyncio.timeout(self._timing.stage_close):
+                    await self.meter.last(stage, stage.actor)
                     is_kept = await self._alive(stage, lambda actor: actor.park())
             except (AinetError, TimeoutError) as exc:
                 self._log.info("Layers %s of %s are not kept: %s", stage.layers, stage.name, exc or "no answer")
@@ -411,6 +409,7 @@ class HostedStages:
         try:
             if ended is not None:
                 async with asyncio.timeout(self._timing.stage_close):
+                    await self.meter.last(stage, ended)
                     await self._alive(stage, lambda _: ended.close())
         except (AinetError, TimeoutError) as exc:
             self._log.info("Layers %s of %s end with their worker: %s", stage.layers, stage.name, exc or "no answer")

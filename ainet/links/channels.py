@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 from typing import TYPE_CHECKING
 
 from ainet.errors import AinetError, Busy, NotFound, PeerUnreachable, ProtocolError, Refused
 from ainet.links.channel import Channel
 from ainet.links.frames import ChannelReset, OpenChannel, ToLink, ToNode, ToPort
+from ainet.signals import Signal
 from ainet.tasks import Tasks
 from ainet.timing import TIMING, Timing
 from ainet.wire.carrier import dial
@@ -51,6 +53,8 @@ class Channels:
         self._log = log
         self._channels: dict[str, dict[int, Channel]] = {}
         self._exposed: dict[int, str] = {}
+        #: Tells how many bytes were handed on for a peer (node id), to or from another one.
+        self.relayed: Signal[[str, int]] = Signal("bytes were handed on", log)
         self._tasks = Tasks("A channel led nowhere", log)
 
     def expose(self, host: str, port: int) -> None:
@@ -151,7 +155,8 @@ class Channels:
                 onward = self._linked(node)
                 if onward is None or onward.relay is not None or node == link.peer_id:
                     raise NotFound("This device has no link of its own to that member.")
-                self._tasks.spawn(splice(channel, self.open(node, ToLink(link.peer_id))))
+                passed = functools.partial(self.relayed.emit, link.peer_id)
+                self._tasks.spawn(splice(channel, self.open(node, ToLink(link.peer_id)), passed))
             case ToLink(origin):
                 self._accept(channel, link, origin)
 
@@ -164,12 +169,15 @@ class Channels:
         await splice(channel, service)
 
 
-async def splice(one: Carrier, other: Carrier) -> None:
-    """Pass everything on between two carriers until both directions have ended, or one of the carriers broke."""
+async def splice(one: Carrier, other: Carrier, passed: Callable[[int], object] = bool) -> None:
+    """Pass everything on between two carriers until both directions have ended, or one of the carriers broke.
+
+    `passed` is told how many bytes were passed on, again and again.
+    """
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(_pass_on(one, other))
-            group.create_task(_pass_on(other, one))
+            group.create_task(_pass_on(one, other, passed))
+            group.create_task(_pass_on(other, one, passed))
         await asyncio.gather(one.close(), other.close())
     except* OSError:
         pass  # by cutting both, either end learns it
@@ -178,8 +186,9 @@ async def splice(one: Carrier, other: Carrier) -> None:
         other.cut()
 
 
-async def _pass_on(source: Carrier, target: Carrier) -> None:
+async def _pass_on(source: Carrier, target: Carrier, passed: Callable[[int], object]) -> None:
     while data := await source.read():
         target.write(data)
+        passed(len(data))
         await target.drain()
     target.write_eof()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Where the members are noted that have not heard yet.
 FILE = "untold_prompts.json"
+#: What the file holds: node ids.
+Untold = set[str]
 
 
 class KeptPrompts:
@@ -97,7 +99,7 @@ class KeptPrompts:
 
     def _untold(self) -> set[str]:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=set[str])
+            return msgspec.json.decode(self._path.read_bytes(), type=Untold)
         except (FileNotFoundError, msgspec.DecodeError):  # a damaged one is written anew when there is something
             return set()
 

@@ -9,6 +9,8 @@ from ainet.api.answers import Answers
 from ainet.context.context import Context
 from ainet.documents.exchange import Documents
 from ainet.documents.kinds import Fetch
+from ainet.economy.economy import Economy
+from ainet.economy.usage import open_book
 from ainet.engine.engine import Engine
 from ainet.errors import UsageError
 from ainet.executor.answering import Answering
@@ -108,6 +110,8 @@ class Node:
             log.warning("%s", warning)
         stack.push_async_callback(self._cutting.stop)
         self.gpu = await self._find_gpu()
+        book = await asyncio.to_thread(open_book, self._data_dir / "usage.sqlite", self.id, log)
+        stack.push_async_callback(book.stop)
         self.allocator = Allocator(caps_of(config, self.gpu))
         self.store = TensorStore(self._data_dir / "store", disk=self.allocator.caps.disk)
         stack.callback(self.store.close)
@@ -137,6 +141,7 @@ class Node:
             fetcher=fetcher,
             speeds=speeds,
             log=log,
+            note_work=book.note,
             timing=timing,
         )
         stack.push_async_callback(self.stages.stop)
@@ -170,7 +175,7 @@ class Node:
             log=log,
             timing=timing,
         )
-        answering = Answering(self.provider, self.links, log)
+        answering = Answering(self.provider, self.links, log, note_work=book.note)
         models = Models(self.provider, answering, self.settings, self.answers)
         self._prompts = KeptPrompts(self.provider, self.stages, answering, self.links, data_dir=self._data_dir, log=log)
         stack.push_async_callback(self._prompts.stop)
@@ -180,6 +185,7 @@ class Node:
             service=self.stages,
             store=self.store,
             catalog=self.catalog,
+            note_work=book.note,
             timing=timing,
         )
         stack.push_async_callback(handlers.stop)
@@ -219,9 +225,20 @@ class Node:
             workers=self.stages.worker_pool,
             answers=self.answers,
             log=log,
+            note_work=book.note,
             timing=timing,
         )
         stack.push_async_callback(context.stop)
+        economy = Economy(
+            book=book,
+            links=self.links,
+            look=self.stages.meter.look,
+            kept=context.kept,
+            answers=self.answers,
+            log=log,
+            timing=timing,
+        )
+        stack.push_async_callback(economy.stop)
         self._grounded = Grounded(context, models, config.context_window, prompts=self._prompts, log=log)
         stack.push_async_callback(self._grounded.stop)
         context.start()

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 from IPython.display import DisplayHandle, clear_output, display
 
-from ainet.api import clients, context
+from ainet.api import clients, context, economy
 from ainet.api.generate import Message, Progress, Text
 from ainet.cli.command import Options, find_node, report
 from ainet.cli.commands.ask import quote_words, quoted, sampling
 from ainet.cli.commands.context import find, found_words, trace_words
+from ainet.cli.commands.economy import usage_words
 from ainet.cli.commands.kernel import remember_words
 from ainet.cli.commands.models import plan_words, what_if
 from ainet.cli.parser import HelpShown
@@ -130,6 +131,8 @@ class AinetMagics(Magics):
             self._find(options)
         elif options.command == "trace" and self._in_kernel and not options.json:
             self._trace(options)
+        elif options.command == "usage" and self._in_kernel and not options.json:
+            self._usage(options)
         elif options.command == "plan" and self._in_kernel and not options.json:
             self._plan(options)
         else:
@@ -197,6 +200,14 @@ class AinetMagics(Magics):
         with find_node(options) as node:
             found = node.call(context.trace, options.name, options.folder, options.depth)
         display({"text/html": trace_svg(found), "text/plain": trace_words(found)}, raw=True)
+
+    def _usage(self, options: Options) -> None:
+        from ainet.notebook.usage_plot import usage_svg
+
+        with find_node(options) as node:
+            found = node.call(economy.usage, options.by, options.days)
+        plain = usage_words(found)
+        display({"text/html": f"{usage_svg(found)}<pre>{html.escape(plain)}</pre>", "text/plain": plain}, raw=True)
 
     def _messages(self, options: Options, question: str) -> list[Message]:
         asked = Message("user", question)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from ainet.errors import ProtocolError
@@ -47,6 +48,8 @@ class KVCache:
         self._left: dict[int, int] = {}  # cells of each slot that stay taken, beyond its positions
         self._keys: dict[int, int] = {}
         self._copies: dict[int, NDArray[np.uint8]] = {}
+        #: Rows that were computed, and the seconds that this took.
+        self.rows, self.seconds = 0, 0.0
 
     def decode(self, segments: list[Segment], rows: NDArray[Any]) -> memoryview | None:
         """Process rows; returns the hidden states as they travel, for `note_sent`; None at the end of the model.
@@ -65,7 +68,10 @@ class KVCache:
                     f"A stage was given position {position} of a session of which it knows {filled} only."
                 )
             self._filled[slot], self._rows[slot] = position + n, n
+        begun = time.perf_counter()
         hidden = self.llama.decode(rows, segments)
+        self.rows += len(rows)
+        self.seconds += time.perf_counter() - begun
         return self._hidden_states.write(hidden) if hidden is not None else None
 
     def note_sent(self, segments: list[Segment], hidden: memoryview) -> None:

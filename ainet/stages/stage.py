@@ -215,6 +215,8 @@ class Stage:
             frames_sent=self._next.frames_sent if self._next else 0,
             decodes=self.decodes,
             token_seconds=self._token_seconds,
+            rows=self._cache.rows,
+            seconds=self._cache.seconds,
             buffers=self.llama.buffers,
             held=None if self._is_new or self._thread is not None else self._cache.held(),
         )

@@ -57,6 +57,12 @@ class Replicas:
         with self._database.reading() as database:
             return Journal(database).sums(origin)
 
+    def kept_bytes(self) -> dict[str, int]:
+        """Return the bytes of the documents of other devices that are here, by device (node id)."""
+        return dict(
+            self._database.ask("SELECT origin, sum(size) FROM entries WHERE here AND origin <> ? GROUP BY 1", (OWN,))
+        )
+
     def meet_own(self, entries: Sequence[Entry], after: int) -> None:
         """Go beyond entries of this device that another one knows; see `Journal.meet_own`."""
         with self._database.transaction():

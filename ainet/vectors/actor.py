@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -77,13 +78,16 @@ class VectorActor:
         """Return the hash, name and dimensions of each model, the best one last, and why one is missing."""
         return [(one.hash, one.name, one.dimensions) for one in self._models.values()], self._problem
 
-    async def add(self, model: str, table: str, passages: bytes, texts: Sequence[str]) -> None:
-        """Add the vectors of passages to a table."""
+    async def add(self, model: str, table: str, passages: bytes, texts: Sequence[str]) -> tuple[int, float]:
+        """Add the vectors of passages to a table; returns the number of their tokens, and the seconds of this."""
+        maker = self._models[model]
 
-        def work() -> None:
-            self._tables.add(table, _numbers(passages), self._embed(self._models[model], texts))
+        def work() -> tuple[int, float]:
+            before, begun = maker.tokens, time.perf_counter()
+            self._tables.add(table, _numbers(passages), self._embed(maker, texts))
+            return maker.tokens - before, time.perf_counter() - begun
 
-        await self._change(work)
+        return await self._change(work)
 
     async def put(self, table: str, passages: bytes, vectors: bytes) -> None:
         """Add vectors that another device has made, as 32-bit floats; raises `Refused` for others."""

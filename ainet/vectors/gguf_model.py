@@ -48,14 +48,17 @@ class GGUFModel:
         # Questions do not wait for passages: each has a context of its own. The weights are there once.
         self._for_passages, self._for_questions = _load(path), _load(path)
         self.dimensions: int = self._for_passages.n_embd()
+        self.tokens = 0
 
     def passages(self, texts: Sequence[str]) -> Vectors:
         if not texts:
             return np.zeros((0, self.dimensions), np.float32)
-        return np.stack([_embed(self._for_passages, self._passage + text) for text in texts])
+        embedded = [_embed(self._for_passages, self._passage + text) for text in texts]
+        self.tokens += sum(tokens for _, tokens in embedded)
+        return np.stack([vector for vector, _ in embedded])
 
     def question(self, text: str) -> Vectors:
-        return _embed(self._for_questions, self._question + text)
+        return _embed(self._for_questions, self._question + text)[0]
 
 
 def _load(path: Path) -> Any:
@@ -77,10 +80,12 @@ def _load(path: Path) -> Any:
         raise AinetError(f"{path} cannot be used for vectors ({exc}).") from exc
 
 
-def _embed(llama: Any, text: str) -> Vectors:
+def _embed(llama: Any, text: str) -> tuple[Vectors, int]:
+    """Return the vector of a text, and the number of its tokens."""
     # A token has few characters: what is cut off here would be cut off anyway.
-    found = np.asarray(llama.embed(text[: 16 * MOST_TOKENS], normalize=False, truncate=True), np.float32)
+    vector, tokens = llama.embed(text[: 16 * MOST_TOKENS], normalize=False, truncate=True, return_count=True)
+    found = np.asarray(vector, np.float32)
     if found.ndim > 1:  # a model without pooling: one vector for each token
         found = found.mean(axis=0)
     length = float(np.linalg.norm(found))
-    return np.asarray(found / length if length else found, np.float32)
+    return np.asarray(found / length if length else found, np.float32), tokens

@@ -25,11 +25,14 @@ class EmbeddingModel(Protocol):
         What people call it.
     dimensions
         Numbers of a vector.
+    tokens
+        Tokens of all passages so far.
     """
 
     hash: str
     name: str
     dimensions: int
+    tokens: int
 
     def passages(self, texts: Sequence[str]) -> Vectors:
         """Return vectors of passages, of shape (texts, dimensions)."""

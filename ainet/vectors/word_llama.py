@@ -48,15 +48,24 @@ class WordLlama:
         self._tokenizer.no_truncation()
         self.hash = hashlib.sha256(weights).hexdigest()
         self.dimensions: int = self._table.shape[1]
+        self.tokens = 0
 
     def passages(self, texts: Sequence[str]) -> Vectors:
+        vectors, tokens = self._embed(texts)
+        self.tokens += tokens
+        return vectors
+
+    def question(self, text: str) -> Vectors:
+        vectors, _ = self._embed([text])
+        return np.asarray(vectors[0])
+
+    def _embed(self, texts: Sequence[str]) -> tuple[Vectors, int]:
+        """Return vectors, and the number of tokens that these are made of."""
         encoded = self._tokenizer.encode_batch([text[:MOST_CHARACTERS] for text in texts], add_special_tokens=False)
         vectors = np.zeros((len(texts), self.dimensions), np.float32)
         for i, one in enumerate(encoded):
             if one.ids:
                 vectors[i] = self._table[one.ids].mean(axis=0, dtype=np.float32)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)
-
-    def question(self, text: str) -> Vectors:
-        return np.asarray(self.passages([text])[0])
+        tokens = sum(len(one.ids) for one in encoded)
+        return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32), tokens

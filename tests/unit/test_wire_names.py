@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from ainet.api.verb import all_verbs
 from ainet.config import AinetConfig
 from ainet.daemon.runtime import Runtime
 from ainet.documents.exchange import SHARED
+from ainet.economy import voucher as vouchers
+from ainet.economy.usage import SCHEMA as USAGE
 from ainet.errors import AinetError
 from ainet.executor.directory import LOG as PLACEMENTS
 from ainet.executor.directory import AnnouncedPipeline
@@ -33,6 +36,7 @@ from ainet.identity.swarm import Swarm
 from ainet.links import frames as link_frames
 from ainet.links.address_book import _Book
 from ainet.links.request import Request
+from ainet.node.kept_prompts import FILE, Untold
 from ainet.pairing.pairing import JoinBody
 from ainet.pairing.tickets import Ticket
 from ainet.replication.replication import FEED, HEAD
@@ -115,6 +119,11 @@ def described() -> dict[str, Any]:
             "memory_speed.json": shape(_Speed),
             "node.json": [field.name for field in dataclasses.fields(Runtime)],
             "shared_notebooks": shape(Remembered),
+            FILE: shape(Untold),
+        },
+        "economy": {"voucher": shape(vouchers.Body), "signed": shape(vouchers.Voucher)},
+        "columns": {
+            "usage.sqlite": sorted(re.findall(r"(\w+) (?:TEXT|INTEGER)", USAGE)),
         },
     }
 

@@ -19,6 +19,8 @@ class StageState(NamedTuple):
         The number of calls of llama.cpp.
     token_seconds
         Seconds that a token took lately.
+    rows, seconds
+        Rows that were computed since its model was loaded, and the seconds that this took.
     buffers
         Bytes of llama.cpp's buffers, by kind.
     held
@@ -29,5 +31,7 @@ class StageState(NamedTuple):
     frames_sent: int
     decodes: int
     token_seconds: float
+    rows: int
+    seconds: float
     buffers: dict[str, int]
     held: list[Held] | None

@@ -51,6 +51,23 @@ def test_the_shape_of_an_answer_for_programs(here):
     assert (part["first_layer"], part["last_layer"]) == (0, 29)
 
 
+def test_usage_in_words_and_as_json(here):
+    ainet("ask", "Name a colour.", *GREEDY)
+    found = answer_of(ainet("usage", "--json"))
+    (row,) = [one for one in found["sums"] if one["worked"] == one["asked"] == "tester"]
+    assert row["answers"] >= 1
+    assert 8 <= row["generated_tokens"] <= 8 * row["answers"]
+    heading, _, *rows = ainet("usage").stdout.splitlines()
+    assert heading.split("  ")[0] == "worked"
+    assert heading.split()[:6] == ["worked", "for", "time", "answers", "tokens", "read"]
+    assert rows[0].startswith("tester")
+    by_model = ainet("usage", "--by", "model", "--days", "1").stdout
+    assert "smollm2" in by_model
+    failed = ainet("usage", "--days", "0")
+    assert failed.returncode != 0
+    assert "--days" in failed.stderr
+
+
 def test_the_question_may_come_from_standard_input(here):
     named = answer_of(ainet("ask", "Name a colour.", *GREEDY, "--json"))
     for arguments in ([], ["-"]):

@@ -34,6 +34,7 @@ class Worker:
                 self.ends += 1
                 raise WorkerLost
             self.tables.setdefault(table, []).extend(texts)
+            return len(texts), 0.1
         return None
 
     async def stop(self):

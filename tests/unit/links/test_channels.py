@@ -229,6 +229,17 @@ async def test_a_member_is_reached_through_another_one_and_proves_itself_end_to_
         assert (back.relay, back.path) == (desk.id, "through desk")
 
 
+async def test_a_relay_tells_how_much_it_hands_on_and_for_whom(tmp_path):
+    async with triangle(tmp_path) as (desk, phone, tablet), service(echo) as port:
+        handed_on = []
+        desk.links.channels.relayed.connect(lambda peer, size: handed_on.append((peer, size)))
+        tablet.links.channels.expose("127.0.0.1", port)
+        await phone.links.connect(tablet.id)
+        assert await talk(phone.links.channels.open(tablet.id, ToPort(port)), DATA) == DATA
+        assert {peer for peer, _ in handed_on} == {phone.id}
+        assert 2 * len(DATA) < sum(size for _, size in handed_on) < 2.2 * len(DATA)
+
+
 async def test_a_channel_goes_on_when_its_relay_fails_and_a_direct_way_appears(tmp_path):
     async with triangle(tmp_path) as (desk, phone, tablet), service(echo) as port:
         tablet.links.channels.expose("127.0.0.1", port)
@@ -299,8 +310,8 @@ def pass_on_unless_local(enemy, relay):
 
     honest = real._pass_on
 
-    async def pass_on(source, target):
+    async def pass_on(source, target, passed):
         both = isinstance(source, Channel) and isinstance(target, Channel)
-        await (enemy if both else honest)(source, target)
+        await (enemy(source, target) if both else honest(source, target, passed))
 
     return pass_on

@@ -1,0 +1,437 @@
+"""Sessions that are paid as they stream: what a seller may do, and what a buyer signs.
+
+Both are state machines without clock, files, network and chance: they are told what happened, and say what to do. One
+of either kind keeps the account with one other device, over any number of sessions.
+
+A seller charges half of the prompt when it accepts, and computes the prompt once that is acknowledged. It charges the
+rest with the first token, and then each token. What is charged and not acknowledged is never more than one window and
+half a prompt. Nobody pays ahead: who acknowledges more than was charged has raised what was charged.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from ainet.economy.credits import MOST, Rate
+from ainet.economy.voucher import Kind
+
+if TYPE_CHECKING:
+    from ainet.economy.balance import Allowance, Balance
+
+#: Tokens that are generated before any of them is acknowledged, and tokens after which a buyer signs.
+WINDOW, VOUCHER_EVERY = 64, 16
+#: After this time (ms) without what the other side owes, a session ends.
+PATIENCE = 30_000
+
+
+class Order(NamedTuple):
+    """What is bought.
+
+    Attributes
+    ----------
+    session
+        Its id: random, 16 bytes.
+    rate
+        What tokens cost.
+    prompt
+        Tokens of the prompt.
+    most
+        Most tokens of the answer.
+    """
+
+    session: bytes
+    rate: Rate
+    prompt: int
+    most: int
+
+    @property
+    def whole(self) -> int:
+        """The most that it can cost."""
+        return self.rate.cost(self.prompt, self.most)
+
+    @property
+    def half(self) -> int:
+        """What is due before the prompt is computed."""
+        return self.rate.first_half(self.prompt)
+
+    def so_far(self, generated: int) -> int:
+        """Return what is due with this number of tokens of the answer; with none, half the prompt."""
+        return self.rate.cost(self.prompt, generated) if generated else self.half
+
+
+class Stage(enum.IntEnum):
+    """How far a session of a seller is."""
+
+    ACCEPTED = 0
+    SOLD = 1
+    READING = 2
+    ENDED = 3
+
+
+class Do(NamedTuple):
+    """What a seller is to do now: say that it has sold, compute the prompt, or end the session."""
+
+    what: Literal["say sold", "read prompt", "end"]
+    session: bytes
+    why: str = ""
+
+
+@dataclass
+class Sale:
+    """A session as its seller sees it.
+
+    Attributes
+    ----------
+    window
+        Credits that may be charged and unacknowledged.
+    charged, acknowledged, written_off
+        Credits of this session.
+    generated
+        Tokens of the answer so far.
+    """
+
+    order: Order
+    window: int
+    stage: Stage = Stage.ACCEPTED
+    charged: int = 0
+    acknowledged: int = 0
+    written_off: int = 0
+    generated: int = 0
+    #: What the account must have acknowledged before the prompt is computed.
+    due: int = 0
+    #: Since when it waits for the buyer (ms); None: it does not.
+    waiting: int | None = None
+
+    @property
+    def at_risk(self) -> int:
+        """The most of it that can be unacknowledged at once."""
+        order = self.order
+        return min(order.whole, self.window + order.rate.cost(order.prompt, 0) - order.half)
+
+
+class Seller:
+    """The account with a device that buys.
+
+    Parameters
+    ----------
+    balance
+        What is known of it.
+    allowance
+        What it may have beyond what it gave.
+    """
+
+    def __init__(self, balance: Balance, allowance: Allowance) -> None:
+        self.balance = balance
+        self.allowance = allowance
+        self.charged = balance.acknowledged
+        self.sales: dict[bytes, Sale] = {}
+        #: Charges that are not acknowledged, the oldest first.
+        self._charges: deque[tuple[Sale, int]] = deque()
+
+    @property
+    def unacknowledged(self) -> int:
+        """Credits that are charged and not acknowledged."""
+        return self.charged - self.balance.acknowledged
+
+    @property
+    def window(self) -> int:
+        """The credits that may be unacknowledged: one window for all sessions."""
+        return max((sale.window for sale in self.sales.values()), default=0)
+
+    def left(self, moment: int) -> int:
+        """Return the credits that the buyer may still have, besides what its sessions may take."""
+        self.balance = self.balance.at(moment, self.allowance)
+        reserved = sum(sale.order.whole - sale.charged for sale in self.sales.values())
+        return max(self.balance.left(self.allowance) - self.unacknowledged - reserved, 0)
+
+    def sell(self, order: Order, moment: int, *, window: int = 0) -> list[Do]:
+        """Accept an order.
+
+        Parameters
+        ----------
+        window
+            Tokens that are generated in a second, where these are more than usual.
+
+        Raises
+        ------
+        ValueError
+            It costs more than `left`, or has the id of another one.
+        """
+        if order.session in self.sales:
+            raise ValueError("the session exists")
+        if order.whole > self.left(moment) or self.charged + order.whole > MOST:
+            raise ValueError("too expensive")
+        window = order.rate.cost(0, max(WINDOW, window))
+        self.sales[order.session] = Sale(order, window, waiting=moment)
+        return self._go_on(moment)
+
+    def room(self, session: bytes) -> int:
+        """Return how many tokens of an answer may be handed over now."""
+        sale = self.sales.get(session)
+        if sale is None or sale.stage is not Stage.READING:
+            return 0
+        order = sale.order
+        room = self.window - self.unacknowledged
+        if not sale.generated:
+            return int(min(order.most, 1) if order.rate.cost(0, 1) <= room else 0)
+        so_far = order.so_far(sale.generated)
+        each = max(order.rate.cost(0, 1), 1)
+        n = max(room // each, 0)
+        while n and order.so_far(sale.generated + n) - so_far > room:  # rounding
+            n -= 1
+        return min(n, order.most - sale.generated)
+
+    def generated(self, session: bytes, n: int, moment: int) -> None:
+        """Charge `n` tokens of an answer that are handed over; at most `room`.
+
+        Raises
+        ------
+        ValueError
+            They are more than that.
+        """
+        if not 0 < n <= self.room(session):
+            raise ValueError("no room for these tokens")
+        sale = self.sales[session]
+        sale.generated += n
+        self._charge(sale, sale.order.so_far(sale.generated) - sale.charged)
+        sale.waiting = None if self.room(session) or sale.generated == sale.order.most else moment
+
+    def acknowledge(self, total: int, gifts: int, session: bytes, moment: int) -> list[Do]:
+        """Take a voucher of the buyer that was read; one that is not higher than what is known adds nothing."""
+        added = total - self.balance.acknowledged
+        if added <= 0:
+            return []
+        given = min(max(gifts - self.balance.acknowledged_gifts, 0), added)
+        unknown = max(total - self.charged, 0)  # gifts, and what is known again after a backup was restored
+        self.charged += unknown
+        self.balance = replace(
+            self.balance.at(moment, self.allowance),
+            acknowledged=total,
+            acknowledged_gifts=self.balance.acknowledged_gifts + given,
+            written_off=self.balance.written_off - min(self.balance.written_off, max(unknown - given, 0)),
+        )
+        self._settle(session, added - unknown)
+        for sale in self.sales.values():
+            if sale.stage is Stage.READING:
+                sale.waiting = None if self.room(sale.order.session) else moment
+        return self._go_on(moment)
+
+    def tick(self, moment: int) -> list[Do]:
+        """Return which sessions end because their buyer is silent."""
+        return [
+            Do("end", session, "unpaid")
+            for session, sale in self.sales.items()
+            if sale.waiting is not None and moment - sale.waiting >= PATIENCE
+        ]
+
+    def end(self, session: bytes, moment: int) -> Sale:
+        """End a session: what it has not taken can be had by others. What is charged can still be acknowledged."""
+        sale = self.sales.pop(session)
+        sale.stage = Stage.ENDED
+        self.balance = self.balance.at(moment, self.allowance)
+        return sale
+
+    def cut(self, moment: int) -> list[Sale]:
+        """End all sessions, as the link was lost: what is unacknowledged is written off, and counts as had."""
+        ended = [self.end(session, moment) for session in list(self.sales)]
+        for sale, amount in self._charges:
+            sale.written_off += amount
+        self._charges.clear()
+        self.balance = replace(self.balance, written_off=self.balance.written_off + self.unacknowledged)
+        self.charged = self.balance.acknowledged
+        return ended
+
+    def _go_on(self, moment: int) -> list[Do]:
+        found = []
+        for session, sale in self.sales.items():
+            if sale.stage is Stage.ACCEPTED and self.unacknowledged <= self.window:
+                self._charge(sale, sale.order.half)
+                sale.due, sale.stage, sale.waiting = self.charged, Stage.SOLD, moment
+                found.append(Do("say sold", session))
+            if sale.stage is Stage.SOLD and self.balance.acknowledged >= sale.due:
+                sale.stage, sale.waiting = Stage.READING, None
+                found.append(Do("read prompt", session))
+        return found
+
+    def _charge(self, sale: Sale, amount: int) -> None:
+        sale.charged += amount
+        self.charged += amount
+        if amount:
+            self._charges.append((sale, amount))
+
+    def _settle(self, session: bytes, amount: int) -> None:
+        """Note whose charges are acknowledged: first those of the session that the voucher names, then the oldest."""
+        for own in (True, False):
+            kept: deque[tuple[Sale, int]] = deque()
+            for sale, charge in self._charges:
+                part = min(charge, amount) if (sale.order.session == session) is own else 0
+                amount -= part
+                sale.acknowledged += part
+                if charge > part:
+                    kept.append((sale, charge - part))
+            self._charges = kept
+
+
+class Sign(NamedTuple):
+    """A voucher to be signed, journalled and sent: the new totals, and the session that raised them."""
+
+    total: int
+    gifts: int
+    kind: Kind
+    session: bytes
+    tokens: int
+
+
+@dataclass
+class Purchase:
+    """A session as its buyer sees it.
+
+    Attributes
+    ----------
+    received
+        Tokens of the answer that came, in order.
+    is_sold
+        Whether the seller has accepted it.
+    signed
+        Credits of it that were signed for.
+    heard
+        When the seller said something last (ms).
+    wrong
+        What was wrong with what the seller said; empty for nothing.
+    """
+
+    order: Order
+    heard: int
+    received: int = 0
+    is_sold: bool = False
+    signed: int = 0
+    signed_tokens: int = 0
+    wrong: str = ""
+    is_over: bool = field(default=False)
+
+    @property
+    def due(self) -> int:
+        """What came, in credits, and half the prompt."""
+        return self.order.so_far(self.received) if self.is_sold else 0
+
+
+class Buyer:
+    """The account with a device that sells.
+
+    Parameters
+    ----------
+    signed, gifts
+        The totals of the highest voucher for it.
+    """
+
+    def __init__(self, signed: int = 0, gifts: int = 0) -> None:
+        self.signed = signed
+        self.gifts = gifts
+        self.purchases: dict[bytes, Purchase] = {}
+
+    def shown(self, total: int, gifts: int) -> None:
+        """Take the highest own voucher that the seller holds: this device may have been restored from a backup."""
+        if total > self.signed:
+            self.signed, self.gifts = total, gifts
+
+    def buy(self, order: Order, moment: int) -> None:
+        """Note an order before it is sent."""
+        if order.session in self.purchases:
+            raise ValueError("the session exists")
+        self.purchases[order.session] = Purchase(order, moment)
+
+    def sold(self, session: bytes, prompt: int, price: int, moment: int) -> list[Sign]:
+        """Take the seller's word that it has accepted, with its count of the prompt's tokens and its price."""
+        purchase = self._of(session)
+        if purchase is None:
+            return []
+        purchase.heard = moment
+        order = purchase.order
+        if purchase.is_sold:
+            return self._wrong(purchase, "it said twice that it had accepted")
+        if prompt != order.prompt:
+            return self._wrong(purchase, f"it counts {prompt:,} tokens in a prompt of {order.prompt:,}")
+        if price != order.rate.price:
+            return self._wrong(purchase, f"it asks {price:,} where {order.rate.price:,} was agreed")
+        purchase.is_sold = True
+        return self._sign(purchase)
+
+    def said(self, session: bytes, index: int, n: int, moment: int) -> list[Sign]:
+        """Take `n` tokens of the answer, the first of which is token `index`."""
+        purchase = self._of(session)
+        if purchase is None:
+            return []
+        purchase.heard = moment
+        if not purchase.is_sold:
+            return self._wrong(purchase, "it answered before it had accepted")
+        if index != purchase.received:
+            return self._wrong(purchase, f"it sent token {index:,} where {purchase.received:,} was next")
+        if purchase.received + n > purchase.order.most:
+            return self._wrong(purchase, f"it sent more than the {purchase.order.most:,} tokens that were asked for")
+        is_first = n > 0 and not purchase.received
+        purchase.received += n
+        if is_first or purchase.received - purchase.signed_tokens >= VOUCHER_EVERY:
+            return self._sign(purchase)
+        return []
+
+    def done(self, session: bytes, prompt: int, generated: int) -> list[Sign]:
+        """Take the seller's receipt; its counts must be those of what came."""
+        purchase = self._of(session)
+        if purchase is None:
+            return []
+        if (prompt, generated) != (purchase.order.prompt, purchase.received):
+            return self._wrong(purchase, f"its receipt counts {prompt:,} and {generated:,} tokens")
+        purchase.is_over = True
+        return self._sign(purchase)
+
+    def tick(self, moment: int) -> list[bytes]:
+        """Return the sessions whose seller has been silent for too long."""
+        silent = [one for one in self.purchases.values() if not one.is_over and moment - one.heard >= PATIENCE]
+        return [one.order.session for one in silent]
+
+    def end(self, session: bytes) -> list[Sign]:
+        """End a session: what came is signed for, unless something was wrong."""
+        purchase = self._of(session)
+        if purchase is None:
+            return []
+        purchase.is_over = True
+        return self._sign(purchase)
+
+    def close(self, session: bytes) -> Purchase:
+        """Take a session out of the account."""
+        return self.purchases.pop(session)
+
+    def give(self, amount: int, kind: Kind) -> Sign:
+        """Return the voucher for a gift.
+
+        Raises
+        ------
+        ValueError
+            The amount is not possible.
+        """
+        if amount <= 0 or self.signed + amount > MOST:
+            raise ValueError("no such gift")
+        self.signed += amount
+        self.gifts += amount
+        return Sign(self.signed, self.gifts, kind, bytes(16), 0)
+
+    def _of(self, session: bytes) -> Purchase | None:
+        purchase = self.purchases.get(session)
+        return None if purchase is None or purchase.is_over else purchase
+
+    def _sign(self, purchase: Purchase) -> list[Sign]:
+        added = purchase.due - purchase.signed
+        if added <= 0:
+            return []
+        purchase.signed += added
+        purchase.signed_tokens = purchase.received
+        self.signed += added
+        return [Sign(self.signed, self.gifts, Kind.WORK, purchase.order.session, purchase.received)]
+
+    def _wrong(self, purchase: Purchase, why: str) -> list[Sign]:
+        """End a session in which the seller did something wrong: nothing more is signed for it."""
+        purchase.wrong, purchase.is_over = why, True
+        return []
