@@ -11,9 +11,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-
 #: Milliseconds for which a statement waits for other processes.
 WAITS = 10_000
+
+
+def put_aside(path: Path, moment: int) -> Path:
+    """Rename a damaged database, with what belongs to it, so that a new one can be begun; returns its new path."""
+    aside = path.with_name(f"{path.name}.damaged-{moment}")
+    for end in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + end)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + end))
+    return aside
 
 
 def open_database(

@@ -14,7 +14,7 @@ import msgspec
 
 from ainet.economy.credits import MOST
 from ainet.errors import AinetError
-from ainet.sqlite import open_database
+from ainet.sqlite import open_database, put_aside
 from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -194,7 +194,6 @@ def open_book(path: Path, own_id: str, log: logging.Logger) -> UsageBook:
     except AinetError as exc:
         if not path.exists():
             raise
-        aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
-        path.rename(aside)
+        aside = put_aside(path, int(time.time()))
         log.warning("%s It was put aside as %s.", exc.message, aside.name)
         return UsageBook(path, own_id, log)

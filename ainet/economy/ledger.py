@@ -1,0 +1,316 @@
+"""The ledger: what this device and others signed for, session by session, in a file of its own.
+
+Every change is one transaction that is on the disk before anything is said about it. There is no balance of a whole
+network: each pair of devices has its own account, and both keep it.
+"""
+
+from __future__ import annotations
+
+import time
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from ainet.economy.balance import Balance
+from ainet.economy.ledger_schema import SCHEMA, VERSION
+from ainet.economy.voucher import SESSION_BYTES, Body, Kind, Parties, Voucher
+from ainet.sqlite import open_database
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from ainet.economy.receipt import Receipt, ReceiptBody
+    from ainet.economy.session import Order
+
+ADVICE = "Move it away: a new one is begun, and members and the devices of other owners tell what they signed."
+NO_SESSION = bytes(SESSION_BYTES)
+#: Sessions whose rows are found at once: many more than can be open.
+MOST_LATELY = 1024
+
+
+class RowKind(IntEnum):
+    """What a row is about."""
+
+    SESSION = 0
+    GIFT = 1
+    BONUS = 2
+    RECOVERED = 3
+
+
+class Model(NamedTuple):
+    """A model as it is sold: the SHA-256 of its manifest, its name, and its active parameters (millions)."""
+
+    digest: bytes
+    name: str
+    parameters: int
+
+
+class Account(NamedTuple):
+    """The account with another device.
+
+    Attributes
+    ----------
+    parties
+        This device as payer, the other one as payee.
+    signed, held
+        The highest voucher of this device for the other one, and the other way round.
+    """
+
+    id: int
+    parties: Parties
+    balance: Balance
+    signed: Voucher | None
+    held: Voucher | None
+
+
+class LedgerRow(NamedTuple):
+    """A row as people look at it; what it does not have is None."""
+
+    id: int
+    peer: bytes
+    is_own: bool
+    kind: RowKind
+    session: bytes
+    credits: int
+    written_off: int
+    time: int
+    model: str | None
+    price: int | None
+    prompt: int | None
+    generated: int | None
+    finish: int | None
+
+
+class DistributedLedger:
+    """One device's part of what devices owe each other.
+
+    Parameters
+    ----------
+    path
+        SQLite file.
+    own_key, own_swarm
+        This device's raw public key, and what identifies its swarm.
+
+    Raises
+    ------
+    AinetError
+        The file is damaged, or cannot be written.
+    """
+
+    def __init__(self, path: Path, own_key: bytes, own_swarm: bytes) -> None:
+        self._file = open_database(path, SCHEMA, VERSION, advice=ADVICE)
+        self._file.execute("PRAGMA synchronous = FULL")  # what was acknowledged outlives a power cut
+        self._own_key, self._own_swarm = own_key, own_swarm
+        #: The rows of sessions that began lately: an index of all would be a tenth of the file.
+        self._lately: dict[tuple[int, bool, bytes], int] = {}
+        with self._transaction():  # what was open when this device ended was not acknowledged
+            self._file.execute("UPDATE accounts SET written_off = written_off + at_risk, at_risk = 0")
+
+    @property
+    def file(self) -> sqlite3.Connection:
+        """The database, for whoever reads or checks it."""
+        return self._file
+
+    def account(self, peer: bytes, peer_swarm: bytes, *, new: Balance | None = None) -> Account:
+        """Return the account with a device (raw public key), a new one where there is none.
+
+        Parameters
+        ----------
+        new
+            The balance with which a new one begins.
+        """
+        key = (peer, peer_swarm, self._own_swarm)
+        where = "WHERE peer = ? AND peer_swarm = ? AND own_swarm = ?"
+        columns = "id, written_off, leaked, begun_at, moment"
+        row = self._file.execute(f"SELECT {columns} FROM accounts {where}", key).fetchone()  # noqa: S608
+        if row is None:
+            begun = new or Balance()
+            with self._transaction():
+                self._file.execute(
+                    "INSERT INTO accounts (peer, peer_swarm, own_swarm, begun_at, moment) VALUES (?, ?, ?, ?, ?)",
+                    (*key, begun.begun_at, begun.moment),
+                )
+            row = self._file.execute(f"SELECT {columns} FROM accounts {where}", key).fetchone()  # noqa: S608
+        number, written_off, leaked, begun_at, moment = row
+        parties = Parties(self._own_key, peer, self._own_swarm, peer_swarm)
+        signed, held = self.newest(number, is_own=True), self.newest(number, is_own=False)
+        paid, got = _totals(signed), _totals(held)
+        balance = Balance(
+            *got, signed=paid[0], written_off=written_off, leaked=leaked, begun_at=begun_at, moment=moment
+        )
+        return Account(number, parties, balance, signed, held)
+
+    def accounts(self) -> list[Account]:
+        """Return all accounts of this device in its swarm."""
+        found = self._file.execute("SELECT peer, peer_swarm FROM accounts WHERE own_swarm = ?", (self._own_swarm,))
+        return [self.account(*row) for row in found.fetchall()]
+
+    def newest(self, account: int, *, is_own: bool) -> Voucher | None:
+        """Return the highest voucher of one direction of an account."""
+        row = self._file.execute(
+            "SELECT body, signature FROM vouchers WHERE account = ? AND is_own = ?", (account, is_own)
+        ).fetchone()
+        return Voucher(*row) if row is not None else None
+
+    def begin(self, account: int, order: Order, model: Model, *, is_own: bool, at_risk: int = 0) -> None:
+        """Note a session before anything is done for it.
+
+        Parameters
+        ----------
+        is_own
+            Whether this device is the buyer.
+        at_risk
+            What may be unacknowledged of all open sessions of the account, when this device is the seller.
+        """
+        with self._transaction():
+            self._file.execute("INSERT OR IGNORE INTO models (digest, name, parameters) VALUES (?, ?, ?)", model)
+            (number,) = self._file.execute(
+                "SELECT id FROM models WHERE digest = ? AND name = ? AND parameters = ?", model
+            ).fetchone()
+            begun = self._file.execute(
+                "INSERT INTO rows (account, is_own, kind, session, time, model, price, prompt, generated) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
+                (account, is_own, RowKind.SESSION, order.session, _now(), number, order.rate.price, order.prompt),
+            )
+            while len(self._lately) >= MOST_LATELY:
+                del self._lately[next(iter(self._lately))]
+            self._lately[account, is_own, order.session] = begun.lastrowid or 0
+            if not is_own:
+                self._file.execute("UPDATE accounts SET at_risk = ? WHERE id = ?", (at_risk, account))
+
+    def note_voucher(
+        self,
+        account: int,
+        voucher: Voucher,
+        body: Body,
+        parts: Mapping[bytes, int],
+        *,
+        is_own: bool,
+        balance: Balance | None = None,
+        at_risk: int = 0,
+    ) -> bool:
+        """Note a voucher that was signed, before it is sent, or that was read, before it is relied on.
+
+        Parameters
+        ----------
+        parts
+            By session that began since this device did, the credits by which it raises the total. What is more is a
+            gift, or has become known again.
+        balance, at_risk
+            Of the account from now on, when this device is the seller.
+
+        Returns
+        -------
+        bool
+            Whether it is higher than what was known; otherwise nothing is noted.
+        """
+        before, gifts_before = _totals(self.newest(account, is_own=is_own))
+        if body.total <= before:
+            return False
+        gifts = min(max(body.gifts - gifts_before, 0), body.total - before)
+        rest = body.total - before - gifts - sum(parts.values())
+        if rest < 0:
+            raise ValueError("the parts are more than the whole")
+        with self._transaction():
+            self._file.execute(
+                "INSERT OR REPLACE INTO vouchers VALUES (?, ?, ?, ?)",
+                (account, is_own, voucher.body, voucher.signature),
+            )
+            said = (body.total, body.gifts, body.tokens, body.digest, body.time, voucher.signature)
+            for session, amount in parts.items():
+                self._file.execute(
+                    "UPDATE rows SET credits = credits + ? WHERE id = ?",
+                    (amount, self._lately[account, is_own, session]),
+                )
+            if body.session in parts:
+                self._file.execute(
+                    "UPDATE rows SET total = ?, gifts = ?, tokens = ?, digest = ?, signed = ?, signature = ?, "
+                    "output_digest = nullif(output_digest, ?) WHERE id = ?",
+                    (*said, body.digest, self._lately[account, is_own, body.session]),
+                )
+            # What is a gift or recovered is raised by this voucher, too.
+            for kind, amount in ((_GIFTS.get(body.kind, RowKind.GIFT), gifts), (RowKind.RECOVERED, rest)):
+                if amount:
+                    self._file.execute(
+                        "INSERT INTO rows (account, is_own, kind, session, credits, time, total, gifts, tokens, "
+                        "digest, signed, signature) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        (account, is_own, kind, body.session, amount, _now(), *said),
+                    )
+            self._keep(account, balance, at_risk)
+        return True
+
+    def end(
+        self,
+        account: int,
+        session: bytes,
+        *,
+        is_own: bool,
+        generated: int,
+        written_off: int = 0,
+        receipt: tuple[Receipt, ReceiptBody] | None = None,
+        balance: Balance | None = None,
+        at_risk: int = 0,
+    ) -> None:
+        """Note the end of a session, with the seller's receipt, if there is one."""
+        with self._transaction():
+            row = self._lately[account, is_own, session]
+            self._file.execute(
+                "UPDATE rows SET generated = ?, written_off = ? WHERE id = ?", (generated, written_off, row)
+            )
+            if receipt is not None:
+                signed, body = receipt
+                self._file.execute(
+                    "UPDATE rows SET seed = ?, finish = ?, prompt_digest = ?, output_digest = nullif(?, digest), "
+                    "receipted = ?, receipt = ? WHERE id = ?",
+                    (body.seed, body.finish, body.prompt_digest, body.output_digest, body.time, signed.signature, row),
+                )
+            self._keep(account, balance, at_risk)
+
+    def keep(self, account: int, balance: Balance, at_risk: int = 0) -> None:
+        """Note a balance that changed: something was written off, or given away as time went by."""
+        with self._transaction():
+            self._keep(account, balance, at_risk)
+
+    def rows(self, since: int = 0) -> Iterator[LedgerRow]:
+        """Yield the rows of all accounts from a time (unix seconds) on, the oldest first."""
+        found = self._file.execute(
+            "SELECT rows.id, peer, is_own, kind, session, credits, rows.written_off, time, name, price, prompt, "
+            "generated, finish FROM rows JOIN accounts ON accounts.id = account LEFT JOIN models ON models.id = model "
+            "WHERE time >= ? ORDER BY rows.id",
+            (since,),
+        )
+        for number, peer, is_own, kind, *rest in found:
+            yield LedgerRow(number, peer, bool(is_own), RowKind(kind), *rest)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _keep(self, account: int, balance: Balance | None, at_risk: int) -> None:
+        if balance is not None:
+            self._file.execute(
+                "UPDATE accounts SET written_off = ?, leaked = ?, begun_at = ?, moment = ?, at_risk = ? WHERE id = ?",
+                (balance.written_off, balance.leaked, balance.begun_at, balance.moment, at_risk, account),
+            )
+
+    def _transaction(self) -> sqlite3.Connection:
+        self._file.execute("BEGIN IMMEDIATE")
+        return self._file  # as a context it commits, or takes everything back
+
+
+_GIFTS = {Kind.GIFT: RowKind.GIFT, Kind.BONUS: RowKind.BONUS}
+
+
+def _totals(voucher: Voucher | None) -> tuple[int, int]:
+    """Return the total and the gifts of a voucher that was checked when it was noted."""
+    if voucher is None:
+        return 0, 0
+    body = msgspec.msgpack.decode(voucher.body, type=Body)
+    return body.total, body.gifts
+
+
+def _now() -> int:
+    return int(time.time())
