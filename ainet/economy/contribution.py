@@ -59,9 +59,9 @@ class ContributionScore:
                     self._vouched[device] = self._vouched.get(device, 0.0) + amount * min(1.0, worth / whole)
 
     def owed(self, device: str) -> int:
-        """Return what this device owes another one."""
+        """Return what this device owes another one; what that one owes is negative."""
         record = self._records.get(device, Record())
-        return max(record.gave - record.had, 0)
+        return record.gave - record.had
 
     def vouched(self, device: str) -> float:
         """Return what contacts vouch for."""
@@ -96,7 +96,7 @@ class Asker(NamedTuple):
 
 def order_of_service(askers: list[Asker], score: ContributionScore) -> list[Asker]:
     """Return who is served first: the owner, members, then whom this device owes most, then who was vouched for."""
-    bought = 2  # strangers that are owed something come before contacts that are not
+    bought = 2  # strangers that are owed something come before contacts that owe something themselves
 
     def key(one: Asker) -> tuple[int, int, float, int, int, str]:
         rank = min(one.rank, bought)

@@ -46,6 +46,11 @@ class Rate(NamedTuple):
         """
         return -(-self.parameters * (prompt + GENERATED * generated) * self.price // UNIT_PRICE)
 
+    def tokens_for(self, amount: int, prompt: int) -> int:
+        """Return how many tokens of an answer an amount pays for, with the prompt."""
+        each = self.parameters * self.price
+        return (amount * UNIT_PRICE // each - prompt) // GENERATED
+
     def first_half(self, prompt: int) -> int:
         """Return the credits that are due before a prompt is computed: for half of its tokens, rounded down."""
         return self.cost(prompt // 2, 0)

@@ -130,6 +130,7 @@ class Seller:
         self.sales: dict[bytes, Sale] = {}
         #: Charges that are not acknowledged, the oldest first.
         self._charges: deque[tuple[Sale, int]] = deque()
+        self._window = 0
 
     @property
     def unacknowledged(self) -> int:
@@ -139,7 +140,7 @@ class Seller:
     @property
     def window(self) -> int:
         """The credits that may be unacknowledged: one window for all sessions."""
-        return max((sale.window for sale in self.sales.values()), default=0)
+        return self._window
 
     def left(self, moment: int) -> int:
         """Return the credits that the buyer may still have, besides what its sessions may take."""
@@ -166,6 +167,7 @@ class Seller:
             raise ValueError("too expensive")
         window = order.rate.cost(0, max(WINDOW, window))
         self.sales[order.session] = Sale(order, window, waiting=moment)
+        self._window = max(self._window, window)
         return self._go_on(moment)
 
     def room(self, session: bytes) -> int:
@@ -177,12 +179,8 @@ class Seller:
         room = self.window - self.unacknowledged
         if not sale.generated:
             return int(min(order.most, 1) if order.rate.cost(0, 1) <= room else 0)
-        so_far = order.so_far(sale.generated)
-        each = max(order.rate.cost(0, 1), 1)
-        n = max(room // each, 0)
-        while n and order.so_far(sale.generated + n) - so_far > room:  # rounding
-            n -= 1
-        return min(n, order.most - sale.generated)
+        n = order.rate.tokens_for(sale.charged + room, order.prompt) - sale.generated
+        return max(min(n, order.most - sale.generated), 0)
 
     def generated(self, session: bytes, n: int, moment: int) -> None:
         """Charge `n` tokens of an answer that are handed over; at most `room`.
@@ -231,6 +229,7 @@ class Seller:
         """End a session: what it has not taken can be had by others. What is charged can still be acknowledged."""
         sale = self.sales.pop(session)
         sale.stage = Stage.ENDED
+        self._window = max((one.window for one in self.sales.values()), default=0)
         self.balance = self.balance.at(moment, self.allowance)
         return sale
 

@@ -73,6 +73,10 @@ def test_costs_grow_with_every_token_and_add_up(parameters, price, prompt, gener
     exact = parameters * (prompt + GENERATED * generated) * price / UNIT_PRICE
     assert cost == pytest.approx(exact, abs=1)
     assert rate.first_half(prompt) <= cost
+    assert (
+        rate.cost(prompt, rate.tokens_for(cost, prompt)) <= cost < rate.cost(prompt, rate.tokens_for(cost, prompt) + 1)
+    )
+    assert rate.tokens_for(cost, prompt) >= generated
 
 
 def test_parameters_are_counted_in_millions():
