@@ -20,7 +20,7 @@ from ainet.errors import ProtocolError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ALLOWANCE = Allowance(daily=20_000, saved=40_000, grows_to=200_000)
+ALLOWANCE = Allowance(daily=8_000, saved=16_000, grows_to=80_000)
 RATE = Rate(parameters=7, price=1300)
 WINDOW = RATE.cost(0, 64)
 #: The longest prompt that is played.
