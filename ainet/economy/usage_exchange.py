@@ -86,7 +86,8 @@ class UsageExchange:
     async def _read(self, link: PeerLink) -> None:
         """Read what a member did since what is known of it; the last hour may have grown."""
         async with self._asking.setdefault(link.peer_id, asyncio.Lock()):
-            since = max(await self._book.latest(link.peer_id), int(time.time()) // HOUR - KEPT_HOURS, 0)
+            now = int(time.time()) // HOUR  # its clock may have been ahead
+            since = max(min(await self._book.latest(link.peer_id), now), now - KEPT_HOURS, 0)
             while True:
                 answer = await link.request(ReadUsage(since))
                 if answer.rows:

@@ -120,7 +120,7 @@ async def test_a_pause_outlasts_the_node(tmp_path, notes):
     (notes / "new.md").write_text("zeppelin")
     async with nodes(tmp_path, QUICK, one={}) as devices:
         node = devices["one"]
-        await asyncio.sleep(3 * QUICK.context_look)
+        assert (await node.call(context.context)).is_paused
         assert await found(node, "zeppelin") == []
         assert not (await node.call(context.context_pause, False)).is_paused
         await settled(node)

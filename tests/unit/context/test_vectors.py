@@ -23,11 +23,16 @@ class Worker:
     def __init__(self, *_arguments, **_options):
         self.tables = {}
         self.ends = 0
+        self.models = [("m" * 64, "model", 4)]
+        self.may_start = asyncio.Event()
+        self.may_start.set()
 
     async def call(self, method, *arguments, seconds):
         await asyncio.sleep(0)
         if method == "models":
-            return [("m" * 64, "model", 4)], ""
+            await self.may_start.wait()
+            self.is_ready = True
+            return self.models, ""
         if method == "add":
             _, table, _, texts = arguments
             if any("deadly" in text for text in texts):
@@ -65,7 +70,7 @@ async def vectors(tmp_path):
         engine=None,
         workers=None,
         log=logging.getLogger(),
-        timing=Timing(context_again=0.001),
+        timing=Timing(context_again=0.001, vectors_asked=0.05),
         leased=Worker,
     )
     made.storage = storage
@@ -89,3 +94,19 @@ async def test_a_model_that_is_missing_is_said_and_the_quick_one_goes_on(vectors
             await asyncio.sleep(0.01)
         while vectors.storage.indexes()[0].left:
             await asyncio.sleep(0.01)
+
+
+async def test_a_new_model_is_noticed_although_the_question_that_started_it_gave_up(vectors):
+    async def until_made(n):
+        async with asyncio.timeout(20):
+            while [one.left for one in vectors.storage.indexes()] != [0] * n:
+                await asyncio.sleep(0.01)
+
+    await until_made(1)
+    worker = vectors._actor
+    worker.is_ready, worker.models = False, [*worker.models, ("b" * 64, "better", 4)]
+    worker.may_start.clear()
+    assert (await vectors.search("question", 5)).found == []
+    worker.may_start.set()
+    await until_made(2)
+    assert {one.name for one in vectors.storage.indexes()} == {"model", "better"}
