@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ainet.api import context, swarm
 from ainet.client.client import NodeClient
 from ainet.daemon import daemon
+from ainet.vectors.table import STORED
 from ainet.vectors.word_llama import WordLlama
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ def write(documents: Path, n: int) -> None:
 def traces_of(path: Path) -> list[bytes]:
     """Return a word of the document that begins like no other one, and the bytes of a vector."""
     first = path.read_text().split("\n\n")[0]
-    return [f"xylophone{path.stem} ".encode(), WordLlama().passages([f"Part {path.stem} 0\n{first}"])[0].tobytes()]
+    vector = WordLlama().passages([f"Part {path.stem} 0\n{first}"])[0]
+    return [f"xylophone{path.stem} ".encode(), vector.astype(STORED).tobytes()]
 
 
 def kept(folder: Path) -> bytes:

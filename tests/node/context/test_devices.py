@@ -22,7 +22,7 @@ from ainet.node.node import Node
 from ainet.replication.requests import ReadContent, SyncJournals
 from ainet.storage.hybrid import HybridStorage
 from ainet.timing import Timing
-from ainet.vectors.table import VectorTables
+from ainet.vectors.table import STORED, VectorTables
 
 QUICK = Timing(context_look=0.2, context_idle=0.5, vectors_idle=0.5, context_gather=0.05, context_again=0.2)
 
@@ -286,7 +286,7 @@ async def test_vectors_that_take_long_are_made_once(tmp_path):
         await devices["one"].call(context.context_add, str(notes))
         await until_embedded(devices["one"])
     vectors = np.random.default_rng(7).normal(size=(2, WIDTH)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(STORED)
     replace_vectors(tmp_path / "one/context", vectors)
     async with nodes(tmp_path, QUICK, one=model, two=model) as devices:
         await until_found(devices["two"], "pump", [("one", f"{notes}/cellar.md")])

@@ -13,6 +13,7 @@ from support.local_nodes import nodes
 
 from ainet.api import context
 from ainet.timing import Timing
+from ainet.vectors.table import STORED
 from ainet.vectors.word_llama import WordLlama
 
 QUICK = Timing(context_look=0.2, context_idle=0.3, context_again=0.1)
@@ -48,7 +49,7 @@ def files_of(tmp_path):
 
 
 def vector_of(name, text):
-    return WordLlama().passages([f"{name}\n{text}"])[0].tobytes()
+    return WordLlama().passages([f"{name}\n{text}"])[0].astype(STORED).tobytes()
 
 
 def pids_of(node):
