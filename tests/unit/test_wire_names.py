@@ -25,7 +25,9 @@ from ainet.api.verb import all_verbs
 from ainet.config import AinetConfig
 from ainet.daemon.runtime import Runtime
 from ainet.documents.exchange import SHARED
+from ainet.economy import receipt as receipts
 from ainet.economy import voucher as vouchers
+from ainet.economy.ledger_schema import SCHEMA as LEDGER
 from ainet.economy.usage import SCHEMA as USAGE
 from ainet.errors import AinetError
 from ainet.executor.directory import LOG as PLACEMENTS
@@ -121,9 +123,15 @@ def described() -> dict[str, Any]:
             "shared_notebooks": shape(Remembered),
             FILE: shape(Untold),
         },
-        "economy": {"voucher": shape(vouchers.Body), "signed": shape(vouchers.Voucher)},
+        "economy": {
+            "voucher": shape(vouchers.Body),
+            "receipt": shape(receipts.ReceiptBody),
+            "signed": [shape(vouchers.Voucher), shape(receipts.Receipt)],
+            "domains": [vouchers.DOMAIN.decode(), receipts.DOMAIN.decode()],
+        },
         "columns": {
             "usage.sqlite": sorted(re.findall(r"(\w+) (?:TEXT|INTEGER)", USAGE)),
+            "ledger.sqlite": sorted(re.findall(r"(\w+) (?:TEXT|INTEGER|BLOB)", LEDGER)),
         },
     }
 
