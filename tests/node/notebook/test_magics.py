@@ -170,6 +170,16 @@ def kernel(node_dir):
     manager.shutdown_kernel()
 
 
+def test_a_notebook_shows_usage_as_a_picture_and_a_table(kernel):
+    kernel(f"%ainet ask {GREEDY} Name a colour.")
+    (shown,) = [content for kind, content in kernel("%ainet usage") if kind == "display_data"]
+    assert "<svg" in shown["data"]["text/html"]
+    assert "tester" in shown["data"]["text/html"]
+    assert shown["data"]["text/plain"].splitlines()[2].startswith("tester")
+    (printed,) = [content for kind, content in kernel("%ainet usage --json --days 1") if kind == "stream"]
+    assert json.loads(printed["text"])["by"] == "peer"
+
+
 def test_a_notebook_shows_the_placement_as_a_bar_below_the_table(kernel):
     table, bar = [content for kind, content in kernel("%ainet plan") if kind in {"stream", "display_data"}]
     assert "tester" in table["text"]
