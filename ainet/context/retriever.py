@@ -194,7 +194,7 @@ class Retriever:
             factor = 1 + COMPANY * min(company[one.source] - 1, MOST_COMPANY) + RECENT * 0.5 ** (days / HALF_AFTER)
             if not asks_for_tests and _TEST.search(one.path):
                 factor *= TEST
-            if one.path.endswith("__init__.py"):
+            if one.path.rpartition("/")[2] == "__init__.py":
                 factor *= FACE
             scores[number] = (score + NAMED * is_named) * factor
 

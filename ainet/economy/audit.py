@@ -13,7 +13,8 @@ from ainet.economy import voucher as vouchers
 from ainet.economy.credits import Rate
 from ainet.economy.ledger import RowKind
 from ainet.economy.receipt import Finish, Receipt, ReceiptBody
-from ainet.economy.voucher import Body, Kind, Parties, Voucher
+from ainet.economy.signed import Parties
+from ainet.economy.voucher import Body, Kind, Voucher
 from ainet.errors import AinetError
 
 if TYPE_CHECKING:

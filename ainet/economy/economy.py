@@ -13,6 +13,7 @@ from ainet.economy.usage_exchange import UsageExchange
 from ainet.economy.usage_sums import days_of, sums
 from ainet.errors import AinetError
 from ainet.resources.work import Work
+from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
     import logging
@@ -56,6 +57,8 @@ class Economy:
         self._exchange = UsageExchange(self.book, links, log, look=self._look, patience=timing.usage_asked)
         links.channels.relayed.connect(lambda peer, size: book.note(Work("relay", peer, size=size)))
         self._looking = asyncio.create_task(self._go_on(timing.kept_counted), name="what is kept for others")
+        self._tasks = Tasks("Usage of the swarm before was not forgotten", log)
+        links.home.on_left(self._left)
         answers.add(shown.usage, self.usage)
 
     async def usage(self, by: shown.UsageBy = "peer", days: int = 7) -> shown.Usage:
@@ -79,22 +82,27 @@ class Economy:
         self._looking.cancel()
         await asyncio.gather(self._looking, return_exceptions=True)
         await self._exchange.stop()
+        await self._tasks.finish()
 
     async def _look(self) -> None:
         """Have all that was done noted; of what is computed, what comes in time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._patience):
                 await self._look_now()
-        for node, size in (await self._kept()).items():
-            self.book.note(Work("storage", node, size=size))
+        try:
+            for node, size in (await self._kept()).items():
+                self.book.note(Work("storage", node, size=size))
+        except AinetError as exc:
+            self._log.warning("What is kept for others could not be counted: %s", exc.message)
+
+    def _left(self, left: str | None) -> None:
+        if left is not None:
+            self._tasks.spawn(self.book.clear())
 
     async def _go_on(self, every: float) -> None:
         while True:
             await asyncio.sleep(every)
-            try:
-                await self._look()
-            except AinetError as exc:
-                self._log.warning("What is kept for others could not be counted: %s", exc.message)
+            await self._look()
 
 
 def _midnight(days: int) -> int:

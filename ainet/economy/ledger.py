@@ -14,7 +14,8 @@ import msgspec
 
 from ainet.economy.balance import Balance
 from ainet.economy.ledger_schema import SCHEMA, VERSION
-from ainet.economy.voucher import SESSION_BYTES, Body, Kind, Parties, Voucher
+from ainet.economy.signed import SESSION_BYTES, Parties
+from ainet.economy.voucher import Body, Kind, Voucher
 from ainet.sqlite import open_database
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 
 from ainet.economy.credits import Parameters, Price, Tokens
-from ainet.economy.voucher import Digest, Parties, RawKey, SessionId, Time
+from ainet.economy.signed import Digest, RawKey, SessionId, Signature, Time, decoded
 from ainet.errors import ProtocolError
 from ainet.identity.keys import verifies
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    from ainet.economy.signed import Parties
 
 DOMAIN = b"ainet receipt 1\0"
 MAX_BODY = 320  # bytes
@@ -74,11 +76,10 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     """An encoded `ReceiptBody`, and its seller's signature."""
 
     body: Annotated[bytes, msgspec.Meta(max_length=MAX_BODY)]
-    signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+    signature: Signature
 
 
 _decoder = msgspec.msgpack.Decoder(ReceiptBody)
-_encoder = msgspec.msgpack.Encoder()
 
 
 def digest_of(tokens: Sequence[int]) -> bytes:
@@ -96,8 +97,8 @@ def sign(body: ReceiptBody, parties: Parties, signer: Callable[[bytes], bytes]) 
     signer
         Signs with the seller's device key.
     """
-    encoded = _encoder.encode(body)
-    return Receipt(encoded, signer(_signed(encoded, parties)))
+    encoded = msgspec.msgpack.encode(body)
+    return Receipt(encoded, signer(parties.message(DOMAIN, encoded)))
 
 
 def read(receipt: Receipt, parties: Parties, key: Ed25519PublicKey) -> ReceiptBody:
@@ -113,18 +114,9 @@ def read(receipt: Receipt, parties: Parties, key: Ed25519PublicKey) -> ReceiptBo
     ProtocolError
         It cannot be read, is not written as it should be, is of others, or was not signed by its seller.
     """
-    try:
-        body = _decoder.decode(receipt.body)
-    except (ValueError, RecursionError) as exc:
-        raise ProtocolError(f"A receipt cannot be read ({exc}).") from exc
-    if _encoder.encode(body) != receipt.body:
-        raise ProtocolError("A receipt is not written in the one way in which receipts are.")
+    body = decoded(receipt.body, _decoder, "receipt")
     if (body.buyer, body.seller) != (parties.payer, parties.payee):
         raise ProtocolError("A receipt is of other devices.")
-    if not verifies(key, receipt.signature, _signed(receipt.body, parties)):
+    if not verifies(key, receipt.signature, parties.message(DOMAIN, receipt.body)):
         raise ProtocolError("A receipt is not signed by its seller, or was made for another swarm.")
     return body
-
-
-def _signed(encoded: bytes, parties: Parties) -> bytes:
-    return b"".join((DOMAIN, parties.payer_swarm, parties.payee_swarm, encoded))

@@ -7,6 +7,7 @@ counted twice, and a device that was away adds its part when it returns.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -161,12 +162,20 @@ class UsageBook:
             try:
                 await asyncio.to_thread(self._write, noted)
                 self.failed = ""
-            except Exception as exc:
+            except sqlite3.Error as exc:
                 for key, amounts in noted.items():
                     since = self._noted.get(key, [0] * 6)
                     self._noted[key] = [one + other for one, other in zip(amounts, since, strict=True)]
-                self.failed = f"Usage cannot be written down ({exc}). Make room on the disk; nothing is lost meanwhile."
-                self._log.warning("%s", self.failed)
+                words = f"Usage cannot be written down ({exc}). Make room on the disk; nothing is lost meanwhile."
+                if not self.failed:
+                    self._log.warning("%s", words)
+                self.failed = words
+
+    async def clear(self) -> None:
+        """Forget everything: this device has gone to another swarm, whose owner it does not concern."""
+        async with self._writing:
+            self._noted.clear()
+            await asyncio.to_thread(self._file.execute, "DELETE FROM usage")
 
     async def stop(self) -> None:
         """Write what was noted, and close the file."""

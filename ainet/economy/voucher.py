@@ -7,11 +7,12 @@ in any order, or from a backup. They form no chain: nothing can fork.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from ainet.economy.credits import Credits, Tokens
+from ainet.economy.signed import Digest, RawKey, SessionId, Signature, Time, decoded
 from ainet.errors import ProtocolError
 from ainet.identity.keys import verifies
 
@@ -20,14 +21,10 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+    from ainet.economy.signed import Parties
+
 DOMAIN = b"ainet voucher 1\0"
 MAX_BODY = 192  # bytes
-SESSION_BYTES = 16
-
-RawKey = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-SessionId = Annotated[bytes, msgspec.Meta(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
-Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-Time = Annotated[int, msgspec.Meta(ge=0, lt=1 << 40)]
 
 
 class Kind(IntEnum):
@@ -36,23 +33,6 @@ class Kind(IntEnum):
     WORK = 0
     GIFT = 1
     BONUS = 2
-
-
-class Parties(NamedTuple):
-    """Who signs and who is paid: raw public keys, and what identifies the swarms of both.
-
-    The swarms are part of what is signed, but do not travel: both sides know them.
-    """
-
-    payer: bytes
-    payee: bytes
-    payer_swarm: bytes
-    payee_swarm: bytes
-
-    @property
-    def reversed(self) -> Parties:
-        """The same devices the other way round."""
-        return Parties(self.payee, self.payer, self.payee_swarm, self.payer_swarm)
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -93,11 +73,10 @@ class Voucher(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     """An encoded `Body`, and its payer's signature."""
 
     body: Annotated[bytes, msgspec.Meta(max_length=MAX_BODY)]
-    signature: Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
+    signature: Signature
 
 
 _decoder = msgspec.msgpack.Decoder(Body)
-_encoder = msgspec.msgpack.Encoder()
 
 
 def sign(body: Body, parties: Parties, signer: Callable[[bytes], bytes]) -> Voucher:
@@ -108,8 +87,8 @@ def sign(body: Body, parties: Parties, signer: Callable[[bytes], bytes]) -> Vouc
     signer
         Signs with the payer's device key.
     """
-    encoded = _encoder.encode(body)
-    return Voucher(encoded, signer(_signed(encoded, parties)))
+    encoded = msgspec.msgpack.encode(body)
+    return Voucher(encoded, signer(parties.message(DOMAIN, encoded)))
 
 
 def read(voucher: Voucher, parties: Parties, key: Ed25519PublicKey) -> Body | None:
@@ -125,18 +104,9 @@ def read(voucher: Voucher, parties: Parties, key: Ed25519PublicKey) -> Body | No
     ProtocolError
         It cannot be read, is not written as it should be, or was not signed by its payer.
     """
-    try:
-        body = _decoder.decode(voucher.body)
-    except (ValueError, RecursionError) as exc:
-        raise ProtocolError(f"A voucher cannot be read ({exc}).") from exc
-    if _encoder.encode(body) != voucher.body:
-        raise ProtocolError("A voucher is not written in the one way in which vouchers are.")
+    body = decoded(voucher.body, _decoder, "voucher")
     if (body.payer, body.payee) != (parties.payer, parties.payee):
         return None
-    if not verifies(key, voucher.signature, _signed(voucher.body, parties)):
+    if not verifies(key, voucher.signature, parties.message(DOMAIN, voucher.body)):
         raise ProtocolError("A voucher is not signed by its payer, or was made for another swarm.")
     return body
-
-
-def _signed(encoded: bytes, parties: Parties) -> bytes:
-    return b"".join((DOMAIN, parties.payer_swarm, parties.payee_swarm, encoded))

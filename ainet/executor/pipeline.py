@@ -95,6 +95,7 @@ class Pipeline:
         For what goes wrong while nobody listens.
     """
 
+    #: It belongs to this node.
     is_own = True
 
     def __init__(

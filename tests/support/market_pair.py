@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ainet.economy.balance import DAY_MS, Allowance, Balance
 from ainet.economy.credits import Rate
 from ainet.economy.session import Buyer, Do, Order, Seller, Sign
-from ainet.economy.voucher import Body, Kind, Parties, Voucher, read, sign
+from ainet.economy.signed import Parties
+from ainet.economy.voucher import Body, Kind, Voucher, read, sign
 from ainet.errors import ProtocolError
 
 if TYPE_CHECKING:

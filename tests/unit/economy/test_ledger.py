@@ -16,7 +16,8 @@ from ainet.economy.balance import Balance
 from ainet.economy.ledger import NO_SESSION, DistributedLedger, Model, RowKind
 from ainet.economy.receipt import Finish, ReceiptBody, digest_of
 from ainet.economy.session import Order
-from ainet.economy.voucher import Body, Kind, Parties, sign
+from ainet.economy.signed import Parties
+from ainet.economy.voucher import Body, Kind, sign
 from ainet.errors import AinetError, ProtocolError
 
 MODEL = Model(b"m" * 32, "tiny", RATE.parameters)
