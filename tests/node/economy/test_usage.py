@@ -9,7 +9,7 @@ import logging
 import pytest
 from support.local_nodes import SMALL, ask, nodes, question
 
-from ainet.api import context, economy
+from ainet.api import context, economy, swarm
 from ainet.api.generate import Text
 from ainet.api.node import status
 from ainet.config import AinetConfig
@@ -148,6 +148,22 @@ async def test_a_member_that_was_away_adds_its_part_when_it_returns(tmp_path):
             assert alone.id == laptop_id
         finally:
             await alone.stop()
+
+
+async def test_another_swarm_is_told_nothing_of_the_one_that_was_left(tmp_path):
+    async with nodes(tmp_path, QUICK, bob={}) as strangers, nodes(tmp_path, QUICK, ana={}, eve={}) as found:
+        bob, ana, eve = strangers["bob"], *found.values()
+        await ask(eve)
+        assert ("eve", "eve") in by_pair(await usage(ana))
+        await ana.call(swarm.remove, "eve")
+        await eve.call(swarm.join, (await bob.call(swarm.invite)).ticket)
+
+        async def is_linked():
+            return all(one.connected for one in await bob.call(swarm.members))
+
+        await until(is_linked)
+        for node in (bob, eve):
+            assert not any(one.answers or one.generated_tokens for one in (await usage(node)).sums)
 
 
 async def test_impossible_days_are_refused(tmp_path):

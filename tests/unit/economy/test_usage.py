@@ -89,6 +89,27 @@ async def test_nothing_is_lost_while_the_disk_is_full(book, monkeypatch):
     assert book.failed == ""
 
 
+async def test_a_full_disk_is_logged_once(book, monkeypatch, caplog):
+    def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(UsageBook, "_write", full)
+    for _ in range(3):
+        book.note(Work("answer", model="tiny", generated=3))
+        await book.flush()
+    assert [one.message for one in caplog.records] == [book.failed]
+    monkeypatch.undo()
+
+
+async def test_all_of_it_can_be_forgotten(book):
+    book.note(Work("answer", model="tiny", generated=3))
+    await book.flush()
+    await book.receive("you", [UsageRow(int(time.time()) // HOUR, "me", "relay", "", size=1)])
+    book.note(Work("answer", model="tiny", generated=3))
+    await book.clear()
+    assert await book.rows(0) == []
+
+
 async def test_a_damaged_file_is_put_aside(tmp_path):
     path = tmp_path / "usage.sqlite"
     path.write_bytes(b"no database at all" * 500)
