@@ -141,7 +141,9 @@ class Answering:
             self._provider.note(pipeline, text)
             started = False
             try:
-                async with contextlib.aclosing(metered(pipeline, transcript.rest, "", self._note_work)) as events:
+                rest = transcript.rest
+                answer = metered(pipeline.ask(rest), pipeline, rest, "", self._note_work)
+                async with contextlib.aclosing(answer) as events:
                     async for event in events:
                         started = True
                         for told in transcript.receive(pipeline, event):
@@ -164,7 +166,8 @@ class Answering:
         self._askers.setdefault(pipeline, set()).add(link.peer_id)
         asked = msgspec.structs.replace(request.request, user=link.peer_id)
         try:
-            async with contextlib.aclosing(metered(pipeline, asked, link.peer_id, self._note_work)) as events:
+            answer = metered(pipeline.ask(asked), pipeline, asked, link.peer_id, self._note_work)
+            async with contextlib.aclosing(answer) as events:
                 async for event in events:
                     yield Said(event)
         except StageLost:

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from ainet.stages.protocol.generation import Event, Open
 
 
-async def metered(pipeline: Provided, request: Open, requester: str, note: NoteWork) -> AsyncGenerator[Event, None]:
-    """Ask a pipeline, and take note of the tokens; the pipeline of another device is counted there.
+async def metered(
+    answer: AsyncGenerator[Event, None], pipeline: Provided, request: Open, requester: str, note: NoteWork
+) -> AsyncGenerator[Event, None]:
+    """Pass on what a pipeline answers, and take note of the tokens; that of another device is counted there.
 
     The prompt counts once, also where the answer goes on on another pipeline.
 
@@ -26,7 +28,7 @@ async def metered(pipeline: Provided, request: Open, requester: str, note: NoteW
     requester
         Node id of the device that asks; empty for this one.
     """
-    async with contextlib.aclosing(pipeline.ask(request)) as events:
+    async with contextlib.aclosing(answer) as events:
         async for event in events:
             if pipeline.is_own and isinstance(event, Text) and event.tokens:
                 note(Work("answer", requester, pipeline.model, generated=len(event.tokens)))

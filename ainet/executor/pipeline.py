@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ainet.api.models import Plan, PlannedStage
     from ainet.api.node import StageFigures
     from ainet.config import AinetConfig
+    from ainet.executor.flow import Flow
     from ainet.hosting.stages import HostedStages
     from ainet.identity.identity import Identity
     from ainet.links.links import Links
@@ -272,8 +273,8 @@ class Pipeline:
             await self.close()
             raise
 
-    async def ask(self, request: Open) -> AsyncGenerator[Event, None]:
-        """Answer one request; closing the generator cancels it on every stage.
+    async def ask(self, request: Open, flow: Flow | None = None) -> AsyncGenerator[Event, None]:
+        """Answer one request, as far as `flow` lets it; closing the generator cancels it on every stage.
 
         Raises
         ------
@@ -284,7 +285,7 @@ class Pipeline:
             raise StageLost("The pipeline is not loaded.")
         request = msgspec.structs.replace(request, session=next(self._sessions))
         client = self._client
-        events = client.ask(request)
+        events = client.ask(request, flow)
         speculator: Speculator | None = None
         if self.draft is not None and not self.draft.closed:
             speculator = Speculator(self.draft, request, functools.partial(client.suggest, request.session))

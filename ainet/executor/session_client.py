@@ -10,7 +10,18 @@ import msgspec
 from ainet.errors import AinetError, PeerUnreachable, Refused, StageLost
 from ainet.identity.certificates import certificate_id
 from ainet.identity.credentials import client_context
-from ainet.stages.protocol.generation import Cancel, Command, Done, Event, Failed, Guess, Guessed, Open, Suggest
+from ainet.stages.protocol.generation import (
+    Allow,
+    Cancel,
+    Command,
+    Done,
+    Event,
+    Failed,
+    Guess,
+    Guessed,
+    Open,
+    Suggest,
+)
 from ainet.stages.protocol.sockets import tune
 from ainet.stages.session_server import LENGTH_BYTES, pack_message, read_message
 from ainet.timing import TIMING
@@ -20,6 +31,7 @@ from ainet.wire.stream import SecureStream
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from ainet.executor.flow import Flow
     from ainet.identity.credentials import Credentials
 
 MAX_UNREAD = 100_000  # events of one session
@@ -96,8 +108,13 @@ class SessionClient:
         """Whether the connection has ended."""
         return self._task.done()
 
-    async def ask(self, request: Open) -> AsyncGenerator[Event, None]:
+    async def ask(self, request: Open, flow: Flow | None = None) -> AsyncGenerator[Event, None]:
         """Open a session and yield what the last stage says until it ends; closing the generator cancels it.
+
+        Parameters
+        ----------
+        flow
+            How far it may go; None: to its end.
 
         Raises
         ------
@@ -110,6 +127,9 @@ class SessionClient:
         self._queues[request.session] = queue
         ended = False
         try:
+            if flow is not None:
+                flow.connect(lambda most: self._allow(request.session, most))
+                request = msgspec.structs.replace(request, allowed=flow.now)
             self._send(request)
             while not ended:
                 event = None if self.closed and queue.empty() else await queue.get()
@@ -121,6 +141,8 @@ class SessionClient:
                 yield event
         finally:
             del self._queues[request.session]
+            if flow is not None:
+                flow.connect(None)
             if not ended and not self.closed:
                 self._send(Cancel(request.session))
 
@@ -164,6 +186,10 @@ class SessionClient:
             task.cancel()
         await asyncio.gather(self._task, self._watching, return_exceptions=True)
         await self._stream.abort()
+
+    def _allow(self, session: int, most: int) -> None:
+        if not self.closed:
+            self._send(Allow(session, most))
 
     def _send(self, message: Command) -> None:
         self._stream.write(pack_message(message))

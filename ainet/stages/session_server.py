@@ -12,7 +12,18 @@ import msgspec
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError, Refused
 from ainet.identity.certificates import certificate_id
 from ainet.identity.credentials import server_context
-from ainet.stages.protocol.generation import MAX_MESSAGE, Alive, Command, Done, Event, Failed, Guess, Open, Suggest
+from ainet.stages.protocol.generation import (
+    MAX_MESSAGE,
+    Alive,
+    Allow,
+    Command,
+    Done,
+    Event,
+    Failed,
+    Guess,
+    Open,
+    Suggest,
+)
 from ainet.stages.protocol.sockets import notice_vanished, tune
 from ainet.stages.sessions.outbox import Outbox
 from ainet.timing import TIMING
@@ -146,7 +157,9 @@ class SessionServer:
                 self._guess(command, stream)
             elif isinstance(command, Suggest) and (request := opened.get(command.session)) is not None:
                 self._stage.inbox.put(_suggesting(self._stage, request, command))
-            elif isinstance(command, Suggest):
+            elif isinstance(command, Allow) and (request := opened.get(command.session)) is not None:
+                self._stage.inbox.put(_allowing(self._stage, request, command.most))
+            elif isinstance(command, Suggest | Allow):
                 continue  # the answer has ended meanwhile
             elif (request := opened.get(command.session)) is not None:
                 self._stage.inbox.put(_cancelling(self._stage, request))
@@ -186,6 +199,10 @@ class SessionServer:
 
 def _suggesting(stage: Stage, request: Open, suggestion: Suggest) -> Callable[[], None]:
     return lambda: stage.head.suggest(request, suggestion)
+
+
+def _allowing(stage: Stage, request: Open, most: int) -> Callable[[], None]:
+    return lambda: stage.head.allow(request, most)
 
 
 def _cancelling(stage: Stage, request: Open) -> Callable[[], None]:

@@ -71,6 +71,8 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
         Chat template in Go's language, in place of the model's own; empty for that.
     user
         The user, as the owner of the pipeline knows it: users are treated alike.
+    allowed
+        Tokens of the answer that may be said before an `Allow` lets more follow; None: all.
     """
 
     session: int
@@ -83,6 +85,14 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     user: str = ""
     template: str = ""
     tells: bool = False
+    allowed: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
+class Allow(msgspec.Struct, tag=True, frozen=True):
+    """Let a session say this number of tokens in all, and pause there; fewer than it has said pause it now."""
+
+    session: int
+    most: Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Cancel(msgspec.Struct, tag=True, frozen=True):
@@ -168,5 +178,5 @@ class Alive(msgspec.Struct, tag=True, frozen=True):
     session: int = 0
 
 
-Command = Open | Cancel | Suggest | Guess
+Command = Open | Allow | Cancel | Suggest | Guess
 Event = Started | PromptRead | Text | Done | Failed | Alive | Guessed

@@ -143,6 +143,17 @@ class Head:
             session.close()
             session.reply(Done(request.session, "cancelled", ""))
 
+    def allow(self, request: Open, most: int) -> None:
+        """Let the session that `request` opened say this number of tokens in all."""
+        for session in [*self._active.values(), *self._waiting]:
+            if session.request is not request or session.is_over:
+                continue
+            session.allowed = most
+            if session.paused is not None and session.may_go_on:
+                step, session.paused = session.paused, None
+                session.sent = 0.0  # a pause says nothing of how long a lap takes
+                self._ring.tokens([step])
+
     def suggest(self, request: Open, suggestion: Suggest) -> None:
         """Note what a smaller model guesses to follow in the session that `request` opened."""
         if not all(0 <= token < self._vocabulary.n_tokens for token in suggestion.tokens):
@@ -193,8 +204,11 @@ class Head:
             if drawn.finish is None and drawn.error is None:
                 is_alone = len(self._active) == 1 and not self._waiting
                 draft = self._drafting.after(session, drawn, tried, is_alone=is_alone)
-                tokens = [drawn.tokens[-1], *draft]
-                following.append(Next(segment.slot, drawn.position, tokens))
+                step = Next(segment.slot, drawn.position, [drawn.tokens[-1], *draft])
+                if session.may_go_on:
+                    following.append(step)
+                else:
+                    session.paused = step
         # The other stages begin at once: the text is made, and told, while they compute.
         self._ring.tokens(following)
         for session, drawn, said in told:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ainet.stages.llama.prompts import Prompt
     from ainet.stages.protocol.generation import Event, Open, Resume
     from ainet.stages.protocol.segments import Segment
+    from ainet.stages.ring.ring import Next
     from ainet.stages.sessions.drafts import Drafter
 
 
@@ -71,6 +72,9 @@ class Session:
         #: Makes the drafts, where there shall be any, and when the last tokens were sent on their way.
         self.drafter: Drafter | None = None
         self.sent = 0.0
+        #: Tokens of the answer that may be said so far, and what is computed next as soon as there may be more.
+        self.allowed = request.max_tokens if request.allowed is None else request.allowed
+        self.paused: Next | None = None
         #: The number of generated tokens that were drawn elsewhere, and the key under which stages know it, if they do.
         self.resumed = len(request.resume.generated) if request.resume is not None else 0
         self.key = request.resume.key if request.resume is not None else 0
@@ -171,6 +175,11 @@ class Session:
         return Drawn(drawn, position, finish, laps, error)
 
     @property
+    def may_go_on(self) -> bool:
+        """Whether another token may be said. What was tried for nothing has to leave the cells before a pause."""
+        return len(self.generated) < self.allowed or self.has_leftovers
+
+    @property
     def has_begun(self) -> bool:
         """Whether a token was drawn here."""
         return len(self.generated) > self.resumed
@@ -179,7 +188,7 @@ class Session:
         """Return the tokens that are tried after the last one: at most this many, and none that could not be said."""
         if self.drafter is None:
             return []
-        left = self.request.max_tokens - len(self.generated)
+        left = min(self.request.max_tokens, self.allowed) - len(self.generated)
         room = self._n_ctx - len(self.prompt) - len(self.generated)
         self.draft = self.drafter.draft(min(most, left - 1, room - 1))
         return self.draft

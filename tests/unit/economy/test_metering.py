@@ -36,6 +36,10 @@ def request(**more):
     return Open(session=1, messages=[], raw=False, sampling=SamplingParams(), max_tokens=9, **more)
 
 
+def counted(pipeline, asked, requester, note):
+    return metered(pipeline.ask(asked), pipeline, asked, requester, note)
+
+
 def total(noted):
     return (
         sum(one.answers for one in noted),
@@ -46,7 +50,7 @@ def total(noted):
 
 async def test_an_answer_is_counted_token_by_token():
     noted = []
-    events = [event async for event in metered(Answers(), request(), "you", noted.append)]
+    events = [event async for event in counted(Answers(), request(), "you", noted.append)]
     assert len(events) == 7
     assert total(noted) == (1, 4, 6)
     assert {(one.kind, one.requester, one.model) for one in noted} == {("answer", "you", "tiny")}
@@ -55,10 +59,10 @@ async def test_an_answer_is_counted_token_by_token():
 async def test_what_came_of_a_lost_or_interrupted_answer_counts():
     noted = []
     with pytest.raises(StageLost):
-        [event async for event in metered(Answers(is_lost=True), request(), "", noted.append)]
+        [event async for event in counted(Answers(is_lost=True), request(), "", noted.append)]
     assert total(noted) == (1, 4, 6)
     noted.clear()
-    events = metered(Answers(), request(), "", noted.append)
+    events = counted(Answers(), request(), "", noted.append)
     for _ in range(3):
         await anext(events)
     await events.aclose()
@@ -68,10 +72,10 @@ async def test_what_came_of_a_lost_or_interrupted_answer_counts():
 async def test_a_prompt_counts_once_where_an_answer_goes_on_and_nothing_that_another_device_counts():
     noted = []
     resumed = request(resume=Resume([1, 2, 3, 4], [0]))
-    [event async for event in metered(Answers(), resumed, "", noted.append)]
+    [event async for event in counted(Answers(), resumed, "", noted.append)]
     assert total(noted) == (0, 0, 6)
     noted.clear()
-    [event async for event in metered(Answers(is_own=False), request(), "", noted.append)]
+    [event async for event in counted(Answers(is_own=False), request(), "", noted.append)]
     assert noted == []
 
 

@@ -15,6 +15,7 @@ from support.whole_stage import ENDLESS, EPOCH, whole
 
 from ainet.api.generate import Message
 from ainet.errors import AinetError, Busy, PromptTooLong, Refused, StageLost
+from ainet.executor.flow import Flow
 from ainet.executor.session_client import SessionClient
 from ainet.identity.identity import Identity
 from ainet.stages.protocol.generation import Done, Open, Started, Text
@@ -108,6 +109,59 @@ async def test_leaving_the_answer_stops_the_stage_within_a_token(pipeline, monke
         [at] = heard  # it had not come to its end
         assert stage.decodes - at <= 1  # the token under way
         assert await answer(client, ask(2)) == await answer(client, ask(3))  # nothing is left of the first
+
+
+async def collect(events, tokens):
+    async for event in events:
+        tokens += event.tokens if isinstance(event, Text) else []
+
+
+@pytest.mark.parametrize(
+    "pipeline", [{"sessions": 2, "speculate": tries, "exact": True} for tries in (False, True)], indirect=True
+)
+async def test_an_answer_pauses_where_it_may_go_no_further_and_others_go_on(pipeline):
+    _, connect = pipeline
+    story = {"question": "Count: one two three one two three one two three", "max_tokens": 40}
+    async with connect() as client:
+        expected, _, finish = await answer(client, ask(1, **story))
+        flow, tokens = Flow(5), []
+        going = asyncio.create_task(collect(client.ask(ask(2, **story), flow), tokens))
+        await answer(client, ask(3, max_tokens=30))
+        assert tokens == expected[:5]
+        flow.allow(9)
+        async with asyncio.timeout(10):
+            while len(tokens) < 9:
+                await asyncio.sleep(0.01)
+        await answer(client, ask(4, max_tokens=30))
+        assert tokens == expected[:9]
+        flow.allow(1000)
+        await going
+        assert tokens == expected, finish
+
+
+@pytest.mark.parametrize("pipeline", [{"sessions": 2}], indirect=True)
+async def test_an_answer_makes_way_at_once_and_goes_on_later(pipeline):
+    stage, connect = pipeline
+    async with connect() as client:
+        flow, tokens = Flow(10_000), []
+        going = asyncio.create_task(collect(client.ask(ask(1, max_tokens=700, sampling=ENDLESS), flow), tokens))
+        async with asyncio.timeout(20):
+            while not tokens:
+                await asyncio.sleep(0.01)
+        flow.pause()
+        await answer(client, ask(2, max_tokens=4))  # it comes after the pause
+        before = len(tokens)
+        await answer(client, ask(3, max_tokens=30))
+        assert len(tokens) == before
+        flow.go_on()
+        async with asyncio.timeout(20):
+            while len(tokens) == before:
+                await asyncio.sleep(0.01)
+        flow.pause()
+        await answer(client, ask(4, max_tokens=4))
+        going.cancel()  # a session that waits can be ended, too
+        await asyncio.gather(going, return_exceptions=True)
+        await free(stage)
 
 
 async def test_a_lost_requester_frees_the_stage(pipeline):
