@@ -184,6 +184,17 @@ class Timing:
     #: What changes within this time is told to the owner's other devices at once.
     context_gather: float = 0.3
 
+    # Buying and selling
+
+    #: Sellers say their prices within this time.
+    price_asked: float = 3.0
+    #: Whether others have had their part of the time is looked at this often.
+    sold_load: float = 1.0
+    #: A vocabulary is fetched, loaded and asked within this time.
+    tokenizer: float = 60.0
+    #: The worker that knows vocabularies ends when nobody asked it for this long.
+    tokenizer_idle: float = 120.0
+
     # Workers that are lent
 
     #: A member has started the worker that it lends within this time.

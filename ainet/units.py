@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ainet.errors import UsageError
 
 DAY = 86400.0  # seconds
@@ -19,6 +21,18 @@ def parse_bytes(text: str) -> int:
     if not 0 <= value < 2**60:
         raise UsageError(f"{text!r} is not a possible size.")
     return int(value)
+
+
+_TIMES = {"s": 1, "m": 60, "h": 3600}
+
+
+def parse_seconds(text: str) -> int:
+    """Return the seconds in a time of at most a day, like ``"90s"``, ``"30m"`` or ``"2h"``."""
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*([smh])", text.strip())
+    seconds = round(float(found[1]) * _TIMES[found[2]]) if found else -1
+    if not 0 <= seconds <= DAY:
+        raise UsageError(f"{text[:40]!r} is not a time. Write minutes or hours, at most a day, such as 30m or 2h.")
+    return seconds
 
 
 def show_seconds(seconds: float) -> str:

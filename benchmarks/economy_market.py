@@ -22,8 +22,9 @@ from ainet.economy.balance import DAY_MS, Allowance, Balance
 from ainet.economy.choice import MOST_ASKED, SellerQuote, choices
 from ainet.economy.contribution import Asker, ContributionScore, Record, order_of_service
 from ainet.economy.credits import Rate
+from ainet.economy.order import Order
 from ainet.economy.pricing import DynamicPricing, Load
-from ainet.economy.session import Buyer, Order, Seller
+from ainet.economy.session import Buyer, Seller
 
 RESULTS = Path(__file__).parent / "results" / "economy_market.json"
 HOUR_MS, MINUTE_MS = 3_600_000, 60_000

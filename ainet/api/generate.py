@@ -54,6 +54,10 @@ class GenerateRequest:
     private
         Whether no other device sees the question or the answer: the first and last layers stay on this one, and no
         other one is asked for passages.
+    seller
+        The contact from whom the answer is bought, or ``anyone``; None: none of them sees the question.
+    budget
+        The most that it may cost, in seconds of the device that works; None: what that device allows.
     """
 
     messages: list[Message]
@@ -73,6 +77,8 @@ class GenerateRequest:
     json_schema_loose: bool = False
     context: str | None = None
     private: bool = False
+    seller: str | None = None
+    budget: float | None = None
 
 
 @dataclass(frozen=True)
@@ -205,6 +211,35 @@ class Text:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bought:
+    """What was bought of another owner's device.
+
+    Attributes
+    ----------
+    seller
+        Its name here.
+    session
+        Under which both sides keep it, in hex.
+    tokens
+        Of the answer.
+    credits, price
+        What it cost, and by what the work was multiplied.
+    seconds, left_s, daily_s
+        The same in the device's time: what it cost, what is left now, and what may be had in a day; 0 where the
+        device does not say how fast it is.
+    """
+
+    seller: str
+    session: str
+    tokens: int
+    credits: int
+    price: float
+    seconds: float
+    left_s: float
+    daily_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Done:
     """The whole answer.
 
@@ -220,6 +255,8 @@ class Done:
         What the reader must know of how the answer came about.
     citations
         Its sentences, where passages went along with the question.
+    bought
+        What was bought, where it was: of several sellers, in their order.
     """
 
     event: Literal["done"] = "done"
@@ -233,6 +270,7 @@ class Done:
     timings: Timings
     notes: list[str] = field(default_factory=list)
     citations: list[Citation] = field(default_factory=list)
+    bought: list[Bought] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

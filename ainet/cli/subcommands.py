@@ -5,14 +5,28 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ainet.cli.commands import ask, contacts, context, economy, kernel, key, models, node, notebooks, quantise, swarm
+from ainet.cli.commands import (
+    ask,
+    contacts,
+    context,
+    economy,
+    kernel,
+    key,
+    ledger,
+    market,
+    models,
+    node,
+    notebooks,
+    quantise,
+    swarm,
+)
 from ainet.cli.parser import Parser
 from ainet.version import __version__
 
 #: In the order in which help shows them.
 COMMANDS = tuple(
     command
-    for feature in (node, ask, models, quantise, context, economy, swarm, notebooks, contacts, key)
+    for feature in (node, ask, models, quantise, context, economy, market, ledger, swarm, notebooks, contacts, key)
     for command in feature.COMMANDS
 )
 

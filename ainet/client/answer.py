@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from ainet.api.context import FoundPassage
-from ainet.api.generate import Citation, Done, Grounds, PlacedStage, Start, Text, Timings
+from ainet.api.generate import Bought, Citation, Done, Grounds, PlacedStage, Start, Text, Timings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,6 +58,19 @@ def placement_words(placement: Iterable[Layers]) -> str:
     return ", ".join(words)
 
 
+def bought_words(one: Bought) -> str:
+    """Return what an answer cost: seller, tokens, and minutes of what may be had in a day."""
+    words = f"{one.seller} · {one.tokens} tokens"
+    if one.daily_s or one.seconds:
+        words += f" · {_minutes(one.seconds)} of {_minutes(one.daily_s)} minutes"
+    return words
+
+
+def _minutes(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes:.0f}" if minutes >= 10 else f"{minutes:.2g}"
+
+
 @dataclass
 class Answer:
     """The result of a generation so far; complete once `finish` is set.
@@ -80,6 +93,8 @@ class Answer:
     prompt: str = ""
     #: The sentences of the answer, where passages went along.
     citations: list[Citation] = field(default_factory=list)
+    #: What was bought of other owners' devices.
+    bought: list[Bought] = field(default_factory=list)
     _asked: float = field(default_factory=time.monotonic)
     _first: float | None = None
     _last: float = 0.0
@@ -102,6 +117,7 @@ class Answer:
                 self.text, self.tokens, self.finish = event.text, event.tokens, event.finish
                 self.model, self.placement, self.seed = event.model, event.placement, event.seed
                 self.timings, self.notes, self.citations = event.timings, event.notes, event.citations
+                self.bought = event.bought
 
     def cut_off(self) -> None:
         """Note that the generation was stopped before it was done."""
@@ -128,5 +144,5 @@ class Answer:
         speed = [f"{self.timings.tokens_per_s:.1f} tokens/s"] if self.timings.tokens_per_s else []
         first = f"first token {self.timings.first_token_s:.2f} s"
         ending = [_ENDINGS[self.finish]] if self.finish in _ENDINGS else []
-        layers = f"layers {placement_words(self.placement)}"
-        return " · ".join([self.model, layers, *speed, first, *ending, *self.notes])
+        where = [bought_words(one) for one in self.bought] or [f"layers {placement_words(self.placement)}"]
+        return " · ".join([self.model, *where, *speed, first, *ending, *self.notes])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ainet.context.leased_actor import LeasedActor, WorkerLost
+from ainet.engine.leased_actor import LeasedActor, WorkerLost
 from ainet.errors import UsageError
 from ainet.passages.actor import PassageActor
 from ainet.storage.records import Passage

@@ -7,7 +7,7 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ainet.context.leased_actor import LeasedActor, WorkerLost
+from ainet.engine.leased_actor import LeasedActor, WorkerLost
 from ainet.errors import AinetError, NotEnough, Refused
 from ainet.resources.work import NoteWork, Work, unmetered
 from ainet.storage.records import Found

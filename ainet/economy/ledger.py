@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from ainet.economy.order import Order
     from ainet.economy.receipt import Receipt, ReceiptBody
-    from ainet.economy.session import Order
 
 ADVICE = "Move it away: a new one is begun, and members and the devices of other owners tell what they signed."
 NO_SESSION = bytes(SESSION_BYTES)
@@ -58,6 +58,8 @@ class Account(NamedTuple):
         This device as payer, the other one as payee.
     signed, held
         The highest voucher of this device for the other one, and the other way round.
+    pace
+        Credits that the other device computes in a second, as it said last; 0: not known.
     """
 
     id: int
@@ -65,6 +67,7 @@ class Account(NamedTuple):
     balance: Balance
     signed: Voucher | None
     held: Voucher | None
+    pace: int = 0
 
 
 class LedgerRow(NamedTuple):
@@ -125,7 +128,7 @@ class DistributedLedger:
         """
         key = (peer, peer_swarm, self._own_swarm)
         where = "WHERE peer = ? AND peer_swarm = ? AND own_swarm = ?"
-        columns = "id, written_off, leaked, begun_at, moment"
+        columns = "id, written_off, leaked, begun_at, moment, pace"
         row = self._file.execute(f"SELECT {columns} FROM accounts {where}", key).fetchone()  # noqa: S608
         if row is None:
             begun = new or Balance()
@@ -135,14 +138,14 @@ class DistributedLedger:
                     (*key, begun.begun_at, begun.moment),
                 )
             row = self._file.execute(f"SELECT {columns} FROM accounts {where}", key).fetchone()  # noqa: S608
-        number, written_off, leaked, begun_at, moment = row
+        number, written_off, leaked, begun_at, moment, pace = row
         parties = Parties(self._own_key, peer, self._own_swarm, peer_swarm)
         signed, held = self.newest(number, is_own=True), self.newest(number, is_own=False)
         paid, got = _totals(signed), _totals(held)
         balance = Balance(
             *got, signed=paid[0], written_off=written_off, leaked=leaked, begun_at=begun_at, moment=moment
         )
-        return Account(number, parties, balance, signed, held)
+        return Account(number, parties, balance, signed, held, pace)
 
     def accounts(self) -> list[Account]:
         """Return all accounts of this device in its swarm."""
@@ -274,6 +277,19 @@ class DistributedLedger:
         """Note a balance that changed: something was written off, or given away as time went by."""
         with self._transaction():
             self._keep(account, balance, at_risk)
+
+    def note_pace(self, account: int, pace: int) -> None:
+        """Note how fast the other device says that it is (credits a second)."""
+        with self._transaction():
+            self._file.execute("UPDATE accounts SET pace = ? WHERE id = ?", (pace, account))
+
+    def sessions(self, account: int) -> tuple[int, int]:
+        """Return how many sessions that were bought came to their end, and how many did not."""
+        finished, begun = self._file.execute(
+            "SELECT count(receipt), count(*) FROM rows WHERE account = ? AND is_own AND kind = ?",
+            (account, RowKind.SESSION),
+        ).fetchone()
+        return finished, begun - finished
 
     def rows(self, since: int = 0) -> Iterator[LedgerRow]:
         """Yield the rows of all accounts from a time (unix seconds) on, the oldest first."""

@@ -12,6 +12,7 @@ CREATE TABLE IF NOT EXISTS accounts (
     peer BLOB NOT NULL, peer_swarm BLOB NOT NULL, own_swarm BLOB NOT NULL,
     written_off INTEGER NOT NULL DEFAULT 0, leaked INTEGER NOT NULL DEFAULT 0, begun_at INTEGER NOT NULL DEFAULT 0,
     moment INTEGER NOT NULL DEFAULT 0, at_risk INTEGER NOT NULL DEFAULT 0,
+    pace INTEGER NOT NULL DEFAULT 0,
     UNIQUE (peer, peer_swarm, own_swarm)
 );
 CREATE TABLE IF NOT EXISTS vouchers (

@@ -15,51 +15,14 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from ainet.economy.credits import MOST, Rate
+from ainet.economy.credits import MOST
+from ainet.economy.order import PATIENCE, VOUCHER_EVERY, Order, window_of
 from ainet.economy.voucher import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ainet.economy.balance import Allowance, Balance
-
-#: Tokens that are generated before any of them is acknowledged, and tokens after which a buyer signs.
-WINDOW, VOUCHER_EVERY = 64, 16
-#: After this time (ms) without what the other side owes, a session ends.
-PATIENCE = 30_000
-
-
-class Order(NamedTuple):
-    """What is bought.
-
-    Attributes
-    ----------
-    session
-        Its id: random, 16 bytes.
-    rate
-        What tokens cost.
-    prompt
-        Tokens of the prompt.
-    most
-        Most tokens of the answer.
-    """
-
-    session: bytes
-    rate: Rate
-    prompt: int
-    most: int
-
-    @property
-    def whole(self) -> int:
-        """The most that it can cost."""
-        return self.rate.cost(self.prompt, self.most)
-
-    @property
-    def half(self) -> int:
-        """What is due before the prompt is computed."""
-        return self.rate.first_half(self.prompt)
-
-    def so_far(self, generated: int) -> int:
-        """Return what is due with this number of tokens of the answer; with none, half the prompt."""
-        return self.rate.cost(self.prompt, generated) if generated else self.half
 
 
 class Stage(enum.IntEnum):
@@ -106,10 +69,9 @@ class Sale:
     waiting: int | None = None
 
     @property
-    def at_risk(self) -> int:
-        """The most of it that can be unacknowledged at once."""
-        order = self.order
-        return min(order.whole, self.window + order.rate.cost(order.prompt, 0) - order.half)
+    def is_settled(self) -> bool:
+        """Whether everything that was charged is acknowledged or written off."""
+        return self.acknowledged + self.written_off >= self.charged
 
 
 class Seller:
@@ -142,6 +104,22 @@ class Seller:
         """The credits that may be unacknowledged: one window for all sessions."""
         return self._window
 
+    @property
+    def at_risk(self) -> int:
+        """The most that can be unacknowledged at once, of all sessions."""
+        return max(self._at_risk(self.window, (sale.order for sale in self.sales.values())), self.unacknowledged)
+
+    def at_risk_with(self, order: Order, window: int) -> int:
+        """Return the same with one more order, which is sold with a window of this many tokens."""
+        orders = [*(sale.order for sale in self.sales.values()), order]
+        return max(self._at_risk(max(self.window, window_of(order, window)), orders), self.unacknowledged)
+
+    @staticmethod
+    def _at_risk(window: int, orders: Iterable[Order]) -> int:
+        found = list(orders)
+        rest = max((order.rate.cost(order.prompt, 0) - order.half for order in found), default=0)
+        return min(sum(order.whole for order in found), window + rest)
+
     def left(self, moment: int) -> int:
         """Return the credits that the buyer may still have, besides what its sessions may take."""
         self.balance = self.balance.at(moment, self.allowance)
@@ -165,9 +143,8 @@ class Seller:
             raise ValueError("the session exists")
         if order.whole > self.left(moment) or self.charged + order.whole > MOST:
             raise ValueError("too expensive")
-        window = order.rate.cost(0, max(WINDOW, window))
-        self.sales[order.session] = Sale(order, window, waiting=moment)
-        self._window = max(self._window, window)
+        sale = self.sales[order.session] = Sale(order, window_of(order, window), waiting=moment)
+        self._window = max(self._window, sale.window)
         return self._go_on(moment)
 
     def room(self, session: bytes) -> int:
@@ -232,6 +209,16 @@ class Seller:
         self._window = max((one.window for one in self.sales.values()), default=0)
         self.balance = self.balance.at(moment, self.allowance)
         return sale
+
+    def write_off(self, sale: Sale, moment: int) -> int:
+        """Count what an ended session has not acknowledged as had; returns these credits."""
+        amount = sum(charge for one, charge in self._charges if one is sale)
+        self._charges = deque((one, charge) for one, charge in self._charges if one is not sale)
+        sale.written_off += amount
+        self.charged -= amount
+        self.balance = self.balance.at(moment, self.allowance)
+        self.balance = replace(self.balance, written_off=self.balance.written_off + amount)
+        return amount
 
     def cut(self, moment: int) -> list[Sale]:
         """End all sessions, as the link was lost: what is unacknowledged is written off, and counts as had."""

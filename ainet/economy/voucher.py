@@ -91,6 +91,11 @@ def sign(body: Body, parties: Parties, signer: Callable[[bytes], bytes]) -> Vouc
     return Voucher(encoded, signer(parties.message(DOMAIN, encoded)))
 
 
+def said(voucher: Voucher) -> Body:
+    """Return what a voucher says that was read, and checked, before."""
+    return _decoder.decode(voucher.body)
+
+
 def read(voucher: Voucher, parties: Parties, key: Ed25519PublicKey) -> Body | None:
     """Return what a voucher says; None where it is between others than `parties`, and so worth nothing here.
 

@@ -22,7 +22,8 @@ from ainet.timing import TIMING
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
+    from contextlib import AbstractContextManager
 
     from ainet.executor.pipeline import Pipeline
     from ainet.executor.provider import Provider
@@ -61,6 +62,8 @@ class Answering:
         self._provider = provider
         self._log = log
         self._note_work = note_work
+        #: Entered while somebody is answered who comes before all others.
+        self.first: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
         #: The members (node ids) that have asked a pipeline.
         self._askers: weakref.WeakKeyDictionary[Pipeline, set[str]] = weakref.WeakKeyDictionary()
         links.handle(AskPipeline, self._answer_member)
@@ -77,6 +80,15 @@ class Answering:
         begun = time.monotonic()
         opened, notes = to_open(request, await self._provider.settings(request.model))
         transcript = Transcript(opened, notes, begun)
+        with self.first():
+            async with contextlib.aclosing(self._until_answered(request, transcript)) as events:
+                async for event in events:
+                    yield event
+
+    async def _until_answered(
+        self, request: shown.GenerateRequest, transcript: Transcript
+    ) -> AsyncGenerator[shown.Event, None]:
+        """Try until there is an answer, or no way to one."""
         failures, is_lost, missing_since = 0, False, None
         while True:
             said = transcript.said
@@ -167,9 +179,10 @@ class Answering:
         asked = msgspec.structs.replace(request.request, user=link.peer_id)
         try:
             answer = metered(pipeline.ask(asked), pipeline, asked, link.peer_id, self._note_work)
-            async with contextlib.aclosing(answer) as events:
-                async for event in events:
-                    yield Said(event)
+            with self.first():
+                async with contextlib.aclosing(answer) as events:
+                    async for event in events:
+                        yield Said(event)
         except StageLost:
             pipeline.abandon()
             raise

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 
 async def metered(
-    answer: AsyncGenerator[Event, None], pipeline: Provided, request: Open, requester: str, note: NoteWork
+    answer: AsyncGenerator[Event, None],
+    pipeline: Provided,
+    request: Open,
+    requester: str,
+    note: NoteWork,
+    *,
+    is_new: bool | None = None,
 ) -> AsyncGenerator[Event, None]:
     """Pass on what a pipeline answers, and take note of the tokens; that of another device is counted there.
 
@@ -27,11 +33,15 @@ async def metered(
     ----------
     requester
         Node id of the device that asks; empty for this one.
+    is_new
+        Whether all that was said before counts as prompt; None: where nothing was.
     """
+    counts = request.resume is None if is_new is None else is_new
+    before = len(request.resume.generated) if request.resume is not None else 0
     async with contextlib.aclosing(answer) as events:
         async for event in events:
             if pipeline.is_own and isinstance(event, Text) and event.tokens:
                 note(Work("answer", requester, pipeline.model, generated=len(event.tokens)))
-            elif pipeline.is_own and isinstance(event, Started) and request.resume is None:
-                note(Work("answer", requester, pipeline.model, answers=1, prompt=len(event.prompt)))
+            elif pipeline.is_own and isinstance(event, Started) and counts:
+                note(Work("answer", requester, pipeline.model, answers=1, prompt=len(event.prompt) + before))
             yield event

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from ainet.api.models import Plan, PlannedStage
     from ainet.api.node import StageFigures
     from ainet.config import AinetConfig
-    from ainet.executor.flow import Flow
     from ainet.hosting.stages import HostedStages
     from ainet.identity.identity import Identity
     from ainet.links.links import Links
     from ainet.models.manifest import Manifest
     from ainet.stages.protocol.address import StageAddress
+    from ainet.stages.protocol.flow import Flow
     from ainet.stages.protocol.generation import Event, Open
     from ainet.stages.protocol.recovery import Recovery
     from ainet.stages.protocol.spec import Form

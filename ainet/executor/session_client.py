@@ -31,8 +31,8 @@ from ainet.wire.stream import SecureStream
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from ainet.executor.flow import Flow
     from ainet.identity.credentials import Credentials
+    from ainet.stages.protocol.flow import Flow
 
 MAX_UNREAD = 100_000  # events of one session
 

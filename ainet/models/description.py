@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from functools import cached_property
 from typing import Any
@@ -151,6 +152,19 @@ class ModelDescription(msgspec.Struct, frozen=True, dict=True):
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors)
+
+    @cached_property
+    def active_parameters(self) -> int:
+        """Parameters that a token is multiplied with: of experts those that are used, of tables none."""
+        experts, used = self.number("expert_count", 0), max(self.layer_numbers("expert_used_count", 0))
+        is_tied = self.tensor("output.weight") is None
+        found = 0
+        for tensor in self.tensors:
+            if tensor.name == "token_embd.weight" and not is_tied:
+                continue
+            n = math.prod(tensor.shape)
+            found += n * used // experts if experts and "_exps." in tensor.name else n
+        return found
 
     def tensor(self, name: str) -> Tensor | None:
         """Return the tensor of that name."""

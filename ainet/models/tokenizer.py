@@ -11,14 +11,13 @@ import msgspec
 
 from ainet.errors import ModelError
 from ainet.models.gguf import HeaderReader
-from ainet.models.gguf_values import Kind
-from ainet.models.gguf_writer import encode_metadata
+from ainet.models.gguf_values import Kind, Value
+from ainet.models.gguf_writer import encode_metadata, header
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ainet.models.gguf import GGUFFile
-    from ainet.models.gguf_values import Value
 
 TOKENIZER_PREFIX = "tokenizer."
 
@@ -79,6 +78,12 @@ def unpack_vocabulary(tokenizer: Tokenizer, blob: bytes) -> dict[str, Value]:
             raise ModelError(f"The model's vocabulary holds the key {key!r} twice or wrongly.")
         found |= pair
     return found
+
+
+def vocabulary_file(found: Mapping[str, Value]) -> bytes:
+    """Return a GGUF file that holds a vocabulary and nothing else, as llama.cpp reads it with ``vocab_only``."""
+    metadata = {"general.architecture": Value.of(Kind.STRING, "llama"), **found}
+    return header(metadata, [])[0]
 
 
 def check_vocabulary(found: Mapping[str, Value]) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ainet.api.generate import Event, GenerateRequest
     from ainet.context.context import Context
+    from ainet.node.bought import Bought
     from ainet.node.kept_prompts import KeptPrompts
     from ainet.node.models import Models
 
@@ -37,6 +38,8 @@ class Grounded:
         Answers.
     window
         The context window, in tokens.
+    bought
+        Answers what is asked of other owners' devices.
     prompts
         Has nothing kept of earlier prompts.
     log
@@ -49,11 +52,12 @@ class Grounded:
         models: Models,
         window: int,
         *,
+        bought: Bought,
         prompts: KeptPrompts,
         log: logging.Logger,
     ) -> None:
         self._context, self._models, self._window = context, models, window
-        self._prompts = prompts
+        self._bought, self._prompts = bought, prompts
         #: The files of which passages stand in prompts that may still be kept.
         self._in_prompts: set[str] = set()
         #: Members may have been asked before this node was started.
@@ -67,6 +71,8 @@ class Grounded:
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Answer `request`; yields events. See `Answering.generate`."""
+        if request.seller is not None:
+            return self._bought.generate(request)
         return self._models.generate(request) if request.context in NO_CONTEXT else self._answer(request)
 
     async def _answer(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:

@@ -35,6 +35,7 @@ from ainet.node.model_list import ModelList
 from ainet.node.models import Models
 from ainet.node.peers import Peers
 from ainet.node.status import Status
+from ainet.node.trading import Trading
 from ainet.pairing.pairing import Pairing
 from ainet.placement.survey import Survey
 from ainet.quantising.quantiser import Quantiser
@@ -239,7 +240,26 @@ class Node:
             timing=timing,
         )
         stack.push_async_callback(economy.stop)
-        self._grounded = Grounded(context, models, config.context_window, prompts=self._prompts, log=log)
+        trading = Trading(
+            provider=self.provider,
+            answering=answering,
+            catalog=self.catalog,
+            store=self.store,
+            settings=self.settings,
+            links=self.links,
+            engine=self.engine,
+            workers=self.stages.worker_pool,
+            window=config.context_window,
+            data_dir=self._data_dir,
+            answers=self.answers,
+            log=log,
+            note_work=book.note,
+            timing=timing,
+        )
+        stack.push_async_callback(trading.stop)
+        self._grounded = Grounded(
+            context, models, config.context_window, bought=trading.bought, prompts=self._prompts, log=log
+        )
         stack.push_async_callback(self._grounded.stop)
         context.start()
         ModelList(self.links, self.catalog, self.answers, log)
@@ -280,6 +300,7 @@ class Node:
         stack.push_async_callback(advertiser.stop)
         await self.provider.start()
         stack.push_async_callback(self.provider.stop)
+        await trading.start()
 
     async def _find_gpu(self) -> Gpu | None:
         """Return the GPU that layers may go to; raises `UsageError` for one that is wanted and cannot be used."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 
-from ainet.api import swarm
+from ainet.api import contacts, swarm
 from ainet.api.generate import Done, GenerateRequest, Message
 from ainet.config import AinetConfig
 from ainet.node.node import Node
@@ -35,6 +35,32 @@ async def nodes(tmp_path, timing=TIMING, **settings):
                 while not all(member.connected for member in await node.call(swarm.members)):
                     await asyncio.sleep(0.05)
         yield found
+
+
+@contextlib.asynccontextmanager
+async def owners(tmp_path, timing=TIMING, **settings):
+    """Real nodes of different owners by name: the others are contacts of the first one, and know nobody else."""
+    found: dict[str, Node] = {}
+    async with contextlib.AsyncExitStack() as stack:
+        for name, values in settings.items():
+            config = AinetConfig(data_dir=str(tmp_path / name), name=name, **(SMALL | values))
+            node = Node(config, log=logging.getLogger(name), timing=timing)
+            stack.push_async_callback(node.stop)
+            await node.start()
+            found[name] = node
+        first, *others = found.values()
+        for node in others:
+            await node.call(contacts.accept, (await first.call(contacts.introduce)).ticket)
+            await until_contacts(node)
+        await until_contacts(first)
+        yield found
+
+
+async def until_contacts(node):
+    """Wait until a node is linked with all of its contacts."""
+    async with asyncio.timeout(20):
+        while not all(one.connected for one in await node.call(contacts.contacts)):
+            await asyncio.sleep(0.02)
 
 
 def question(text="Hello", **options):

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ainet.economy.balance import DAY_MS, Allowance, Balance
 from ainet.economy.credits import Rate
-from ainet.economy.session import Buyer, Do, Order, Seller, Sign
+from ainet.economy.order import Order
+from ainet.economy.session import Buyer, Do, Seller, Sign
 from ainet.economy.signed import Parties
 from ainet.economy.voucher import Body, Kind, Voucher, read, sign
 from ainet.errors import ProtocolError
@@ -217,7 +218,7 @@ class Pair:
     # Disks.
 
     def write_seller(self, held: Voucher | None = None) -> None:
-        at_risk = max((sale.at_risk for sale in self.seller.sales.values()), default=0)
+        at_risk = self.seller.at_risk
         self.seller_disk = SellerDisk(self.seller.balance, at_risk, held or self.seller_disk.held)
 
     def back_up(self) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ainet.api import context
 from ainet.api.generate import Message, Progress, Text
 from ainet.cli.command import Command, Options, find_node, print_json, read, report
-from ainet.cli.parser import count, number, only_json
+from ainet.cli.parser import count, number, only_json, seconds
 from ainet.cli.progress import ProgressLine
 from ainet.cli.terminal import check_text, escaped, read_input, say
 from ainet.client.answer import Answer
@@ -25,6 +25,8 @@ SAMPLING = (
     "model",
     "stages",
     "private",
+    "seller",
+    "budget",
     "raw",
     "temperature",
     "top_k",
@@ -78,6 +80,14 @@ def ask_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
         const=True,
         help="let no other device see the question or the answer: first and last layers stay here",
     )
+    parser.add_argument(
+        "--from",
+        dest="seller",
+        metavar="NAME",
+        help="buy the answer from this contact, who then reads the conversation; anyone: from the best one",
+    )
+    budget = "most time of the device that works, such as 20m; with --from"
+    parser.add_argument("--budget", metavar="TIME", type=seconds, help=budget)
     parser.add_argument("--quote", action="store_true", help="show the passages that answer, and ask no model")
     if kernel:
         parser.add_argument(

@@ -6,7 +6,7 @@ import codecs
 import ctypes
 import functools
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from llama_cpp import llama_cpp as C  # noqa: N812
@@ -20,18 +20,24 @@ if TYPE_CHECKING:
     from llguidance import LLTokenizer
     from numpy.typing import NDArray
 
-    from ainet.stages.llama.llama import Llama
-
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
 #: Tokens that a byte of text becomes at most.
 MOST_TOKENS = 8
 
 
+class LoadedModel(Protocol):
+    """A model that llama.cpp has loaded, or its vocabulary alone."""
+
+    @property
+    def model(self) -> Any:
+        """The pointer to it."""
+
+
 class Vocabulary:
     """Tokenizer and chat template of a model that carries them (the last stage always does)."""
 
-    def __init__(self, llama: Llama) -> None:
+    def __init__(self, llama: LoadedModel) -> None:
         self._model = llama.model
         self.pointer = C.llama_model_get_vocab(llama.model)
         self.n_tokens = int(C.llama_vocab_n_tokens(self.pointer))

@@ -9,8 +9,8 @@ import pytest
 from support.storing import write
 
 from ainet.context import vectors as module
-from ainet.context.leased_actor import WorkerLost
 from ainet.context.vectors import ContextVectors
+from ainet.engine.leased_actor import WorkerLost
 from ainet.storage.hybrid import HybridStorage
 from ainet.timing import Timing
 

@@ -14,8 +14,8 @@ from ainet.economy import receipt as receipts
 from ainet.economy.audit import audit
 from ainet.economy.balance import Balance
 from ainet.economy.ledger import NO_SESSION, DistributedLedger, Model, RowKind
+from ainet.economy.order import Order
 from ainet.economy.receipt import Finish, ReceiptBody, digest_of
-from ainet.economy.session import Order
 from ainet.economy.signed import Parties
 from ainet.economy.voucher import Body, Kind, sign
 from ainet.errors import AinetError, ProtocolError

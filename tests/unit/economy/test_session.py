@@ -10,7 +10,8 @@ from support.market_pair import ALLOWANCE, RATE, Pair
 from support.session_players import RUNS, CheatingBuyer, CheatingSeller, Honest
 
 from ainet.economy.balance import Balance
-from ainet.economy.session import PATIENCE, VOUCHER_EVERY, Buyer, Order, Seller
+from ainet.economy.order import PATIENCE, VOUCHER_EVERY, Order
+from ainet.economy.session import Buyer, Seller
 
 
 @pytest.mark.timeout(600)  # thousands of signatures

@@ -14,7 +14,8 @@ from support.market_pair import ALLOWANCE, RATE
 from support.session_players import RUNS, CheatingBuyer, CheatingSeller, Honest
 
 from ainet.economy import voucher as vouchers
-from ainet.economy.session import Buyer, Order, Sale, Seller
+from ainet.economy.order import Order
+from ainet.economy.session import Buyer, Sale, Seller
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,9 +15,9 @@ from support.whole_stage import ENDLESS, EPOCH, whole
 
 from ainet.api.generate import Message
 from ainet.errors import AinetError, Busy, PromptTooLong, Refused, StageLost
-from ainet.executor.flow import Flow
 from ainet.executor.session_client import SessionClient
 from ainet.identity.identity import Identity
+from ainet.stages.protocol.flow import Flow
 from ainet.stages.protocol.generation import Done, Open, Started, Text
 from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.stages.protocol.segments import Segment

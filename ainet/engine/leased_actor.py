@@ -33,6 +33,8 @@ class LeasedActor:
         The node's cluster, and who uses which worker of it.
     idle
         Seconds without a question after which the worker is given back.
+    purpose
+        What the worker is for.
     retire
         Whether the worker ends then: what the actor loads would stay in its memory.
     """
@@ -46,11 +48,12 @@ class LeasedActor:
         log: logging.Logger,
         timing: Timing,
         idle: float,
+        purpose: Purpose = Purpose.EMBEDDINGS,
         retire: bool = False,
     ) -> None:
         self._kind, self._arguments = kind, arguments
         self._engine, self._workers, self._log, self._timing = engine, workers, log, timing
-        self._seconds, self._retire = idle, retire
+        self._seconds, self._purpose, self._retire = idle, purpose, retire
         self._lease: WorkerLease | None = None
         self._actor: Any = None
         self._lock = asyncio.Lock()
@@ -130,7 +133,7 @@ class LeasedActor:
         while self._lease is None:
             lease = None
             try:
-                lease = await self._workers.lease(Purpose.EMBEDDINGS)
+                lease = await self._workers.lease(self._purpose)
                 made = self._engine.actor(self._kind, *self._arguments, address=lease.worker.address)
                 self._actor = await _unless_lost(lease, made, self._timing.parse)
                 self._lease = lease

@@ -1,0 +1,96 @@
+"""Selling to contacts, and what they sell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ainet.api import market
+from ainet.cli.command import Command, find_node, report, verb_command
+from ainet.cli.tables import table
+from ainet.economy.words import span
+from ainet.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ainet.api.market import Offers, SellingState
+    from ainet.cli.command import Options
+
+OFF = "off"
+
+
+def _sell_options(parser: argparse.ArgumentParser, _kernel: bool) -> None:
+    parser.description = (
+        "Let contacts have answers of this device: what it owes them, and beyond that an allowance that refills each "
+        "day. Your own questions come first, always."
+    )
+    parser.add_argument("models", metavar="MODEL", nargs="*", help="what is sold (default: your model), or `off`")
+    parser.add_argument(
+        "--max-load", metavar="PART", default="50%", help="part of the time that others may have (50%%)"
+    )
+    parser.add_argument("--hours", metavar="FROM-TO", default="always", help="hours of the day, such as 22-7")
+    price = "auto: by load (default), or by what the work is multiplied: 1 is minute for minute"
+    parser.add_argument("--price", metavar="PRICE", default="auto", help=price)
+    allow = "time of this device that each contact may have in a day beyond what it gave (30m)"
+    parser.add_argument("--allow", metavar="TIME", default="30m", help=allow)
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def _sell(options: Options) -> int:
+    is_off = OFF in options.models
+    if is_off and len(options.models) > 1:
+        raise UsageError("`sell off` sells nothing more: it takes no models.")
+    with find_node(options) as node:
+        if is_off:
+            found = node.call(market.stop_selling)
+        else:
+            terms = {name: getattr(options, name) for name in ("models", "max_load", "hours", "price", "allow")}
+            found = node.call(market.sell, **terms)
+    report(options, found, selling_words)
+    return 0
+
+
+def selling_words(found: SellingState) -> str:
+    """Return what this device sells, for people."""
+    going = f" {found.sessions} sessions go on to their end." if found.sessions else ""
+    if not found.is_on:
+        return f"This device sells nothing.{going} `ainet sell` lets contacts have answers of it."
+    rows = [(one.name, f"{one.price:.2f}", f"{one.tokens_per_s:.1f}", one.reason) for one in found.models]
+    terms = f"{span(found.allow_s)} a day for each contact, at most {found.max_load:.0%} of the time"
+    hours = "" if found.hours == "always" else f", from {found.hours.replace('-', ' to ')} o'clock"
+    return (
+        f"{table(('model', 'price', 'tokens/s', 'why'), rows)}\n{terms}{hours}. Your own questions come first.{going}"
+    )
+
+
+def offers_words(found: Offers, _: Options | None = None) -> str:
+    """Return what contacts sell, for people."""
+    lines = []
+    if found.offers:
+        rows = [
+            (
+                one.seller,
+                one.model,
+                f"{one.price:.2f}",
+                "at once" if one.starts_in_s < 1 else f"in {span(one.starts_in_s)}",
+                f"{one.tokens_per_s:.1f}",
+                f"{one.trust:.0%}",
+                f"{span(one.left_s)} of {span(one.daily_s)} a day",
+                one.reason,
+            )
+            for one in found.offers
+        ]
+        lines.append(table(("from", "model", "price", "starts", "tokens/s", "trust", "left", "why"), rows))
+    lines += [f"{one.seller}: {one.reason}" for one in found.others]
+    return "\n".join(lines) or "There are no contacts. `ainet introduce` makes the first one."
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command("sell", market.sell.help, _sell_options, _sell),
+    verb_command(market.selling, lambda found, _: selling_words(found)),
+    verb_command(
+        market.offers,
+        offers_words,
+        description="Ask contacts what they sell now. A price of 1 is minute for minute of the device that works.",
+    ),
+)

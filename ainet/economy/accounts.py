@@ -1,0 +1,234 @@
+"""The accounts with all other devices, and the ledger behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from ainet.economy.balance import Balance
+from ainet.economy.contribution import Record
+from ainet.economy.ledger import DistributedLedger
+from ainet.economy.pair_account import PairAccount, now
+from ainet.economy.requests import ShowAccount, Shown
+from ainet.economy.voucher import said
+from ainet.errors import AinetError, NotEnough, NotFound, ProtocolError, Refused
+from ainet.identity.certificates import read_ca, swarm_of
+from ainet.links.standing import Standing
+from ainet.sqlite import put_aside
+from ainet.tasks import Tasks
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ainet.economy.balance import Allowance
+    from ainet.economy.voucher import Voucher
+    from ainet.identity.identity import Identity
+    from ainet.links.link import PeerLink
+    from ainet.links.links import Links
+
+T = TypeVar("T")
+MEETING = 15.0  # seconds
+
+
+class Accounts:
+    """Opens the account with each device when it is needed, and has both sides show what they hold when they meet.
+
+    Parameters
+    ----------
+    path
+        The ledger's file.
+    links
+        To the devices of other owners.
+    allowance
+        Returns what each of them may have beyond what it gave.
+    """
+
+    def __init__(self, path: Path, links: Links, allowance: Callable[[], Allowance], log: logging.Logger) -> None:
+        self._path, self._links, self._allowance, self._log = path, links, allowance, log
+        self._identity: Identity = links.identity
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._ledger: DistributedLedger | None = None
+        self._opening = asyncio.Lock()
+        self._open: dict[str, PairAccount] = {}
+        self._tasks = Tasks("An account was not compared with another device's", log)
+        #: Why the ledger was begun anew, if it was.
+        self.damage = ""
+        links.handle(ShowAccount, self._show)
+        links.on_linked(self._linked, Standing.CONTACT)
+        links.home.on_left(lambda _: self._tasks.spawn(self.close()))
+
+    async def stop(self) -> None:
+        """Write down what is open, and close the file."""
+        await self._tasks.stop()
+        await self.close()
+        self._thread.shutdown(wait=False)
+
+    async def close(self) -> None:
+        """End all sessions, and close the file; what is asked for later opens it again."""
+        async with self._opening:
+            for account in self._open.values():
+                await account.cut()
+            self._open.clear()
+            if self._ledger is not None:
+                await self.do(self._ledger.close)
+                self._ledger = None
+
+    async def do(self, work: Callable[[], T]) -> T:
+        """Do something with the ledger, in the thread that has it.
+
+        Raises
+        ------
+        NotEnough
+            It cannot be written.
+        AinetError
+            It is damaged.
+        """
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except sqlite3.OperationalError as exc:
+            raise NotEnough(
+                f"The ledger cannot be written ({exc}): nothing is bought or sold until there is room on the disk, "
+                f"and {self._path.name} in the data directory is writable."
+            ) from exc
+        except sqlite3.DatabaseError as exc:
+            raise AinetError(
+                f"The ledger is damaged ({exc}). Restart the node: it is put aside, and begun anew from what the "
+                "devices of other owners hold."
+            ) from exc
+
+    async def ledger(self) -> DistributedLedger:
+        """Return the ledger; a damaged one is put aside first."""
+        async with self._opening:
+            if self._ledger is None:
+                self._ledger = await self.do(self._open_ledger)
+            return self._ledger
+
+    async def of(self, peer: str) -> PairAccount:
+        """Return the account with a contact (node id).
+
+        Raises
+        ------
+        NotFound
+            It is none.
+        """
+        contact = self._identity.contacts.get(peer)
+        if contact is None:
+            raise NotFound("That device is no contact here (any more).")
+        ledger = await self.ledger()
+        if peer not in self._open:
+            allowance = self._allowance()
+            swarm = bytes.fromhex(swarm_of(read_ca(contact.ca)))
+            key = base64.b32decode(peer.upper() + "====")
+            found = await self.do(lambda: ledger.account(key, swarm, new=Balance.new(now(), allowance)))
+            made = PairAccount(
+                peer, contact.name, found, allowance, ledger=ledger, journal=self.do, signer=self._identity.sign
+            )
+            self._open.setdefault(peer, made)  # somebody else may have been first
+        return self._open[peer]
+
+    async def all(self) -> list[PairAccount]:
+        """Return the accounts with all contacts with which there is one."""
+        ledger = await self.ledger()
+        keys = {one.parties.payee for one in await self.do(ledger.accounts)}
+        known = [contact.id for contact in self._identity.contacts.all()]
+        return [await self.of(one) for one in known if base64.b32decode(one.upper() + "====") in keys]
+
+    async def records(self) -> dict[str, Record]:
+        """Return what was seen of each device with which there is an account."""
+        ledger, found = await self.ledger(), {}
+        for account in await self.all():
+            number = account.number
+            finished, failed = await self.do(lambda n=number: ledger.sessions(n))  # type: ignore[misc]
+            balance = account.seller.balance
+            found[account.peer] = Record(account.buyer.signed, balance.acknowledged, finished, failed)
+        return found
+
+    async def compare(self, link: PeerLink) -> list[str]:
+        """Return in which words a device and this one do not agree, after both have shown what they hold."""
+        account = await self.of(link.peer_id)
+        shown = await link.request(ShowAccount(account.held, account.signed), timeout=MEETING)
+        await self._take(link, account, shown)
+        words = []
+        for mine, theirs, what in (
+            (account.signed, shown.held, "holds of what this device signed"),
+            (account.held, shown.signed, "has signed"),
+        ):
+            known, told = _total(mine), _total(theirs)
+            if known != told:
+                words.append(f"{what} {told:,} credits where {known:,} are known here")
+        return words
+
+    def allow(self) -> None:
+        """Take over what the owner gives now."""
+        for account in self._open.values():
+            account.seller.allowance = self._allowance()
+
+    async def met(self, link: PeerLink) -> PairAccount:
+        """Return the account with a device after both have shown what they hold on this link.
+
+        Raises
+        ------
+        AinetError
+            The other device does not.
+        """
+        account = await self.of(link.peer_id)
+        if not account.has_met(link):
+            shown = await link.request(ShowAccount(account.held, account.signed), timeout=MEETING)
+            await self._take(link, account, shown)
+        return account
+
+    def _open_ledger(self) -> DistributedLedger:
+        own = self._own_key(), bytes.fromhex(self._identity.swarm)
+        try:
+            return DistributedLedger(self._path, *own)
+        except (AinetError, sqlite3.DatabaseError) as exc:
+            if isinstance(exc, sqlite3.OperationalError) or "newer ainet" in str(exc) or not self._path.exists():
+                raise
+            aside = put_aside(self._path, int(time.time()))
+            self.damage = (
+                f"The ledger was damaged, and is put aside as {aside.name}. A new one was begun: devices of other "
+                "owners tell what was signed when they are met."
+            )
+            self._log.error("%s (%s)", self.damage, exc)
+            return DistributedLedger(self._path, *own)
+
+    def _own_key(self) -> bytes:
+        return base64.b32decode(self._identity.id.upper() + "====")
+
+    def _linked(self, link: PeerLink) -> None:
+        link.on_close(lambda closed: self._tasks.spawn(self._cut(closed)))
+        self._tasks.spawn(self._meet(link))
+
+    async def _meet(self, link: PeerLink) -> None:
+        try:
+            await self.met(link)
+        except AinetError as exc:
+            self._log.info("%s does not show its side of the account: %s", link.peer_name, exc.message)
+
+    async def _cut(self, link: PeerLink) -> None:
+        """End the sessions of a device to which the last link was lost."""
+        account = self._open.get(link.peer_id)
+        if account is not None and self._links.open_link(link.peer_id) is None:
+            await account.cut()
+
+    async def _show(self, link: PeerLink, request: ShowAccount) -> Shown:
+        account = await self.of(link.peer_id)
+        await self._take(link, account, request)
+        return Shown(account.held, account.signed)
+
+    async def _take(self, link: PeerLink, account: PairAccount, shown: ShowAccount | Shown) -> None:
+        try:
+            await account.take_shown(link, shown.held, shown.signed)
+        except ProtocolError as exc:
+            link.close(exc)
+            raise Refused(f"{link.peer_name} shows an account that nobody signed: {exc.message}") from exc
+
+
+def _total(voucher: Voucher | None) -> int:
+    return said(voucher).total if voucher is not None else 0

@@ -1,0 +1,160 @@
+"""A session that is bought: what comes is counted, and signed for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from ainet.economy import receipt as receipts
+from ainet.economy.order import PATIENCE
+from ainet.economy.pair_account import now
+from ainet.economy.receipt import digest_of
+from ainet.economy.requests import Ended, Getting, Pay, SaidTokens, Sold
+from ainet.errors import AinetError, PeerUnreachable, ProtocolError
+from ainet.identity.keys import public_key_of
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import AsyncGenerator, Sequence
+
+    from ainet.economy.ledger import Model
+    from ainet.economy.order import Order
+    from ainet.economy.pair_account import PairAccount
+    from ainet.economy.receipt import Receipt, ReceiptBody
+    from ainet.economy.requests import Buy
+    from ainet.economy.session import Purchase, Sign
+    from ainet.economy.voucher import Voucher
+    from ainet.links.link import PeerLink
+
+#: How long the last voucher of a session may take (s); otherwise it is shown when the two meet again.
+LAST = 5.0
+
+
+class BoughtSession:
+    """One order at one seller.
+
+    Parameters
+    ----------
+    account
+        With the seller.
+    link
+        To it, on which both have shown what they hold.
+    request, order
+        What is asked for, and what it costs.
+    """
+
+    def __init__(
+        self,
+        account: PairAccount,
+        link: PeerLink,
+        request: Buy,
+        order: Order,
+        *,
+        model: Model,
+        log: logging.Logger,
+    ) -> None:
+        self._account, self._link, self._request, self._order, self._model = account, link, request, order, model
+        self._log = log
+        #: The tokens that came.
+        self.tokens: list[int] = []
+        self._newest: Voucher | None = None
+        self._paying: asyncio.Task[None] | None = None
+        self._receipt: tuple[Receipt, ReceiptBody] | None = None
+
+    async def events(self) -> AsyncGenerator[Getting | Sold | SaidTokens | tuple[ReceiptBody, str], None]:
+        """Yield what the seller says, and at the end what its receipt says with the text that was held back.
+
+        Raises
+        ------
+        ProtocolError
+            The seller did something wrong: nothing was signed for that.
+        PeerUnreachable
+            The seller is silent, or the link was lost.
+        AinetError
+            The seller's words, or this device's when it cannot write down what it signs.
+        """
+        purchase = await self._account.buy(self._order, self._model)
+        try:
+            async with contextlib.aclosing(self._link.stream(self._request)) as items:
+                while True:
+                    try:
+                        async with asyncio.timeout(PATIENCE / 1000):
+                            item = await anext(items)
+                    except TimeoutError:
+                        raise PeerUnreachable(
+                            f"{self._link.peer_name} said nothing for {PATIENCE // 1000} seconds: it is asked no more."
+                        ) from None
+                    except StopAsyncIteration:
+                        raise ProtocolError(f"{self._link.peer_name} ended the session without a receipt.") from None
+                    if isinstance(item, Ended):
+                        yield await self._done(purchase, item)
+                        return
+                    await self._take(purchase, item.event)
+                    yield item.event
+        finally:
+            await self._end(purchase)
+
+    async def _take(self, purchase: Purchase, event: Getting | Sold | SaidTokens) -> None:
+        buyer, session = self._account.buyer, self._order.session
+        match event:
+            case Getting():
+                purchase.heard = now()
+                signs: Sequence[Sign] = ()
+            case Sold():
+                signs = buyer.sold(session, event.prompt, event.price, now())
+            case SaidTokens():
+                signs = buyer.said(session, event.index, len(event.tokens), now())
+                if not purchase.wrong:
+                    self.tokens += event.tokens
+        self._check(purchase)
+        await self._sign(signs)
+
+    async def _done(self, purchase: Purchase, ended: Ended) -> tuple[ReceiptBody, str]:
+        request, order, parties = self._request, self._order, self._account.parties
+        body = receipts.read(ended.receipt, parties, public_key_of(self._link.peer_id))
+        signs = self._account.buyer.done(order.session, body.prompt, body.generated)
+        self._check(purchase)
+        same = (order.session, request.model, order.rate.parameters, order.rate.price, request.sampling.seed)
+        said = (body.session, body.model, body.parameters, body.price, body.seed)
+        digests = digest_of([*request.prompt, *request.said]), digest_of(self.tokens)
+        if said != same or (body.prompt_digest, body.output_digest) != digests:
+            raise ProtocolError(f"The receipt of {self._link.peer_name} is not that of this answer.")
+        await self._sign(signs)
+        self._receipt = ended.receipt, body
+        return body, ended.text
+
+    def _check(self, purchase: Purchase) -> None:
+        if purchase.wrong:
+            raise ProtocolError(
+                f"{self._link.peer_name} is not paid for this: {purchase.wrong}. The session has ended; what came "
+                "before stays."
+            )
+
+    async def _sign(self, signs: Sequence[Sign]) -> None:
+        voucher = await self._account.sign(signs, self.tokens)
+        if voucher is None:
+            return
+        self._newest = voucher
+        if self._paying is None or self._paying.done():
+            self._paying = asyncio.create_task(self._pay(), name="vouchers")
+
+    async def _pay(self) -> None:
+        sent = None
+        while self._newest is not sent:
+            sent = self._newest
+            assert sent is not None  # noqa: S101 - it is set before this begins
+            try:
+                await self._link.request(Pay(sent), timeout=PATIENCE / 1000)
+            except AinetError as exc:
+                self._log.info("A voucher did not reach %s: %s", self._link.peer_name, exc.message)
+                return
+
+    async def _end(self, purchase: Purchase) -> None:
+        """Sign for what came, and write down the end; also when whoever asks has left."""
+        try:
+            await self._sign(self._account.buyer.end(self._order.session))
+        finally:
+            await self._account.end_purchase(purchase, self._receipt)
+            if self._paying is not None:
+                await asyncio.wait([self._paying], timeout=LAST)

@@ -1,0 +1,272 @@
+"""Buying: an answer from the device of another owner, at a live price, within a budget."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import secrets
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from ainet.api import generate as shown
+from ainet.economy.bought_session import BoughtSession
+from ainet.economy.choice import Choice, choices
+from ainet.economy.credits import Rate
+from ainet.economy.ledger import Model
+from ainet.economy.order import Order
+from ainet.economy.requests import Buy, Getting, SaidTokens, Sold
+from ainet.economy.signed import SESSION_BYTES
+from ainet.economy.words import beyond_allowance, seconds_of, span
+from ainet.errors import AinetError, NotFound, PromptTooLong, Refused, UsageError
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import AsyncGenerator
+
+    from ainet.economy.quotes import Quoted, Quotes
+    from ainet.economy.requests import Offer
+    from ainet.economy.tokenizing import Tokenizing
+    from ainet.stages.protocol.generation import Open
+
+FINISHES = {0: "stop", 1: "length", 2: "context", 3: "cancelled"}
+#: Sellers that are tried one after the other for one answer.
+MOST_TRIED = 4
+
+
+class Wanted(NamedTuple):
+    """What is to be bought.
+
+    Attributes
+    ----------
+    request
+        The conversation, and how tokens are drawn.
+    notes
+        What the reader must know of how it was read.
+    model, digest
+        The model's name; its manifest's SHA-256, where this device knows that.
+    seller
+        A contact's name, or ``anyone``.
+    budget
+        The most that the answer may cost, in seconds of the device that works.
+    """
+
+    request: Open
+    notes: list[str]
+    model: str | None
+    digest: bytes | None
+    seller: str
+    budget: float | None
+
+
+class _Found(NamedTuple):
+    """A seller that would do: what it says, what it offers, the prompt in its model's tokens, and what it costs."""
+
+    quoted: Quoted
+    offer: Offer
+    prompt: list[int]
+    notes: list[str]
+    choice: Choice
+    most: int
+
+
+class _Answer:
+    """An answer while it is bought, from one seller after the other."""
+
+    def __init__(self) -> None:
+        self.begun = time.monotonic()
+        self.first = self.last = 0.0
+        self.model: bytes | None = None
+        self.text: list[str] = []
+        self.tokens: list[int] = []
+        self.bought: list[shown.Bought] = []
+
+
+class Buying:
+    """Buys answers.
+
+    Parameters
+    ----------
+    quotes
+        Asks for prices.
+    tokenizing
+        Makes prompts, and compares texts with their tokens.
+    """
+
+    def __init__(self, quotes: Quotes, tokenizing: Tokenizing, log: logging.Logger) -> None:
+        self._quotes, self._tokenizing, self._log = quotes, tokenizing, log
+
+    async def answer(self, wanted: Wanted) -> AsyncGenerator[shown.Event, None]:
+        """Buy an answer; yields its events. Closing the generator ends the session, and what came is paid.
+
+        Raises
+        ------
+        AinetError
+            Nobody answers, or not within the budget.
+        """
+        sellers, tried = self._quotes.sellers(wanted.seller), 0
+        got, left_out, again = _Answer(), set[str](), set[str]()
+        while True:
+            yield shown.Progress(text="asking for prices")
+            found = await self._find(wanted, [one for one in sellers if one not in left_out], got)
+            name, seller = found.quoted.link.peer_name, found.quoted.link.peer_id
+            tried += 1
+            try:
+                async with contextlib.aclosing(self._buy(wanted, found, got)) as events:
+                    async for event in events:
+                        yield event
+            except UsageError:
+                raise
+            except AinetError as exc:
+                if isinstance(exc, Refused) and "price" in exc.details and seller not in again:
+                    again.add(seller)  # the price has risen since it was asked
+                    continue
+                left_out.add(seller)
+                if tried >= MOST_TRIED or len(left_out) >= len(sellers):
+                    raise
+                self._log.warning("%s does not go on answering: %s", name, exc.message)
+                goes_on = "The answer goes on elsewhere" if got.tokens else "Somebody else is asked"
+                yield shown.Progress(text=f"{exc.message} {goes_on}", notice=True)
+            else:
+                return
+
+    async def _find(self, wanted: Wanted, sellers: list[str], got: _Answer) -> _Found:
+        """Ask for prices, and return the best seller; raises `AinetError` with words for why none will do."""
+        quoted, failed = await self._quotes.ask(sellers)
+        spent = sum(one.seconds for one in got.bought)
+        budget = None if wanted.budget is None else wanted.budget - spent
+        most = wanted.request.max_tokens - len(got.tokens)
+        able: list[_Found] = []
+        refusals: list[str] = []
+        for one in quoted:
+            offer = one.of(wanted.model, got.model or wanted.digest)
+            if offer is None:
+                sold = ", ".join(each.name for each in one.prices.offers)
+                name = wanted.model or "that model"
+                refusals.append(one.prices.why_not or f"{one.link.peer_name} does not sell {name}, but {sold}.")
+                continue
+            prompt, notes = await self._prompt(wanted, offer, one)
+            n = len(prompt) + len(got.tokens)
+            if n + 1 > offer.window:
+                words = f"The prompt has {n} tokens; {one.link.peer_name} sells {offer.window} with the answer."
+                raise PromptTooLong(words, prompt_tokens=n, context_window=offer.window)
+            n_most = min(most, offer.window - n)
+            found = choices([one.quote(offer, budget)], n, n_most)
+            if found:
+                able.append(_Found(one, offer, prompt, notes, found[0], n_most))
+            else:
+                order = Order(b"", Rate(offer.parameters, offer.price), n, n_most)
+                refusals.append(_too_much(one, order, budget))
+        if able:
+            return min(able, key=lambda one: (one.choice.burden, one.choice.quote.seller))
+        why = [*refusals, *(f"{name}: {exc.message}" for name, exc in failed.items())]
+        if not sellers or not why:
+            raise NotFound("Nobody can be asked: there are no contacts. `ainet introduce` makes the first one.")
+        if not quoted and len(failed) == 1:
+            raise next(iter(failed.values()))
+        raise Refused(" ".join(why))
+
+    async def _prompt(self, wanted: Wanted, offer: Offer, quoted: Quoted) -> tuple[list[int], list[str]]:
+        opened = wanted.request
+        return await self._tokenizing.prompt(
+            offer.tokenizer, opened.messages, opened.template, raw=opened.raw, source=quoted.link
+        )
+
+    async def _buy(self, wanted: Wanted, found: _Found, got: _Answer) -> AsyncGenerator[shown.Event, None]:
+        offer, link, opened = found.offer, found.quoted.link, wanted.request
+        rate = Rate(offer.parameters, offer.price)
+        order = Order(secrets.token_bytes(SESSION_BYTES), rate, len(found.prompt) + len(got.tokens), found.most)
+        request = Buy(
+            session=order.session,
+            model=offer.model,
+            prompt=found.prompt,
+            said=list(got.tokens),
+            sampling=opened.sampling,
+            most=order.most,
+            price=offer.price,
+            stop=opened.stop,
+        )
+        model = Model(offer.model, offer.name, offer.parameters)
+        session = BoughtSession(found.quoted.account, link, request, order, model=model, log=self._log)
+        notes = [*wanted.notes, *found.notes]
+        before = len(got.tokens)
+        try:
+            async with contextlib.aclosing(session.events()) as events:
+                async for event in events:
+                    if isinstance(event, Getting):
+                        yield shown.Progress(text=f"{link.peer_name}: {event.words}")
+                    elif isinstance(event, Sold):
+                        got.model = offer.model
+                        yield shown.Start(model=offer.name, placement=[], prompt_tokens=order.prompt, notes=notes)
+                    elif isinstance(event, SaidTokens):
+                        got.last = time.monotonic()
+                        got.first = got.first or got.last
+                        got.tokens += event.tokens
+                        got.text.append(event.text)
+                        yield shown.Text(text=event.text, tokens=event.tokens)
+                    else:
+                        body, held = event
+                        got.text.append(held)
+                        if held:
+                            yield shown.Text(text=held, tokens=[])
+                        got.bought.append(_bought(found, order, len(got.tokens) - before))
+                        text, more = await self._true_text(wanted, offer, got, link.peer_name)
+                        done = _done(wanted, found, got, FINISHES[body.finish], text)
+                        yield dataclasses.replace(done, notes=[*notes, *more])
+                        return
+        finally:
+            if len(got.bought) == 0 or got.bought[-1].session != order.session.hex():
+                got.bought.append(_bought(found, order, len(got.tokens) - before))
+
+    async def _true_text(self, wanted: Wanted, offer: Offer, got: _Answer, name: str) -> tuple[str, list[str]]:
+        """Return the text of the tokens that were paid for, and what the reader must know of it."""
+        said = "".join(got.text)
+        text = await self._tokenizing.text(offer.tokenizer, got.tokens, wanted.request.stop)
+        if text == said:
+            return said, []
+        return text, [f"{name} sent a text that is not that of its tokens; this is what they say"]
+
+
+def _done(wanted: Wanted, found: _Found, got: _Answer, finish: str, text: str) -> shown.Done:
+    seconds, n = got.last - got.first, len(got.tokens)
+    return shown.Done(
+        finish=finish,
+        text=text,
+        tokens=got.tokens,
+        model=found.offer.name,
+        seed=wanted.request.sampling.seed,
+        placement=[],
+        received={},
+        bought=got.bought,
+        timings=shown.Timings(
+            prompt_tokens=len(found.prompt),
+            generated_tokens=n,
+            first_token_s=round((got.first or time.monotonic()) - got.begun, 4),
+            tokens_per_s=round((n - 1) / seconds, 2) if seconds > 0 else 0.0,
+        ),
+    )
+
+
+def _bought(found: _Found, order: Order, tokens: int) -> shown.Bought:
+    prices = found.quoted.prices
+    cost = order.so_far(tokens)
+    return shown.Bought(
+        seller=found.quoted.link.peer_name,
+        session=order.session.hex(),
+        tokens=tokens,
+        credits=cost,
+        price=order.rate.price / 1000,
+        seconds=seconds_of(cost, prices.pace),
+        left_s=seconds_of(max(prices.left - cost, 0), prices.pace),
+        daily_s=seconds_of(prices.daily, prices.pace),
+    )
+
+
+def _too_much(one: Quoted, order: Order, budget: float | None) -> str:
+    """Return why an answer of a seller is too expensive, and what would fit."""
+    prices, name = one.prices, one.link.peer_name
+    if budget is not None and order.whole <= prices.left:
+        cost = seconds_of(order.whole, prices.pace)
+        fits = order.rate.tokens_for(round(budget * prices.pace), order.prompt)
+        would = f"`--max-tokens {fits}` fits." if fits > 0 else "Not even the question fits."
+        return f"This answer may take {span(cost)} of {name}, and the budget is {span(budget)}. {would}"
+    return beyond_allowance(name, order, prices.left, prices.daily, prices.pace)

@@ -1,0 +1,294 @@
+"""The account with another device while this node runs: what it buys and sells here, written down before it counts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from ainet.economy import voucher as vouchers
+from ainet.economy.receipt import digest_of
+from ainet.economy.session import Buyer, Seller
+from ainet.identity.keys import public_key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from typing import TypeVar
+
+    from ainet.economy.balance import Allowance
+    from ainet.economy.ledger import Account, DistributedLedger, Model
+    from ainet.economy.order import Order
+    from ainet.economy.receipt import Receipt, ReceiptBody
+    from ainet.economy.session import Do, Purchase, Sale, Sign
+    from ainet.economy.voucher import Voucher
+    from ainet.links.link import PeerLink
+
+    T = TypeVar("T")
+    #: Does something with the ledger, in the thread that has it.
+    Journal = Callable[[Callable[[], T]], Awaitable[T]]
+
+NO_DIGEST = bytes(32)
+
+
+class PairAccount:
+    """What this device and another one owe each other.
+
+    Parameters
+    ----------
+    peer, name
+        The other device.
+    account
+        What the ledger says.
+    allowance
+        What the other one may have beyond what it gave.
+    ledger, journal
+        Where everything is written, and what runs work on it.
+    signer
+        Signs with this device's key.
+    """
+
+    def __init__(
+        self,
+        peer: str,
+        name: str,
+        account: Account,
+        allowance: Allowance,
+        *,
+        ledger: DistributedLedger,
+        journal: Journal,  # type: ignore[type-arg] # it is generic in each call
+        signer: Callable[[bytes], bytes],
+    ) -> None:
+        self.peer, self.name = peer, name
+        self.number, self.parties = account.id, account.parties
+        self.signed, self.held = account.signed, account.held
+        self.pace = account.pace
+        self.seller = Seller(account.balance, allowance)
+        body = _body(account.signed)
+        self.buyer = Buyer(body.total, body.gifts) if body is not None else Buyer()
+        self._ledger, self._journal, self._signer = ledger, journal, signer
+        self._key = public_key_of(peer)
+        self._own_key = Ed25519PublicKey.from_public_bytes(account.parties.payer)
+        self._lock = asyncio.Lock()
+        self._met: weakref.WeakSet[PeerLink] = weakref.WeakSet()
+        #: Sessions that began since this node did, also ended ones that may still be acknowledged.
+        self._sales: dict[bytes, Sale] = {}
+        #: Set, and replaced, whenever a voucher came or a session ended.
+        self._changed = asyncio.Event()
+
+    # Meeting.
+
+    def has_met(self, link: PeerLink) -> bool:
+        """Whether both sides have shown on this link what they hold."""
+        return link in self._met
+
+    async def take_shown(self, link: PeerLink, held: Voucher | None, signed: Voucher | None) -> None:
+        """Take what the other side holds of this account, and what it has signed.
+
+        Raises
+        ------
+        ProtocolError
+            One of the two was not signed by its payer.
+        """
+        async with self._lock:
+            body = vouchers.read(held, self.parties, self._own_key) if held is not None else None
+            if held is not None and body is not None and body.total > self.buyer.signed:
+                # This device was restored from a backup: it has signed for more than it knows.
+                await self._journal(lambda: self._ledger.note_voucher(self.number, held, body, {}, is_own=True))
+                self.signed = held
+                self.buyer.shown(body.total, body.gifts)
+                self._note_signed()
+        if signed is not None:
+            await self.acknowledge(signed)
+        self._met.add(link)
+
+    # Selling.
+
+    async def sell(self, order: Order, model: Model, *, window: int) -> list[Do]:
+        """Accept an order; raises `ValueError` where `Seller.sell` does."""
+        async with self._lock:
+            at_risk = self.seller.at_risk_with(order, window)
+            if order.session in self._sales:
+                raise ValueError("the session exists")
+            await self._journal(lambda: self._ledger.begin(self.number, order, model, is_own=False, at_risk=at_risk))
+            did = self.seller.sell(order, now(), window=window)
+            self._sales[order.session] = self.seller.sales[order.session]
+            return did
+
+    def sale(self, session: bytes) -> Sale | None:
+        """Return a session that goes on."""
+        return self.seller.sales.get(session)
+
+    async def charge(self, session: bytes, n: int) -> None:
+        """Charge tokens that are handed over; raises `ValueError` for more than there is room for."""
+        async with self._lock:
+            self.seller.generated(session, n, now())
+
+    async def acknowledge(self, voucher: Voucher) -> list[Do]:
+        """Take a voucher of the other device.
+
+        Raises
+        ------
+        ProtocolError
+            It cannot be read, or was not signed by that device.
+        AinetError
+            It cannot be written down, and does not count.
+        """
+        body = vouchers.read(voucher, self.parties.reversed, self._key)
+        if body is None:
+            return []
+        async with self._lock:
+            if body.total <= self.seller.balance.acknowledged:
+                return []
+            before = {session: sale.acknowledged for session, sale in self._sales.items()}
+            did = self.seller.acknowledge(body.total, body.gifts, body.session, now())
+            parts = {
+                session: sale.acknowledged - before[session]
+                for session, sale in self._sales.items()
+                if sale.acknowledged > before[session]
+            }
+            balance, at_risk = self.seller.balance, self.seller.at_risk
+            await self._journal(
+                lambda: self._ledger.note_voucher(
+                    self.number, voucher, body, parts, is_own=False, balance=balance, at_risk=at_risk
+                )
+            )
+            self.held = voucher
+        self._wake()
+        return did
+
+    async def changed(self, seconds: float) -> None:
+        """Wait for a voucher, or the end of a session, at most this long."""
+        waits = self._changed
+        try:
+            async with asyncio.timeout(seconds):
+                await waits.wait()
+        except TimeoutError:
+            pass
+
+    async def end_sale(self, session: bytes, receipt: tuple[Receipt, ReceiptBody] | None) -> Sale | None:
+        """End a session, if it still goes on; what was charged can still be acknowledged."""
+        async with self._lock:
+            if session not in self.seller.sales:
+                return None
+            sale = self.seller.end(session, now())
+            await self._note_end(sale, receipt)
+        self._wake()
+        return sale
+
+    async def write_off(self, sale: Sale) -> None:
+        """Count what a session has not acknowledged as had: nobody will acknowledge it any more."""
+        session = sale.order.session
+        async with self._lock:
+            if self.seller.write_off(sale, now()):
+                await self._note_end(sale, None)
+            self._sales.pop(session, None)
+
+    async def cut(self) -> None:
+        """End all sessions, as the link was lost."""
+        async with self._lock:
+            ended = self.seller.cut(now())
+            for sale in {id(one): one for one in (*ended, *self._sales.values())}.values():
+                await self._note_end(sale, None)
+            self._sales.clear()
+            self._met.clear()
+        self._wake()
+
+    # Buying.
+
+    async def buy(self, order: Order, model: Model) -> Purchase:
+        """Note an order before it is sent."""
+        async with self._lock:
+            await self._journal(lambda: self._ledger.begin(self.number, order, model, is_own=True))
+            self.buyer.buy(order, now())
+            return self.buyer.purchases[order.session]
+
+    async def sign(self, signs: Sequence[Sign], tokens: Sequence[int] = ()) -> Voucher | None:
+        """Sign for what came, and write it down; return the voucher that is now to be sent.
+
+        Parameters
+        ----------
+        tokens
+            The answer so far, of the session that is signed for.
+        """
+        async with self._lock:
+            for one in signs:
+                before = _body(self.signed)
+                added = one.total - (before.total if before is not None else 0)
+                is_session = one.kind == vouchers.Kind.WORK
+                body = vouchers.Body(
+                    self.parties.payer,
+                    self.parties.payee,
+                    one.total,
+                    one.gifts,
+                    one.kind,
+                    one.session,
+                    one.tokens,
+                    digest_of(tokens[: one.tokens]) if is_session else NO_DIGEST,
+                    int(time.time()),
+                )
+                voucher = vouchers.sign(body, self.parties, self._signer)
+                parts = {one.session: added} if is_session else {}
+                await self._journal(
+                    lambda v=voucher, b=body, p=parts: self._ledger.note_voucher(self.number, v, b, p, is_own=True)  # type: ignore[misc]
+                )
+                self.signed = voucher
+                self._note_signed()
+        return self.signed if signs else None
+
+    async def give(self, amount: int, kind: vouchers.Kind) -> Voucher | None:
+        """Sign for something that was not received; raises `ValueError` for an amount that is not possible."""
+        return await self.sign([self.buyer.give(amount, kind)])
+
+    async def end_purchase(self, purchase: Purchase, receipt: tuple[Receipt, ReceiptBody] | None) -> None:
+        """Note the end of a session that was bought."""
+        session = purchase.order.session
+        async with self._lock:
+            self.buyer.close(session)
+            await self._journal(
+                lambda: self._ledger.end(
+                    self.number, session, is_own=True, generated=purchase.received, receipt=receipt
+                )
+            )
+
+    async def note_pace(self, pace: int) -> None:
+        """Note how fast the other device says that it is (credits a second), for words about what it did."""
+        if pace > 0 and pace != self.pace:
+            self.pace = pace
+            await self._journal(lambda: self._ledger.note_pace(self.number, pace))
+
+    def _note_signed(self) -> None:
+        balance = self.seller.balance.at(now(), self.seller.allowance)
+        self.seller.balance = replace(balance, signed=self.buyer.signed)
+
+    async def _note_end(self, sale: Sale, receipt: tuple[Receipt, ReceiptBody] | None) -> None:
+        balance, at_risk = self.seller.balance, self.seller.at_risk
+        session, generated, written_off = sale.order.session, sale.generated, sale.written_off
+        await self._journal(
+            lambda: self._ledger.end(
+                self.number,
+                session,
+                is_own=False,
+                generated=generated,
+                written_off=written_off,
+                receipt=receipt,
+                balance=balance,
+                at_risk=at_risk,
+            )
+        )
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def now() -> int:
+    """Return the time in milliseconds; a balance takes no earlier one than it knows."""
+    return time.time_ns() // 1_000_000
+
+
+def _body(voucher: Voucher | None) -> vouchers.Body | None:
+    return vouchers.said(voucher) if voucher is not None else None

@@ -1,0 +1,120 @@
+"""Live prices of other devices, and what they are good for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, NamedTuple
+
+from ainet.economy.choice import MOST_ASKED, SellerQuote
+from ainet.economy.contribution import ContributionScore
+from ainet.economy.credits import Rate
+from ainet.economy.requests import AskPrice, Prices
+from ainet.errors import AinetError, NotFound, PeerUnreachable, Refused
+from ainet.links.standing import Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ainet.economy.accounts import Accounts
+    from ainet.economy.pair_account import PairAccount
+    from ainet.economy.requests import Offer
+    from ainet.links.link import PeerLink
+    from ainet.links.links import Links
+    from ainet.timing import Timing
+
+ANYONE = "anyone"
+
+
+class Quoted(NamedTuple):
+    """What a device says that it sells, over which link, and how far it is trusted (0 to 1)."""
+
+    link: PeerLink
+    account: PairAccount
+    prices: Prices
+    trust: float
+
+    def of(self, model: str | None, digest: bytes | None) -> Offer | None:
+        """Return the offer of a model by its digest, if that is known, else by its name; any for None."""
+        for offer in self.prices.offers:
+            if digest is not None:
+                if offer.model == digest:
+                    return offer
+            elif model is None or model.casefold() in (offer.name.casefold(), offer.model.hex()):
+                return offer
+        return None
+
+    def quote(self, offer: Offer, budget: float | None) -> SellerQuote:
+        """Return an offer in the form in which sellers are compared.
+
+        Parameters
+        ----------
+        budget
+            The most that an answer may cost, in seconds of the device that works.
+        """
+        left = self.prices.left
+        if budget is not None and self.prices.pace:
+            left = min(left, round(budget * self.prices.pace))
+        rate = Rate(offer.parameters, offer.price)
+        return SellerQuote(self.link.peer_id, rate, offer.starts_in, offer.tokens_per_s, left, self.trust)
+
+
+class Quotes:
+    """Asks devices of other owners for their prices, all at once.
+
+    Parameters
+    ----------
+    links
+        To them.
+    accounts
+        With them.
+    """
+
+    def __init__(self, links: Links, accounts: Accounts, timing: Timing) -> None:
+        self._links, self._accounts, self._timing = links, accounts, timing
+
+    def sellers(self, wanted: str) -> list[str]:
+        """Return the ids of whoever is called so, or of all for ``anyone``; raises `NotFound`."""
+        contacts = self._links.identity.contacts.all()
+        if wanted.casefold() == ANYONE:
+            return [contact.id for contact in contacts]
+        found = [one.id for one in contacts if one.name.casefold() == wanted.casefold() or one.id == wanted]
+        if not found:
+            if any(member.name == wanted for member in self._links.members()):
+                raise NotFound(f"{wanted} is a device of yours: it answers without --from, for nothing.")
+            names = ", ".join(one.name for one in contacts) or "nobody yet (`ainet introduce` makes contacts)"
+            raise NotFound(f"No contact is called {wanted!r}. Contacts are: {names}.")
+        return found[:1]
+
+    async def ask(self, sellers: Sequence[str]) -> tuple[list[Quoted], dict[str, AinetError]]:
+        """Ask these devices (node ids); returns who answered, and by name why others did not."""
+        names = {contact.id: contact.name for contact in self._links.identity.contacts.all()}
+        trusts = await self._trusts()
+        asked = sellers[:MOST_ASKED]
+        found = await asyncio.gather(*(self._ask(one, trusts.get(one)) for one in asked), return_exceptions=True)
+        quoted, failed = [], {}
+        for seller, one in zip(asked, found, strict=True):
+            if isinstance(one, Quoted):
+                quoted.append(one)
+            elif isinstance(one, AinetError):
+                failed[names.get(seller, seller[:8])] = one
+            elif isinstance(one, BaseException):
+                raise one
+        return quoted, failed
+
+    async def _ask(self, seller: str, trust: float | None) -> Quoted:
+        try:
+            async with asyncio.timeout(self._timing.price_asked):
+                link = await self._links.connect(seller, Standing.CONTACT)
+                if link.standing.permits(Standing.MEMBER):
+                    raise Refused(f"{link.peer_name} is a device of yours: it answers without --from, for nothing.")
+                account = await self._accounts.met(link)
+                prices: Prices = await link.request(AskPrice(), timeout=None)
+        except TimeoutError:
+            raise PeerUnreachable(f"it said no price within {self._timing.price_asked:g} seconds") from None
+        await account.note_pace(prices.pace)
+        return Quoted(link, account, prices, 0.8 if trust is None else trust)
+
+    async def _trusts(self) -> dict[str, float]:
+        records = await self._accounts.records()
+        score = ContributionScore(records, {})
+        return {device: score.trust(device) for device in records}

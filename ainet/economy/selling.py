@@ -1,0 +1,256 @@
+"""Selling: live prices, and answers that are paid as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from ainet.economy.credits import UNIT_PRICE, Rate
+from ainet.economy.load import BusyTime
+from ainet.economy.order import Order
+from ainet.economy.pair_account import now
+from ainet.economy.pricing import DynamicPricing, Load
+from ainet.economy.requests import PIECE, AskPrice, Buy, Offer, Pay, Piece, Prices
+from ainet.economy.sold_session import SoldSession
+from ainet.economy.words import beyond_allowance
+from ainet.errors import Busy, NotFound, PromptTooLong, ProtocolError, Refused
+from ainet.stages.protocol.flow import Flow
+from ainet.tasks import Tasks
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import AsyncGenerator, Iterator
+
+    from ainet.economy.accounts import Accounts
+    from ainet.economy.pair_account import PairAccount
+    from ainet.economy.requests import Ended, SaleEvent
+    from ainet.economy.terms import Terms
+    from ainet.economy.works import SoldModel, Works
+    from ainet.links.link import PeerLink
+    from ainet.links.links import Links
+    from ainet.timing import Timing
+
+#: Sessions of one contact at the same time, and of all together.
+EACH, PLACES = 2, 8
+#: The part of a model's cells that sessions of others may have at most: the owner's questions find room at once.
+CELLS = 0.5
+
+
+class Selling:
+    """Sells what the owner's terms allow.
+
+    Parameters
+    ----------
+    accounts
+        With whom something is bought.
+    works
+        What can be sold.
+    """
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        works: Works,
+        links: Links,
+        *,
+        log: logging.Logger,
+        timing: Timing,
+    ) -> None:
+        self._accounts, self._works, self._links = accounts, works, links
+        self._log, self._timing = log, timing
+        #: How busy this device is with everything, and with what it sells.
+        self._busy, self._sold = BusyTime(), BusyTime()
+        self._identity = links.identity
+        #: On what terms; None: nothing is sold.
+        self.terms: Terms | None = None
+        self.models: list[SoldModel] = []
+        #: Credits of what this device computes in a second.
+        self.pace = 0
+        self._flows: dict[bytes, Flow] = {}
+        self._sessions: Counter[str] = Counter()
+        self._cells: Counter[bytes] = Counter()
+        self._owners = 0
+        self._tasks = Tasks("The end of a session was not written down", log)
+        self._throttle: asyncio.Task[None] | None = None
+        links.handle(AskPrice, self._price)
+        links.handle(Buy, self._sell)
+        links.handle(Pay, self._pay)
+
+    async def open(self, terms: Terms | None) -> None:
+        """Sell on these terms from now on; None: nothing more. Sessions that go on do so.
+
+        Raises
+        ------
+        AinetError
+            A model cannot be sold; nothing has changed.
+        """
+        models = await self._works.models(terms.models) if terms is not None else []
+        self.terms, self.models = terms, models
+        paces = [Rate(one.parameters).cost(0, 1) / one.seconds for one in models if one.seconds > 0]
+        self.pace = round(max(paces, default=self.pace))
+        if terms is not None and self._throttle is None:
+            self._throttle = asyncio.create_task(self._hold_load(), name="others' part of the time")
+
+    async def stop(self) -> None:
+        """End what is being done."""
+        if self._throttle is not None:
+            self._throttle.cancel()
+            await asyncio.gather(self._throttle, return_exceptions=True)
+        await self._tasks.stop()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let all sessions of others wait meanwhile: the owner's question takes the next token."""
+        self._owners += 1
+        self._busy.begin()
+        self._pause()
+        try:
+            yield
+        finally:
+            self._owners -= 1
+            self._busy.end()
+            self._pause()
+
+    def _pause(self) -> None:
+        is_much = self.terms is not None and self._sold.share > self.terms.max_load
+        for flow in self._flows.values():
+            if self._owners or is_much:
+                flow.pause()
+            else:
+                flow.go_on()
+
+    async def _hold_load(self) -> None:
+        while True:
+            await asyncio.sleep(self._timing.sold_load)
+            self._pause()
+
+    # Prices.
+
+    @property
+    def sessions(self) -> int:
+        """The sessions of others that go on."""
+        return sum(self._sessions.values())
+
+    def offers(self, terms: Terms) -> list[Offer]:
+        """Return what is sold on these terms, at which prices now."""
+        return [self._offer(terms, one) for one in self.models]
+
+    def _offer(self, terms: Terms, model: SoldModel) -> Offer:
+        starts = 0.0 if self._works.is_ready(model) else self._timing.first_generation
+        load = Load(self._busy.share, starts)
+        pricing = DynamicPricing(terms.price, is_fixed=True) if terms.price is not None else DynamicPricing()
+        quote = pricing.quote(load)
+        return Offer(
+            model.digest,
+            model.name,
+            model.parameters,
+            quote.price,
+            quote.reason,
+            model.window,
+            starts,
+            1 / model.seconds if model.seconds > 0 else 0.0,
+            model.tokenizer,
+        )
+
+    def _why_not(self) -> str:
+        terms = self.terms
+        if terms is None:
+            return f"{self._identity.name} sells nothing."
+        hour = time.localtime().tm_hour
+        if terms.hours is not None and not terms.is_open(hour):
+            first, last = terms.hours
+            return f"{self._identity.name} sells from {first} to {last} o'clock; it is {time.strftime('%H:%M')} there."
+        return ""
+
+    async def _price(self, link: PeerLink, request: AskPrice) -> AsyncGenerator[Piece | Prices, None]:
+        if request.tokenizer:
+            known = [one.tokenizer for one in self.models if one.tokenizer.hash == request.tokenizer]
+            if not known:
+                raise NotFound("That vocabulary is of no model that is sold here.")
+            blob = await self._works.vocabulary(known[0])
+            for begin in range(0, len(blob), PIECE):
+                yield Piece(blob[begin : begin + PIECE])
+        account = await self._accounts.of(link.peer_id)
+        left, daily = account.seller.left(now()), account.seller.allowance.daily
+        why_not, terms = self._why_not(), self.terms
+        offers = self.offers(terms) if terms is not None and not why_not else []
+        yield Prices(offers, left, daily, self.pace, why_not)
+
+    # Sessions.
+
+    async def _pay(self, link: PeerLink, request: Pay) -> None:
+        account = await self._accounts.of(link.peer_id)
+        try:
+            await account.acknowledge(request.voucher)
+        except ProtocolError as exc:
+            self._log.warning("%s sent a voucher that is none: %s", link.peer_name, exc.message)
+            link.close(exc)
+            raise
+
+    def _checked(self, link: PeerLink, account: PairAccount, request: Buy) -> tuple[SoldModel, Order]:
+        """Return what an order is about; raises `AinetError` with words for what cannot be had."""
+        terms = self.terms
+        if terms is None or self._why_not():
+            raise Refused(self._why_not())
+        model = next((one for one in self.models if one.digest == request.model), None)
+        name = self._identity.name
+        if model is None:
+            names = ", ".join(one.name for one in self.models)
+            raise NotFound(f"{name} does not sell that model. It sells {names}.")
+        prompt = len(request.prompt) + len(request.said)
+        if not request.prompt:
+            raise ProtocolError("There is nothing to answer: the prompt is empty.")
+        if prompt + 1 > model.window * CELLS:
+            raise PromptTooLong(
+                f"The prompt has {prompt} tokens; {name} sells {int(model.window * CELLS)} with the answer.",
+                prompt_tokens=prompt,
+                context_window=int(model.window * CELLS),
+            )
+        most = min(request.most, int(model.window * CELLS) - prompt)
+        price = self._offer(terms, model).price
+        if price > request.price:
+            raise Refused(
+                f"{name} asks {price / UNIT_PRICE:g} now; {request.price / UNIT_PRICE:g} was agreed.",
+                price=price,
+            )
+        if self._sessions[link.peer_id] >= EACH:
+            raise Busy(f"{name} answers {EACH} of your questions already. Wait for one of them.", retry_after=5.0)
+        if sum(self._sessions.values()) >= PLACES:
+            raise Busy(f"{name} answers {PLACES} questions of others already. Ask again soon.", retry_after=5.0)
+        if self._cells[model.digest] + prompt + most > model.window * CELLS:
+            raise Busy(f"{name} has no room for so long a text now. Ask again soon.", retry_after=5.0)
+        order = Order(request.session, Rate(model.parameters, price), prompt, most)
+        left = account.seller.left(now())
+        if order.whole > left:
+            raise Refused(
+                beyond_allowance(name, order, left, account.seller.allowance.daily, self.pace),
+                left=left,
+                whole=order.whole,
+            )
+        return model, order
+
+    async def _sell(self, link: PeerLink, request: Buy) -> AsyncGenerator[SaleEvent | Ended, None]:
+        account = await self._accounts.met(link)
+        model, order = self._checked(link, account, request)
+        session = order.session
+        self._sessions[link.peer_id] += 1
+        self._cells[model.digest] += order.prompt + order.most
+        flow = self._flows[session] = Flow(0)
+        self._pause()
+        sold = SoldSession(account, request, order, model, works=self._works, flow=flow, identity=self._identity)
+        self._sold.begin()
+        self._busy.begin()
+        try:
+            async with contextlib.aclosing(sold.events()) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._sold.end()
+            self._busy.end()
+            del self._flows[session]
+            self._sessions[link.peer_id] -= 1
+            self._cells[model.digest] -= order.prompt + order.most
+            self._tasks.spawn(sold.settle())

@@ -1,0 +1,218 @@
+"""A session that is sold: the answer goes on as far as it is paid for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from ainet.economy import receipt as receipts
+from ainet.economy.ledger import Model
+from ainet.economy.order import PATIENCE
+from ainet.economy.pair_account import now
+from ainet.economy.receipt import Finish, ReceiptBody, digest_of
+from ainet.economy.requests import Ended, Getting, SaidTokens, SaleEvent, Sold
+from ainet.economy.session import Stage
+from ainet.errors import Refused
+from ainet.stages.protocol.generation import Done, Open, Resume, Text
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from ainet.economy.order import Order
+    from ainet.economy.pair_account import PairAccount
+    from ainet.economy.requests import Buy
+    from ainet.economy.session import Sale
+    from ainet.economy.works import Ready, SoldModel, Works
+    from ainet.identity.identity import Identity
+    from ainet.stages.protocol.flow import Flow
+    from ainet.stages.protocol.generation import Event
+
+#: How often a session that waits looks whether it has waited for too long (s).
+LOOK = 0.5
+#: What is not acknowledged this long after a session has ended is written off (s).
+LATE = 5.0
+
+
+class SoldSession:
+    """Answers one order.
+
+    Parameters
+    ----------
+    account
+        With whom it is.
+    request, order
+        What was asked for, and what it was found to be.
+    flow
+        How far the answer may go.
+    """
+
+    def __init__(
+        self,
+        account: PairAccount,
+        request: Buy,
+        order: Order,
+        model: SoldModel,
+        *,
+        works: Works,
+        flow: Flow,
+        identity: Identity,
+    ) -> None:
+        self._account, self._request, self._order, self._model = account, request, order, model
+        self._works, self._flow, self._identity = works, flow, identity
+        self._session = order.session
+        self._said: list[int] = []
+        self._ended: Sale | None = None
+        self._finish, self._held = Finish.CANCELLED, ""
+
+    async def events(self) -> AsyncGenerator[SaleEvent | Ended, None]:
+        """Load the model, sell, and answer.
+
+        Raises
+        ------
+        Refused
+            It is not paid, or cannot be sold any more.
+        AinetError
+            Whatever prevents an answer.
+        """
+        told: asyncio.Queue[str | None] = asyncio.Queue()
+        context = self._works.ready(self._model, self._account.peer, told.put_nowait)
+        entering = asyncio.ensure_future(context.__aenter__())
+        entering.add_done_callback(lambda _: told.put_nowait(None))
+        try:
+            while (words := await told.get()) is not None:
+                yield SaleEvent(Getting(words[:300]))
+            ready = await entering
+        except BaseException:
+            entering.cancel()
+            await asyncio.gather(entering, return_exceptions=True)
+            if not entering.cancelled() and entering.exception() is None:
+                await context.__aexit__(None, None, None)
+            raise
+        try:
+            async with contextlib.aclosing(self._sell(ready)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            await context.__aexit__(None, None, None)
+
+    async def settle(self) -> None:
+        """Take what is acknowledged late, and write off the rest. Called once the session has ended in any way."""
+        sale = await self._account.end_sale(self._session, None) or self._ended
+        if sale is None:
+            return
+        until = time.monotonic() + LATE
+        while not sale.is_settled and time.monotonic() < until:
+            await self._account.changed(LOOK)
+        await self._account.write_off(sale)
+
+    async def _sell(self, ready: Ready) -> AsyncGenerator[SaleEvent | Ended, None]:
+        request, order, model = self._request, self._order, self._model
+        window = round(1 / model.seconds) if model.seconds > 0 else 0
+        try:
+            await self._account.sell(order, Model(model.digest, model.name, model.parameters), window=window)
+        except ValueError as exc:
+            raise Refused(f"{self._identity.name} cannot sell that any more: {exc}.") from exc
+        is_told = False
+        while (sale := self._sale).stage < Stage.READING:
+            if sale.stage is Stage.SOLD and not is_told:
+                is_told = True
+                yield SaleEvent(Sold(order.prompt, order.rate.price))
+            else:
+                await self._account.changed(LOOK)
+        opened = Open(
+            session=0,
+            messages=[],
+            raw=False,
+            sampling=request.sampling,
+            max_tokens=order.most + len(request.said),
+            stop=request.stop,
+            resume=Resume(request.prompt, request.said, []),
+            user=self._account.peer,
+        )
+        self._allow()
+        async with contextlib.aclosing(self._paid(ready.answer(opened, self._flow))) as events:
+            async for event in events:
+                if isinstance(event, Text) and event.tokens:
+                    await self._charge(len(event.tokens))
+                    yield SaleEvent(SaidTokens(len(self._said), event.tokens, event.text))
+                    self._said += event.tokens
+                elif isinstance(event, Done):
+                    self._finish, self._held = Finish[event.finish.upper()], event.text
+        yield await self._receipt()
+
+    async def _receipt(self) -> Ended:
+        request, order = self._request, self._order
+        parties = self._account.parties
+        body = ReceiptBody(
+            parties.payer,
+            parties.payee,
+            self._session,
+            self._model.digest,
+            self._model.parameters,
+            order.rate.price,
+            request.sampling.seed,
+            order.prompt,
+            len(self._said),
+            digest_of([*request.prompt, *request.said]),
+            digest_of(self._said),
+            self._finish,
+            int(time.time()),
+        )
+        signed = receipts.sign(body, parties.reversed, self._identity.sign)
+        self._ended = await self._account.end_sale(self._session, (signed, body))
+        return Ended(signed, self._held)
+
+    async def _paid(self, answer: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+        """Yield the events of an answer while it is paid for."""
+        step: asyncio.Future[Event] | None = None
+        try:
+            while True:
+                step = step or asyncio.ensure_future(anext(answer))
+                paid = asyncio.create_task(self._account.changed(LOOK))
+                waited: set[asyncio.Future[Any]] = {step, paid}
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                paid.cancel()
+                self._allow()
+                if step.done():
+                    done, step = step, None
+                    try:
+                        event = done.result()
+                    except StopAsyncIteration:
+                        return
+                    yield event
+        finally:
+            if step is not None:
+                step.cancel()
+                await asyncio.gather(step, return_exceptions=True)
+            await answer.aclose()
+
+    async def _charge(self, n: int) -> None:
+        """Charge tokens as soon as there is room for them: others may have used it meanwhile."""
+        while n:
+            part = min(n, self._account.seller.room(self._sale.order.session))
+            if part:
+                await self._account.charge(self._session, part)
+                n -= part
+            else:
+                await self._account.changed(LOOK)
+        self._allow()
+
+    def _allow(self) -> None:
+        sale = self._sale
+        room = self._account.seller.room(self._session)
+        self._flow.allow(len(self._request.said) + sale.generated + room)
+
+    @property
+    def _sale(self) -> Sale:
+        """The session as the account has it; raises `Refused` when it is over."""
+        sale = self._account.sale(self._session)
+        if sale is None:
+            raise Refused("The session has ended: the link was lost.")
+        if any(did.session == self._session for did in self._account.seller.tick(now())):
+            raise Refused(
+                f"Nothing was acknowledged for {PATIENCE // 1000} seconds: {self._identity.name} has ended the "
+                "session. What came stays."
+            )
+        return sale

@@ -1,0 +1,79 @@
+"""What a node can sell, as the part that sells it sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from ainet.models.tokenizer import Tokenizer
+    from ainet.stages.protocol.flow import Flow
+    from ainet.stages.protocol.generation import Event, Open
+
+
+class SoldModel(NamedTuple):
+    """A model that can be sold.
+
+    Attributes
+    ----------
+    digest
+        SHA-256 of its manifest.
+    parameters
+        Active ones, in millions.
+    window
+        Most tokens of a prompt and its answer together.
+    seconds
+        The time of a token (s), measured or predicted.
+    """
+
+    digest: bytes
+    name: str
+    parameters: int
+    window: int
+    tokenizer: Tokenizer
+    seconds: float
+
+
+class Ready(Protocol):
+    """A model that is loaded."""
+
+    def answer(self, request: Open, flow: Flow) -> AsyncGenerator[Event, None]:
+        """Answer, as far as `flow` lets it.
+
+        Raises
+        ------
+        StageLost
+            A stage was lost meanwhile.
+        """
+
+
+class Works(Protocol):
+    """The pipelines of this node, for whoever sells their answers."""
+
+    async def models(self, names: Sequence[str]) -> list[SoldModel]:
+        """Return the models with these names, or the one that is answered with when none is named.
+
+        Raises
+        ------
+        AinetError
+            One of them is unknown here, or does not fit.
+        """
+
+    async def vocabulary(self, tokenizer: Tokenizer) -> bytes:
+        """Return a vocabulary of a model on this device, as it travels; raises `NotFound`."""
+
+    def is_ready(self, model: SoldModel) -> bool:
+        """Whether the model is loaded."""
+
+    def ready(
+        self, model: SoldModel, requester: str, progress: Callable[[str], object]
+    ) -> AbstractAsyncContextManager[Ready]:
+        """Have the model loaded for a while; what is done then is counted for `requester` (node id).
+
+        Raises
+        ------
+        AinetError
+            It cannot be.
+        """

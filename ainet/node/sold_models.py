@@ -1,0 +1,117 @@
+"""The pipelines of this node, for whoever sells their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from ainet.api.generate import GenerateRequest
+from ainet.economy.credits import millions
+from ainet.economy.works import SoldModel
+from ainet.errors import NotEnough, NotFound
+from ainet.executor.metered import metered
+from ainet.executor.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from ainet.economy.works import Ready
+    from ainet.executor.provider import Provider
+    from ainet.hosting.requests import LoadProgress
+    from ainet.models.manifest import Manifest
+    from ainet.models.tensors import TensorStore
+    from ainet.models.tokenizer import Tokenizer
+    from ainet.resources.work import NoteWork
+    from ainet.stages.protocol.flow import Flow
+    from ainet.stages.protocol.generation import Event, Open
+    from ainet.swarm.settings import SwarmSettings
+
+
+class SoldModels:
+    """Has models loaded for others, on pipelines whose first and last layers are here: members do not see questions.
+
+    Parameters
+    ----------
+    provider
+        The source of pipelines.
+    settings
+        Which model is answered with when none is named.
+    store
+        Has vocabularies.
+    note_work
+        Takes note of what is done for others.
+    """
+
+    def __init__(
+        self, provider: Provider, settings: SwarmSettings, store: TensorStore, window: int, note_work: NoteWork
+    ) -> None:
+        self._provider, self._settings, self._store = provider, settings, store
+        self._window, self._note_work = window, note_work
+        self._names: dict[bytes, str] = {}
+
+    async def models(self, names: Sequence[str]) -> list[SoldModel]:
+        """Return the models with these names; see `Works`."""
+        wanted: list[str | None] = [*names] or [self._settings.get("model")]
+        return [await self._model(name) for name in wanted]
+
+    async def vocabulary(self, tokenizer: Tokenizer) -> bytes:
+        """Return a vocabulary as it travels; see `Works`."""
+        return await asyncio.to_thread(self._store.read, tokenizer.hash, 0, tokenizer.nbytes)
+
+    def is_ready(self, model: SoldModel) -> bool:
+        """Whether the model is loaded; see `Works`."""
+        return self._loaded(model.digest.hex()) is not None
+
+    @contextlib.asynccontextmanager
+    async def ready(
+        self, model: SoldModel, requester: str, progress: Callable[[str], object]
+    ) -> AsyncGenerator[Ready, None]:
+        """Have the model loaded for a while; see `Works`."""
+        request = GenerateRequest(messages=[], model=self._names[model.digest], private=True)
+
+        def report(item: LoadProgress) -> None:
+            progress(item.text)
+
+        loading = self._provider.obtain(request, "", report)
+        try:
+            pipeline = await loading
+            if not isinstance(pipeline, Pipeline):
+                raise NotFound(f"{model.name} is not loaded here any more.")
+            yield _ReadyPipeline(pipeline, requester, self._note_work)
+        finally:
+            await self._provider.finish(loading)
+
+    async def _model(self, name: str | None) -> SoldModel:
+        manifest = await self._provider.manifest(name)
+        digest = bytes.fromhex(manifest.digest)
+        self._names[digest] = manifest.digest if name is None else name
+        seconds = await self._seconds(manifest)
+        window = min(self._window, manifest.n_ctx_train)
+        return SoldModel(
+            digest, manifest.name, millions(manifest.active_parameters), window, manifest.tokenizer, seconds
+        )
+
+    async def _seconds(self, manifest: Manifest) -> float:
+        """Return the time of a token: of the pipeline that is loaded, else as it would be placed."""
+        pipeline = self._loaded(manifest.digest)
+        if pipeline is not None:
+            return pipeline.plan.seconds
+        plan = (await self._provider.plan(manifest, private=True)).plan
+        if not plan.stages:
+            raise NotEnough(f"{manifest.name} does not fit on this device.")
+        return plan.seconds
+
+    def _loaded(self, digest: str) -> Pipeline | None:
+        return next((one for one in self._provider.pipelines.usable() if one.digest == digest), None)
+
+
+class _ReadyPipeline:
+    """A pipeline that is loaded; what it answers is counted."""
+
+    def __init__(self, pipeline: Pipeline, requester: str, note_work: NoteWork) -> None:
+        self._pipeline, self._requester, self._note_work = pipeline, requester, note_work
+
+    def answer(self, request: Open, flow: Flow) -> AsyncGenerator[Event, None]:
+        answer = self._pipeline.ask(request, flow)
+        return metered(answer, self._pipeline, request, self._requester, self._note_work, is_new=True)
