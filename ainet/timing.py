@@ -186,6 +186,12 @@ class Timing:
 
     # Buying and selling
 
+    #: Both sides show what they hold of an account within this time.
+    meeting: float = 15.0
+    #: A session whose other side says nothing, or pays nothing, for this long ends.
+    session_silence: float = 30.0
+    #: What is not acknowledged this long after a session has ended is written off.
+    voucher_late: float = 5.0
     #: Sellers say their prices within this time.
     price_asked: float = 3.0
     #: Whether others have had their part of the time is looked at this often.

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from ainet.identity.identity import Identity
     from ainet.links.link import PeerLink
     from ainet.links.links import Links
+    from ainet.timing import Timing
 
 T = TypeVar("T")
-MEETING = 15.0  # seconds
 
 
 class Accounts:
@@ -49,8 +49,11 @@ class Accounts:
         Returns what each of them may have beyond what it gave.
     """
 
-    def __init__(self, path: Path, links: Links, allowance: Callable[[], Allowance], log: logging.Logger) -> None:
+    def __init__(
+        self, path: Path, links: Links, allowance: Callable[[], Allowance], log: logging.Logger, *, timing: Timing
+    ) -> None:
         self._path, self._links, self._allowance, self._log = path, links, allowance, log
+        self._timing = timing
         self._identity: Identity = links.identity
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._ledger: DistributedLedger | None = None
@@ -127,7 +130,14 @@ class Accounts:
             key = base64.b32decode(peer.upper() + "====")
             found = await self.do(lambda: ledger.account(key, swarm, new=Balance.new(now(), allowance)))
             made = PairAccount(
-                peer, contact.name, found, allowance, ledger=ledger, journal=self.do, signer=self._identity.sign
+                peer,
+                contact.name,
+                found,
+                allowance,
+                ledger=ledger,
+                journal=self.do,
+                signer=self._identity.sign,
+                patience=self._timing.session_silence,
             )
             self._open.setdefault(peer, made)  # somebody else may have been first
         return self._open[peer]
@@ -152,7 +162,7 @@ class Accounts:
     async def compare(self, link: PeerLink) -> list[str]:
         """Return in which words a device and this one do not agree, after both have shown what they hold."""
         account = await self.of(link.peer_id)
-        shown = await link.request(ShowAccount(account.held, account.signed), timeout=MEETING)
+        shown = await link.request(ShowAccount(account.held, account.signed), timeout=self._timing.meeting)
         await self._take(link, account, shown)
         words = []
         for mine, theirs, what in (
@@ -164,10 +174,10 @@ class Accounts:
                 words.append(f"{what} {told:,} credits where {known:,} are known here")
         return words
 
-    def allow(self) -> None:
+    async def allow(self) -> None:
         """Take over what the owner gives now."""
         for account in self._open.values():
-            account.seller.allowance = self._allowance()
+            await account.allow(self._allowance())
 
     async def met(self, link: PeerLink) -> PairAccount:
         """Return the account with a device after both have shown what they hold on this link.
@@ -179,7 +189,7 @@ class Accounts:
         """
         account = await self.of(link.peer_id)
         if not account.has_met(link):
-            shown = await link.request(ShowAccount(account.held, account.signed), timeout=MEETING)
+            shown = await link.request(ShowAccount(account.held, account.signed), timeout=self._timing.meeting)
             await self._take(link, account, shown)
         return account
 

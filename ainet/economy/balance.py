@@ -69,6 +69,11 @@ class Balance:
         return had - self.signed - self.leaked
 
     @property
+    def is_untouched(self) -> bool:
+        """Whether neither side ever had anything."""
+        return not (self.acknowledged or self.signed or self.written_off or self.leaked)
+
+    @property
     def owed(self) -> int:
         """What this device owes the other one."""
         return max(-self.level, 0)

@@ -7,7 +7,6 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from ainet.economy import receipt as receipts
-from ainet.economy.order import PATIENCE
 from ainet.economy.pair_account import now
 from ainet.economy.receipt import digest_of
 from ainet.economy.requests import Ended, Getting, Pay, SaidTokens, Sold
@@ -79,11 +78,12 @@ class BoughtSession:
             async with contextlib.aclosing(self._link.stream(self._request)) as items:
                 while True:
                     try:
-                        async with asyncio.timeout(PATIENCE / 1000):
+                        async with asyncio.timeout(self._account.patience):
                             item = await anext(items)
                     except TimeoutError:
                         raise PeerUnreachable(
-                            f"{self._link.peer_name} said nothing for {PATIENCE // 1000} seconds: it is asked no more."
+                            f"{self._link.peer_name} said nothing for {self._account.patience:g} seconds: it is asked "
+                            "no more."
                         ) from None
                     except StopAsyncIteration:
                         raise ProtocolError(f"{self._link.peer_name} ended the session without a receipt.") from None
@@ -145,7 +145,7 @@ class BoughtSession:
             sent = self._newest
             assert sent is not None  # noqa: S101 - it is set before this begins
             try:
-                await self._link.request(Pay(sent), timeout=PATIENCE / 1000)
+                await self._link.request(Pay(sent), timeout=self._account.patience)
             except AinetError as exc:
                 self._log.info("A voucher did not reach %s: %s", self._link.peer_name, exc.message)
                 return

@@ -66,6 +66,7 @@ class Economy:
         names = {one.id: one.name for one in self._links.members()}
         await self._look()
         away = await self._exchange.ask(list(names))
+        names |= {contact.id: contact.name for contact in self._links.identity.contacts.all()}
         since = _midnight(days)
         rows = await self.book.rows(since // HOUR)
         return shown.Usage(

@@ -56,7 +56,7 @@ class Market:
             await self._selling.open(terms)
         except AinetError as exc:
             self._log.warning("Nothing is sold: %s", exc.message)
-        self._accounts.allow()
+        await self._accounts.allow()
 
     async def sell(
         self,
@@ -78,7 +78,7 @@ class Market:
         )
         await self._selling.open(terms)
         await asyncio.to_thread(write_terms, self._path, terms)
-        self._accounts.allow()
+        await self._accounts.allow()
         return await self.selling()
 
     async def stop_selling(self) -> shown.SellingState:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from ainet.economy import voucher as vouchers
+from ainet.economy.balance import Balance
 from ainet.economy.receipt import digest_of
 from ainet.economy.session import Buyer, Seller
 from ainet.identity.keys import public_key_of
@@ -49,6 +50,8 @@ class PairAccount:
         Where everything is written, and what runs work on it.
     signer
         Signs with this device's key.
+    patience
+        Seconds of the other side's silence after which a session ends.
     """
 
     def __init__(
@@ -61,12 +64,14 @@ class PairAccount:
         ledger: DistributedLedger,
         journal: Journal,  # type: ignore[type-arg] # it is generic in each call
         signer: Callable[[bytes], bytes],
+        patience: float,
     ) -> None:
         self.peer, self.name = peer, name
         self.number, self.parties = account.id, account.parties
         self.signed, self.held = account.signed, account.held
         self.pace = account.pace
-        self.seller = Seller(account.balance, allowance)
+        self.seller = Seller(account.balance, allowance, patience=round(patience * 1000))
+        self.patience = patience
         body = _body(account.signed)
         self.buyer = Buyer(body.total, body.gifts) if body is not None else Buyer()
         self._ledger, self._journal, self._signer = ledger, journal, signer
@@ -106,6 +111,14 @@ class PairAccount:
         self._met.add(link)
 
     # Selling.
+
+    async def allow(self, allowance: Allowance) -> None:
+        """Let the other device have this beyond what it gave; one that never had anything begins with a day's part."""
+        async with self._lock:
+            self.seller.allowance = allowance
+            if self.seller.balance.is_untouched and not self.seller.sales:
+                balance = self.seller.balance = Balance.new(now(), allowance)
+                await self._journal(lambda: self._ledger.keep(self.number, balance))
 
     async def sell(self, order: Order, model: Model, *, window: int) -> list[Do]:
         """Accept an order; raises `ValueError` where `Seller.sell` does."""

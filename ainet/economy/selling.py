@@ -149,11 +149,16 @@ class Selling:
             model.parameters,
             quote.price,
             quote.reason,
-            model.window,
+            self._window(model),
             starts,
             1 / model.seconds if model.seconds > 0 else 0.0,
             model.tokenizer,
         )
+
+    @staticmethod
+    def _window(model: SoldModel) -> int:
+        """Return the most tokens that sessions of others may have in a model's cells, together."""
+        return int(model.window * CELLS)
 
     def _why_not(self) -> str:
         terms = self.terms
@@ -203,13 +208,14 @@ class Selling:
         prompt = len(request.prompt) + len(request.said)
         if not request.prompt:
             raise ProtocolError("There is nothing to answer: the prompt is empty.")
-        if prompt + 1 > model.window * CELLS:
+        window = self._window(model)
+        if prompt + 1 > window:
             raise PromptTooLong(
-                f"The prompt has {prompt} tokens; {name} sells {int(model.window * CELLS)} with the answer.",
+                f"The prompt has {prompt} tokens; {name} sells {window} with the answer.",
                 prompt_tokens=prompt,
-                context_window=int(model.window * CELLS),
+                context_window=window,
             )
-        most = min(request.most, int(model.window * CELLS) - prompt)
+        most = min(request.most, window - prompt)
         price = self._offer(terms, model).price
         if price > request.price:
             raise Refused(
@@ -220,7 +226,7 @@ class Selling:
             raise Busy(f"{name} answers {EACH} of your questions already. Wait for one of them.", retry_after=5.0)
         if sum(self._sessions.values()) >= PLACES:
             raise Busy(f"{name} answers {PLACES} questions of others already. Ask again soon.", retry_after=5.0)
-        if self._cells[model.digest] + prompt + most > model.window * CELLS:
+        if self._cells[model.digest] + prompt + most > window:
             raise Busy(f"{name} has no room for so long a text now. Ask again soon.", retry_after=5.0)
         order = Order(request.session, Rate(model.parameters, price), prompt, most)
         left = account.seller.left(now())
@@ -240,7 +246,9 @@ class Selling:
         self._cells[model.digest] += order.prompt + order.most
         flow = self._flows[session] = Flow(0)
         self._pause()
-        sold = SoldSession(account, request, order, model, works=self._works, flow=flow, identity=self._identity)
+        sold = SoldSession(
+            account, request, order, model, works=self._works, flow=flow, identity=self._identity, timing=self._timing
+        )
         self._sold.begin()
         self._busy.begin()
         try:

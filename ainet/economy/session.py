@@ -83,11 +83,14 @@ class Seller:
         What is known of it.
     allowance
         What it may have beyond what it gave.
+    patience
+        Milliseconds without what the buyer owes, after which a session ends.
     """
 
-    def __init__(self, balance: Balance, allowance: Allowance) -> None:
+    def __init__(self, balance: Balance, allowance: Allowance, *, patience: int = PATIENCE) -> None:
         self.balance = balance
         self.allowance = allowance
+        self._patience = patience
         self.charged = balance.acknowledged
         self.sales: dict[bytes, Sale] = {}
         #: Charges that are not acknowledged, the oldest first.
@@ -199,7 +202,7 @@ class Seller:
         return [
             Do("end", session, "unpaid")
             for session, sale in self.sales.items()
-            if sale.waiting is not None and moment - sale.waiting >= PATIENCE
+            if sale.waiting is not None and moment - sale.waiting >= self._patience
         ]
 
     def end(self, session: bytes, moment: int) -> Sale:

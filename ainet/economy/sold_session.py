@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from ainet.economy import receipt as receipts
 from ainet.economy.ledger import Model
-from ainet.economy.order import PATIENCE
 from ainet.economy.pair_account import now
 from ainet.economy.receipt import Finish, ReceiptBody, digest_of
 from ainet.economy.requests import Ended, Getting, SaidTokens, SaleEvent, Sold
@@ -28,11 +27,10 @@ if TYPE_CHECKING:
     from ainet.identity.identity import Identity
     from ainet.stages.protocol.flow import Flow
     from ainet.stages.protocol.generation import Event
+    from ainet.timing import Timing
 
 #: How often a session that waits looks whether it has waited for too long (s).
 LOOK = 0.5
-#: What is not acknowledged this long after a session has ended is written off (s).
-LATE = 5.0
 
 
 class SoldSession:
@@ -58,9 +56,10 @@ class SoldSession:
         works: Works,
         flow: Flow,
         identity: Identity,
+        timing: Timing,
     ) -> None:
         self._account, self._request, self._order, self._model = account, request, order, model
-        self._works, self._flow, self._identity = works, flow, identity
+        self._works, self._flow, self._identity, self._timing = works, flow, identity, timing
         self._session = order.session
         self._said: list[int] = []
         self._ended: Sale | None = None
@@ -102,7 +101,7 @@ class SoldSession:
         sale = await self._account.end_sale(self._session, None) or self._ended
         if sale is None:
             return
-        until = time.monotonic() + LATE
+        until = time.monotonic() + self._timing.voucher_late
         while not sale.is_settled and time.monotonic() < until:
             await self._account.changed(LOOK)
         await self._account.write_off(sale)
@@ -132,14 +131,19 @@ class SoldSession:
             user=self._account.peer,
         )
         self._allow()
+        heard = time.monotonic()
         async with contextlib.aclosing(self._paid(ready.answer(opened, self._flow))) as events:
             async for event in events:
                 if isinstance(event, Text) and event.tokens:
                     await self._charge(len(event.tokens))
                     yield SaleEvent(SaidTokens(len(self._said), event.tokens, event.text))
                     self._said += event.tokens
+                    heard = time.monotonic()
                 elif isinstance(event, Done):
                     self._finish, self._held = Finish[event.finish.upper()], event.text
+                elif event is None and time.monotonic() - heard > self._account.patience / 4:
+                    heard = time.monotonic()
+                    yield SaleEvent(Getting(self._why_silent))
         yield await self._receipt()
 
     async def _receipt(self) -> Ended:
@@ -164,8 +168,14 @@ class SoldSession:
         self._ended = await self._account.end_sale(self._session, (signed, body))
         return Ended(signed, self._held)
 
-    async def _paid(self, answer: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
-        """Yield the events of an answer while it is paid for."""
+    @property
+    def _why_silent(self) -> str:
+        if self._flow.is_paused:
+            return "others come first"
+        return "waiting" if self._said else "reading the question"
+
+    async def _paid(self, answer: AsyncGenerator[Event, None]) -> AsyncGenerator[Event | None, None]:
+        """Yield the events of an answer while it is paid for, and None now and then."""
         step: asyncio.Future[Event] | None = None
         try:
             while True:
@@ -182,6 +192,8 @@ class SoldSession:
                     except StopAsyncIteration:
                         return
                     yield event
+                else:
+                    yield None
         finally:
             if step is not None:
                 step.cancel()
@@ -212,7 +224,7 @@ class SoldSession:
             raise Refused("The session has ended: the link was lost.")
         if any(did.session == self._session for did in self._account.seller.tick(now())):
             raise Refused(
-                f"Nothing was acknowledged for {PATIENCE // 1000} seconds: {self._identity.name} has ended the "
+                f"Nothing was acknowledged for {self._account.patience:g} seconds: {self._identity.name} has ended the "
                 "session. What came stays."
             )
         return sale

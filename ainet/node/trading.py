@@ -62,7 +62,7 @@ class Trading:
         timing: Timing,
     ) -> None:
         works = SoldModels(provider, settings, store, window, note_work)
-        self.accounts = Accounts(data_dir / "ledger.sqlite", links, self._allowance, log)
+        self.accounts = Accounts(data_dir / "ledger.sqlite", links, self._allowance, log, timing=timing)
         self.selling = Selling(self.accounts, works, links, log=log, timing=timing)
         self._tokenizing = Tokenizing(
             data_dir / "vocabularies", works, engine=engine, workers=workers, log=log, timing=timing

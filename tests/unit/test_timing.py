@@ -56,6 +56,11 @@ def test_who_is_asked_has_less_time_than_who_asks():
     assert TIMING.devices_awaited < LONG
 
 
+def test_whoever_pays_late_is_waited_for_and_whoever_never_pays_is_not():
+    assert TIMING.sold_load < TIMING.voucher_late < TIMING.session_silence
+    assert TIMING.price_asked < TIMING.meeting < TIMING.session_silence < TIMING.tokenizer
+
+
 def test_whoever_ends_gets_to_it_before_it_is_ended():
     """A child ends itself and all beneath it before its parent ends it, and so on up to the command."""
     assert TIMING.stop_steps + TIMING.child_orderly < TIMING.server_stop

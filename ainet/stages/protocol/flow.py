@@ -19,13 +19,14 @@ class Flow:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._is_paused = False
+        #: Whether something else comes first.
+        self.is_paused = False
         self._tell: Callable[[int], object] | None = None
 
     @property
     def now(self) -> int:
         """The number of tokens that may be said now, all in all."""
-        return 0 if self._is_paused else self._most
+        return 0 if self.is_paused else self._most
 
     def allow(self, most: int) -> None:
         """Let this number of tokens be said in all, as soon as nothing else comes first."""
@@ -35,12 +36,12 @@ class Flow:
 
     def pause(self) -> None:
         """Say no more tokens for now; the next one may be on its way."""
-        self._is_paused = True
+        self.is_paused = True
         self._say()
 
     def go_on(self) -> None:
         """Take `pause` back."""
-        self._is_paused = False
+        self.is_paused = False
         self._say()
 
     def connect(self, tell: Callable[[int], object] | None) -> None:

@@ -2,34 +2,208 @@
 
 from __future__ import annotations
 
-from support.local_nodes import ask, owners
+import asyncio
+import contextlib
+import time
 
-from ainet.api import ledger, market
+import pytest
+from support.local_nodes import ENDLESS, ask, owners, question
+
+from ainet.api import economy, ledger, market
+from ainet.api.generate import Progress, Text
+from ainet.economy.requests import Pay
+from ainet.errors import AinetError, NotFound, PeerUnreachable, Refused, UsageError
+from ainet.links.standing import Standing
 from ainet.timing import Timing
 
-QUICK = Timing(sold_load=0.1)
+QUICK = Timing(sold_load=0.1, voucher_late=0.5, session_silence=3.0, meeting=2.0)
+SEA = "Tell me of the sea."
 
 
-async def test_an_answer_is_bought_token_by_token(tmp_path):
-    async with owners(tmp_path, QUICK, ana={}, ben={}) as found:
+async def until(condition):
+    async with asyncio.timeout(30):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+async def accounts(*nodes):
+    """Return the first account of each node."""
+    return [(await node.call(ledger.balance)).accounts[0] for node in nodes]
+
+
+async def check_agreed(ana, ben):
+    """Fail unless both ledgers are in order, and say the same."""
+    for node in (ana, ben):
+        verified = await node.call(ledger.verify)
+        assert (verified.problems, len(verified.compared)) == ([], 1)
+    at_ana, at_ben = await accounts(ana, ben)
+    assert (at_ana.gave, at_ana.had) == (at_ben.had, at_ben.gave)
+    return at_ana
+
+
+async def test_an_answer_is_bought_token_by_token_by_who_has_no_model(tmp_path, smollm2_path):
+    async with owners(tmp_path, QUICK, ana={}, ben={"discover_models": False}) as found:
         ana, ben = found.values()
-        state = await ana.call(market.sell, [])
-        assert state.is_on
-        own = await ask(ana, text="Tell me of the sea.", max_tokens=40)
+        assert (await ana.call(market.sell, [])).is_on
+        own = await ask(ana, text=SEA, max_tokens=100)
         (offer,) = (await ben.call(market.offers)).offers
         assert (offer.seller, offer.model, offer.starts_in_s) == ("ana", own.model, 0)
-        bought = await ask(ben, text="Tell me of the sea.", max_tokens=40, seller="ana", model=own.model)
-        assert bought.tokens == own.tokens
-        assert bought.text == own.text
+        bought = await ask(ben, text=SEA, max_tokens=100, seller="ana")
+        assert (bought.tokens, bought.text, bought.notes) == (own.tokens, own.text, [])
+        assert not (tmp_path / "ben" / "store" / "tensors").exists() or not any(
+            (tmp_path / "ben" / "store" / "tensors").iterdir()
+        )
         (what,) = bought.bought
         assert (what.seller, what.tokens) == ("ana", len(own.tokens))
-        (at_ana,) = (await ana.call(ledger.balance)).accounts
-        (at_ben,) = (await ben.call(ledger.balance)).accounts
-        assert at_ana.gave == at_ben.had == what.credits > 0
+        at_ana = await check_agreed(ana, ben)
+        assert at_ana.gave == what.credits > 0
         assert at_ana.lost == 0
         for node in (ana, ben):
-            verified = await node.call(ledger.verify)
-            assert (verified.problems, len(verified.compared)) == ([], 1)
             (row,) = (await node.call(ledger.ledger)).rows
             assert (row.kind, row.credits, row.generated_tokens) == ("session", what.credits, len(own.tokens))
             assert row.finish in ("stop", "length")
+        # What was done for Ben counts as his.
+        counted = {one.asked: one for one in (await ana.call(economy.usage)).sums}
+        assert counted["ben"].generated_tokens == len(own.tokens)
+        assert counted["ben"].prompt_tokens == own.timings.prompt_tokens
+
+
+async def test_what_came_before_an_interruption_is_paid_and_nothing_else(tmp_path):
+    async with owners(tmp_path, QUICK, ana={}, ben={}) as found:
+        ana, ben = found.values()
+        await ana.call(market.sell, [])
+        n = 0
+        asked = question(SEA, max_tokens=150, grammar=ENDLESS, temperature=1.0, seller="anyone")
+        async with contextlib.aclosing(ben.generate(asked)) as events:
+            async for event in events:
+                n += len(event.tokens) if isinstance(event, Text) else 0
+                if n >= 20:
+                    break
+
+        async def is_over():
+            return (await ana.call(market.selling)).sessions == 0 and (await accounts(ana))[0].gave > 0
+
+        await until(is_over)
+        await asyncio.sleep(2 * QUICK.voucher_late)  # what was on its way is written off then
+        at_ana = await check_agreed(ana, ben)
+        (row,) = (await ben.call(ledger.ledger)).rows
+        assert row.generated_tokens == n
+        assert row.credits == at_ana.gave
+        assert await ask(ben, text=SEA, seller="ana")  # and the next one is answered
+
+
+async def test_a_seller_that_is_lost_hands_over_at_the_token_where_it_stopped(tmp_path):
+    async with owners(tmp_path, QUICK, ben={}, ana={}, carl={}) as found:
+        ben, ana, carl = found.values()
+        await ana.call(market.sell, [], price="0.5")
+        await carl.call(market.sell, [], price="1")
+        sampling = {"max_tokens": 100, "temperature": 1.0, "seed": 7}
+        own = await ask(carl, text=SEA, **sampling)
+        notices, n, done = [], 0, None
+        async with contextlib.aclosing(ben.generate(question(SEA, seller="anyone", **sampling))) as events:
+            async for event in events:
+                if isinstance(event, Progress) and event.notice:
+                    notices.append(event.text)
+                if isinstance(event, Text):
+                    n += len(event.tokens)
+                    if n > 20 and ana is not None:
+                        await ana.stop()
+                        ana = None
+                done = event
+        assert done.tokens == own.tokens
+        assert done.text == own.text
+        assert [one.seller for one in done.bought] == ["ana", "carl"]
+        assert sum(one.tokens for one in done.bought) == len(own.tokens)
+        (notice,) = notices
+        assert "The answer goes on elsewhere" in notice
+        found.pop("ana")
+
+
+async def test_what_cannot_be_bought_is_said_in_one_sentence(tmp_path):
+    async with owners(tmp_path, QUICK, ana={}, ben={}) as found:
+        ana, ben = found.values()
+
+        async def refused(kind, **options):
+            with pytest.raises(kind) as error:
+                await ask(ben, text=SEA, **options)
+            return error.value.message
+
+        assert await refused(Refused, seller="ana") == "ana sells nothing."
+        await ana.call(market.sell, [], allow="1m")
+        assert "No contact is called 'zoe'. Contacts are: ana." in await refused(NotFound, seller="zoe")
+        assert "no --from with --private" in await refused(UsageError, seller="ana", private=True)
+        assert "no --from with --context" in await refused(UsageError, seller="ana", context="auto")
+        assert "ana does not sell other, but" in await refused(Refused, seller="ana", model="other")
+        words = await refused(Refused, seller="ana", max_tokens=300, budget=0.5)
+        assert "This answer may take" in words
+        assert "of ana, and the budget is 0 seconds. " in words
+        await ana.call(market.sell, [], allow="1s", price="1000")
+        words = await refused(Refused, seller="ana", max_tokens=300)
+        assert words.startswith("ana gives you 1 second a day; ")
+        assert " are left, this answer may take " in words
+        assert " A first word fits at " in words
+        await ana.call(market.sell, [], allow="20s", price="20")
+        words = await refused(Refused, seller="ana", max_tokens=300)
+        fits = int(words.split("--max-tokens ")[1].split("`")[0])
+        assert len((await ask(ben, text=SEA, seller="ana", max_tokens=fits, grammar=ENDLESS)).tokens) == fits
+        hour = time.localtime().tm_hour
+        await ana.call(market.sell, [], hours=f"{(hour + 2) % 24}-{(hour + 3) % 24}")
+        assert "o'clock; it is" in await refused(Refused, seller="ana")
+        await ana.call(market.stop_selling)
+        assert await refused(Refused, seller="anyone") == "ana sells nothing."
+        for terms, said in (
+            ({"max_load": "0%"}, "no part of the time"),
+            ({"hours": "25-3"}, "no hours"),
+            ({"price": "-1"}, "no price"),
+            ({"price": "99999"}, "no price"),
+            ({"allow": "3 years"}, "not a time"),
+        ):
+            with pytest.raises(UsageError, match=said):
+                await ana.call(market.sell, [], **terms)
+        with pytest.raises(AinetError):
+            await ana.call(market.sell, ["no such model"])
+        assert not (await ana.call(market.selling)).is_on
+
+
+async def test_who_does_not_acknowledge_gets_a_window_and_no_more(tmp_path, monkeypatch):
+    async with owners(tmp_path, QUICK, ana={"context_window": 4096}, ben={}) as found:
+        ana, ben = found.values()
+        await ana.call(market.sell, [])
+        link = ben.links.open_link(ana.id, Standing.CONTACT)
+        request, paid = link.request, []
+
+        async def cheat(asked, **options):
+            if isinstance(asked, Pay):
+                paid.append(asked)
+            return None if len(paid) > 1 else await request(asked, **options)
+
+        monkeypatch.setattr(link, "request", cheat)
+        asked = question(SEA, max_tokens=1500, grammar=ENDLESS, temperature=1.0, seller="ana")
+        tokens, waited = [], []
+
+        async def listen():
+            async for event in ben.generate(asked):
+                tokens.extend(event.tokens if isinstance(event, Text) else [])
+                waited.extend([event.text] if isinstance(event, Progress) else [])
+
+        with pytest.raises(Refused, match="Nothing was acknowledged for 3 seconds: ana has ended the session"):
+            await listen()
+        assert "ana: waiting" in waited
+        monkeypatch.undo()
+        (offer,) = (await ben.call(market.offers)).offers
+        assert 0 < len(tokens) <= max(64, round(offer.tokens_per_s)) + 1
+
+        async def is_written_off():
+            return (await accounts(ana))[0].lost > 0
+
+        await until(is_written_off)
+        # What he has signed for he shows when the two meet again, and it is lost no more.
+        for one in ben.links.table.links(Standing.CONTACT):
+            one.close(PeerUnreachable("cut"))
+
+        async def is_agreed():
+            at_ana, at_ben = await accounts(ana, ben)
+            return at_ana.gave == at_ben.had and at_ana.lost == 0
+
+        await until(is_agreed)
+        await check_agreed(ana, ben)
