@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from llama_cpp import llama_cpp as C  # noqa: N812
 
 from ainet.errors import UsageError
@@ -15,18 +16,42 @@ from ainet.stages.llama.json_mask import JsonMask
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from numpy.typing import NDArray
+
     from ainet.stages.llama.llama import Llama
     from ainet.stages.llama.vocabulary import Vocabulary
     from ainet.stages.protocol.sampling_params import SamplingParams
 
+#: The margin of a token that could not be drawn, and the largest one that counts.
+WORST = 1.0
+#: Among so many of the best candidates an end is looked for.
+MANY = 200
 LAST_TOKENS = 64  # tokens that the repeat penalty looks at: llama.cpp's default
 
 
-def draw_seed(seed: int, position: int) -> int:
-    """Return the 32-bit seed of the draw at `position`: neighbours share nothing, and a replay draws the same."""
+def gumbels(seed: int, position: int, tokens: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Return standard Gumbel numbers for tokens, float64 of shape (n,), which depend on nothing but the arguments.
+
+    The largest of logit and Gumbel number is drawn as softmax would draw it, and hardly changes when logits hardly do.
+    (Gumbel, "Statistical Theory of Extreme Values", 1954; Maddison et al., "A* Sampling", NeurIPS 2014. The bits are
+    mixed as in splitmix64: Steele et al., "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.)
+    """
     raw = seed.to_bytes(8, "little") + position.to_bytes(8, "little")
-    # 0xFFFFFFFF asks llama.cpp for a random seed; the top bit is left out so that it cannot occur.
-    return int.from_bytes(hashlib.blake2b(raw, digest_size=4).digest(), "little") & 0x7FFFFFFF
+    key = np.uint64(int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little"))
+    with np.errstate(over="ignore"):
+        bits = key + (tokens.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        bits ^= bits >> np.uint64(31)
+    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53  # neither 0 nor 1
+    return -np.log(-np.log(uniform))
+
+
+class Candidates(NamedTuple):
+    """The tokens that may follow, int32 of shape (n,), and how good each is, float64: the best one is drawn."""
+
+    tokens: NDArray[np.int32]
+    scores: NDArray[np.float64]
 
 
 class Sampler:
@@ -61,7 +86,6 @@ class Sampler:
         except BaseException:
             self.close()
             raise
-        self._steps = C.llama_sampler_chain_n(self._chain)
 
     def sample(self, position: int, row: int = -1) -> int:
         """Draw the token at `position` from the logits of a row of the last batch (-1: the last), and accept it.
@@ -73,24 +97,63 @@ class Sampler:
         """
         if self._largest:
             return int(self._llama.logits(row).argmax())
-        if not self._greedy:
-            if C.llama_sampler_chain_n(self._chain) > self._steps:
-                C.llama_sampler_free(C.llama_sampler_chain_remove(self._chain, self._steps))
-            self._add(C.llama_sampler_init_dist(draw_seed(self._params.seed, position)))
+        found = self._candidates(position, row)
+        token = int(found.tokens[found.scores.argmax()])
+        self.accept([token])
+        return token
+
+    def margin(self, position: int, token: int, row: int = -1) -> float:
+        """Return by how much another token would be better than this one, from 0 to 1, and accept this one.
+
+        It is 1 for a token that could not be drawn, and 0 for the one that would be.
+        """
+        if self._largest:
+            logits = self._llama.logits(row)
+            return float(min(WORST, logits.max() - logits[token]))
+        try:
+            found = self._candidates(position, row)
+        except UsageError:
+            return WORST
+        finally:
+            self.accept([token])
+        mine = found.scores[found.tokens == token]
+        return float(min(WORST, found.scores.max() - mine[0])) if len(mine) else WORST
+
+    def end_margin(self, position: int, row: int = -1) -> float:
+        """Return `margin` of ending the answer."""
+        if self._largest:
+            logits = self._llama.logits(row)
+            found = Candidates(np.arange(len(logits), dtype=np.int32), logits.astype(np.float64))
+        else:
+            found = self._candidates(position, row)
+        best = found.scores.argsort()[::-1][:MANY]
+        ends = [i for i in best if self._vocabulary.ends(int(found.tokens[i]))]
+        return float(min(WORST, found.scores[best[0]] - found.scores[ends[0]])) if ends else WORST
+
+    def _candidates(self, position: int, row: int) -> Candidates:
+        """Return what may follow the logits of a row; raises `UsageError` if the grammar leaves nothing."""
         candidates = self._vocabulary.candidates(self._llama.logits(row))
         if self._mask is not None:
             self._mask.apply(candidates)
         pointer = candidates.ctypes.data_as(ctypes.POINTER(C.llama_token_data))
         drawn = C.llama_token_data_array(data=pointer, size=len(candidates), selected=-1, sorted=False)
         C.llama_sampler_apply(self._chain, ctypes.byref(drawn))
-        if not 0 <= drawn.selected < drawn.size or drawn.data[drawn.selected].logit == -math.inf:
+        # The samplers put those that are left in front, in the same memory.
+        left = candidates[: drawn.size]
+        left = left[left["logit"] > -math.inf]
+        if not len(left):
             # llama_sampler_sample would end the process here.
             raise UsageError(
                 "The grammar allows no token of this model to follow. Change the grammar or the JSON schema."
             )
-        token = int(drawn.data[drawn.selected].id)
-        self.accept([token])
-        return token
+        scores = left["logit"].astype(np.float64)
+        if self._greedy:
+            best = scores.max()
+            if 0 <= drawn.selected < drawn.size:  # of several that are equal, llama.cpp's choice
+                scores[left["id"] == drawn.data[drawn.selected].id] = math.nextafter(best, math.inf)
+        else:
+            scores += gumbels(self._params.seed, position, left["id"])
+        return Candidates(left["id"].copy(), scores)
 
     def accept(self, tokens: Iterable[int]) -> None:
         """Tell penalties and grammar of tokens that were drawn elsewhere."""

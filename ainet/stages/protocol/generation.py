@@ -73,6 +73,9 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
         The user, as the owner of the pipeline knows it: users are treated alike.
     allowed
         Tokens of the answer that may be said before an `Allow` lets more follow; None: all.
+    expected
+        Tokens of an answer that was given elsewhere: instead of drawing others, it is judged how well each of them
+        would have been drawn. `expects_end`: whether it ended by itself.
     """
 
     session: int
@@ -86,6 +89,8 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     template: str = ""
     tells: bool = False
     allowed: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    expected: list[int] = []
+    expects_end: bool = False
 
 
 class Allow(msgspec.Struct, tag=True, frozen=True):
@@ -149,12 +154,16 @@ class PromptRead(msgspec.Struct, tag=True, frozen=True):
 
 
 class Text(msgspec.Struct, tag=True, frozen=True):
-    """A piece of the answer, the tokens it came with, and the laps that brought several."""
+    """A piece of the answer, the tokens it came with, and the laps that brought several.
+
+    `margins`: where tokens are judged, how much better each of them could have been, from 0 to 1.
+    """
 
     session: int
     text: str
     tokens: list[int]
     laps: list[Lap] = []
+    margins: list[float] = []
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):

@@ -36,7 +36,7 @@ class Drafting:
             session.drafter = Drafter(self._lap)
             session.drafter.extend(session.tokens.tolist())
 
-    def after(self, session: Session, drawn: Drawn, tried: int, *, is_alone: bool) -> list[int]:
+    def after(self, session: Session, drawn: Drawn, tried: int, *, is_alone: bool, judged: int = 0) -> list[int]:
         """Return the tokens that are tried after the one that was drawn last.
 
         Parameters
@@ -45,7 +45,11 @@ class Drafting:
             The tokens of the last lap, and the number of tokens that were tried in it.
         is_alone
             Whether no other session runs or waits.
+        judged
+            Tokens that may be judged at once, where that is what the session is for.
         """
+        if session.request.expected:
+            return session.expected_next(judged)
         drafter = session.drafter
         if drafter is None:
             return []

@@ -203,7 +203,8 @@ class Head:
             told.append((session, drawn, text))
             if drawn.finish is None and drawn.error is None:
                 is_alone = len(self._active) == 1 and not self._waiting
-                draft = self._drafting.after(session, drawn, tried, is_alone=is_alone)
+                judged = (MAX_DRAFT + 1) // len(self._active) - 1  # all rows of a batch have room for their logits
+                draft = self._drafting.after(session, drawn, tried, is_alone=is_alone, judged=judged)
                 step = Next(segment.slot, drawn.position, [drawn.tokens[-1], *draft])
                 if session.may_go_on:
                     following.append(step)
@@ -213,8 +214,8 @@ class Head:
         self._ring.tokens(following)
         for session, drawn, said in told:
             text = session.say(drawn)[1] if said is None else said
-            if drawn.tokens:
-                session.reply(Text(session.request.session, text, drawn.tokens, drawn.laps))
+            if drawn.tokens or drawn.margins:
+                session.reply(Text(session.request.session, text, drawn.tokens, drawn.laps, drawn.margins))
             if drawn.error is not None:
                 self._end(session, Failed(session.request.session, drawn.error.to_dict()))
             elif drawn.finish is not None:

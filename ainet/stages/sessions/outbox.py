@@ -48,7 +48,8 @@ class Outbox:
             last = self._events[-1] if self._events else None
             if isinstance(last, Text) and isinstance(event, Text):
                 tokens, laps = [*last.tokens, *event.tokens], [*last.laps, *event.laps]
-                self._events[-1] = Text(event.session, last.text + event.text, tokens, laps)
+                margins = [*last.margins, *event.margins]
+                self._events[-1] = Text(event.session, last.text + event.text, tokens, laps, margins)
             else:
                 self._events.append(event)
             self._is_due, self._is_text = True, isinstance(event, Text)

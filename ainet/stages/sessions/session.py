@@ -38,6 +38,7 @@ class Drawn(NamedTuple):
     finish: str | None
     laps: list[Lap]
     error: UsageError | None = None
+    margins: list[float] = []  # noqa: RUF012 - nobody changes it
 
 
 class Session:
@@ -149,6 +150,8 @@ class Session:
             The first of these rows in the batch.
         """
         assert self._sampler is not None  # noqa: S101 - it was prepared before it was answered
+        if self.request.expected:
+            return self._judge(segment, row)
         drawn: list[int] = []
         finish, error = None, None
         draft, self.draft = self.draft, []
@@ -173,6 +176,35 @@ class Session:
         self.has_leftovers = len(drawn) < segment.outputs
         laps = [Lap(index, segment.rows, len(drawn))] if draft else []
         return Drawn(drawn, position, finish, laps, error)
+
+    def _judge(self, segment: Segment, row: int) -> Drawn:
+        """Judge the expected tokens after the rows of `segment` that have logits."""
+        assert self._sampler is not None  # noqa: S101 - see `draw`
+        expected, judged, margins = self.request.expected, [], []
+        position = segment.end - segment.outputs
+        finish = None
+        for i in range(segment.outputs):
+            position += 1
+            at = len(self.generated)
+            if at == len(expected):
+                margins.append(self._sampler.end_margin(position, row + i))
+                finish = "stop"
+                break
+            margins.append(self._sampler.margin(position, expected[at], row + i))
+            judged.append(expected[at])
+            self.generated.append(expected[at])
+            if at + 1 == len(expected) and not self.request.expects_end:
+                finish = "length"
+                break
+            if (finish := self._fullness(position)) is not None:
+                break
+        return Drawn(judged, position, finish, [], margins=margins)
+
+    def expected_next(self, most: int) -> list[int]:
+        """Return the expected tokens after the next one, at most this many."""
+        at = len(self.generated)
+        self.draft = self.request.expected[at : at + most]
+        return self.draft
 
     @property
     def may_go_on(self) -> bool:

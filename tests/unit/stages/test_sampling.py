@@ -14,7 +14,7 @@ from ainet.api.generate import GenerateRequest, Message
 from ainet.errors import UsageError
 from ainet.executor.request import to_open
 from ainet.stages.llama.llama import Llama
-from ainet.stages.llama.sampling import Sampler, draw_seed
+from ainet.stages.llama.sampling import Sampler, gumbels
 from ainet.stages.llama.vocabulary import Vocabulary
 from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.stages.protocol.segments import Segment
@@ -47,10 +47,36 @@ def test_the_draw_depends_on_the_position_only(llama):
     sampler.close()
 
 
-def test_draw_seeds_never_ask_for_a_random_one():
-    seeds = {draw_seed(seed, position) for seed in (0, 1, 2**63 - 1) for position in range(2000)}
-    assert len(seeds) == 6000
-    assert max(seeds) < 0xFFFFFFFF
+@pytest.mark.parametrize("n", [8, 400])
+def test_draws_are_distributed_as_softmax_has_it(n):
+    """Pearson's chi-square over 100,000 draws, each at a position of its own."""
+    generator = np.random.default_rng(1)
+    logits = generator.normal(0, 2.0, n)
+    tokens = generator.permutation(49152)[:n].astype(np.int32)
+    draws = 100_000
+    drawn = np.array([(logits + gumbels(7, position, tokens)).argmax() for position in range(draws)])
+    expected = np.exp(logits - logits.max())
+    expected *= draws / expected.sum()
+    counts = np.bincount(drawn, minlength=n)
+    often = expected >= 5
+    counts = np.append(counts[often], counts[~often].sum())
+    expected = np.append(expected[often], expected[~often].sum())
+    keep = expected > 0
+    squares = ((counts[keep] - expected[keep]) ** 2 / expected[keep]).sum()
+    freedom = keep.sum() - 1
+    # The 99.9 % quantile (Wilson and Hilferty).
+    assert squares < freedom * (1 - 2 / (9 * freedom) + 3.09 * (2 / (9 * freedom)) ** 0.5) ** 3
+
+
+def test_gumbel_numbers_of_neighbours_share_nothing():
+    tokens = np.arange(5000, dtype=np.int32)
+    found = [gumbels(seed, position, tokens) for seed, position in ((3, 5), (3, 6), (4, 5), (2**63 - 1, 2**40))]
+    assert np.isfinite(found).all()
+    for i, one in enumerate(found):
+        assert abs(one.mean() - np.euler_gamma) < 0.1
+        assert abs(np.corrcoef(one[1:], one[:-1])[0, 1]) < 0.06
+        for other in found[i + 1 :]:
+            assert abs(np.corrcoef(one, other)[0, 1]) < 0.06
 
 
 def test_greedy_is_the_most_probable_token(llama):

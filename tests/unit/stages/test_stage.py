@@ -164,6 +164,37 @@ async def test_an_answer_makes_way_at_once_and_goes_on_later(pipeline):
         await free(stage)
 
 
+async def judge(client, request):
+    events = [event async for event in client.ask(request)]
+    return [one for event in events if isinstance(event, Text) for one in event.margins], events[-1].finish
+
+
+@pytest.mark.parametrize("pipeline", [{"sessions": 3, "speculate": True}], indirect=True)
+@pytest.mark.parametrize("sampling", [SamplingParams(temperature=0), SamplingParams(temperature=0.7, seed=5)])
+async def test_an_answer_is_judged_as_it_would_have_been_drawn(pipeline, sampling):
+    _, connect = pipeline
+    async with connect() as client:
+        begun = [event async for event in client.ask(ask(1, max_tokens=60, sampling=sampling))]
+        said = [token for event in begun if isinstance(event, Text) for token in event.tokens]
+        asked = {"max_tokens": 61, "sampling": sampling}
+        margins, finish = await judge(client, ask(2, expected=said, **asked))
+        assert (len(margins), finish) == (len(said), "length")
+        honest = sum(margins) / len(margins)
+        assert honest < 0.03
+        # Beside others, too.
+        others = [asyncio.create_task(answer(client, ask(n, max_tokens=40))) for n in (3, 4)]
+        beside, _ = await judge(client, ask(5, expected=said, **asked))
+        await asyncio.gather(*others)
+        assert sum(beside) / len(beside) < 0.03
+        wrong = [*said[:30], *reversed(said[30:])]
+        margins, _ = await judge(client, ask(6, expected=wrong, **asked))
+        assert sum(margins[:30]) / 30 < 0.05
+        assert sum(margins[31:]) / len(margins[31:]) > 0.5
+        # An answer that is said to have ended where it could not.
+        margins, finish = await judge(client, ask(7, expected=said[:9], expects_end=True, **asked))
+        assert (len(margins), finish, margins[-1]) == (10, "stop", 1.0)
+
+
 async def test_a_lost_requester_frees_the_stage(pipeline):
     stage, connect = pipeline
     async with connect() as client:
