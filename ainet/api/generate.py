@@ -224,6 +224,10 @@ class Bought:
         Of the answer.
     credits, price
         What it cost, and by what the work was multiplied.
+    checked, check_limit
+        What a check of the answer has found, and up to where that is what the model would have said; None: not checked.
+    wrong
+        What is wrong with the answer; empty for nothing that is known.
     seconds, left_s, daily_s
         The same in the device's time: what it cost, what is left now, and what may be had in a day; 0 where the
         device does not say how fast it is.
@@ -237,6 +241,9 @@ class Bought:
     seconds: float
     left_s: float
     daily_s: float
+    checked: float | None = None
+    check_limit: float | None = None
+    wrong: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,6 +64,8 @@ class LedgerEntry:
         By what the work was multiplied.
     finish
         How an answer ended; None for one that was not ended by its seller.
+    checked, check_limit
+        What a check has found, and up to where that is what the model would have said; None: not checked.
     """
 
     id: int
@@ -79,6 +81,8 @@ class LedgerEntry:
     prompt_tokens: int | None = None
     generated_tokens: int | None = None
     finish: str | None = None
+    checked: float | None = None
+    check_limit: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

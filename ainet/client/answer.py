@@ -63,7 +63,9 @@ def bought_words(one: Bought) -> str:
     words = f"{one.seller} · {one.tokens} tokens"
     if one.daily_s or one.seconds:
         words += f" · {_minutes(one.seconds)} of {_minutes(one.daily_s)} minutes"
-    return words
+    if one.checked is not None:
+        words += f" · checked: {one.checked:.3f}, limit {one.check_limit:.3f}"
+    return f"{words} · {one.wrong}" if one.wrong else words
 
 
 def _minutes(seconds: float) -> str:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from ainet.economy.balance import Balance
+from ainet.economy.checks import lies
 from ainet.economy.contribution import Record
 from ainet.economy.ledger import DistributedLedger
 from ainet.economy.pair_account import PairAccount, now
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ainet.economy.balance import Allowance
+    from ainet.economy.checks import Verdict
     from ainet.economy.voucher import Voucher
     from ainet.identity.identity import Identity
     from ainet.links.link import PeerLink
@@ -155,9 +157,22 @@ class Accounts:
         for account in await self.all():
             number = account.number
             finished, failed = await self.do(lambda n=number: ledger.sessions(n))  # type: ignore[misc]
-            balance = account.seller.balance
-            found[account.peer] = Record(account.buyer.signed, balance.acknowledged, finished, failed)
+            balance, checked = account.seller.balance, await self.checks(account)
+            found[account.peer] = Record(
+                account.buyer.signed, balance.acknowledged, finished, failed, sum(checked), lies(checked)
+            )
         return found
+
+    async def checks(self, account: PairAccount) -> list[bool]:
+        """Return which answers of a device passed, of those that were checked, in order."""
+        ledger = await self.ledger()
+        return await self.do(lambda: ledger.checks(account.number))
+
+    async def note_check(self, session: bytes, found: Verdict) -> None:
+        """Note what a check has found; what is wrong in another way than by its tokens is far above the limit."""
+        ledger = await self.ledger()
+        mean = max(found.mean, 2 * found.limit) if found.words else found.mean
+        await self.do(lambda: ledger.note_check(session, mean, found.limit))
 
     async def compare(self, link: PeerLink) -> list[str]:
         """Return in which words a device and this one do not agree, after both have shown what they hold."""

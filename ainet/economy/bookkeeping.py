@@ -145,4 +145,6 @@ def _entry(row: LedgerRow, names: dict[str, str]) -> shown.LedgerEntry:
         prompt_tokens=row.prompt,
         generated_tokens=row.generated,
         finish=None if row.finish is None else Finish(row.finish).name.lower(),
+        checked=row.checked,
+        check_limit=row.check_limit,
     )

@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ainet.api import generate as shown
 from ainet.economy.bought_session import BoughtSession
+from ainet.economy.checking import Sample
+from ainet.economy.checks import PADDED
 from ainet.economy.choice import Choice, choices
 from ainet.economy.credits import Rate
 from ainet.economy.ledger import Model
 from ainet.economy.order import Order
+from ainet.economy.quotes import ANYONE
+from ainet.economy.receipt import Finish
 from ainet.economy.requests import Buy, Getting, SaidTokens, Sold
 from ainet.economy.signed import SESSION_BYTES
 from ainet.economy.words import beyond_allowance, seconds_of, span
@@ -23,14 +27,20 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import AsyncGenerator
 
+    from ainet.economy.accounts import Accounts
+    from ainet.economy.checking import Checking
     from ainet.economy.quotes import Quoted, Quotes
+    from ainet.economy.receipt import ReceiptBody
     from ainet.economy.requests import Offer
     from ainet.economy.tokenizing import Tokenizing
     from ainet.stages.protocol.generation import Open
 
-FINISHES = {0: "stop", 1: "length", 2: "context", 3: "cancelled"}
 #: Sellers that are tried one after the other for one answer.
 MOST_TRIED = 4
+#: Answers of this number of tokens are looked at for padding.
+LONG = 20
+#: How far a seller is trusted that the owner has named, whatever it did before.
+LEAST_TRUST = 0.01
 
 
 class Wanted(NamedTuple):
@@ -90,10 +100,17 @@ class Buying:
         Asks for prices.
     tokenizing
         Makes prompts, and compares texts with their tokens.
+    checking
+        Judges answers.
+    accounts
+        Keep what was found.
     """
 
-    def __init__(self, quotes: Quotes, tokenizing: Tokenizing, log: logging.Logger) -> None:
-        self._quotes, self._tokenizing, self._log = quotes, tokenizing, log
+    def __init__(
+        self, quotes: Quotes, tokenizing: Tokenizing, checking: Checking, accounts: Accounts, log: logging.Logger
+    ) -> None:
+        self._quotes, self._tokenizing, self._checking, self._log = quotes, tokenizing, checking, log
+        self._accounts = accounts
 
     async def answer(self, wanted: Wanted) -> AsyncGenerator[shown.Event, None]:
         """Buy an answer; yields its events. Closing the generator ends the session, and what came is paid.
@@ -150,9 +167,17 @@ class Buying:
                 words = f"The prompt has {n} tokens; {one.link.peer_name} sells {offer.window} with the answer."
                 raise PromptTooLong(words, prompt_tokens=n, context_window=offer.window)
             n_most = min(most, offer.window - n)
-            found = choices([one.quote(offer, budget)], n, n_most)
+            quote = one.quote(offer, budget)
+            if wanted.seller.casefold() != ANYONE:  # the owner decides whom to ask
+                quote = quote._replace(trust=max(quote.trust, LEAST_TRUST))
+            found = choices([quote], n, n_most)
             if found:
                 able.append(_Found(one, offer, prompt, notes, found[0], n_most))
+            elif not quote.trust:
+                refusals.append(
+                    f"{one.link.peer_name} has answered with another model than it named: only --from "
+                    f"{one.link.peer_name} asks it."
+                )
             else:
                 order = Order(b"", Rate(offer.parameters, offer.price), n, n_most)
                 refusals.append(_too_much(one, order, budget))
@@ -208,14 +233,43 @@ class Buying:
                         got.text.append(held)
                         if held:
                             yield shown.Text(text=held, tokens=[])
-                        got.bought.append(_bought(found, order, len(got.tokens) - before))
+                        yield shown.Progress(text=f"checking what {link.peer_name} has said")
+                        bought = _bought(found, order, len(got.tokens) - before)
+                        got.bought.append(await self._checked(wanted, found, got, bought, body))
                         text, more = await self._true_text(wanted, offer, got, link.peer_name)
-                        done = _done(wanted, found, got, FINISHES[body.finish], text)
+                        done = _done(wanted, found, got, Finish(body.finish).name.lower(), text)
                         yield dataclasses.replace(done, notes=[*notes, *more])
                         return
         finally:
             if len(got.bought) == 0 or got.bought[-1].session != order.session.hex():
                 got.bought.append(_bought(found, order, len(got.tokens) - before))
+
+    async def _checked(
+        self, wanted: Wanted, found: _Found, got: _Answer, bought: shown.Bought, body: ReceiptBody
+    ) -> shown.Bought:
+        """Return what was bought with what a check says of it, where one is due and can be made."""
+        account, name, n = found.quoted.account, found.quoted.link.peer_name, bought.tokens
+        if not n or not await self._checking.is_due(account, found.offer.model, found.offer.name):
+            return bought
+        said, tokens = got.tokens[: len(got.tokens) - n], got.tokens[len(got.tokens) - n :]
+        ended = body.finish == Finish.STOP and not wanted.request.stop
+        try:
+            verdict = await self._checking.check(
+                Sample(found.offer.model, found.prompt, said, tokens, wanted.request.sampling, ended)
+            )
+        except AinetError as exc:
+            self._log.info("The answer of %s is not checked: %s", name, exc.message)
+            return bought
+        if not verdict.words:
+            ratio = n / max(await self._tokenizing.count(found.offer.tokenizer, "".join(got.text)), 1)
+            if n >= LONG and not said and ratio > PADDED:
+                verdict = verdict._replace(words=f"it is padded: {ratio:.1f} tokens where one would do")
+        await self._accounts.note_check(bytes.fromhex(bought.session), verdict)
+        wrong = ""
+        if not verdict.passed:
+            what = verdict.words or f"this is not what {found.offer.name} would have said"
+            wrong = f"{what}: {name} is trusted less"
+        return dataclasses.replace(bought, checked=verdict.mean, check_limit=verdict.limit, wrong=wrong)
 
     async def _true_text(self, wanted: Wanted, offer: Offer, got: _Answer, name: str) -> tuple[str, list[str]]:
         """Return the text of the tokens that were paid for, and what the reader must know of it."""

@@ -86,6 +86,8 @@ class LedgerRow(NamedTuple):
     prompt: int | None
     generated: int | None
     finish: int | None
+    checked: float | None
+    check_limit: float | None
 
 
 class DistributedLedger:
@@ -278,6 +280,22 @@ class DistributedLedger:
         with self._transaction():
             self._keep(account, balance, at_risk)
 
+    def note_check(self, session: bytes, mean: float, limit: float) -> None:
+        """Note what a check of an answer that was bought has found."""
+        with self._transaction():
+            self._file.execute(
+                "UPDATE rows SET checked = ?, check_limit = ? WHERE session = ? AND is_own AND kind = ?",
+                (mean, limit, session, RowKind.SESSION),
+            )
+
+    def checks(self, account: int) -> list[bool]:
+        """Return which answers of a device were what they should have been, of those that were checked, in order."""
+        found = self._file.execute(
+            "SELECT checked <= check_limit FROM rows WHERE account = ? AND is_own AND checked IS NOT NULL ORDER BY id",
+            (account,),
+        )
+        return [bool(one) for (one,) in found]
+
     def note_pace(self, account: int, pace: int) -> None:
         """Note how fast the other device says that it is (credits a second)."""
         with self._transaction():
@@ -295,8 +313,8 @@ class DistributedLedger:
         """Yield the rows of all accounts from a time (unix seconds) on, the oldest first."""
         found = self._file.execute(
             "SELECT rows.id, peer, is_own, kind, session, credits, rows.written_off, time, name, price, prompt, "
-            "generated, finish FROM rows JOIN accounts ON accounts.id = account LEFT JOIN models ON models.id = model "
-            "WHERE time >= ? ORDER BY rows.id",
+            "generated, finish, checked, check_limit FROM rows JOIN accounts ON accounts.id = account "
+            "LEFT JOIN models ON models.id = model WHERE time >= ? ORDER BY rows.id",
             (since,),
         )
         for number, peer, is_own, kind, *rest in found:

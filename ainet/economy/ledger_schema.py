@@ -5,7 +5,7 @@ VERSION = 1
 #: An account has two directions: what the peer signed for (`is_own` 0), and what this device did (1). A row is a
 #: session, a gift, or what became known again after a backup was restored. The credits of a direction's rows add up to
 #: the total of its newest voucher. `digest` is that of the tokens that a voucher names, `output_digest` that of the
-#: whole answer, where it is another one.
+#: whole answer, where it is another one. `checked` is what a check has found, above `check_limit` something wrong.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS accounts (
     id INTEGER PRIMARY KEY,
@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS rows (
     time INTEGER NOT NULL,
     model INTEGER REFERENCES models (id), price INTEGER, prompt INTEGER, generated INTEGER,
     total INTEGER, gifts INTEGER, tokens INTEGER, digest BLOB, signed INTEGER, signature BLOB,
+    checked REAL, check_limit REAL,
     seed INTEGER, finish INTEGER, prompt_digest BLOB, output_digest BLOB, receipted INTEGER, receipt BLOB
 );
 """

@@ -51,11 +51,11 @@ class Quoted(NamedTuple):
         budget
             The most that an answer may cost, in seconds of the device that works.
         """
-        left = self.prices.left
+        left, trust = self.prices.left, self.trust
         if budget is not None and self.prices.pace:
             left = min(left, round(budget * self.prices.pace))
         rate = Rate(offer.parameters, offer.price)
-        return SellerQuote(self.link.peer_id, rate, offer.starts_in, offer.tokens_per_s, left, self.trust)
+        return SellerQuote(self.link.peer_id, rate, offer.starts_in, offer.tokens_per_s, left, trust)
 
 
 class Quotes:

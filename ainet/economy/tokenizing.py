@@ -84,6 +84,11 @@ class Tokenizing:
         said: str = await self._ask("text", str(self._path(tokenizer)), list(tokens), list(stop))
         return said
 
+    async def count(self, tokenizer: Tokenizer, text: str) -> int:
+        """Return how many tokens a text has when it is read; raises AinetError."""
+        n: int = await self._ask("count", str(self._path(tokenizer)), text)
+        return n
+
     async def _ask(self, method: str, *arguments: object) -> Any:
         try:
             return await self._actor.call(method, *arguments, seconds=self._timing.tokenizer)

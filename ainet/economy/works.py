@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ainet.models.tokenizer import Tokenizer
     from ainet.stages.protocol.flow import Flow
     from ainet.stages.protocol.generation import Event, Open
+    from ainet.stages.protocol.sampling_params import SamplingParams
 
 
 class SoldModel(NamedTuple):
@@ -77,3 +78,28 @@ class Works(Protocol):
         AinetError
             It cannot be.
         """
+
+
+class Judges(Protocol):
+    """The pipelines of this owner's devices, for whoever checks answers of others."""
+
+    @property
+    def version(self) -> str:
+        """Changes when the results of the same computation may."""
+
+    async def knows(self, model: bytes, name: str) -> bool:
+        """Tell whether a device has the model (SHA-256 of its manifest), which others call so."""
+
+    async def judge(self, model: bytes, request: Open) -> list[float]:
+        """Return the margins of the tokens that are expected; see `Open`.
+
+        Raises
+        ------
+        AinetError
+            No device has the model, or room for it.
+        """
+
+    async def continued(
+        self, model: bytes, text: str, sampling: SamplingParams, most: int
+    ) -> tuple[list[int], list[int]]:
+        """Return the tokens of a text, and those with which the model goes on."""

@@ -8,11 +8,13 @@ from ainet.economy.accounts import Accounts
 from ainet.economy.balance import Allowance
 from ainet.economy.bookkeeping import Bookkeeping
 from ainet.economy.buying import Buying
+from ainet.economy.checking import Checking
 from ainet.economy.market import Market
 from ainet.economy.quotes import Quotes
 from ainet.economy.selling import Selling
 from ainet.economy.tokenizing import Tokenizing
 from ainet.node.bought import Bought
+from ainet.node.judging import Judging
 from ainet.node.sold_models import SoldModels
 
 if TYPE_CHECKING:
@@ -69,7 +71,9 @@ class Trading:
         )
         quotes = Quotes(links, self.accounts, timing)
         #: Answers the questions for which a seller is named.
-        self.bought = Bought(Buying(quotes, self._tokenizing, log), provider, catalog)
+        self._checking = Checking(Judging(provider, catalog), self.accounts, data_dir / "calibrations.json", log)
+        buying = Buying(quotes, self._tokenizing, self._checking, self.accounts, log)
+        self.bought = Bought(buying, provider, catalog)
         self._market = Market(
             data_dir / "selling.json",
             selling=self.selling,
@@ -88,6 +92,7 @@ class Trading:
     async def stop(self) -> None:
         """End all sessions, and close the ledger."""
         await self.selling.stop()
+        await self._checking.stop()
         await self._tokenizing.stop()
         await self.accounts.stop()
 

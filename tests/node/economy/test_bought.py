@@ -7,10 +7,12 @@ import contextlib
 import time
 
 import pytest
+from support.cheats import without_layers
 from support.local_nodes import ENDLESS, ask, owners, question
 
 from ainet.api import economy, ledger, market
 from ainet.api.generate import Progress, Text
+from ainet.client.answer import Answer
 from ainet.economy.requests import Pay
 from ainet.errors import AinetError, NotFound, PeerUnreachable, Refused, UsageError
 from ainet.links.standing import Standing
@@ -24,6 +26,12 @@ async def until(condition):
     async with asyncio.timeout(30):
         while not await condition():
             await asyncio.sleep(0.02)
+
+
+def answer_of(done):
+    answer = Answer()
+    answer.add(done)
+    return answer
 
 
 async def accounts(*nodes):
@@ -207,3 +215,33 @@ async def test_who_does_not_acknowledge_gets_a_window_and_no_more(tmp_path, monk
 
         await until(is_agreed)
         await check_agreed(ana, ben)
+
+
+async def test_an_answer_of_another_model_than_the_named_one_is_found_out(tmp_path, smollm2_path):
+    cheap = await asyncio.to_thread(without_layers, smollm2_path, tmp_path / "smollm2-cheap.gguf", {12, 13})
+    async with owners(tmp_path, QUICK, ben={}, ana={}, carl={"model_paths": [str(cheap)]}) as found:
+        ben, ana, carl = found.values()
+        for seller, price in ((ana, "1"), (carl, "0.5")):
+            await seller.call(market.sell, [], price=price)
+        honest = await ask(ben, text=SEA, max_tokens=60, temperature=0.7, seed=3, seller="ana")
+        (what,) = honest.bought
+        assert what.checked <= what.check_limit
+        assert what.wrong == ""
+        footer = answer_of(honest).footer()
+        assert f"ana · {what.tokens} tokens · " in footer
+        assert f" · checked: {what.checked:.3f}, limit {what.check_limit:.3f}" in footer
+        # Carl sells the model by its name and digest, and serves another one.
+        works = carl._trading.selling._works
+        for digest in works._names:
+            works._names[digest] = str(cheap)
+        for seed, wrong in ((1, True), (2, True)):
+            cheat = await ask(ben, text=SEA, max_tokens=60, temperature=0.7, seed=seed, seller="carl")
+            (what,) = cheat.bought
+            assert (what.checked > what.check_limit) is wrong
+            assert what.wrong == "this is not what smollm2 would have said: carl is trusted less"
+            assert what.wrong in answer_of(cheat).footer()
+        # It is the cheapest, and nobody is sent there any more, unless its owner says so.
+        assert [one.seller for one in (await ask(ben, text=SEA, seller="anyone")).bought] == ["ana"]
+        trusts = {one.seller: one.trust for one in (await ben.call(market.offers)).offers}
+        assert trusts["carl"] == 0 < trusts["ana"]
+        assert [one.seller for one in (await ask(ben, text=SEA, seller="carl")).bought] == ["carl"]

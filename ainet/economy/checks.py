@@ -1,0 +1,118 @@
+"""Checks of answers: whether they are what the model that was named would have said.
+
+Every token is judged by how much better another one would have been, from 0 to 1, with the same seed. Honest devices
+differ a little, since sums of floats depend on how they are added up; other weights differ a lot. How much a little is,
+a device measures on itself: its own answers, token by token, against its own reading of them all at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: The part of honest answers that may be found above the limit, and in how many draws that part is looked for.
+FALSE_ALARMS, DRAWS = 0.001, 4000
+#: By what the limit of a device is multiplied that stands for all others.
+OTHERS = 1.15
+#: Before a device has measured itself: limits at so many tokens, of a small model with 4 bits a weight.
+UNMEASURED = ((10, 0.2), (50, 0.060), (200, 0.028), (1000, 0.015))
+#: An end is judged by itself: one that could have been drawn is better than this.
+LEAST_END = 1.0
+#: Tokens by which an answer may be longer than its text, read anew.
+PADDED = 1.05
+#: Answers of a seller that are all checked, and of how many later ones one is.
+FIRST, ONE_IN = 10, 50
+
+
+class Verdict(NamedTuple):
+    """What a check has found.
+
+    Attributes
+    ----------
+    mean, limit
+        Of the margins of an answer, and up to where they are those of the model that was named.
+    words
+        What else is wrong; empty for nothing.
+    """
+
+    mean: float
+    limit: float
+    words: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the answer is what the model would have said."""
+        return self.mean <= self.limit and not self.words
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """How much this device differs from itself.
+
+    Attributes
+    ----------
+    llama
+        The version of llama.cpp.
+    noise
+        Margins of tokens that were drawn here one by one, as they are read here at once.
+    """
+
+    llama: str
+    noise: list[float]
+
+    def limit(self, n: int) -> float:
+        """Return the mean of `n` margins that honest answers exceed with the probability `FALSE_ALARMS`."""
+        chance = random.Random(n)  # noqa: S311 - it is an estimate, and the same one each time
+        means = sorted(sum(chance.choices(self.noise, k=n)) / n for _ in range(DRAWS))
+        return OTHERS * means[math.ceil((1 - FALSE_ALARMS) * DRAWS) - 1]
+
+
+def unmeasured_limit(n: int) -> float:
+    """Return a limit for a model that this device has not measured itself with, between those that are known."""
+    points = [(math.log(tokens), math.log(limit)) for tokens, limit in UNMEASURED]
+    x = min(max(math.log(max(n, 1)), points[0][0]), points[-1][0])
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
+        if x <= x1:
+            return math.exp(y0 + (y1 - y0) * (x - x0) / (x1 - x0))
+    return UNMEASURED[-1][1]
+
+
+def verdict(margins: Sequence[float], limit: float, *, ends: bool) -> Verdict:
+    """Return what margins say of an answer.
+
+    Parameters
+    ----------
+    ends
+        Whether the last one is that of its end, which is judged by itself.
+    """
+    of_tokens = margins[:-1] if ends else margins
+    mean = sum(of_tokens) / len(of_tokens) if of_tokens else 0.0
+    if ends and margins[-1] >= LEAST_END and mean <= limit:
+        return Verdict(mean, limit, "it ends where it could not have ended")
+    return Verdict(mean, limit)
+
+
+def is_due(checked: int, *, failed_last: bool, chance: int) -> bool:
+    """Tell whether an answer of a seller is checked.
+
+    Parameters
+    ----------
+    checked
+        Its answers that were checked.
+    failed_last
+        Whether the last one of these was found wrong: then the next one is checked, too.
+    chance
+        A random number from 0 to `ONE_IN` - 1, drawn when the answer is there.
+    """
+    return failed_last or checked < FIRST or chance == 0
+
+
+def lies(passed: Sequence[bool]) -> bool:
+    """Tell whether the last checks of a seller, the newest one last, say that it does not serve what it names."""
+    return list(passed[-3:]).count(False) >= 2

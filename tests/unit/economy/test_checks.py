@@ -1,0 +1,67 @@
+"""What margins say of an answer, and of whom answers are checked."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ainet.economy.checks import FIRST, Calibration, is_due, lies, unmeasured_limit, verdict
+
+
+def noise(n=2000):
+    """Return margins as honest devices have them: mostly 0, now and then another token."""
+    chance = random.Random(1)
+    return [chance.random() * 0.5 if chance.random() < 0.025 else 0.0 for _ in range(n)]
+
+
+def test_a_device_that_measured_itself_knows_how_far_honest_answers_go():
+    measured = Calibration("1", noise())
+    limits = [measured.limit(n) for n in (50, 200, 1000)]
+    assert limits == sorted(limits, reverse=True)
+    assert limits == [Calibration("1", noise()).limit(n) for n in (50, 200, 1000)]
+    mean = sum(measured.noise) / len(measured.noise)
+    for n, limit in zip((50, 200, 1000), limits, strict=True):
+        assert mean < limit
+        chance = random.Random(2)
+        alarms = sum(sum(chance.choices(measured.noise, k=n)) / n > limit for _ in range(2000))
+        assert alarms <= 6
+        assert not verdict([0.2] * n, limit, ends=False).passed
+
+
+@given(st.integers(1, 100_000), st.integers(1, 100_000))
+def test_limits_before_that_fall_with_the_length_of_the_answer(one, other):
+    short, long = sorted((one, other))
+    assert unmeasured_limit(long) <= unmeasured_limit(short)
+    assert 0.01 < unmeasured_limit(long) <= 0.2 + 1e-9
+
+
+@pytest.mark.parametrize(("n", "limit"), [(50, 0.060), (200, 0.028), (1000, 0.015)])
+def test_limits_before_that_are_those_that_were_measured_on_a_small_model(n, limit):
+    assert unmeasured_limit(n) == pytest.approx(limit)
+
+
+def test_an_end_that_was_not_possible_is_wrong_by_itself():
+    assert verdict([0.0] * 100 + [0.3], 0.02, ends=True).passed
+    cut = verdict([0.0] * 100 + [1.0], 0.02, ends=True)
+    assert not cut.passed
+    assert cut.words == "it ends where it could not have ended"
+    assert verdict([0.0] * 100 + [1.0], 0.02, ends=False).mean > 0
+    assert verdict([0.5] * 100 + [1.0], 0.02, ends=True).words == ""
+
+
+def test_who_is_checked():
+    assert all(is_due(n, failed_last=False, chance=7) for n in range(FIRST))
+    assert not is_due(FIRST, failed_last=False, chance=7)
+    assert is_due(FIRST, failed_last=False, chance=0)
+    assert is_due(1000, failed_last=True, chance=7)
+
+
+def test_two_of_three_decide():
+    assert not lies([])
+    assert not lies([True, True, False])
+    assert lies([True, False, False])
+    assert lies([False, True, False])
+    assert not lies([False, False, True, True, True])
