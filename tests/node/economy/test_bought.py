@@ -9,6 +9,7 @@ import time
 import pytest
 from support.cheats import without_layers
 from support.local_nodes import ENDLESS, ask, owners, question
+from support.trade import QUICK, SEA, accounts, check_agreed, until
 
 from ainet.api import economy, ledger, market
 from ainet.api.generate import Progress, Text
@@ -16,37 +17,12 @@ from ainet.client.answer import Answer
 from ainet.economy.requests import Pay
 from ainet.errors import AinetError, NotFound, PeerUnreachable, Refused, UsageError
 from ainet.links.standing import Standing
-from ainet.timing import Timing
-
-QUICK = Timing(sold_load=0.1, voucher_late=0.5, session_silence=3.0, meeting=2.0)
-SEA = "Tell me of the sea."
-
-
-async def until(condition):
-    async with asyncio.timeout(30):
-        while not await condition():
-            await asyncio.sleep(0.02)
 
 
 def answer_of(done):
     answer = Answer()
     answer.add(done)
     return answer
-
-
-async def accounts(*nodes):
-    """Return the first account of each node."""
-    return [(await node.call(ledger.balance)).accounts[0] for node in nodes]
-
-
-async def check_agreed(ana, ben):
-    """Fail unless both ledgers are in order, and say the same."""
-    for node in (ana, ben):
-        verified = await node.call(ledger.verify)
-        assert (verified.problems, len(verified.compared)) == ([], 1)
-    at_ana, at_ben = await accounts(ana, ben)
-    assert (at_ana.gave, at_ana.had) == (at_ben.had, at_ben.gave)
-    return at_ana
 
 
 async def test_an_answer_is_bought_token_by_token_by_who_has_no_model(tmp_path, smollm2_path):
