@@ -9,13 +9,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from ainet.economy.balance import Balance
 from ainet.economy.checks import lies
 from ainet.economy.contribution import Record
 from ainet.economy.ledger import DistributedLedger
 from ainet.economy.pair_account import PairAccount, now
 from ainet.economy.requests import ShowAccount, Shown
-from ainet.economy.voucher import said
+from ainet.economy.voucher import Voucher, said
 from ainet.errors import AinetError, NotEnough, NotFound, ProtocolError, Refused
 from ainet.identity.certificates import read_ca, swarm_of
 from ainet.links.standing import Standing
@@ -24,18 +26,27 @@ from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from ainet.economy.balance import Allowance
     from ainet.economy.checks import Verdict
-    from ainet.economy.voucher import Voucher
     from ainet.identity.identity import Identity
     from ainet.links.link import PeerLink
     from ainet.links.links import Links
+    from ainet.swarm.feeds import Feeds
     from ainet.timing import Timing
 
 T = TypeVar("T")
+#: The log in which members keep each other's newest vouchers, and of how many accounts.
+LOG, MOST_KEPT = "accounts", 100
+
+
+class KeptAccount(msgspec.Struct, frozen=True):
+    """The newest vouchers of an account, as a device's members keep them for it."""
+
+    signed: Voucher | None
+    held: Voucher | None
 
 
 class Accounts:
@@ -47,14 +58,24 @@ class Accounts:
         The ledger's file.
     links
         To the devices of other owners.
+    feeds
+        In which members keep the newest vouchers.
     allowance
         Returns what each of them may have beyond what it gave.
     """
 
     def __init__(
-        self, path: Path, links: Links, allowance: Callable[[], Allowance], log: logging.Logger, *, timing: Timing
+        self,
+        path: Path,
+        links: Links,
+        feeds: Feeds,
+        allowance: Callable[[], Allowance],
+        log: logging.Logger,
+        *,
+        timing: Timing,
     ) -> None:
         self._path, self._links, self._allowance, self._log = path, links, allowance, log
+        self._feeds = feeds
         self._timing = timing
         self._identity: Identity = links.identity
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
@@ -67,6 +88,7 @@ class Accounts:
         links.handle(ShowAccount, self._show)
         links.on_linked(self._linked, Standing.CONTACT)
         links.home.on_left(lambda _: self._tasks.spawn(self.close()))
+        feeds.remembered.connect(self._remember)
 
     async def stop(self) -> None:
         """Write down what is open, and close the file."""
@@ -207,6 +229,31 @@ class Accounts:
             shown = await link.request(ShowAccount(account.held, account.signed), timeout=self._timing.meeting)
             await self._take(link, account, shown)
         return account
+
+    def replicate(self, account: PairAccount) -> None:
+        """Have members keep the newest vouchers of an account, for the day on which this device loses them."""
+        known = self._feeds.keys(self._identity.id, LOG)
+        changes: dict[str, KeptAccount | None] = {account.peer: KeptAccount(account.signed, account.held)}
+        if account.peer not in known and len(known) >= MOST_KEPT:
+            changes[known[0]] = None
+        try:
+            self._feeds.publish(LOG, changes)
+        except AinetError as exc:
+            self._log.warning("Members do not keep the account with %s: %s", account.name, exc.message)
+
+    def _remember(self, log: str, changes: Mapping[str, msgspec.Raw]) -> None:
+        if log == LOG:
+            self._tasks.spawn(self._take_kept(changes))
+
+    async def _take_kept(self, changes: Mapping[str, msgspec.Raw]) -> None:
+        """Take what members have kept: this device may have been restored from a backup."""
+        for peer, value in changes.items():
+            try:
+                kept = msgspec.msgpack.decode(value, type=KeptAccount | None)
+                if kept is not None:
+                    await (await self.of(peer)).take_shown(None, kept.signed, kept.held)
+            except (AinetError, msgspec.MsgspecError) as exc:
+                self._log.info("What members kept of an account is left out: %s", exc)
 
     def _open_ledger(self) -> DistributedLedger:
         own = self._own_key(), bytes.fromhex(self._identity.swarm)

@@ -120,6 +120,7 @@ class Bookkeeping:
             raise UsageError("A gift of nothing is none. Give minutes or hours, such as 30m or 2h.")
         account = await self._accounts.of(contact.id)
         voucher = await account.give(credits_, Kind.GIFT)
+        self._accounts.replicate(account)
         link = self._links.open_link(contact.id, Standing.CONTACT)
         if link is not None and voucher is not None:
             try:

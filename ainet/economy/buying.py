@@ -241,6 +241,7 @@ class Buying:
                         yield dataclasses.replace(done, notes=[*notes, *more])
                         return
         finally:
+            self._accounts.replicate(found.quoted.account)
             if len(got.bought) == 0 or got.bought[-1].session != order.session.hex():
                 got.bought.append(_bought(found, order, len(got.tokens) - before))
 

@@ -90,8 +90,13 @@ class PairAccount:
         """Whether both sides have shown on this link what they hold."""
         return link in self._met
 
-    async def take_shown(self, link: PeerLink, held: Voucher | None, signed: Voucher | None) -> None:
+    async def take_shown(self, link: PeerLink | None, held: Voucher | None, signed: Voucher | None) -> None:
         """Take what the other side holds of this account, and what it has signed.
+
+        Parameters
+        ----------
+        link
+            On which it has shown that; None where somebody else has kept it.
 
         Raises
         ------
@@ -108,7 +113,8 @@ class PairAccount:
                 self._note_signed()
         if signed is not None:
             await self.acknowledge(signed)
-        self._met.add(link)
+        if link is not None:
+            self._met.add(link)
 
     # Selling.
 

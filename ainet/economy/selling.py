@@ -114,6 +114,10 @@ class Selling:
             self._busy.end()
             self._pause()
 
+    async def _settle(self, sold: SoldSession, account: PairAccount) -> None:
+        await sold.settle()
+        self._accounts.replicate(account)
+
     def _pause(self) -> None:
         is_much = self.terms is not None and self._sold.share > self.terms.max_load
         for flow in self._flows.values():
@@ -261,4 +265,4 @@ class Selling:
             del self._flows[session]
             self._sessions[link.peer_id] -= 1
             self._cells[model.digest] -= order.prompt + order.most
-            self._tasks.spawn(sold.settle())
+            self._tasks.spawn(self._settle(sold, account))

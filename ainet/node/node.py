@@ -247,6 +247,7 @@ class Node:
             store=self.store,
             settings=self.settings,
             links=self.links,
+            feeds=self.feeds,
             engine=self.engine,
             workers=self.stages.worker_pool,
             window=config.context_window,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ainet.models.catalog import ModelCatalog
     from ainet.models.tensors import TensorStore
     from ainet.resources.work import NoteWork
+    from ainet.swarm.feeds import Feeds
     from ainet.swarm.settings import SwarmSettings
     from ainet.timing import Timing
 
@@ -54,6 +55,7 @@ class Trading:
         store: TensorStore,
         settings: SwarmSettings,
         links: Links,
+        feeds: Feeds,
         engine: Engine,
         workers: WorkerPool,
         window: int,
@@ -64,7 +66,7 @@ class Trading:
         timing: Timing,
     ) -> None:
         works = SoldModels(provider, settings, store, window, note_work)
-        self.accounts = Accounts(data_dir / "ledger.sqlite", links, self._allowance, log, timing=timing)
+        self.accounts = Accounts(data_dir / "ledger.sqlite", links, feeds, self._allowance, log, timing=timing)
         self.selling = Selling(self.accounts, works, links, log=log, timing=timing)
         self._tokenizing = Tokenizing(
             data_dir / "vocabularies", works, engine=engine, workers=workers, log=log, timing=timing

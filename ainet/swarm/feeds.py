@@ -87,6 +87,8 @@ class Feeds:
         self._log = log
         self._feeds: dict[tuple[str, str], Feed] = {}
         self._changed: Signal[[str, str]] = Signal("a feed has changed", log)
+        #: Tells what others know of a log of this node's own: also what it knows no more, as after a backup.
+        self.remembered: Signal[[str, Mapping[str, msgspec.Raw]]] = Signal("others remember a feed", log)
         self._tasks = Tasks("Feeds were not exchanged", log)
         self._outgoing: dict[str, list[Entry]] = {}  # by peer
         self._file = open_database(
@@ -200,6 +202,7 @@ class Feeds:
 
     def _meet_own(self, log: Feed, body: Body, entry: Entry) -> None:
         """Notice that others know more of this node's own log than itself: it was restored from a backup."""
+        self.remembered.emit(body.log, body.changes)
         place, here = log.place, (body.epoch, body.seq)
         if place is None or here > place.order or (here == place.order and entry.digest != place.digest):
             self._log.warning("Others know a later part of this node's log %s: it begins anew.", body.log)

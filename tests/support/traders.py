@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import secrets
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from ainet.links.standing import Standing
 from ainet.models.tokenizer import Tokenizer
 from ainet.stages.protocol.generation import Done, Started, Text
 from ainet.stages.protocol.sampling_params import SamplingParams
+from ainet.swarm.feeds import Feeds
 from support.swarms import Device
 from support.trade import QUICK, until
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from ainet.api import ledger as shown
     from ainet.economy.terms import Terms
 
+#: Devices that lost each other meet again soon.
+SOON = dataclasses.replace(QUICK, first_retry=0.05, last_retry=0.2)
 DIGEST = "a" * 64
 #: It is not fast, so that 64 tokens are more than a second of it.
 MODEL = SoldModel(bytes.fromhex(DIGEST), "made up", 100, 4096, Tokenizer(DIGEST, 1, DIGEST, 1), 0.02)
@@ -74,14 +78,15 @@ class MadeUp:
 class Trader(Device):
     """A device that buys and sells."""
 
-    def __init__(self, folder: Any, name: str, *, terms: Terms | None = None, timing: Any = QUICK, **settings: Any):
+    def __init__(self, folder: Any, name: str, *, terms: Terms | None = None, timing: Any = SOON, **settings: Any):
         super().__init__(folder, name, timing=timing, **settings)
         self.terms = terms
 
     async def start(self) -> Trader:
         self.works = MadeUp()
+        self.feeds = Feeds(self.links, self.folder / "logs.sqlite", self.log)
         self.accounts = Accounts(
-            self.folder / "ledger.sqlite", self.links, self._allowance, self.log, timing=self.timing
+            self.folder / "ledger.sqlite", self.links, self.feeds, self._allowance, self.log, timing=self.timing
         )
         self.selling = Selling(self.accounts, self.works, self.links, log=self.log, timing=self.timing)
         self.books = Bookkeeping(self.accounts, self.selling, self.links, Answers(), self.log)
@@ -94,6 +99,7 @@ class Trader(Device):
         if self.running:
             await self.selling.stop()
             await self.accounts.stop()
+            await self.feeds.stop()
         await super().stop()
 
     def _allowance(self) -> Allowance:
