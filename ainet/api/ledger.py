@@ -28,6 +28,12 @@ class PairBalance:
         The same in credits.
     lost
         Credits that it had and did not acknowledge.
+    gifts_given, gifts_got
+        The part of what was signed for that is gifts and bonuses.
+    forgiven
+        Credits that it had and need not give back, as time went by.
+    most_s
+        How much of this device it could save up.
     """
 
     peer: str
@@ -38,6 +44,10 @@ class PairBalance:
     gave: int
     left: int
     lost: int
+    gifts_given: int = 0
+    gifts_got: int = 0
+    forgiven: int = 0
+    most_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +74,8 @@ class LedgerEntry:
         By what the work was multiplied.
     finish
         How an answer ended; None for one that was not ended by its seller.
+    note
+        What a gift was for.
     checked, check_limit
         What a check has found, and up to where that is what the model would have said; None: not checked.
     """
@@ -81,6 +93,7 @@ class LedgerEntry:
     prompt_tokens: int | None = None
     generated_tokens: int | None = None
     finish: str | None = None
+    note: str = ""
     checked: float | None = None
     check_limit: float | None = None
 
@@ -131,11 +144,19 @@ class Verified:
 
 
 @dataclass(frozen=True)
+class BalanceRequest:
+    """Whether the sums are explained."""
+
+    why: Annotated[bool, Option("say how each sum comes about")] = False
+
+
+@dataclass(frozen=True)
 class GiveRequest:
-    """To whom, how much of this device, and what for."""
+    """To whom, how much of this device, and what for; the last is kept here, and not told."""
 
     name: Annotated[str, Limits(1, 200), Option("a contact", metavar="NAME")]
     amount: Annotated[str, Limits(1, 20), Option("minutes or hours of this device, such as 30m or 2h", metavar="TIME")]
+    note: Annotated[str, Limits(0, 200), Option("what for; kept in your ledger", metavar="TEXT", flag="for")] = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +168,9 @@ class Given:
     credits: int
 
 
-balance = Verb("balance", "show what you and your contacts have had of each other", "GET", "balance", Nothing, Balances)
+balance = Verb(
+    "balance", "show what you and your contacts have had of each other", "GET", "balance", BalanceRequest, Balances
+)
 ledger = Verb("ledger", "show what was bought, sold and given", "GET", "ledger", LedgerRequest, LedgerRows)
 verify = Verb("verify_ledger", "check every row of the ledger", "POST", "ledger/verify", Nothing, Verified, LONG)
 give = Verb("give", "let a contact have time of this device", "POST", "gifts", GiveRequest, Given)

@@ -75,8 +75,8 @@ class OfferRow:
         The speed of its answers, as it says.
     window
         Most tokens of a question and its answer.
-    trust
-        How far it is trusted here, from 0 to 1: sessions that came to their end, and checks.
+    trust, trust_reason
+        How far it is trusted here, from 0 to 1, and why: sessions that came to their end, and checks.
     left_s, daily_s
         What may be had of it now, and in a day, in its own time; 0 where it does not say how fast it is.
     """
@@ -89,6 +89,7 @@ class OfferRow:
     tokens_per_s: float
     window: int
     trust: float
+    trust_reason: str
     left_s: float
     daily_s: float
 
@@ -114,6 +115,7 @@ class OffersRequest:
     """Whose offers."""
 
     seller: Annotated[str, Option("a contact's name (default: anyone)", metavar="NAME", flag="from")] = "anyone"
+    why: Annotated[bool, Option("say why each is trusted so far")] = False
 
 
 sell = Verb("sell", "let contacts have answers of this device", "POST", "selling", SellRequest, SellingState, LONG)

@@ -42,8 +42,9 @@ class Balance:
     ----------
     acknowledged, acknowledged_gifts
         What the other one signed in all for what it received, and the part of it that is gifts.
-    signed
-        What this device signed for what it received, gifts included: those are owed like work.
+    signed, signed_gifts
+        What this device signed for what it received, gifts included, which are owed like work; and the part that is
+        gifts.
     written_off
         What the other one received and did not acknowledge. What it acknowledges late is taken off again.
     leaked
@@ -57,6 +58,7 @@ class Balance:
     acknowledged: int = 0
     acknowledged_gifts: int = 0
     signed: int = 0
+    signed_gifts: int = 0
     written_off: int = 0
     leaked: int = 0
     begun_at: int = 0
@@ -80,7 +82,7 @@ class Balance:
 
     def left(self, allowance: Allowance) -> int:
         """Return what the other one may have now."""
-        return max(allowance.cap(self.signed) - self.level, 0)
+        return max(allowance.cap(self.signed - self.signed_gifts) - self.level, 0)
 
     def at(self, moment: int, allowance: Allowance) -> Balance:
         """Return the balance at a later moment; at an earlier one nothing changes."""

@@ -56,8 +56,8 @@ class Bookkeeping:
         answers.add(shown.verify, self.verify)
         answers.add(shown.give, self.give)
 
-    async def balance(self) -> shown.Balances:
-        """Return what this device and its contacts have had of each other."""
+    async def balance(self, why: bool = False) -> shown.Balances:
+        """Return what this device and its contacts have had of each other; the reasons always come along."""
         found = []
         for account in await self._accounts.all():
             balance, pace = account.seller.balance, self._selling.pace
@@ -70,6 +70,10 @@ class Bookkeeping:
                     gave=gave,
                     left=left,
                     lost=balance.written_off,
+                    gifts_given=account.buyer.gifts,
+                    gifts_got=balance.acknowledged_gifts,
+                    forgiven=balance.leaked,
+                    most_s=seconds_of(account.seller.allowance.cap(balance.signed - balance.signed_gifts), pace),
                     had_s=seconds_of(had, account.pace),
                     gave_s=seconds_of(gave, pace),
                     left_s=seconds_of(left, pace),
@@ -104,7 +108,7 @@ class Bookkeeping:
                 found += [shown.LedgerProblem(0, f"{account.name} {one}") for one in words]
         return shown.Verified(rows=rows, problems=found, compared=compared, unreached=unreached)
 
-    async def give(self, name: str, amount: str) -> shown.Given:
+    async def give(self, name: str, amount: str, note: str = "") -> shown.Given:
         """Let a contact have time of this device, as if it had worked as much."""
         contact = next((one for one in self._links.identity.contacts.all() if name in (one.name, one.id)), None)
         if contact is None:
@@ -118,16 +122,26 @@ class Bookkeeping:
         credits_ = seconds * self._selling.pace
         if credits_ <= 0:
             raise UsageError("A gift of nothing is none. Give minutes or hours, such as 30m or 2h.")
-        account = await self._accounts.of(contact.id)
-        voucher = await account.give(credits_, Kind.GIFT)
+        await self.pay(contact.id, credits_, Kind.GIFT, note)
+        return shown.Given(peer=contact.name, seconds=seconds, credits=credits_)
+
+    async def pay(self, peer: str, amount: int, kind: Kind, note: str = "") -> None:
+        """Sign for a gift or a bonus to a contact (node id), and tell it, if it is there.
+
+        Raises
+        ------
+        AinetError
+            It cannot be written down: then it is not given.
+        """
+        account = await self._accounts.of(peer)
+        voucher = await account.give(amount, kind, note)
         self._accounts.replicate(account)
-        link = self._links.open_link(contact.id, Standing.CONTACT)
+        link = self._links.open_link(peer, Standing.CONTACT)
         if link is not None and voucher is not None:
             try:
                 await link.request(Pay(voucher))
             except AinetError as exc:  # it is shown when the two meet again
-                self._log.info("%s does not know of a gift yet: %s", contact.name, exc.message)
-        return shown.Given(peer=contact.name, seconds=seconds, credits=credits_)
+                self._log.info("%s does not know of a gift yet: %s", account.name, exc.message)
 
 
 def _entry(row: LedgerRow, names: dict[str, str]) -> shown.LedgerEntry:
@@ -146,6 +160,7 @@ def _entry(row: LedgerRow, names: dict[str, str]) -> shown.LedgerEntry:
         prompt_tokens=row.prompt,
         generated_tokens=row.generated,
         finish=None if row.finish is None else Finish(row.finish).name.lower(),
+        note=row.note or "",
         checked=row.checked,
         check_limit=row.check_limit,
     )

@@ -22,6 +22,7 @@ from ainet.economy.requests import Buy, Getting, SaidTokens, Sold
 from ainet.economy.signed import SESSION_BYTES
 from ainet.economy.words import beyond_allowance, seconds_of, span
 from ainet.errors import AinetError, NotFound, PromptTooLong, Refused, UsageError
+from ainet.signals import Signal
 
 if TYPE_CHECKING:
     import logging
@@ -111,6 +112,8 @@ class Buying:
     ) -> None:
         self._quotes, self._tokenizing, self._checking, self._log = quotes, tokenizing, checking, log
         self._accounts = accounts
+        #: Tells the seller (node id), model and speed (tokens/s) of each answer that was checked, and right.
+        self.answered: Signal[[str, str, float]] = Signal("a right answer was bought", log)
 
     async def answer(self, wanted: Wanted) -> AsyncGenerator[shown.Event, None]:
         """Buy an answer; yields its events. Closing the generator ends the session, and what came is paid.
@@ -148,7 +151,7 @@ class Buying:
 
     async def _find(self, wanted: Wanted, sellers: list[str], got: _Answer) -> _Found:
         """Ask for prices, and return the best seller; raises `AinetError` with words for why none will do."""
-        quoted, failed = await self._quotes.ask(sellers)
+        quoted, failed = await self._quotes.ask(sellers, wanted.model)
         spent = sum(one.seconds for one in got.bought)
         budget = None if wanted.budget is None else wanted.budget - spent
         most = wanted.request.max_tokens - len(got.tokens)
@@ -250,7 +253,9 @@ class Buying:
     ) -> shown.Bought:
         """Return what was bought with what a check says of it, where one is due and can be made."""
         account, name, n = found.quoted.account, found.quoted.link.peer_name, bought.tokens
-        if not n or not await self._checking.is_due(account, found.offer.model, found.offer.name):
+        if not n or not await self._checking.is_due(
+            account, found.offer.model, found.offer.name, is_promised=self._quotes.promises(found.offer.name)
+        ):
             return bought
         said, tokens = got.tokens[: len(got.tokens) - n], got.tokens[len(got.tokens) - n :]
         ended = body.finish == Finish.STOP and not wanted.request.stop
@@ -266,6 +271,8 @@ class Buying:
             if n >= LONG and not said and ratio > PADDED:
                 verdict = verdict._replace(words=f"it is padded: {ratio:.1f} tokens where one would do")
         await self._accounts.note_check(bytes.fromhex(bought.session), verdict)
+        if verdict.passed and got.last > got.first:
+            self.answered.emit(found.quoted.link.peer_id, found.offer.name, (n - 1) / (got.last - got.first))
         wrong = ""
         if not verdict.passed:
             what = verdict.words or f"this is not what {found.offer.name} would have said"

@@ -83,16 +83,20 @@ class Checking:
         """End what is being measured."""
         await self._tasks.stop()
 
-    async def is_due(self, account: PairAccount, model: bytes, name: str) -> bool:
+    async def is_due(self, account: PairAccount, model: bytes, name: str, *, is_promised: bool) -> bool:
         """Tell whether an answer of this seller that has just come is to be checked, and can be.
 
         Parameters
         ----------
         model, name
             What it is said to be of: the SHA-256 of the manifest, and the name.
+        is_promised
+            Whether a bonus is promised for right answers of it.
         """
         passed = await self._accounts.checks(account)
-        wanted = is_due(len(passed), failed_last=passed[-1:] == [False], chance=secrets.randbelow(ONE_IN))
+        wanted = is_promised or is_due(
+            len(passed), failed_last=passed[-1:] == [False], chance=secrets.randbelow(ONE_IN)
+        )
         return wanted and await self._judges.knows(model, name)
 
     async def check(self, sample: Sample) -> Verdict:

@@ -75,6 +75,16 @@ class ContributionScore:
         good = record.finished + record.passed + GOOD_BEFORE
         return good / (good + record.failed + BAD_BEFORE)
 
+    def trust_reason(self, device: str) -> str:
+        """Return why a device is trusted so far, in words."""
+        record = self._records.get(device, Record())
+        if record.is_liar:
+            return "it has answered with another model than the one that it named"
+        ended = (
+            f"{record.finished} answers came to their end, {record.failed} did not, and {record.passed} were checked"
+        )
+        return f"{ended}; a device of which nothing is known begins at {GOOD_BEFORE} to {BAD_BEFORE}"
+
 
 class Asker(NamedTuple):
     """Somebody who waits for this device.

@@ -88,6 +88,7 @@ class LedgerRow(NamedTuple):
     finish: int | None
     checked: float | None
     check_limit: float | None
+    note: str | None
 
 
 class DistributedLedger:
@@ -145,7 +146,13 @@ class DistributedLedger:
         signed, held = self.newest(number, is_own=True), self.newest(number, is_own=False)
         paid, got = _totals(signed), _totals(held)
         balance = Balance(
-            *got, signed=paid[0], written_off=written_off, leaked=leaked, begun_at=begun_at, moment=moment
+            *got,
+            signed=paid[0],
+            signed_gifts=paid[1],
+            written_off=written_off,
+            leaked=leaked,
+            begun_at=begun_at,
+            moment=moment,
         )
         return Account(number, parties, balance, signed, held, pace)
 
@@ -197,6 +204,7 @@ class DistributedLedger:
         is_own: bool,
         balance: Balance | None = None,
         at_risk: int = 0,
+        note: str = "",
     ) -> bool:
         """Note a voucher that was signed, before it is sent, or that was read, before it is relied on.
 
@@ -207,6 +215,8 @@ class DistributedLedger:
             gift, or has become known again.
         balance, at_risk
             Of the account from now on, when this device is the seller.
+        note
+            What a gift is for.
 
         Returns
         -------
@@ -242,8 +252,8 @@ class DistributedLedger:
                 if amount:
                     self._file.execute(
                         "INSERT INTO rows (account, is_own, kind, session, credits, time, total, gifts, tokens, "
-                        "digest, signed, signature) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                        (account, is_own, kind, body.session, amount, _now(), *said),
+                        "digest, signed, signature, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, ''))",
+                        (account, is_own, kind, body.session, amount, _now(), *said, note),
                     )
             self._keep(account, balance, at_risk)
         return True
@@ -313,7 +323,7 @@ class DistributedLedger:
         """Yield the rows of all accounts from a time (unix seconds) on, the oldest first."""
         found = self._file.execute(
             "SELECT rows.id, peer, is_own, kind, session, credits, rows.written_off, time, name, price, prompt, "
-            "generated, finish, checked, check_limit FROM rows JOIN accounts ON accounts.id = account "
+            "generated, finish, checked, check_limit, note FROM rows JOIN accounts ON accounts.id = account "
             "LEFT JOIN models ON models.id = model WHERE time >= ? ORDER BY rows.id",
             (since,),
         )

@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS rows (
     time INTEGER NOT NULL,
     model INTEGER REFERENCES models (id), price INTEGER, prompt INTEGER, generated INTEGER,
     total INTEGER, gifts INTEGER, tokens INTEGER, digest BLOB, signed INTEGER, signature BLOB,
-    checked REAL, check_limit REAL,
+    checked REAL, check_limit REAL, note TEXT,
     seed INTEGER, finish INTEGER, prompt_digest BLOB, output_digest BLOB, receipted INTEGER, receipt BLOB
 );
 """

@@ -109,8 +109,8 @@ class Market:
             sessions=self._selling.sessions,
         )
 
-    async def offers(self, seller: str = "anyone") -> shown.Offers:
-        """Ask contacts what they sell now."""
+    async def offers(self, seller: str = "anyone", why: bool = False) -> shown.Offers:
+        """Ask contacts what they sell now; the reasons always come along."""
         quoted, failed = await self._quotes.ask(self._quotes.sellers(seller))
         found = [
             shown.OfferRow(
@@ -122,6 +122,7 @@ class Market:
                 tokens_per_s=offer.tokens_per_s,
                 window=offer.window,
                 trust=one.trust,
+                trust_reason=one.trust_reason,
                 left_s=seconds_of(one.prices.left, one.prices.pace),
                 daily_s=seconds_of(one.prices.daily, one.prices.pace),
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 import weakref
 from dataclasses import replace
@@ -225,7 +226,7 @@ class PairAccount:
             self.buyer.buy(order, now())
             return self.buyer.purchases[order.session]
 
-    async def sign(self, signs: Sequence[Sign], tokens: Sequence[int] = ()) -> Voucher | None:
+    async def sign(self, signs: Sequence[Sign], tokens: Sequence[int] = (), note: str = "") -> Voucher | None:
         """Sign for what came, and write it down; return the voucher that is now to be sent.
 
         Parameters
@@ -252,15 +253,17 @@ class PairAccount:
                 voucher = vouchers.sign(body, self.parties, self._signer)
                 parts = {one.session: added} if is_session else {}
                 await self._journal(
-                    lambda v=voucher, b=body, p=parts: self._ledger.note_voucher(self.number, v, b, p, is_own=True)  # type: ignore[misc]
+                    functools.partial(
+                        self._ledger.note_voucher, self.number, voucher, body, parts, is_own=True, note=note
+                    )
                 )
                 self.signed = voucher
                 self._note_signed()
         return self.signed if signs else None
 
-    async def give(self, amount: int, kind: vouchers.Kind) -> Voucher | None:
+    async def give(self, amount: int, kind: vouchers.Kind, note: str = "") -> Voucher | None:
         """Sign for something that was not received; raises `ValueError` for an amount that is not possible."""
-        return await self.sign([self.buyer.give(amount, kind)])
+        return await self.sign([self.buyer.give(amount, kind)], note=note)
 
     async def end_purchase(self, purchase: Purchase, receipt: tuple[Receipt, ReceiptBody] | None) -> None:
         """Note the end of a session that was bought."""
@@ -281,7 +284,7 @@ class PairAccount:
 
     def _note_signed(self) -> None:
         balance = self.seller.balance.at(now(), self.seller.allowance)
-        self.seller.balance = replace(balance, signed=self.buyer.signed)
+        self.seller.balance = replace(balance, signed=self.buyer.signed, signed_gifts=self.buyer.gifts)
 
     async def _note_end(self, sale: Sale, receipt: tuple[Receipt, ReceiptBody] | None) -> None:
         balance, at_risk = self.seller.balance, self.seller.at_risk

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ainet.economy.accounts import Accounts
     from ainet.economy.pair_account import PairAccount
     from ainet.economy.requests import Offer
+    from ainet.economy.wants import Wants
     from ainet.links.link import PeerLink
     from ainet.links.links import Links
     from ainet.timing import Timing
@@ -32,6 +33,7 @@ class Quoted(NamedTuple):
     account: PairAccount
     prices: Prices
     trust: float
+    trust_reason: str
 
     def of(self, model: str | None, digest: bytes | None) -> Offer | None:
         """Return the offer of a model by its digest, if that is known, else by its name; any for None."""
@@ -67,10 +69,16 @@ class Quotes:
         To them.
     accounts
         With them.
+    wants
+        What the owner promises: it is told to whoever is asked.
     """
 
-    def __init__(self, links: Links, accounts: Accounts, timing: Timing) -> None:
-        self._links, self._accounts, self._timing = links, accounts, timing
+    def __init__(self, links: Links, accounts: Accounts, wants: Wants, timing: Timing) -> None:
+        self._links, self._accounts, self._wants, self._timing = links, accounts, wants, timing
+
+    def promises(self, model: str) -> bool:
+        """Whether the owner promises a bonus for a model."""
+        return any(one.model.casefold() == model.casefold() for one in self._wants.own())
 
     def sellers(self, wanted: str) -> list[str]:
         """Return the ids of whoever is called so, or of all for ``anyone``; raises `NotFound`."""
@@ -85,12 +93,12 @@ class Quotes:
             raise NotFound(f"No contact is called {wanted!r}. Contacts are: {names}.")
         return found[:1]
 
-    async def ask(self, sellers: Sequence[str]) -> tuple[list[Quoted], dict[str, AinetError]]:
+    async def ask(self, sellers: Sequence[str], model: str | None = None) -> tuple[list[Quoted], dict[str, AinetError]]:
         """Ask these devices (node ids); returns who answered, and by name why others did not."""
         names = {contact.id: contact.name for contact in self._links.identity.contacts.all()}
-        trusts = await self._trusts()
+        score = ContributionScore(await self._accounts.records(), {})
         asked = sellers[:MOST_ASKED]
-        found = await asyncio.gather(*(self._ask(one, trusts.get(one)) for one in asked), return_exceptions=True)
+        found = await asyncio.gather(*(self._ask(one, model, score) for one in asked), return_exceptions=True)
         quoted, failed = [], {}
         for seller, one in zip(asked, found, strict=True):
             if isinstance(one, Quoted):
@@ -101,20 +109,15 @@ class Quotes:
                 raise one
         return quoted, failed
 
-    async def _ask(self, seller: str, trust: float | None) -> Quoted:
+    async def _ask(self, seller: str, model: str | None, score: ContributionScore) -> Quoted:
         try:
             async with asyncio.timeout(self._timing.price_asked):
                 link = await self._links.connect(seller, Standing.CONTACT)
                 if link.standing.permits(Standing.MEMBER):
                     raise Refused(f"{link.peer_name} is a device of yours: it answers without --from, for nothing.")
                 account = await self._accounts.met(link)
-                prices: Prices = await link.request(AskPrice(), timeout=None)
+                prices: Prices = await link.request(AskPrice(None, model, self._wants.own()), timeout=None)
         except TimeoutError:
             raise PeerUnreachable(f"it said no price within {self._timing.price_asked:g} seconds") from None
         await account.note_pace(prices.pace)
-        return Quoted(link, account, prices, 0.8 if trust is None else trust)
-
-    async def _trusts(self) -> dict[str, float]:
-        records = await self._accounts.records()
-        score = ContributionScore(records, {})
-        return {device: score.trust(device) for device in records}
+        return Quoted(link, account, prices, score.trust(seller), score.trust_reason(seller))

@@ -10,6 +10,7 @@ from ainet.economy.credits import Credits, Parameters, Price, Tokens
 from ainet.economy.receipt import Receipt
 from ainet.economy.signed import Digest, SessionId
 from ainet.economy.voucher import Voucher
+from ainet.economy.wants import MOST_WANTS, Want
 from ainet.links.request import Request
 from ainet.links.standing import Standing
 from ainet.models.tokenizer import Tokenizer
@@ -116,7 +117,11 @@ class AskPrice(Request, frozen=True):
     Attributes
     ----------
     tokenizer
-        Hash of the vocabulary that comes before the answer; empty for none.
+        Hash of the vocabulary that comes before the answer; None for none.
+    model
+        Which model is wanted; None where any will do.
+    wants
+        What the asker promises a bonus for.
     """
 
     progress = Piece
@@ -124,6 +129,8 @@ class AskPrice(Request, frozen=True):
     audience = Standing.CONTACT
 
     tokenizer: Hex | None = None
+    model: ModelName | None = None
+    wants: Annotated[list[Want], msgspec.Meta(max_length=MOST_WANTS)] = msgspec.field(default_factory=list)
 
 
 class Getting(msgspec.Struct, frozen=True, tag=True):

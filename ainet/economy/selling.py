@@ -16,6 +16,7 @@ from ainet.economy.pricing import DynamicPricing, Load
 from ainet.economy.requests import PIECE, AskPrice, Buy, Offer, Pay, Piece, Prices
 from ainet.economy.sold_session import SoldSession
 from ainet.economy.words import beyond_allowance
+from ainet.economy.works import is_called
 from ainet.errors import Busy, NotFound, PromptTooLong, ProtocolError, Refused
 from ainet.stages.protocol.flow import Flow
 from ainet.tasks import Tasks
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
     from ainet.economy.accounts import Accounts
+    from ainet.economy.demand import Demand
     from ainet.economy.pair_account import PairAccount
     from ainet.economy.requests import Ended, SaleEvent
     from ainet.economy.terms import Terms
+    from ainet.economy.wants import Wants
     from ainet.economy.works import SoldModel, Works
     from ainet.links.link import PeerLink
     from ainet.links.links import Links
@@ -48,6 +51,8 @@ class Selling:
         With whom something is bought.
     works
         What can be sold.
+    demand, wants
+        Learn what is asked for in vain, and what buyers promise.
     """
 
     def __init__(
@@ -56,11 +61,13 @@ class Selling:
         works: Works,
         links: Links,
         *,
+        demand: Demand,
+        wants: Wants,
         log: logging.Logger,
         timing: Timing,
     ) -> None:
         self._accounts, self._works, self._links = accounts, works, links
-        self._log, self._timing = log, timing
+        self._demand, self._wants, self._log, self._timing = demand, wants, log, timing
         #: How busy this device is with everything, and with what it sells.
         self._busy, self._sold = BusyTime(), BusyTime()
         self._identity = links.identity
@@ -183,10 +190,21 @@ class Selling:
             for begin in range(0, len(blob), PIECE):
                 yield Piece(blob[begin : begin + PIECE])
         account = await self._accounts.of(link.peer_id)
+        self._wants.of_others[link.peer_id] = request.wants
+        self._note_price(request)
         left, daily = account.seller.left(now()), account.seller.allowance.daily
         why_not, terms = self._why_not(), self.terms
         offers = self.offers(terms) if terms is not None and not why_not else []
         yield Prices(offers, left, daily, self.pace, why_not)
+
+    def _note_price(self, request: AskPrice) -> None:
+        """Note a question that will not come, since what it wants is not there."""
+        if self.terms is None or request.tokenizer is not None:
+            return
+        if not self.terms.is_open(time.localtime().tm_hour):
+            self._demand.note("hour", f"{time.localtime().tm_hour} o'clock")
+        elif request.model is not None and all(not is_called(one, request.model) for one in self.models):
+            self._demand.note("model", request.model)
 
     # Sessions.
 
@@ -214,6 +232,7 @@ class Selling:
             raise ProtocolError("There is nothing to answer: the prompt is empty.")
         window = self._window(model)
         if prompt + 1 > window:
+            self._demand.note("length", f"{prompt} tokens")
             raise PromptTooLong(
                 f"The prompt has {prompt} tokens; {name} sells {window} with the answer.",
                 prompt_tokens=prompt,
@@ -229,12 +248,14 @@ class Selling:
         if self._sessions[link.peer_id] >= EACH:
             raise Busy(f"{name} answers {EACH} of your questions already. Wait for one of them.", retry_after=5.0)
         if sum(self._sessions.values()) >= PLACES:
+            self._demand.note("place")
             raise Busy(f"{name} answers {PLACES} questions of others already. Ask again soon.", retry_after=5.0)
         if self._cells[model.digest] + prompt + most > window:
             raise Busy(f"{name} has no room for so long a text now. Ask again soon.", retry_after=5.0)
         order = Order(request.session, Rate(model.parameters, price), prompt, most)
         left = account.seller.left(now())
         if order.whole > left:
+            self._demand.note("allowance")
             raise Refused(
                 beyond_allowance(name, order, left, account.seller.allowance.daily, self.pace),
                 left=left,

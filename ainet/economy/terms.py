@@ -75,7 +75,7 @@ def write_terms(path: Path, terms: Terms | None) -> None:
 
 def parse_share(text: str) -> float:
     """Return a part of the time: ``50%`` or ``0.5``."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", text.strip())
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(%?)", text.strip())
     share = float(found[1]) / (100 if found[2] else 1) if found else 0.0
     if not 0 < share <= 1:
         raise UsageError(f"{text[:40]!r} is no part of the time. Write a percentage, such as 50%.")
@@ -86,7 +86,7 @@ def parse_hours(text: str) -> tuple[int, int] | None:
     """Return the hours in ``22-7``; None for ``always``."""
     if text == "always":
         return None
-    found = re.fullmatch(r"(\d{1,2})\s*-\s*(\d{1,2})", text.strip())
+    found = re.fullmatch(r"([0-9]{1,2})\s*-\s*([0-9]{1,2})", text.strip())
     hours = (int(found[1]), int(found[2]) % HOURS) if found and int(found[2]) <= HOURS else (HOURS, 0)
     if hours[0] >= HOURS or hours[0] == hours[1]:
         raise UsageError(f"{text[:40]!r} are no hours. Write the first and the last one, such as 22-7, or always.")
@@ -97,7 +97,7 @@ def parse_price(text: str) -> int | None:
     """Return a price in thousandths of what is computed; None for ``auto``."""
     if text == AUTO:
         return None
-    found = re.fullmatch(r"\d+(\.\d+)?", text.strip())
+    found = re.fullmatch(r"[0-9]+(\.[0-9]+)?", text.strip())
     price = round(float(text) * UNIT_PRICE) if found else 0
     if not LOWEST_PRICE <= price <= HIGHEST_PRICE:
         raise UsageError(

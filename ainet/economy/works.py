@@ -37,6 +37,11 @@ class SoldModel(NamedTuple):
     seconds: float
 
 
+def is_called(model: SoldModel, name: str) -> bool:
+    """Whether a model is called so, or has this digest in hex."""
+    return name.casefold() in (model.name.casefold(), model.digest.hex())
+
+
 class Ready(Protocol):
     """A model that is loaded."""
 

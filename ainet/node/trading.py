@@ -9,10 +9,13 @@ from ainet.economy.balance import Allowance
 from ainet.economy.bookkeeping import Bookkeeping
 from ainet.economy.buying import Buying
 from ainet.economy.checking import Checking
+from ainet.economy.demand import Demand
+from ainet.economy.incentives import IncentiveManager
 from ainet.economy.market import Market
 from ainet.economy.quotes import Quotes
 from ainet.economy.selling import Selling
 from ainet.economy.tokenizing import Tokenizing
+from ainet.economy.wants import Wants
 from ainet.node.bought import Bought
 from ainet.node.judging import Judging
 from ainet.node.sold_models import SoldModels
@@ -67,11 +70,12 @@ class Trading:
     ) -> None:
         works = SoldModels(provider, settings, store, window, note_work)
         self.accounts = Accounts(data_dir / "ledger.sqlite", links, feeds, self._allowance, log, timing=timing)
-        self.selling = Selling(self.accounts, works, links, log=log, timing=timing)
+        wants, demand = Wants(data_dir / "wants.json", log), Demand(data_dir / "demand.json", log)
+        self.selling = Selling(self.accounts, works, links, demand=demand, wants=wants, log=log, timing=timing)
         self._tokenizing = Tokenizing(
             data_dir / "vocabularies", works, engine=engine, workers=workers, log=log, timing=timing
         )
-        quotes = Quotes(links, self.accounts, timing)
+        quotes = Quotes(links, self.accounts, wants, timing)
         #: Answers the questions for which a seller is named.
         self._checking = Checking(Judging(provider, catalog), self.accounts, data_dir / "calibrations.json", log)
         buying = Buying(quotes, self._tokenizing, self._checking, self.accounts, log)
@@ -84,7 +88,16 @@ class Trading:
             answers=answers,
             log=log,
         )
-        Bookkeeping(self.accounts, self.selling, links, answers, log)
+        self._incentives = IncentiveManager(
+            wants=wants,
+            demand=demand,
+            selling=self.selling,
+            books=Bookkeeping(self.accounts, self.selling, links, answers, log),
+            links=links,
+            answers=answers,
+            log=log,
+        )
+        buying.answered.connect(self._incentives.answered)
         answering.first = self.selling.waiting
 
     async def start(self) -> None:
@@ -95,6 +108,7 @@ class Trading:
         """End all sessions, and close the ledger."""
         await self.selling.stop()
         await self._checking.stop()
+        await self._incentives.stop()
         await self._tokenizing.stop()
         await self.accounts.stop()
 

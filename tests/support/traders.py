@@ -14,10 +14,12 @@ from ainet.economy.balance import Allowance
 from ainet.economy.bookkeeping import Bookkeeping
 from ainet.economy.bought_session import BoughtSession
 from ainet.economy.credits import Rate
+from ainet.economy.demand import Demand
 from ainet.economy.ledger import Model
 from ainet.economy.order import Order
 from ainet.economy.requests import AskPrice, Buy, SaidTokens
 from ainet.economy.selling import Selling
+from ainet.economy.wants import Wants
 from ainet.economy.works import SoldModel
 from ainet.links.standing import Standing
 from ainet.models.tokenizer import Tokenizer
@@ -88,7 +90,17 @@ class Trader(Device):
         self.accounts = Accounts(
             self.folder / "ledger.sqlite", self.links, self.feeds, self._allowance, self.log, timing=self.timing
         )
-        self.selling = Selling(self.accounts, self.works, self.links, log=self.log, timing=self.timing)
+        self.wants = Wants(self.folder / "wants.json", self.log)
+        self.demand = Demand(self.folder / "demand.json", self.log)
+        self.selling = Selling(
+            self.accounts,
+            self.works,
+            self.links,
+            demand=self.demand,
+            wants=self.wants,
+            log=self.log,
+            timing=self.timing,
+        )
         self.books = Bookkeeping(self.accounts, self.selling, self.links, Answers(), self.log)
         if self.terms is not None:
             await self.selling.open(self.terms)
@@ -99,6 +111,8 @@ class Trader(Device):
         if self.running:
             await self.selling.stop()
             await self.accounts.stop()
+            await self.wants.flush()
+            await self.demand.flush()
             await self.feeds.stop()
         await super().stop()
 

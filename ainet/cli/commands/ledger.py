@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from ainet.cli.command import Options
 
 
-def balance_words(found: Balances, _: Options | None = None) -> str:
+def balance_words(found: Balances, options: Options | None = None) -> str:
     """Return the accounts with all contacts, a sentence each."""
     lines = [found.problem] if found.problem else []
-    lines += [_account_words(one) for one in found.accounts]
+    for one in found.accounts:
+        lines.append(_account_words(one))
+        if options is not None and options.why:
+            lines.append(_why(one))
     return "\n".join(lines) or "Nothing was bought or sold yet. `ainet offers` shows what contacts sell."
 
 
@@ -40,6 +43,20 @@ def _account_words(one: PairBalance) -> str:
         f"You had {had} of {one.peer}, and {one.peer} {gave} of yours; {_amount(one.left_s, one.left)} are left now."
     )
     return f"{words} {one.lost:,} credits were not acknowledged." if one.lost else words
+
+
+def _why(one: PairBalance) -> str:
+    """Return how it comes that a contact may have what it may have."""
+    parts = [
+        ("it could save up", _amount(one.most_s, round(one.most_s))),
+        ("it had", f"{one.gave:,} credits"),
+        ("and did not acknowledge", f"{one.lost:,}"),
+        ("it gave", f"{one.had:,}"),
+        ("you gave it", f"{one.gifts_given:,}"),
+        ("need not be given back, as time went by", f"{one.forgiven:,}"),
+    ]
+    words = "; ".join(f"{what} {amount}" for what, amount in parts if amount not in ("0", "nothing"))
+    return f"  why: {words}."
 
 
 def _amount(seconds: float, credits_: int) -> str:
@@ -74,7 +91,8 @@ def _what(one: LedgerEntry) -> str:
         return "bought" if one.is_own else "sold"
     if one.kind == "recovered":
         return "known again"
-    return f"{one.kind} {'given' if one.is_own else 'received'}"
+    words = f"{one.kind} {'given' if one.is_own else 'received'}"
+    return f"{words} for {one.note}" if one.note else words
 
 
 def verified_words(found: Verified) -> str:

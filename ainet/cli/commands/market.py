@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import TYPE_CHECKING
 
-from ainet.api import market
+from ainet.api import incentives, market
 from ainet.cli.command import Command, find_node, report, verb_command
+from ainet.cli.parser import count, number
 from ainet.cli.tables import table
 from ainet.economy.words import span
 from ainet.errors import UsageError
@@ -13,6 +15,7 @@ from ainet.errors import UsageError
 if TYPE_CHECKING:
     import argparse
 
+    from ainet.api.incentives import Earnings, WantState
     from ainet.api.market import Offers, SellingState
     from ainet.cli.command import Options
 
@@ -63,7 +66,7 @@ def selling_words(found: SellingState) -> str:
     )
 
 
-def offers_words(found: Offers, _: Options | None = None) -> str:
+def offers_words(found: Offers, options: Options | None = None) -> str:
     """Return what contacts sell, for people."""
     lines = []
     if found.offers:
@@ -81,8 +84,67 @@ def offers_words(found: Offers, _: Options | None = None) -> str:
             for one in found.offers
         ]
         lines.append(table(("from", "model", "price", "starts", "tokens/s", "trust", "left", "why"), rows))
+    if options is not None and options.why:
+        trusted = dict.fromkeys((one.seller, one.trust, one.trust_reason) for one in found.offers)
+        lines += [f"{seller} is trusted to {trust:.0%}: {reason}." for seller, trust, reason in trusted]
     lines += [f"{one.seller}: {one.reason}" for one in found.others]
     return "\n".join(lines) or "There are no contacts. `ainet introduce` makes the first one."
+
+
+def _want_options(parser: argparse.ArgumentParser, _kernel: bool) -> None:
+    parser.description = (
+        "Promise a bonus, as time of this device, to whoever first answers 20 questions of yours with a model, right "
+        "and fast enough. Contacts learn of it when they are asked for prices."
+    )
+    parser.add_argument("model", metavar="MODEL", help="the model's name")
+    parser.add_argument("--speed", metavar="N", type=number, default=0.0, help="tokens a second, at least (0)")
+    parser.add_argument("--bonus", metavar="TIME", default="1h", help="time of this device (1h)")
+    parser.add_argument("--until", metavar="DATE", help="the last day, such as 2027-03-31 (default: in four weeks)")
+    parser.add_argument("--no", action="store_true", help="take the promise back")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def _want(options: Options) -> int:
+    until = options.until or (datetime.date.today() + datetime.timedelta(weeks=4)).isoformat()
+    with find_node(options) as node:
+        if options.no:
+            found = node.call(incentives.want_no_more, options.model)
+        else:
+            found = node.call(incentives.want, options.model, options.speed, options.bonus, until)
+    report(options, found, wants_words)
+    return 0
+
+
+def wants_words(found: WantState) -> str:
+    """Return what this device promises, for people."""
+    rows = [
+        (one.model, f"{one.speed:g}", span(one.seconds), one.until, f"{one.answers} of {one.needed}")
+        for one in found.wants
+    ]
+    return table(("model", "tokens/s", "bonus", "until", "answers"), rows) if rows else "You promise nothing."
+
+
+_WHY: dict[incentives.MissedReason, str] = {
+    "model": "for {}, which is not sold here",
+    "length": "of {}: longer than what is sold",
+    "hour": "at {}, when nothing is sold",
+    "place": "when all places were taken",
+    "allowance": "of contacts that had had their allowance",
+}
+
+
+def earn_words(found: Earnings, _: Options | None = None) -> str:
+    """Return what more would have been used, and what is promised, for people."""
+    of = "today" if found.days == 1 else f"in the last {found.days} days"
+    if found.missed:
+        lines = [f"Not answered {of}:"]
+        lines += [f"  {one.times} questions {_WHY[one.reason].format(one.what)}" for one in found.missed]
+    else:
+        lines = [f"Nothing was asked for in vain {of}."]
+    for one in found.wanted:
+        speed = f" with {one.speed:g} tokens/s" if one.speed else ""
+        lines.append(f"{one.peer} gives {span(one.seconds)} for {one.model}{speed}, until {one.until}.")
+    return "\n".join(lines)
 
 
 COMMANDS: tuple[Command, ...] = (
@@ -93,4 +155,6 @@ COMMANDS: tuple[Command, ...] = (
         offers_words,
         description="Ask contacts what they sell now. A price of 1 is minute for minute of the device that works.",
     ),
+    Command("want", incentives.want.help, _want_options, _want),
+    verb_command(incentives.earn, earn_words, days=count),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import time
 
 import pytest
@@ -11,7 +12,7 @@ from support.cheats import without_layers
 from support.local_nodes import ENDLESS, ask, owners, question
 from support.trade import QUICK, SEA, accounts, check_agreed, until
 
-from ainet.api import economy, ledger, market
+from ainet.api import economy, incentives, ledger, market
 from ainet.api.generate import Progress, Text
 from ainet.client.answer import Answer
 from ainet.economy.requests import Pay
@@ -221,3 +222,54 @@ async def test_an_answer_of_another_model_than_the_named_one_is_found_out(tmp_pa
         trusts = {one.seller: one.trust for one in (await ben.call(market.offers)).offers}
         assert trusts["carl"] == 0 < trusts["ana"]
         assert [one.seller for one in (await ask(ben, text=SEA, seller="carl")).bought] == ["carl"]
+
+
+async def test_gifts_and_bonuses_raise_what_may_be_had_and_are_their_givers(tmp_path):
+    async with owners(tmp_path, QUICK, ana={}, ben={}) as found:
+        ana, ben = found.values()
+        with pytest.raises(UsageError, match="is known once it sells something"):
+            await ben.call(ledger.give, "ana", "2h")
+        for node in (ana, ben):
+            await node.call(market.sell, [], allow="1m")
+        with pytest.raises(NotFound, match=r"No contact is called 'zoe'\. Contacts are: ana\."):
+            await ben.call(ledger.give, "zoe", "2h")
+        (before,) = (await ana.call(market.offers)).offers
+        given = await ben.call(ledger.give, "ana", "2h", note="the garden")
+        (after,) = (await ana.call(market.offers)).offers
+        assert after.left_s - before.left_s == pytest.approx(7200, rel=0.01)
+        (row,) = (await ben.call(ledger.ledger)).rows
+        assert (row.kind, row.credits, row.note, row.is_own) == ("gift", given.credits, "the garden", True)
+        (row,) = (await ana.call(ledger.ledger)).rows
+        assert (row.kind, row.credits, row.note, row.is_own) == ("gift", given.credits, "", False)
+        await check_agreed(ana, ben)
+        # Ben wants a model, and Ana serves it.
+        tomorrow = (datetime.date.today() + datetime.timedelta(days=1)).isoformat()
+        model = after.model
+        state = await ben.call(incentives.want, model, 0.1, "1h", tomorrow)
+        assert [(one.model, one.seconds, one.answers) for one in state.wants] == [(model, 3600, 0)]
+        for wrong in (
+            ("x", 1, "1h", "soon"),
+            ("x", 1, "1h", "2020-01-01"),
+            ("x", -1, "1h", tomorrow),
+            ("x", 1, "0s", tomorrow),
+        ):
+            with pytest.raises(UsageError):
+                await ben.call(incentives.want, *wrong)
+        for number in range(20):
+            await ask(ben, text=SEA, max_tokens=4, seed=number, seller="ana")
+            if number == 0:
+                (wanted,) = (await ana.call(incentives.earn)).wanted
+                assert (wanted.peer, wanted.model, wanted.seconds) == ("ben", model, 3600)
+
+        async def is_paid():
+            return [one.kind for one in (await ana.call(ledger.ledger)).rows].count("bonus") == 1
+
+        await until(is_paid)
+        await check_agreed(ana, ben)
+        with pytest.raises(UsageError, match=r"You want nothing\."):
+            await ben.call(incentives.want_no_more, model)
+        # What was asked for in vain, Ana sees.
+        with pytest.raises(Refused):
+            await ask(ben, text=SEA, seller="ana", model="larger")
+        (missed,) = (await ana.call(incentives.earn)).missed
+        assert (missed.reason, missed.what, missed.times) == ("model", "larger", 1)
