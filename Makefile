@@ -13,11 +13,12 @@ PIP := -m pip install --quiet --disable-pip-version-check --constraint constrain
 # The tests start hundreds of Pythons: each would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo quick test soak lint benchmark clean
+.PHONY: help setup demo demo-economy quick test soak lint benchmark clean
 
 help:
 	@echo "make setup      private $(VENV) with all dependencies (llama.cpp compiles once, about 8 minutes on 2 cores)"
 	@echo "make demo       three nodes on this machine answer a question together"
+	@echo "make demo-economy  neighbours sell answers, lose their power, and cheat"
 	@echo "make quick      style, types, and the tests that start no process: two minutes"
 	@echo "make test       style, types and all tests: about half an hour on 2 cores"
 	@echo "make soak       200 answers while stages are killed all the time (about 6 minutes)"
@@ -43,6 +44,9 @@ $(READY): pyproject.toml constraints.txt hatch_build.py ainet/stages/llama/watch
 
 demo: setup
 	@$(BIN)/python notebooks/demo.py
+
+demo-economy: setup
+	@$(BIN)/python notebooks/demo.py economy
 
 # An unmodified Yjs client, which the tests let join shared documents.
 $(YJS): tests/yjs/package.json

@@ -196,6 +196,8 @@ class Timing:
     price_asked: float = 3.0
     #: Whether others have had their part of the time is looked at this often.
     sold_load: float = 1.0
+    #: A device is measured against itself when nothing was checked for this long.
+    measured_after: float = 60.0
     #: A vocabulary is fetched, loaded and asked within this time.
     tokenizer: float = 60.0
     #: The worker that knows vocabularies ends when nobody asked it for this long.

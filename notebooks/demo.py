@@ -1,8 +1,9 @@
-"""Three nodes on this machine answer one question together: `make demo`.
+"""Three nodes on this machine answer one question together (`make demo`), or neighbours trade (`make demo-economy`).
 
 Three Jupyter servers with data directories of their own, of which only the first may see the model file, are paired by
-tickets. The quickstart notebook then runs in the ainet kernel, with three stages of SmolLM2 over the three nodes. The
-executed notebook and its HTML are kept in ``demo-output/``; everything else is removed, also after Ctrl-C.
+tickets. The quickstart notebook then runs in the ainet kernel, with three stages of SmolLM2 over the three nodes. With
+the word ``economy`` there is one node, and the notebook about the economy starts its neighbours itself. The executed
+notebook and its HTML are kept in ``demo-output/``; everything else is removed, also after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ainet.client.client import NodeClient
 
 NAMES = ("desk", "laptop", "tablet")
-NOTEBOOK = "quickstart.ipynb"
+NOTEBOOK, ECONOMY = "quickstart.ipynb", "economy.ipynb"
 OUTPUT = "demo-output"
 CELL_SECONDS = 300
 STOPPED = b"\nStopped; every node is down and its data removed.\n"
@@ -42,6 +43,8 @@ class Screen:
             print("\n" + "\n".join(f"  ▌ {line}" for line in content["code"].splitlines()), flush=True)
         elif message["msg_type"] == "stream":
             print(content["text"], end="", flush=True)
+        elif message["msg_type"] == "error":
+            print(f"\n{content['evalue']}", flush=True)
         elif message["msg_type"] in ("display_data", "update_display_data", "execute_result"):
             self._show(content)
 
@@ -63,7 +66,7 @@ class Screen:
 
 
 @contextlib.contextmanager
-def three_nodes(folder: Path) -> Iterator[dict[str, NodeClient]]:
+def some_nodes(folder: Path, names: tuple[str, ...]) -> Iterator[dict[str, NodeClient]]:
     """Start the nodes; `tidy` stops them."""
     import json
 
@@ -73,7 +76,7 @@ def three_nodes(folder: Path) -> Iterator[dict[str, NodeClient]]:
 
     with contextlib.ExitStack() as stack:
         nodes = {}
-        for name in NAMES:
+        for name in names:
             data_dir = folder / name
             data_dir.mkdir(mode=0o700)
             # Only the first node looks for model files; the others have what they are sent.
@@ -87,14 +90,14 @@ def three_nodes(folder: Path) -> Iterator[dict[str, NodeClient]]:
 
 def pair(nodes: dict[str, NodeClient]) -> None:
     """Make the other nodes members of the first one's swarm, each with a ticket of its own."""
-    first, *others = NAMES
+    first, *others = nodes
     for name in others:
         nodes[name].join(nodes[first].invite().ticket)
         print(f"  {name} joined {first}'s swarm with a one-time ticket", flush=True)
 
 
-def run_notebook() -> None:
-    """Run the quickstart in the ainet kernel, and keep the executed notebook and its HTML."""
+def run_notebook(name: str) -> None:
+    """Run a notebook in the ainet kernel, and keep the executed notebook and its HTML."""
     from concurrent.futures import ThreadPoolExecutor
     from pathlib import Path
 
@@ -102,7 +105,7 @@ def run_notebook() -> None:
     from nbclient import NotebookClient
     from nbconvert import HTMLExporter
 
-    notebook = nbformat.read(Path(__file__).with_name(NOTEBOOK), as_version=4)
+    notebook = nbformat.read(Path(__file__).with_name(name), as_version=4)
     client = NotebookClient(
         notebook,
         kernel_name="ainet",
@@ -124,9 +127,9 @@ def run_notebook() -> None:
     finally:
         output = Path(OUTPUT)
         output.mkdir(exist_ok=True)
-        nbformat.write(notebook, output / NOTEBOOK)
+        nbformat.write(notebook, output / name)
         html, _ = HTMLExporter().from_notebook_node(notebook)
-        (output / NOTEBOOK).with_suffix(".html").write_text(html)
+        (output / name).with_suffix(".html").write_text(html)
 
 
 def report(nodes: dict[str, NodeClient]) -> None:
@@ -177,7 +180,8 @@ def stop_at_once(*_: object) -> None:
 def main() -> int:
     """Run the demo."""
     on_signals(stop_at_once)
-    print("Three nodes start on this machine:", flush=True)
+    is_economy = sys.argv[1:] == ["economy"]
+    print("A node starts" if is_economy else "Three nodes start", "on this machine:", flush=True)
     import shutil  # noqa: F401 - `tidy` needs it whole, like psutil and daemon
     import tempfile
     import time
@@ -208,10 +212,13 @@ def main() -> int:
         folder.mkdir(mode=0o700)
         # Files of kernels and servers, too, are gone with the folder.
         os.environ |= {"AINET_DATA_DIR": str(folder / NAMES[0]), "JUPYTER_RUNTIME_DIR": str(folder / "runtime")}
-        with three_nodes(folder) as nodes:
+        # The notebook imports what lies beside it.
+        os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+        with some_nodes(folder, NAMES[:1] if is_economy else NAMES) as nodes:
             pair(nodes)
-            run_notebook()
-            report(nodes)
+            run_notebook(ECONOMY if is_economy else NOTEBOOK)
+            if not is_economy:
+                report(nodes)
     except (AinetError, CellExecutionError, DeadKernelError) as exc:
         print(f"\nThe demo failed: {exc}", file=sys.stderr)
         return 1

@@ -23,7 +23,7 @@ class PairBalance:
     gave_s
         For how long this device worked for it.
     left_s
-        What it may still have of this device now.
+        What it may have of this device now: what it is owed, and what is left of its allowance.
     had, gave, left
         The same in credits.
     lost

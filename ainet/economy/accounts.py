@@ -149,15 +149,14 @@ class Accounts:
             raise NotFound("That device is no contact here (any more).")
         ledger = await self.ledger()
         if peer not in self._open:
-            allowance = self._allowance()
             swarm = bytes.fromhex(swarm_of(read_ca(contact.ca)))
             key = base64.b32decode(peer.upper() + "====")
-            found = await self.do(lambda: ledger.account(key, swarm, new=Balance.new(now(), allowance)))
+            found = await self.do(lambda: ledger.account(key, swarm, new=Balance.new(now(), self._allowance())))
             made = PairAccount(
                 peer,
                 contact.name,
                 found,
-                allowance,
+                self._allowance(),
                 ledger=ledger,
                 journal=self.do,
                 signer=self._identity.sign,

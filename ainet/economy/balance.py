@@ -97,6 +97,13 @@ class Balance:
         counted = -(-leaked * DAY_MS // allowance.daily)
         return replace(self, leaked=self.leaked + leaked, moment=self.moment + counted)
 
+    def scaled(self, before: Allowance, allowance: Allowance) -> Balance:
+        """Return the balance under another allowance: what was not saved up yet is the same part of it."""
+        if not before.saved or allowance.saved == before.saved:
+            return self
+        rest = max(self.begun_at - self.leaked, 0)
+        return replace(self, begun_at=self.begun_at - rest + rest * allowance.saved // before.saved)
+
     @classmethod
     def new(cls, moment: int, allowance: Allowance) -> Balance:
         """Return that of a device that was never met: it may have a day's part at once."""

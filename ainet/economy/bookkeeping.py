@@ -57,7 +57,10 @@ class Bookkeeping:
         answers.add(shown.give, self.give)
 
     async def balance(self, why: bool = False) -> shown.Balances:
-        """Return what this device and its contacts have had of each other; the reasons always come along."""
+        """Return what this device and its contacts have had of each other; the reasons always come along.
+
+        Where this device sells nothing, and so does not know what its minutes are worth, those of the others count.
+        """
         found = []
         for account in await self._accounts.all():
             balance, pace = account.seller.balance, self._selling.pace
@@ -76,7 +79,7 @@ class Bookkeeping:
                     most_s=seconds_of(account.seller.allowance.cap(balance.signed - balance.signed_gifts), pace),
                     had_s=seconds_of(had, account.pace),
                     gave_s=seconds_of(gave, pace),
-                    left_s=seconds_of(left, pace),
+                    left_s=seconds_of(left, pace or account.pace),
                 )
             )
         return shown.Balances(accounts=sorted(found, key=lambda one: one.peer), problem=self._accounts.damage)

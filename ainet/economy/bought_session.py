@@ -93,7 +93,8 @@ class BoughtSession:
                     await self._take(purchase, item.event)
                     yield item.event
         finally:
-            await self._end(purchase)
+            # Whoever asks may have left; what came is signed for nevertheless.
+            await asyncio.shield(asyncio.ensure_future(self._end(purchase)))
 
     async def _take(self, purchase: Purchase, event: Getting | Sold | SaidTokens) -> None:
         buyer, session = self._account.buyer, self._order.session

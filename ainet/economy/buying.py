@@ -21,7 +21,7 @@ from ainet.economy.receipt import Finish
 from ainet.economy.requests import Buy, Getting, SaidTokens, Sold
 from ainet.economy.signed import SESSION_BYTES
 from ainet.economy.words import beyond_allowance, seconds_of, span
-from ainet.errors import AinetError, NotFound, PromptTooLong, Refused, UsageError
+from ainet.errors import AinetError, NotFound, PromptTooLong, ProtocolError, Refused, UsageError
 from ainet.signals import Signal
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class Buying:
         model = Model(offer.model, offer.name, offer.parameters)
         session = BoughtSession(found.quoted.account, link, request, order, model=model, log=self._log)
         notes = [*wanted.notes, *found.notes]
-        before = len(got.tokens)
+        before, ended = len(got.tokens), None
         try:
             async with contextlib.aclosing(session.events()) as events:
                 async for event in events:
@@ -232,21 +232,21 @@ class Buying:
                         got.text.append(event.text)
                         yield shown.Text(text=event.text, tokens=event.tokens)
                     else:
-                        body, held = event
+                        ended, held = event
                         got.text.append(held)
                         if held:
                             yield shown.Text(text=held, tokens=[])
-                        yield shown.Progress(text=f"checking what {link.peer_name} has said")
-                        bought = _bought(found, order, len(got.tokens) - before)
-                        got.bought.append(await self._checked(wanted, found, got, bought, body))
-                        text, more = await self._true_text(wanted, offer, got, link.peer_name)
-                        done = _done(wanted, found, got, Finish(body.finish).name.lower(), text)
-                        yield dataclasses.replace(done, notes=[*notes, *more])
-                        return
         finally:
+            bought = _bought(found, order, len(got.tokens) - before)
+            got.bought.append(bought)
             self._accounts.replicate(found.quoted.account)
-            if len(got.bought) == 0 or got.bought[-1].session != order.session.hex():
-                got.bought.append(_bought(found, order, len(got.tokens) - before))
+        if ended is None:
+            raise ProtocolError(f"{link.peer_name} ended the session without a receipt.")
+        yield shown.Progress(text=f"checking what {link.peer_name} has said")
+        got.bought[-1] = await self._checked(wanted, found, got, bought, ended)
+        text, more = await self._true_text(wanted, offer, got, link.peer_name)
+        done = _done(wanted, found, got, Finish(ended.finish).name.lower(), text)
+        yield dataclasses.replace(done, notes=[*notes, *more])
 
     async def _checked(
         self, wanted: Wanted, found: _Found, got: _Answer, bought: shown.Bought, body: ReceiptBody

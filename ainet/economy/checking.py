@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ainet.economy.accounts import Accounts
     from ainet.economy.pair_account import PairAccount
     from ainet.economy.works import Judges
+    from ainet.timing import Timing
 
 #: Tokens that a device is measured with, and of each answer among them.
 MEASURED, EACH = 2000, 250
@@ -73,8 +75,9 @@ class Checking:
         The file in which it is kept how much this device differs from itself.
     """
 
-    def __init__(self, judges: Judges, accounts: Accounts, path: Path, log: logging.Logger) -> None:
+    def __init__(self, judges: Judges, accounts: Accounts, path: Path, *, log: logging.Logger, timing: Timing) -> None:
         self._judges, self._accounts, self._path, self._log = judges, accounts, path, log
+        self._timing, self._checked_at = timing, 0.0
         self._known: dict[str, Calibration] | None = None
         self._measuring: set[bytes] = set()
         self._tasks = Tasks("This device was not measured against itself", log)
@@ -152,11 +155,15 @@ class Checking:
         return found
 
     def _measure_soon(self, model: bytes) -> None:
+        self._checked_at = time.monotonic()
         if model not in self._measuring:
             self._measuring.add(model)
             self._tasks.spawn(self._measure(model))
 
     async def _measure(self, model: bytes) -> None:
+        """Measure once nothing was checked for a while: the owner may be about to ask more."""
+        while (rest := self._checked_at + self._timing.measured_after - time.monotonic()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(rest)
         try:
             await self.measure(model)
         except AinetError as exc:

@@ -80,10 +80,9 @@ class ContributionScore:
         record = self._records.get(device, Record())
         if record.is_liar:
             return "it has answered with another model than the one that it named"
-        ended = (
-            f"{record.finished} answers came to their end, {record.failed} did not, and {record.passed} were checked"
-        )
-        return f"{ended}; a device of which nothing is known begins at {GOOD_BEFORE} to {BAD_BEFORE}"
+        counts = (("came to their end", record.finished), ("did not", record.failed), ("were checked", record.passed))
+        ended = ", ".join(f"{n} {what}" for what, n in counts)
+        return f"of its answers {ended}; a device of which nothing is known begins at {GOOD_BEFORE} to {BAD_BEFORE}"
 
 
 class Asker(NamedTuple):

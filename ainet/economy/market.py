@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ainet.api import market as shown
 from ainet.economy.credits import UNIT_PRICE
 from ainet.economy.terms import AUTO, MOST_MODELS, Terms, parse_hours, parse_price, parse_share, read_terms, write_terms
@@ -77,6 +79,7 @@ class Market:
             allow=parse_seconds(allow),
         )
         await self._selling.open(terms)
+        terms = msgspec.structs.replace(terms, pace=self._selling.pace)
         await asyncio.to_thread(write_terms, self._path, terms)
         await self._accounts.allow()
         return await self.selling()

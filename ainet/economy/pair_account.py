@@ -122,9 +122,13 @@ class PairAccount:
     async def allow(self, allowance: Allowance) -> None:
         """Let the other device have this beyond what it gave; one that never had anything begins with a day's part."""
         async with self._lock:
-            self.seller.allowance = allowance
+            before, self.seller.allowance = self.seller.allowance, allowance
             if self.seller.balance.is_untouched and not self.seller.sales:
-                balance = self.seller.balance = Balance.new(now(), allowance)
+                balance = Balance.new(now(), allowance)
+            else:
+                balance = self.seller.balance.scaled(before, allowance)
+            if balance != self.seller.balance:
+                self.seller.balance = balance
                 await self._journal(lambda: self._ledger.keep(self.number, balance))
 
     async def sell(self, order: Order, model: Model, *, window: int) -> list[Do]:

@@ -97,7 +97,8 @@ class Selling:
         models = await self._works.models(terms.models) if terms is not None else []
         self.terms, self.models = terms, models
         paces = [Rate(one.parameters).cost(0, 1) / one.seconds for one in models if one.seconds > 0]
-        self.pace = round(max(paces, default=self.pace))
+        if terms is not None:
+            self.pace = terms.pace or round(max(paces, default=0))
         if terms is not None and self._throttle is None:
             self._throttle = asyncio.create_task(self._hold_load(), name="others' part of the time")
 

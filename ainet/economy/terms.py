@@ -37,6 +37,9 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         In thousandths of what is computed; None: by load.
     allow
         Seconds of this device that each contact may have each day beyond what it gave.
+    pace
+        Credits of what the device computes in a second, as it was when it began to sell: what a minute of it is worth
+        must not change with its load. 0: not known yet.
     """
 
     models: list[str] = []
@@ -44,6 +47,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     hours: tuple[int, int] | None = None
     price: int | None = None
     allow: int = DAILY
+    pace: int = 0
 
     def allowance(self, pace: int) -> Allowance:
         """Return what each contact may have, where the device computes so many credits a second."""

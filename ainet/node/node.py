@@ -240,7 +240,7 @@ class Node:
             timing=timing,
         )
         stack.push_async_callback(economy.stop)
-        trading = self._trading = Trading(
+        trading = Trading(
             provider=self.provider,
             answering=answering,
             catalog=self.catalog,

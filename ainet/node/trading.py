@@ -77,7 +77,9 @@ class Trading:
         )
         quotes = Quotes(links, self.accounts, wants, timing)
         #: Answers the questions for which a seller is named.
-        self._checking = Checking(Judging(provider, catalog), self.accounts, data_dir / "calibrations.json", log)
+        self._checking = Checking(
+            Judging(provider, catalog), self.accounts, data_dir / "calibrations.json", log=log, timing=timing
+        )
         buying = Buying(quotes, self._tokenizing, self._checking, self.accounts, log)
         self.bought = Bought(buying, provider, catalog)
         self._market = Market(

@@ -39,9 +39,8 @@ def balance_words(found: Balances, options: Options | None = None) -> str:
 def _account_words(one: PairBalance) -> str:
     had = _amount(one.had_s, one.had)
     gave = _amount(one.gave_s, one.gave)
-    words = (
-        f"You had {had} of {one.peer}, and {one.peer} {gave} of yours; {_amount(one.left_s, one.left)} are left now."
-    )
+    left = _amount(one.left_s, one.left)
+    words = f"You had {had} of {one.peer}, and {one.peer} {gave} of yours; it may have {left} now."
     return f"{words} {one.lost:,} credits were not acknowledged." if one.lost else words
 
 
