@@ -3,7 +3,7 @@
 Balances, allowances, prices, the choice of a seller, the order of service and sessions are those of `ainet.economy`;
 signatures are replaced by a counter. Each scenario stands beside what it is compared with.
 
-    python benchmarks/economy_market.py [lab] [riders] [market] [sybils] [speed]
+    python benchmarks/economy_market.py [lab] [riders] [market] [sybils] [liars] [partition] [thousand] [speed]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ainet.economy.balance import DAY_MS, Allowance, Balance
+from ainet.economy.checks import ONE_IN, is_due, lies
 from ainet.economy.choice import MOST_ASKED, SellerQuote, choices
 from ainet.economy.contribution import Asker, ContributionScore, Record, order_of_service
 from ainet.economy.credits import Rate
@@ -271,6 +272,136 @@ def sybils() -> dict[str, Any]:
     return found
 
 
+# Sellers that serve something cheaper than they name.
+
+#: How likely a check finds a lie, and an honest answer wrong (`benchmarks/cheats.py`, 200 tokens).
+FOUND, FALSE_ALARM = 0.99, 0.002
+
+
+def liars() -> dict[str, Any]:
+    """Return which part of the answers is from liars, week by week, with checks and without."""
+    found: dict[str, Any] = {}
+    print("\nForty sellers, eight of whom serve something cheaper at 70 % of the price: answers that are lies, by week")
+    for is_checked in (True, False):
+        weeks, lost = _liars(is_checked=is_checked)
+        name = "with checks" if is_checked else "without"
+        found[name] = {"lies": weeks, "honest sellers that are not asked any more": lost}
+        print(f"  {name:14}" + "".join(f"{part:8.1%}" for part in weeks) + f"   honest sellers given up: {lost:.1%}")
+    return found
+
+
+def _liars(*, is_checked: bool) -> tuple[list[float], float]:
+    chance, sellers = random.Random(4), 40
+    speeds = [chance.lognormvariate(math.log(12), 0.6) for _ in range(sellers)]
+    buyers: list[dict[int, list[bool]]] = [{} for _ in range(20)]
+    counts: list[dict[int, int]] = [{} for _ in buyers]
+    lies_of_week = []
+    for _ in range(4):
+        bought = wrong = 0
+        for _ in range(7 * 30):
+            for passed, finished in zip(buyers, counts, strict=True):
+                records = {
+                    str(one): Record(finished=finished.get(one, 0), passed=sum(done), is_liar=lies(done))
+                    for one, done in passed.items()
+                }
+                score = ContributionScore(records, {})
+                quotes = []
+                for i in chance.sample(range(sellers), MOST_ASKED):
+                    rate = RATE._replace(price=round(1000 * chance.uniform(0.8, 1.3) * (0.7 if i < 8 else 1.0)))
+                    quotes.append(SellerQuote(str(i), rate, 0.0, speeds[i], 1 << 60, score.trust(str(i))))
+                best = choices(quotes, PROMPT, ANSWER)
+                if not best:
+                    continue
+                i = int(best[0].quote.seller)
+                bought, wrong = bought + 1, wrong + (i < 8)
+                finished[i] = finished.get(i, 0) + 1
+                done = passed.setdefault(i, [])
+                if is_checked and is_due(len(done), failed_last=done[-1:] == [False], chance=chance.randrange(ONE_IN)):
+                    done.append(chance.random() >= (FOUND if i < 8 else FALSE_ALARM))
+        lies_of_week.append(wrong / bought)
+    honest = [done for passed in buyers for i, done in passed.items() if i >= 8]
+    return lies_of_week, sum(map(lies, honest)) / len(honest)
+
+
+# A network that is split, and a thousand nodes.
+
+
+def partition() -> dict[str, Any]:
+    """Return which part of the questions is answered before, while and after two halves do not reach each other."""
+    chance, everybody = random.Random(5), owners(10)
+    given = {one.number: allowance(one.speed, 0.5, 1.0) for one in everybody}
+    answered = []
+    for day in range(40):
+        is_split = 15 <= day < 25
+        asked = done = 0
+        for moment in sorted(day * DAY_MS + chance.randrange(DAY_MS) for _ in range(9 * 100)):
+            buyer = everybody[chance.randrange(9)]
+            quotes = []
+            for seller in everybody[buyer.number + 1 :]:
+                if is_split and seller.number % 2 != buyer.number % 2:
+                    continue
+                left = seller.balance(buyer.number, moment, given[seller.number]).left(given[seller.number])
+                quotes.append(SellerQuote(str(seller.number), RATE, 0.0, seller.speed, left))
+            asked += 1
+            chosen = choices(quotes, PROMPT, ANSWER)
+            if chosen:
+                done += 1
+                serve(everybody[int(chosen[0].quote.seller)], buyer, chosen[0].cost)
+        answered.append((done, asked))
+    parts = [_part(answered, *span) for span in ((5, 15), (15, 25), (25, 40))]
+    agreed = all(
+        one.balances[other].acknowledged == everybody[other].balances[one.number].signed
+        for one in everybody
+        for other, balance in one.balances.items()
+        if balance.acknowledged
+    )
+    print("\nTen owners, split into two halves for ten days: questions answered before, meanwhile, after")
+    print("  " + "".join(f"{part:8.0%}" for part in parts) + f"   both sides of every account agree: {agreed}")
+    return {"before": parts[0], "meanwhile": parts[1], "after": parts[2], "agreed": agreed}
+
+
+def thousand() -> dict[str, Any]:
+    """Return how a thousand nodes with twelve contacts each fare in a day, by what their devices can do."""
+    chance, n = random.Random(6), 1000
+    speeds = [chance.lognormvariate(math.log(10), 0.8) for _ in range(n)]
+    everybody = [Owner(i, speed) for i, speed in enumerate(speeds)]
+    given = [allowance(speed, 0.5, 1.0) for speed in speeds]
+    contacts = [{(i + hop) % n for hop in (-3, -2, -1, 1, 2, 3)} | set(chance.sample(range(n), 6)) for i in range(n)]
+    free_at = [0.0] * n
+    waits: list[float] = []
+    asked, done = [0] * n, [0] * n
+    begun = time.process_time()
+    for moment in sorted(chance.randrange(DAY_MS) for _ in range(60 * n)):
+        buyer, now = everybody[chance.randrange(n)], moment / 1000
+        quotes = []
+        for i in contacts[buyer.number]:
+            if speeds[i] > buyer.speed:
+                left = everybody[i].balance(buyer.number, moment, given[i]).left(given[i])
+                quotes.append(SellerQuote(str(i), RATE, max(free_at[i] - now, 0.0), speeds[i], left))
+        if not quotes:
+            continue  # nobody whom it knows is quicker: it answers itself
+        asked[buyer.number] += 1
+        chosen = choices(quotes, PROMPT, ANSWER)
+        if chosen and chosen[0].quote.starts_in < 60:
+            i = int(chosen[0].quote.seller)
+            waits.append(max(free_at[i] - now, 0.0))
+            free_at[i] = max(free_at[i], now) + ANSWER / speeds[i]
+            serve(everybody[i], buyer, chosen[0].cost)
+            done[buyer.number] += 1
+    order = sorted(range(n), key=lambda i: speeds[i])
+    weakest = [done[i] / asked[i] for i in order[: n // 4] if asked[i]]
+    seconds = time.process_time() - begun
+    found = {
+        "answered": sum(done) / sum(asked),
+        "of the weakest quarter": statistics.mean(weakest),
+        "mean wait, s": statistics.mean(waits),
+        "processor seconds": round(seconds, 1),
+    }
+    print("\nA thousand nodes with twelve contacts each, a day, 60 questions each")
+    print("  " + ", ".join(f"{what} {value:.2f}" for what, value in found.items()))
+    return found
+
+
 # How quick the rules are.
 
 
@@ -311,7 +442,16 @@ def speed() -> dict[str, Any]:
     return {"sessions_per_s": round(sessions / seconds)}
 
 
-SCENARIOS = {"lab": lab, "riders": riders, "market": market, "sybils": sybils, "speed": speed}
+SCENARIOS = {
+    "lab": lab,
+    "riders": riders,
+    "market": market,
+    "sybils": sybils,
+    "liars": liars,
+    "partition": partition,
+    "thousand": thousand,
+    "speed": speed,
+}
 
 if __name__ == "__main__":
     main()

@@ -184,6 +184,11 @@ class Accounts:
             )
         return found
 
+    async def is_new(self, account: PairAccount) -> bool:
+        """Tell whether nothing was bought of a device yet."""
+        ledger = await self.ledger()
+        return await self.do(lambda: ledger.sessions(account.number)) == (0, 0)
+
     async def checks(self, account: PairAccount) -> list[bool]:
         """Return which answers of a device passed, of those that were checked, in order."""
         ledger = await self.ledger()

@@ -130,6 +130,10 @@ class Buying:
             found = await self._find(wanted, [one for one in sellers if one not in left_out], got)
             name, seller = found.quoted.link.peer_name, found.quoted.link.peer_id
             tried += 1
+            if await self._accounts.is_new(found.quoted.account):
+                words = f"{name} reads this conversation and its answer, and nothing else of yours"
+                yield shown.Progress(text=words, notice=True)
+                found.notes.append(words)
             try:
                 async with contextlib.aclosing(self._buy(wanted, found, got)) as events:
                     async for event in events:

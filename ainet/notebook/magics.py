@@ -15,7 +15,7 @@ from IPython.display import DisplayHandle, clear_output, display
 from ainet.api import clients, context, economy
 from ainet.api.generate import Message, Progress, Text
 from ainet.cli.command import Options, find_node, report
-from ainet.cli.commands.ask import quote_words, quoted, sampling
+from ainet.cli.commands.ask import quote_words, quoted, sampling, where
 from ainet.cli.commands.context import find, found_words, trace_words
 from ainet.cli.commands.economy import usage_words
 from ainet.cli.commands.kernel import remember_words
@@ -74,6 +74,8 @@ class AinetMagics(Magics):
         self._subparsers = self._parser.subparsers
         type(self).ainet.__doc__ = self._parser.format_help()
         self.conversation: list[Message] = []
+        #: Whether something of it must stay on the owner's devices: documents that went along, a private question.
+        self._is_personal = False
         self._last: tuple[list[Message], Answer] | None = None
         self._remembering = Remembering(shell, lambda: find_node(self._parser.parse_args([])))
 
@@ -122,6 +124,7 @@ class AinetMagics(Magics):
             return self._client(options)
         if options.command == "new":
             self.conversation.clear()
+            self._is_personal = False
             say("A new conversation begins.")
         elif options.command == "remember":
             say(remember_words(self._remembering.switch(options.mode)))
@@ -150,6 +153,12 @@ class AinetMagics(Magics):
         if options.quote:
             report(options, quoted(options, question), quote_words)
             return
+        if options.seller is not None and self._is_personal and not options.raw:
+            raise UsageError(
+                "Your documents, or a private question, are part of this conversation: it stays on your devices. "
+                "`%ainet new` begins another one."
+            )
+        self._is_personal |= not options.raw and (bool(options.private) or where(options) is not None)
         messages = self._messages(options, question)
         answer = Answer()
         self._last = messages, answer

@@ -27,8 +27,14 @@ from ainet.daemon.runtime import Runtime
 from ainet.documents.exchange import SHARED
 from ainet.economy import receipt as receipts
 from ainet.economy import voucher as vouchers
+from ainet.economy.accounts import LOG as ACCOUNTS
+from ainet.economy.accounts import KeptAccount
+from ainet.economy.checks import Calibration
+from ainet.economy.demand import Missed
 from ainet.economy.ledger_schema import SCHEMA as LEDGER
+from ainet.economy.terms import Terms
 from ainet.economy.usage import SCHEMA as USAGE
+from ainet.economy.wants import Want
 from ainet.errors import AinetError
 from ainet.executor.directory import LOG as PLACEMENTS
 from ainet.executor.directory import AnnouncedPipeline
@@ -108,6 +114,7 @@ def described() -> dict[str, Any]:
             PLACEMENTS: shape(AnnouncedPipeline),
             FEED: {HEAD: "int"},
             shares.LOG: shape(shares.Share),
+            ACCOUNTS: shape(KeptAccount),
         },
         "document for other devices": shape(SourceContent),
         "entry of a log": {"entry": shape(Entry), "body": shape(Body)},
@@ -122,6 +129,10 @@ def described() -> dict[str, Any]:
             "node.json": [field.name for field in dataclasses.fields(Runtime)],
             "shared_notebooks": shape(Remembered),
             FILE: shape(Untold),
+            "selling.json": shape(Terms),
+            "wants.json": shape(Want),
+            "demand.json": shape(Missed),
+            "calibrations.json": shape(Calibration),
         },
         "economy": {
             "voucher": shape(vouchers.Body),

@@ -216,6 +216,15 @@ def test_a_conversation_that_outgrows_the_window_says_how_to_begin_anew(run, fai
     run(f"%%ainet ask {GREEDY}\nHi")
 
 
+def test_a_conversation_with_something_personal_is_not_sent_to_other_owners(run, fail):
+    run("%ainet new")
+    run(f"%%ainet ask --private {GREEDY}\nRemember the number 7.")
+    for option in ("--from ana", "--from anyone"):
+        assert "it stays on your devices. `%ainet new` begins another one." in fail(f"%%ainet ask {option}\nWhich one?")
+    run("%ainet new")
+    assert "No contact is called 'ana'" in fail("%%ainet ask --from ana\nWhich number?")
+
+
 def test_an_interrupt_stops_the_answer_and_keeps_the_text(run, fail, shell, tmp_path, monkeypatch):
     grammar = tmp_path / "endless.gbnf"
     grammar.write_text("root ::= [a-z ] root")
