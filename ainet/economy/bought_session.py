@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ainet.economy import receipt as receipts
 from ainet.economy.pair_account import now
-from ainet.economy.receipt import digest_of
-from ainet.economy.requests import Ended, Getting, Pay, SaidTokens, Sold
+from ainet.economy.receipt import ReceiptBody, digest_of
+from ainet.economy.requests import CheckAnswer, Ended, Getting, Judged, Pay, SaidTokens, Sold
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError
 from ainet.identity.keys import public_key_of
 
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from ainet.economy.ledger import Model
     from ainet.economy.order import Order
     from ainet.economy.pair_account import PairAccount
-    from ainet.economy.receipt import Receipt, ReceiptBody
+    from ainet.economy.receipt import Receipt
     from ainet.economy.requests import Buy
     from ainet.economy.session import Purchase, Sign
     from ainet.economy.voucher import Voucher
     from ainet.links.link import PeerLink
 
+#: What a seller says, and at the end what its receipt says with the text that was held back.
+BoughtEvent = Getting | Sold | SaidTokens | Judged | tuple[ReceiptBody, str]
 #: How long the last voucher of a session may take (s); otherwise it is shown when the two meet again.
 LAST = 5.0
 
@@ -47,13 +49,16 @@ class BoughtSession:
         self,
         account: PairAccount,
         link: PeerLink,
-        request: Buy,
+        request: Buy | CheckAnswer,
         order: Order,
         *,
         model: Model,
         log: logging.Logger,
     ) -> None:
-        self._account, self._link, self._request, self._order, self._model = account, link, request, order, model
+        self._account, self._link, self._order, self._model = account, link, order, model
+        self._asked = request
+        #: What the receipt is compared with.
+        self._request = request.order if isinstance(request, CheckAnswer) else request
         self._log = log
         #: The tokens that came.
         self.tokens: list[int] = []
@@ -61,7 +66,7 @@ class BoughtSession:
         self._paying: asyncio.Task[None] | None = None
         self._receipt: tuple[Receipt, ReceiptBody] | None = None
 
-    async def events(self) -> AsyncGenerator[Getting | Sold | SaidTokens | tuple[ReceiptBody, str], None]:
+    async def events(self) -> AsyncGenerator[BoughtEvent, None]:
         """Yield what the seller says, and at the end what its receipt says with the text that was held back.
 
         Raises
@@ -75,7 +80,7 @@ class BoughtSession:
         """
         purchase = await self._account.buy(self._order, self._model)
         try:
-            async with contextlib.aclosing(self._link.stream(self._request)) as items:
+            async with contextlib.aclosing(self._link.stream(self._asked)) as items:
                 while True:
                     try:
                         async with asyncio.timeout(self._account.patience):
@@ -96,10 +101,10 @@ class BoughtSession:
             # Whoever asks may have left; what came is signed for nevertheless.
             await asyncio.shield(asyncio.ensure_future(self._end(purchase)))
 
-    async def _take(self, purchase: Purchase, event: Getting | Sold | SaidTokens) -> None:
+    async def _take(self, purchase: Purchase, event: Getting | Sold | SaidTokens | Judged) -> None:
         buyer, session = self._account.buyer, self._order.session
         match event:
-            case Getting():
+            case Getting() | Judged():
                 purchase.heard = now()
                 signs: Sequence[Sign] = ()
             case Sold():

@@ -18,7 +18,7 @@ from ainet.economy.ledger import Model
 from ainet.economy.order import Order
 from ainet.economy.quotes import ANYONE
 from ainet.economy.receipt import Finish
-from ainet.economy.requests import Buy, Getting, SaidTokens, Sold
+from ainet.economy.requests import Buy, CheckAnswer, Getting, Judged, SaidTokens, Sold
 from ainet.economy.signed import SESSION_BYTES
 from ainet.economy.words import beyond_allowance, seconds_of, span
 from ainet.errors import AinetError, NotFound, PromptTooLong, ProtocolError, Refused, UsageError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from ainet.economy.accounts import Accounts
     from ainet.economy.checking import Checking
+    from ainet.economy.checks import Verdict
     from ainet.economy.quotes import Quoted, Quotes
     from ainet.economy.receipt import ReceiptBody
     from ainet.economy.requests import Offer
@@ -235,7 +236,7 @@ class Buying:
                         got.tokens += event.tokens
                         got.text.append(event.text)
                         yield shown.Text(text=event.text, tokens=event.tokens)
-                    else:
+                    elif isinstance(event, tuple):
                         ended, held = event
                         got.text.append(held)
                         if held:
@@ -257,16 +258,19 @@ class Buying:
     ) -> shown.Bought:
         """Return what was bought with what a check says of it, where one is due and can be made."""
         account, name, n = found.quoted.account, found.quoted.link.peer_name, bought.tokens
-        if not n or not await self._checking.is_due(
-            account, found.offer.model, found.offer.name, is_promised=self._quotes.promises(found.offer.name)
-        ):
+        is_promised = self._quotes.promises(found.offer.name)
+        if not n or not await self._checking.is_due(account, is_promised=is_promised):
             return bought
         said, tokens = got.tokens[: len(got.tokens) - n], got.tokens[len(got.tokens) - n :]
         ended = body.finish == Finish.STOP and not wanted.request.stop
+        sample = Sample(found.offer.model, found.prompt, said, tokens, wanted.request.sampling, ended)
         try:
-            verdict = await self._checking.check(
-                Sample(found.offer.model, found.prompt, said, tokens, wanted.request.sampling, ended)
-            )
+            if await self._checking.knows(found.offer.model, found.offer.name):
+                verdict = await self._checking.check(sample)
+            elif wanted.seller.casefold() == ANYONE:  # its owner lets anyone read the question
+                verdict = await self._bought_check(sample, found.quoted.link.peer_id)
+            else:
+                return bought
         except AinetError as exc:
             self._log.info("The answer of %s is not checked: %s", name, exc.message)
             return bought
@@ -282,6 +286,43 @@ class Buying:
             what = verdict.words or f"this is not what {found.offer.name} would have said"
             wrong = f"{what}: {name} is trusted less"
         return dataclasses.replace(bought, checked=verdict.mean, check_limit=verdict.limit, wrong=wrong)
+
+    async def _bought_check(self, sample: Sample, seller: str) -> Verdict:
+        """Buy the check of an answer from another device than the one that gave it; raises AinetError."""
+        others = [one for one in self._quotes.sellers(ANYONE) if one != seller]
+        quoted, _ = await self._quotes.ask(others)
+        n = len(sample.prompt) + len(sample.said) + len(sample.tokens)
+        offers = [(one, offer) for one in quoted if (offer := one.of(None, sample.model)) is not None]
+        able = [
+            (choice.burden, i)
+            for i, (one, offer) in enumerate(offers)
+            for choice in choices([one.quote(offer, None)], n, 1)
+        ]
+        if not able:
+            raise NotFound("nobody else sells the model")
+        one, offer = offers[min(able)[1]]
+        rate = Rate(offer.parameters, offer.price)
+        request = CheckAnswer(
+            session=secrets.token_bytes(SESSION_BYTES),
+            model=sample.model,
+            prompt=list(sample.prompt),
+            said=list(sample.said),
+            tokens=list(sample.tokens),
+            ended=sample.ended,
+            sampling=sample.sampling,
+            price=offer.price,
+        )
+        order = Order(request.session, rate, n, 1)
+        model = Model(offer.model, offer.name, offer.parameters)
+        session = BoughtSession(one.account, one.link, request, order, model=model, log=self._log)
+        margins: list[float] = []
+        async with contextlib.aclosing(session.events()) as events:
+            async for event in events:
+                margins += event.margins if isinstance(event, Judged) else []
+        if len(margins) != len(sample.tokens) + sample.ended:
+            raise ProtocolError(f"{one.link.peer_name} has judged another answer than the one that was sent")
+        self._accounts.replicate(one.account)
+        return await self._checking.judge(sample, margins)
 
     async def _true_text(self, wanted: Wanted, offer: Offer, got: _Answer, name: str) -> tuple[str, list[str]]:
         """Return the text of the tokens that were paid for, and what the reader must know of it."""

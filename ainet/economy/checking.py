@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from ainet.economy.checks import ONE_IN, Calibration, Verdict, is_due, unmeasured_limit, verdict
+from ainet.economy.checks import ONE_IN, Calibration, Verdict, check_of, is_due, unmeasured_limit, verdict
 from ainet.errors import AinetError
 from ainet.files import write_private
-from ainet.stages.protocol.generation import Open, Resume
 from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.tasks import Tasks
 
@@ -86,21 +85,20 @@ class Checking:
         """End what is being measured."""
         await self._tasks.stop()
 
-    async def is_due(self, account: PairAccount, model: bytes, name: str, *, is_promised: bool) -> bool:
-        """Tell whether an answer of this seller that has just come is to be checked, and can be.
+    async def is_due(self, account: PairAccount, *, is_promised: bool) -> bool:
+        """Tell whether an answer of this seller that has just come is to be checked.
 
         Parameters
         ----------
-        model, name
-            What it is said to be of: the SHA-256 of the manifest, and the name.
         is_promised
             Whether a bonus is promised for right answers of it.
         """
         passed = await self._accounts.checks(account)
-        wanted = is_promised or is_due(
-            len(passed), failed_last=passed[-1:] == [False], chance=secrets.randbelow(ONE_IN)
-        )
-        return wanted and await self._judges.knows(model, name)
+        return is_promised or is_due(len(passed), failed_last=passed[-1:] == [False], chance=secrets.randbelow(ONE_IN))
+
+    async def knows(self, model: bytes, name: str) -> bool:
+        """Tell whether a device of this owner has the model (SHA-256 of its manifest), which others call so."""
+        return await self._judges.knows(model, name)
 
     async def check(self, sample: Sample) -> Verdict:
         """Judge an answer.
@@ -110,18 +108,11 @@ class Checking:
         AinetError
             No device of this owner can: it has not the model, or no room for it.
         """
-        expected = [*sample.said, *sample.tokens]
-        request = Open(
-            session=0,
-            messages=[],
-            raw=False,
-            sampling=sample.sampling,
-            max_tokens=len(expected) + 1,
-            resume=Resume(list(sample.prompt), list(sample.said), []),
-            expected=expected,
-            expects_end=sample.ended,
-        )
-        margins = await self._judges.judge(sample.model, request)
+        request = check_of(sample.prompt, sample.said, sample.tokens, sample.sampling, ended=sample.ended)
+        return await self.judge(sample, await self._judges.judge(sample.model, request))
+
+    async def judge(self, sample: Sample, margins: Sequence[float]) -> Verdict:
+        """Return what margins say of an answer, whoever has read it."""
         calibration = (await self._calibrations()).get(sample.model.hex())
         n = max(len(sample.tokens), 1)
         if calibration is not None and calibration.llama == self._judges.version:
@@ -138,15 +129,7 @@ class Checking:
         for n in range(MEASURED // EACH):
             sampling = msgspec.structs.replace(sampling, seed=n)
             prompt, tokens = await self._judges.continued(model, BEGINNINGS[n % len(BEGINNINGS)], sampling, EACH)
-            request = Open(
-                session=0,
-                messages=[],
-                raw=False,
-                sampling=sampling,
-                max_tokens=len(tokens) + 1,
-                resume=Resume(prompt, [], []),
-                expected=tokens,
-            )
+            request = check_of(prompt, [], tokens, sampling, ended=False)
             noise += await self._judges.judge(model, request) if tokens else []
         found = Calibration(self._judges.version, [round(one, 5) for one in noise])
         known = await self._calibrations()

@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from ainet.stages.protocol.generation import Open, Resume
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from ainet.stages.protocol.sampling_params import SamplingParams
 
 #: The part of honest answers that may be found above the limit, and in how many draws that part is looked for.
 FALSE_ALARMS, DRAWS = 0.001, 4000
@@ -81,6 +85,31 @@ def unmeasured_limit(n: int) -> float:
         if x <= x1:
             return math.exp(y0 + (y1 - y0) * (x - x0) / (x1 - x0))
     return UNMEASURED[-1][1]
+
+
+def check_of(
+    prompt: Sequence[int], said: Sequence[int], tokens: Sequence[int], sampling: SamplingParams, *, ended: bool
+) -> Open:
+    """Return the request by which a pipeline judges an answer.
+
+    Parameters
+    ----------
+    prompt, said
+        Tokens of the prompt, and of what others have answered before.
+    tokens, ended
+        Of the answer, and whether it ended by itself.
+    """
+    expected = [*said, *tokens]
+    return Open(
+        session=0,
+        messages=[],
+        raw=False,
+        sampling=sampling,
+        max_tokens=len(expected) + 1,
+        resume=Resume(list(prompt), list(said), []),
+        expected=expected,
+        expects_end=ended,
+    )
 
 
 def verdict(margins: Sequence[float], limit: float, *, ends: bool) -> Verdict:

@@ -154,10 +154,16 @@ class SaidTokens(msgspec.Struct, frozen=True, tag=True):
     text: Annotated[str, msgspec.Meta(max_length=1 << 20)]
 
 
+class Judged(msgspec.Struct, frozen=True, tag=True):
+    """How much better each token of an answer could have been, and its end, if it ended by itself; from 0 to 1."""
+
+    margins: Annotated[list[Annotated[float, msgspec.Meta(ge=0, le=1)]], msgspec.Meta(max_length=MAX_CONTEXT)]
+
+
 class SaleEvent(msgspec.Struct, frozen=True):
     """Something that happened in a session."""
 
-    event: Getting | Sold | SaidTokens
+    event: Getting | Sold | SaidTokens | Judged
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -200,6 +206,46 @@ class Buy(Request, frozen=True, kw_only=True):
     most: Annotated[int, msgspec.Meta(ge=1, le=MAX_CONTEXT)]
     price: Price
     stop: Stops = msgspec.field(default_factory=list)
+
+
+class CheckAnswer(Request, frozen=True, kw_only=True):
+    """Buy the check of an answer that another device has given: it is read like a prompt.
+
+    It is paid like an answer of one token, which is 0.
+
+    Attributes
+    ----------
+    session, model, prompt, said, sampling, price
+        As in `Buy`.
+    tokens, ended
+        The answer, and whether it ended by itself.
+    """
+
+    progress = SaleEvent
+    reply = Ended
+    audience = Standing.CONTACT
+
+    session: SessionId
+    model: Digest
+    prompt: TokenList
+    said: TokenList = msgspec.field(default_factory=list)
+    tokens: TokenList
+    ended: bool
+    sampling: SamplingParams
+    price: Price
+
+    @property
+    def order(self) -> Buy:
+        """The same in the form in which answers are bought: all that is read counts as prompt."""
+        return Buy(
+            session=self.session,
+            model=self.model,
+            prompt=self.prompt,
+            said=[*self.said, *self.tokens],
+            sampling=self.sampling,
+            most=1,
+            price=self.price,
+        )
 
 
 class Pay(Request, frozen=True):

@@ -13,7 +13,7 @@ from ainet.economy.load import BusyTime
 from ainet.economy.order import Order
 from ainet.economy.pair_account import now
 from ainet.economy.pricing import DynamicPricing, Load
-from ainet.economy.requests import PIECE, AskPrice, Buy, Offer, Pay, Piece, Prices
+from ainet.economy.requests import PIECE, AskPrice, Buy, CheckAnswer, Offer, Pay, Piece, Prices
 from ainet.economy.sold_session import SoldSession
 from ainet.economy.words import beyond_allowance
 from ainet.economy.works import is_called
@@ -84,6 +84,7 @@ class Selling:
         self._throttle: asyncio.Task[None] | None = None
         links.handle(AskPrice, self._price)
         links.handle(Buy, self._sell)
+        links.handle(CheckAnswer, self._check)
         links.handle(Pay, self._pay)
 
     async def open(self, terms: Terms | None) -> None:
@@ -264,7 +265,12 @@ class Selling:
             )
         return model, order
 
-    async def _sell(self, link: PeerLink, request: Buy) -> AsyncGenerator[SaleEvent | Ended, None]:
+    def _check(self, link: PeerLink, request: CheckAnswer) -> AsyncGenerator[SaleEvent | Ended, None]:
+        return self._sell(link, request.order, request)
+
+    async def _sell(
+        self, link: PeerLink, request: Buy, judged: CheckAnswer | None = None
+    ) -> AsyncGenerator[SaleEvent | Ended, None]:
         account = await self._accounts.met(link)
         model, order = self._checked(link, account, request)
         session = order.session
@@ -273,7 +279,15 @@ class Selling:
         flow = self._flows[session] = Flow(0)
         self._pause()
         sold = SoldSession(
-            account, request, order, model, works=self._works, flow=flow, identity=self._identity, timing=self._timing
+            account,
+            request,
+            order,
+            model,
+            judged=judged,
+            works=self._works,
+            flow=flow,
+            identity=self._identity,
+            timing=self._timing,
         )
         self._sold.begin()
         self._busy.begin()

@@ -8,10 +8,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ainet.economy import receipt as receipts
+from ainet.economy.checks import check_of
 from ainet.economy.ledger import Model
 from ainet.economy.pair_account import now
 from ainet.economy.receipt import Finish, ReceiptBody, digest_of
-from ainet.economy.requests import Ended, Getting, SaidTokens, SaleEvent, Sold
+from ainet.economy.requests import Ended, Getting, Judged, SaidTokens, SaleEvent, Sold
 from ainet.economy.session import Stage
 from ainet.errors import Refused
 from ainet.stages.protocol.generation import Done, Open, Resume, Text
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from ainet.economy.order import Order
     from ainet.economy.pair_account import PairAccount
-    from ainet.economy.requests import Buy
+    from ainet.economy.requests import Buy, CheckAnswer
     from ainet.economy.session import Sale
     from ainet.economy.works import Ready, SoldModel, Works
     from ainet.identity.identity import Identity
@@ -42,6 +43,8 @@ class SoldSession:
         With whom it is.
     request, order
         What was asked for, and what it was found to be.
+    judged
+        The answer that is to be judged, where that is what was asked for.
     flow
         How far the answer may go.
     """
@@ -53,6 +56,7 @@ class SoldSession:
         order: Order,
         model: SoldModel,
         *,
+        judged: CheckAnswer | None = None,
         works: Works,
         flow: Flow,
         identity: Identity,
@@ -60,7 +64,7 @@ class SoldSession:
     ) -> None:
         self._account, self._request, self._order, self._model = account, request, order, model
         self._works, self._flow, self._identity, self._timing = works, flow, identity, timing
-        self._session = order.session
+        self._session, self._judged = order.session, judged
         self._said: list[int] = []
         self._ended: Sale | None = None
         self._finish, self._held = Finish.CANCELLED, ""
@@ -107,7 +111,7 @@ class SoldSession:
         await self._account.write_off(sale)
 
     async def _sell(self, ready: Ready) -> AsyncGenerator[SaleEvent | Ended, None]:
-        request, order, model = self._request, self._order, self._model
+        order, model = self._order, self._model
         window = round(1 / model.seconds) if model.seconds > 0 else 0
         try:
             await self._account.sell(order, Model(model.digest, model.name, model.parameters), window=window)
@@ -120,17 +124,24 @@ class SoldSession:
                 yield SaleEvent(Sold(order.prompt, order.rate.price))
             else:
                 await self._account.changed(LOOK)
+        answered = self._judge(ready) if self._judged is not None else self._answer(ready)
+        async with contextlib.aclosing(answered) as events:
+            async for event in events:
+                yield event
+        yield await self._receipt()
+
+    async def _answer(self, ready: Ready) -> AsyncGenerator[SaleEvent, None]:
+        request = self._request
         opened = Open(
             session=0,
             messages=[],
             raw=False,
             sampling=request.sampling,
-            max_tokens=order.most + len(request.said),
+            max_tokens=self._order.most + len(request.said),
             stop=request.stop,
             resume=Resume(request.prompt, request.said, []),
             user=self._account.peer,
         )
-        self._allow()
         heard = time.monotonic()
         async with contextlib.aclosing(self._paid(ready.answer(opened, self._flow))) as events:
             async for event in events:
@@ -144,7 +155,25 @@ class SoldSession:
                 elif event is None and time.monotonic() - heard > self._account.patience / 4:
                     heard = time.monotonic()
                     yield SaleEvent(Getting(self._why_silent))
-        yield await self._receipt()
+
+    async def _judge(self, ready: Ready) -> AsyncGenerator[SaleEvent, None]:
+        """Judge an answer; all that is read was accepted as a prompt, and one token is what comes of it."""
+        judged = self._judged
+        assert judged is not None  # noqa: S101 - this is called for no other
+        opened = check_of(judged.prompt, judged.said, judged.tokens, judged.sampling, ended=judged.ended)
+        margins: list[float] = []
+        heard = time.monotonic()
+        async with contextlib.aclosing(self._paid(ready.answer(opened, self._flow), whole=opened.max_tokens)) as events:
+            async for event in events:
+                if isinstance(event, Text):
+                    margins += event.margins
+                elif time.monotonic() - heard > self._account.patience / 4:
+                    heard = time.monotonic()
+                    yield SaleEvent(Getting(self._why_silent))
+        yield SaleEvent(Judged(margins))
+        await self._charge(1)
+        self._said, self._finish = [0], Finish.LENGTH
+        yield SaleEvent(SaidTokens(0, self._said, ""))
 
     async def _receipt(self) -> Ended:
         request, order = self._request, self._order
@@ -174,17 +203,26 @@ class SoldSession:
             return "others come first"
         return "waiting" if self._said else "reading the question"
 
-    async def _paid(self, answer: AsyncGenerator[Event, None]) -> AsyncGenerator[Event | None, None]:
-        """Yield the events of an answer while it is paid for, and None now and then."""
+    async def _paid(
+        self, answer: AsyncGenerator[Event, None], *, whole: int | None = None
+    ) -> AsyncGenerator[Event | None, None]:
+        """Yield the events of an answer while it is paid for, and None now and then.
+
+        Parameters
+        ----------
+        whole
+            Tokens that may be said at once; None: as far as there is room for them.
+        """
         step: asyncio.Future[Event] | None = None
         try:
+            self._allow(whole)
             while True:
                 step = step or asyncio.ensure_future(anext(answer))
                 paid = asyncio.create_task(self._account.changed(LOOK))
                 waited: set[asyncio.Future[Any]] = {step, paid}
                 await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
                 paid.cancel()
-                self._allow()
+                self._allow(whole)
                 if step.done():
                     done, step = step, None
                     try:
@@ -211,10 +249,10 @@ class SoldSession:
                 await self._account.changed(LOOK)
         self._allow()
 
-    def _allow(self) -> None:
+    def _allow(self, whole: int | None = None) -> None:
         sale = self._sale
         room = self._account.seller.room(self._session)
-        self._flow.allow(len(self._request.said) + sale.generated + room)
+        self._flow.allow(len(self._request.said) + sale.generated + room if whole is None else whole)
 
     @property
     def _sale(self) -> Sale:

@@ -224,6 +224,30 @@ async def test_an_answer_of_another_model_than_the_named_one_is_found_out(tmp_pa
         assert [one.seller for one in (await ask(ben, text=SEA, seller="carl")).bought] == ["carl"]
 
 
+async def test_who_has_no_model_buys_the_check_of_what_anyone_answered(tmp_path, smollm2_path):
+    cheap = await asyncio.to_thread(without_layers, smollm2_path, tmp_path / "smollm2-cheap.gguf", {12, 13})
+    names = {"ben": {"discover_models": False}, "ana": {}, "carl": {"model_paths": [str(cheap)]}}
+    async with owners(tmp_path, QUICK, **names) as found:
+        ben, ana, carl = found.values()
+        for seller, price in ((ana, "1"), (carl, "0.5")):
+            await seller.call(market.sell, [], price=price)
+        asked = {"text": SEA, "max_tokens": 60, "temperature": 0.7}
+        (what,) = (await ask(ben, seed=1, seller="carl", **asked)).bought
+        assert what.checked is None  # nobody else is to read it
+        (what,) = (await ask(ben, seed=1, seller="anyone", **asked)).bought
+        assert (what.seller, what.wrong) == ("carl", "")
+        assert what.checked <= what.check_limit
+        kinds = [(row.peer, row.generated_tokens) for row in (await ben.call(ledger.ledger)).rows]
+        assert kinds == [("carl", 60), ("carl", 60), ("ana", 1)]
+        obtain = carl.provider.obtain
+        carl.provider.obtain = lambda request, *rest: obtain(dataclasses.replace(request, model=str(cheap)), *rest)
+        (what,) = (await ask(ben, seed=2, seller="anyone", **asked)).bought
+        assert what.seller == "carl"
+        assert what.wrong == "this is not what smollm2 would have said: carl is trusted less"
+        verified = await ben.call(ledger.verify)
+        assert (verified.problems, sorted(verified.compared)) == ([], ["ana", "carl"])
+
+
 async def test_gifts_and_bonuses_raise_what_may_be_had_and_are_their_givers(tmp_path):
     async with owners(tmp_path, QUICK, ana={}, ben={}) as found:
         ana, ben = found.values()
