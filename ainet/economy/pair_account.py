@@ -7,7 +7,7 @@ import functools
 import time
 import weakref
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -19,7 +19,7 @@ from ainet.identity.keys import public_key_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-    from typing import TypeVar
+    from typing import ParamSpec, TypeVar
 
     from ainet.economy.balance import Allowance
     from ainet.economy.ledger import Account, DistributedLedger, Model
@@ -33,7 +33,30 @@ if TYPE_CHECKING:
     #: Does something with the ledger, in the thread that has it.
     Journal = Callable[[Callable[[], T]], Awaitable[T]]
 
+    P = ParamSpec("P")
+
 NO_DIGEST = bytes(32)
+#: What is being written down: whoever asked for it may be gone.
+_running: set[asyncio.Future[Any]] = set()
+
+
+def to_its_end(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """Have a method go on when whoever called it is cancelled: what is on the disk is then known here, too."""
+
+    @functools.wraps(method)
+    async def call(*args: P.args, **given: P.kwargs) -> T:
+        work = asyncio.ensure_future(method(*args, **given))
+        _running.add(work)
+        work.add_done_callback(_ended)
+        return await asyncio.shield(work)
+
+    return call
+
+
+def _ended(work: asyncio.Future[Any]) -> None:
+    _running.discard(work)
+    if not work.cancelled():
+        work.exception()  # seen: whoever waits hears it, too
 
 
 class PairAccount:
@@ -91,6 +114,7 @@ class PairAccount:
         """Whether both sides have shown on this link what they hold."""
         return link in self._met
 
+    @to_its_end
     async def take_shown(self, link: PeerLink | None, held: Voucher | None, signed: Voucher | None) -> None:
         """Take what the other side holds of this account, and what it has signed.
 
@@ -119,6 +143,7 @@ class PairAccount:
 
     # Selling.
 
+    @to_its_end
     async def allow(self, allowance: Allowance) -> None:
         """Let the other device have this beyond what it gave; one that never had anything begins with a day's part."""
         async with self._lock:
@@ -131,6 +156,7 @@ class PairAccount:
                 self.seller.balance = balance
                 await self._journal(lambda: self._ledger.keep(self.number, balance))
 
+    @to_its_end
     async def sell(self, order: Order, model: Model, *, window: int) -> list[Do]:
         """Accept an order; raises `ValueError` where `Seller.sell` does."""
         async with self._lock:
@@ -146,11 +172,13 @@ class PairAccount:
         """Return a session that goes on."""
         return self.seller.sales.get(session)
 
+    @to_its_end
     async def charge(self, session: bytes, n: int) -> None:
         """Charge tokens that are handed over; raises `ValueError` for more than there is room for."""
         async with self._lock:
             self.seller.generated(session, n, now())
 
+    @to_its_end
     async def acknowledge(self, voucher: Voucher) -> list[Do]:
         """Take a voucher of the other device.
 
@@ -193,6 +221,7 @@ class PairAccount:
         except TimeoutError:
             pass
 
+    @to_its_end
     async def end_sale(self, session: bytes, receipt: tuple[Receipt, ReceiptBody] | None) -> Sale | None:
         """End a session, if it still goes on; what was charged can still be acknowledged."""
         async with self._lock:
@@ -203,6 +232,7 @@ class PairAccount:
         self._wake()
         return sale
 
+    @to_its_end
     async def write_off(self, sale: Sale) -> None:
         """Count what a session has not acknowledged as had: nobody will acknowledge it any more."""
         session = sale.order.session
@@ -211,6 +241,7 @@ class PairAccount:
                 await self._note_end(sale, None)
             self._sales.pop(session, None)
 
+    @to_its_end
     async def cut(self) -> None:
         """End all sessions, as the link was lost."""
         async with self._lock:
@@ -223,6 +254,7 @@ class PairAccount:
 
     # Buying.
 
+    @to_its_end
     async def buy(self, order: Order, model: Model) -> Purchase:
         """Note an order before it is sent."""
         async with self._lock:
@@ -230,6 +262,7 @@ class PairAccount:
             self.buyer.buy(order, now())
             return self.buyer.purchases[order.session]
 
+    @to_its_end
     async def sign(self, signs: Sequence[Sign], tokens: Sequence[int] = (), note: str = "") -> Voucher | None:
         """Sign for what came, and write it down; return the voucher that is now to be sent.
 
@@ -269,6 +302,7 @@ class PairAccount:
         """Sign for something that was not received; raises `ValueError` for an amount that is not possible."""
         return await self.sign([self.buyer.give(amount, kind)], note=note)
 
+    @to_its_end
     async def end_purchase(self, purchase: Purchase, receipt: tuple[Receipt, ReceiptBody] | None) -> None:
         """Note the end of a session that was bought."""
         session = purchase.order.session
@@ -280,6 +314,7 @@ class PairAccount:
                 )
             )
 
+    @to_its_end
     async def note_pace(self, pace: int) -> None:
         """Note how fast the other device says that it is (credits a second), for words about what it did."""
         if pace > 0 and pace != self.pace:

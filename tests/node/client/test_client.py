@@ -78,6 +78,7 @@ async def test_events_come_in_order_and_the_answer_is_whole(client):
         "passages": [],
         "prompt": "",
         "citations": [],
+        "bought": [],
     }
     assert answer.footer() == (
         "words · layers double 0–29 · 42.0 tokens/s · first token 0.10 s · stopped at the token limit"
