@@ -68,8 +68,8 @@ class Selling:
     ) -> None:
         self._accounts, self._works, self._links = accounts, works, links
         self._demand, self._wants, self._log, self._timing = demand, wants, log, timing
-        #: How busy this device is with everything, and with what it sells.
-        self._busy, self._sold = BusyTime(), BusyTime()
+        #: How busy this device is for its owner, and with what it sells; never with both.
+        self._own, self._sold = BusyTime(), BusyTime()
         self._identity = links.identity
         #: On what terms; None: nothing is sold.
         self.terms: Terms | None = None
@@ -114,13 +114,13 @@ class Selling:
     def waiting(self) -> Iterator[None]:
         """Let all sessions of others wait meanwhile: the owner's question takes the next token."""
         self._owners += 1
-        self._busy.begin()
+        self._own.begin()
         self._pause()
         try:
             yield
         finally:
             self._owners -= 1
-            self._busy.end()
+            self._own.end()
             self._pause()
 
     async def _settle(self, sold: SoldSession, account: PairAccount) -> None:
@@ -128,11 +128,13 @@ class Selling:
         self._accounts.replicate(account)
 
     def _pause(self) -> None:
-        is_much = self.terms is not None and self._sold.share > self.terms.max_load
+        """Let sessions of others wait while something comes first, or they have had their part of the time."""
+        is_held = self._owners > 0 or (self.terms is not None and self._sold.share > self.terms.max_load)
+        self._sold.hold(is_held=is_held)
         for flow in self._flows.values():
-            if self._owners or is_much:
+            if is_held and not flow.is_paused:
                 flow.pause()
-            else:
+            elif flow.is_paused and not is_held:
                 flow.go_on()
 
     async def _hold_load(self) -> None:
@@ -153,7 +155,7 @@ class Selling:
 
     def _offer(self, terms: Terms, model: SoldModel) -> Offer:
         starts = 0.0 if self._works.is_ready(model) else self._timing.first_generation
-        load = Load(self._busy.share, starts)
+        load = Load(min(self._own.share + self._sold.share, 1.0), starts)
         pricing = DynamicPricing(terms.price, is_fixed=True) if terms.price is not None else DynamicPricing()
         quote = pricing.quote(load)
         return Offer(
@@ -230,6 +232,9 @@ class Selling:
             names = ", ".join(one.name for one in self.models)
             raise NotFound(f"{name} does not sell that model. It sells {names}.")
         prompt = len(request.prompt) + len(request.said)
+        request.sampling.check()
+        if request.session in self._flows:
+            raise ProtocolError("There is a session with this id already.")
         if not request.prompt:
             raise ProtocolError("There is nothing to answer: the prompt is empty.")
         window = self._window(model)
@@ -254,7 +259,8 @@ class Selling:
             raise Busy(f"{name} answers {PLACES} questions of others already. Ask again soon.", retry_after=5.0)
         if self._cells[model.digest] + prompt + most > window:
             raise Busy(f"{name} has no room for so long a text now. Ask again soon.", retry_after=5.0)
-        order = Order(request.session, Rate(model.parameters, price), prompt, most)
+        # What was agreed holds, also where it would be cheaper by now.
+        order = Order(request.session, Rate(model.parameters, request.price), prompt, most)
         left = account.seller.left(now())
         if order.whole > left:
             self._demand.note("allowance")
@@ -290,14 +296,12 @@ class Selling:
             timing=self._timing,
         )
         self._sold.begin()
-        self._busy.begin()
         try:
             async with contextlib.aclosing(sold.events()) as events:
                 async for event in events:
                     yield event
         finally:
             self._sold.end()
-            self._busy.end()
             del self._flows[session]
             self._sessions[link.peer_id] -= 1
             self._cells[model.digest] -= order.prompt + order.most

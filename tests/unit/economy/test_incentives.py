@@ -84,6 +84,28 @@ def test_a_device_is_busy_for_as_long_as_anything_is_done():
     assert busy.share == 1
 
 
+def test_what_waits_is_not_busy():
+    """Otherwise sessions that wait because others have had their part of the time would wait for ever."""
+    now = 1000.0
+    busy = BusyTime(lambda: now)
+    busy.begin()
+    now += 30
+    busy.hold(is_held=True)
+    assert busy.share == pytest.approx(0.5)
+    now += 45
+    busy.begin()
+    busy.end()
+    assert busy.share == pytest.approx(0.25)
+    busy.hold(is_held=False)
+    now += 15
+    assert busy.share == pytest.approx(0.25)
+    busy.end()
+    busy.hold(is_held=True)
+    busy.hold(is_held=False)
+    now += 60
+    assert busy.share == 0
+
+
 @pytest.mark.parametrize(
     ("hours", "opened", "closed"),
     [("22-7", (22, 23, 0, 6), (7, 12, 21)), ("9-17", (9, 16), (8, 17, 0)), ("20-24", (20, 23), (0, 19))],
