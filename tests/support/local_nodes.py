@@ -17,8 +17,8 @@ ENDLESS = "root ::= [a-z ] root"
 
 
 @contextlib.asynccontextmanager
-async def nodes(tmp_path, timing=TIMING, **settings):
-    """Real nodes by name, each with its own settings; the others are members of the first one's swarm."""
+async def started(tmp_path, timing, settings):
+    """Real nodes by name, each with its own settings, which do not know each other."""
     found: dict[str, Node] = {}
     async with contextlib.AsyncExitStack() as stack:
         for name, values in settings.items():
@@ -27,6 +27,13 @@ async def nodes(tmp_path, timing=TIMING, **settings):
             stack.push_async_callback(node.stop)
             await node.start()
             found[name] = node
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def nodes(tmp_path, timing=TIMING, **settings):
+    """Real nodes by name, each with its own settings; the others are members of the first one's swarm."""
+    async with started(tmp_path, timing, settings) as found:
         first, *others = found.values()
         for node in others:
             await node.call(swarm.join, (await first.call(swarm.invite)).ticket)
@@ -40,14 +47,7 @@ async def nodes(tmp_path, timing=TIMING, **settings):
 @contextlib.asynccontextmanager
 async def owners(tmp_path, timing=TIMING, **settings):
     """Real nodes of different owners by name: the others are contacts of the first one, and know nobody else."""
-    found: dict[str, Node] = {}
-    async with contextlib.AsyncExitStack() as stack:
-        for name, values in settings.items():
-            config = AinetConfig(data_dir=str(tmp_path / name), name=name, **(SMALL | values))
-            node = Node(config, log=logging.getLogger(name), timing=timing)
-            stack.push_async_callback(node.stop)
-            await node.start()
-            found[name] = node
+    async with started(tmp_path, timing, settings) as found:
         first, *others = found.values()
         for node in others:
             await node.call(contacts.accept, (await first.call(contacts.introduce)).ticket)

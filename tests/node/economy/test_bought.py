@@ -35,23 +35,25 @@ async def test_an_answer_is_bought_token_by_token_by_who_has_no_model(tmp_path, 
         (offer,) = (await ben.call(market.offers)).offers
         assert (offer.seller, offer.model, offer.starts_in_s) == ("ana", own.model, 0)
         bought = await ask(ben, text=SEA, max_tokens=100, seller="ana")
-        assert (bought.tokens, bought.text, bought.notes) == (own.tokens, own.text, [])
+        assert (bought.tokens, bought.text) == (own.tokens, own.text)
+        assert bought.notes == ["ana reads this conversation and its answer, and nothing else of yours"]
+        assert (await ask(ben, text=SEA, max_tokens=2, seller="ana")).notes == []
         assert not (tmp_path / "ben" / "store" / "tensors").exists() or not any(
             (tmp_path / "ben" / "store" / "tensors").iterdir()
         )
         (what,) = bought.bought
         assert (what.seller, what.tokens) == ("ana", len(own.tokens))
         at_ana = await check_agreed(ana, ben)
-        assert at_ana.gave == what.credits > 0
+        assert at_ana.gave > what.credits > 0
         assert at_ana.lost == 0
         for node in (ana, ben):
-            (row,) = (await node.call(ledger.ledger)).rows
+            (row, _) = (await node.call(ledger.ledger)).rows
             assert (row.kind, row.credits, row.generated_tokens) == ("session", what.credits, len(own.tokens))
             assert row.finish in ("stop", "length")
         # What was done for Ben counts as his.
         counted = {one.asked: one for one in (await ana.call(economy.usage)).sums}
-        assert counted["ben"].generated_tokens == len(own.tokens)
-        assert counted["ben"].prompt_tokens == own.timings.prompt_tokens
+        assert counted["ben"].generated_tokens == len(own.tokens) + 2
+        assert counted["ben"].prompt_tokens == 2 * own.timings.prompt_tokens
 
 
 async def test_what_came_before_an_interruption_is_paid_and_nothing_else(tmp_path):
@@ -100,8 +102,8 @@ async def test_a_seller_that_is_lost_hands_over_at_the_token_where_it_stopped(tm
         assert done.text == own.text
         assert [one.seller for one in done.bought] == ["ana", "carl"]
         assert sum(one.tokens for one in done.bought) == len(own.tokens)
-        (notice,) = notices
-        assert "The answer goes on elsewhere" in notice
+        assert ["reads this conversation" in one for one in notices] == [True, False, True]
+        assert "The answer goes on elsewhere" in notices[1]
         found.pop("ana")
 
 
