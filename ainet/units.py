@@ -26,10 +26,10 @@ def parse_bytes(text: str) -> int:
 _TIMES = {"s": 1, "m": 60, "h": 3600}
 
 
-def parse_seconds(text: str) -> int:
+def parse_seconds(text: str) -> float:
     """Return the seconds in a time of at most a day, like ``"90s"``, ``"30m"`` or ``"2h"``."""
     found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)\s*([smh])", text.strip())
-    seconds = round(float(found[1]) * _TIMES[found[2]]) if found else -1
+    seconds = float(found[1]) * _TIMES[found[2]] if found else -1.0
     if not 0 <= seconds <= DAY:
         raise UsageError(f"{text[:40]!r} is not a time. Write minutes or hours, at most a day, such as 30m or 2h.")
     return seconds

@@ -66,7 +66,7 @@ def number(text: str) -> float:
     return value
 
 
-def seconds(text: str) -> int:
+def seconds(text: str) -> float:
     """Return a time of at most a day in seconds."""
     try:
         return parse_seconds(text)

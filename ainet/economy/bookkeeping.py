@@ -122,7 +122,7 @@ class Bookkeeping:
             raise UsageError(
                 "How much a minute of this device is worth, is known once it sells something: `ainet sell`, then give."
             )
-        credits_ = seconds * self._selling.pace
+        credits_ = round(seconds * self._selling.pace)
         if credits_ <= 0:
             raise UsageError("A gift of nothing is none. Give minutes or hours, such as 30m or 2h.")
         await self.pay(contact.id, credits_, Kind.GIFT, note)

@@ -76,7 +76,7 @@ class IncentiveManager:
         wanted = [one for one in self._wants.own() if one.model.casefold() != model.casefold()]
         if len(wanted) >= MOST_WANTS:
             raise UsageError(f"You want {MOST_WANTS} models already. `ainet want MODEL --no` takes one back.")
-        self._wants.add(Want(model, speed, seconds * self._selling.pace, seconds, until))
+        self._wants.add(Want(model, speed, round(seconds * self._selling.pace), seconds, until))
         return self._state()
 
     async def want_no_more(self, model: str) -> shown.WantState:

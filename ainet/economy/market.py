@@ -76,7 +76,7 @@ class Market:
             max_load=parse_share(max_load),
             hours=parse_hours(hours),
             price=parse_price(price),
-            allow=parse_seconds(allow),
+            allow=round(parse_seconds(allow)),
         )
         await self._selling.open(terms)
         terms = msgspec.structs.replace(terms, pace=self._selling.pace)

@@ -54,8 +54,8 @@ def ben(servers):
 def line_of(done, status):
     """Return the one line in which a command failed."""
     assert (done.returncode, done.stdout) == (status, ""), done.stdout + done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
-    return done.stderr
+    (line,) = [one for one in done.stderr.splitlines() if not one.endswith("…")]  # what goes on is told, too
+    return f"{line}\n"
 
 
 def test_before_anything_is_sold(ana, ben):
@@ -75,7 +75,7 @@ def test_before_anything_is_sold(ana, ben):
         (("sell", "--max-load", "0"), "'0' is no part of the time."),
         (("sell", "--hours", "7"), "'7' are no hours."),
         (("sell", "--price", "free"), "'free' is no price."),
-        (("sell", "--allow", "-5m"), "'-5m' is not a time."),
+        (("sell", "--allow", "5 years"), "'5 years' is not a time."),
         (("sell", "nothing-like-it"), "No model is called 'nothing-like-it'"),
         (("sell", "off", "smollm2"), "`sell off` sells nothing more: it takes no models."),
         (("give", "zoe", "1h"), "No contact is called 'zoe'. Contacts are: ben."),
@@ -90,7 +90,7 @@ def test_what_makes_no_sense_is_said_in_one_line(ana, words, said):
 
 def test_an_answer_is_sold_and_both_sides_keep_it(ana, ben):
     sold = ana("sell", "--price", "1", "--max-load", "100%").stdout
-    assert "smollm2  1.00" in sold
+    assert "its owner has named this price" in sold
     assert "30 minutes a day for each contact, at most 100% of the time. Your own questions come first." in sold
     offered = ben("offers", "--why").stdout
     assert "30 minutes of 30 minutes a day" in offered
@@ -120,11 +120,9 @@ def test_an_answer_is_sold_and_both_sides_keep_it(ana, ben):
     assert sum(int(row["credits"]) for row in rows) == sum(json.loads(line)["credits"] for line in lines)
     assert ana("give", "ben", "2h", "--for", "the garden").stdout == "ben may have 2 hours more of this device.\n"
     assert "gift given for the garden" in ana("ledger").stdout
-    assert "1h" not in line_of(ben(*ASK, "--budget", "0.001s"), 2)
-    assert (
-        "the budget is " in line_of(ben("ask", "--from", "anyone", "--budget", "1s", "--max-tokens", "900", "x"), 1)
-        or True
-    )
+    assert "The budget must be a time of at most a day" in line_of(ben(*ASK, "--budget", "0s"), 2)
+    words = line_of(ben("ask", "--from", "anyone", "--budget", "0.1s", "--max-tokens", "400", "x"), 1)
+    assert "of ana, and the budget is 0 seconds. " in words
     assert "smollm2 " in ana("want", "smollm2", "--speed", "5", "--bonus", "1h").stdout
     assert ana("want", "smollm2", "--no").stdout == "You promise nothing.\n"
     assert ana("sell", "off").stdout.startswith("This device sells nothing.")
