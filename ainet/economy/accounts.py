@@ -187,7 +187,7 @@ class Accounts:
     async def is_new(self, account: PairAccount) -> bool:
         """Tell whether nothing was bought of a device yet."""
         ledger = await self.ledger()
-        return await self.do(lambda: ledger.sessions(account.number)) == (0, 0)
+        return await self.do(lambda: ledger.is_new(account.number))
 
     async def checks(self, account: PairAccount) -> list[bool]:
         """Return which answers of a device passed, of those that were checked, in order."""

@@ -97,6 +97,9 @@ class BoughtSession:
                         return
                     await self._take(purchase, item.event)
                     yield item.event
+        except (GeneratorExit, asyncio.CancelledError):
+            purchase.is_left = True
+            raise
         finally:
             # Whoever asks may have left; what came is signed for nevertheless.
             await asyncio.shield(asyncio.ensure_future(self._end(purchase)))

@@ -142,6 +142,9 @@ class Buying:
             except UsageError:
                 raise
             except AinetError as exc:
+                if 0 < wanted.request.max_tokens <= len(got.tokens):  # all is there but the receipt
+                    yield _done(wanted, found, got, "length", "".join(got.text))
+                    return
                 if isinstance(exc, Refused) and "price" in exc.details and seller not in again:
                     again.add(seller)  # the price has risen since it was asked
                     continue
@@ -162,6 +165,7 @@ class Buying:
         most = wanted.request.max_tokens - len(got.tokens)
         able: list[_Found] = []
         refusals: list[str] = []
+        too_long: PromptTooLong | None = None
         for one in quoted:
             offer = one.of(wanted.model, got.model or wanted.digest)
             if offer is None:
@@ -173,7 +177,9 @@ class Buying:
             n = len(prompt) + len(got.tokens)
             if n + 1 > offer.window:
                 words = f"The prompt has {n} tokens; {one.link.peer_name} sells {offer.window} with the answer."
-                raise PromptTooLong(words, prompt_tokens=n, context_window=offer.window)
+                too_long = PromptTooLong(words, prompt_tokens=n, context_window=offer.window)
+                refusals.append(words)
+                continue
             n_most = min(most, offer.window - n)
             quote = one.quote(offer, budget)
             if wanted.seller.casefold() != ANYONE:  # the owner decides whom to ask
@@ -194,6 +200,8 @@ class Buying:
         why = [*refusals, *(f"{name}: {exc.message}" for name, exc in failed.items())]
         if not sellers or not why:
             raise NotFound("Nobody can be asked: there are no contacts. `ainet introduce` makes the first one.")
+        if too_long is not None and len(why) == 1:
+            raise too_long
         if not quoted and len(failed) == 1:
             raise next(iter(failed.values()))
         raise Refused(" ".join(why))

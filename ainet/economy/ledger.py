@@ -14,6 +14,7 @@ import msgspec
 
 from ainet.economy.balance import Balance
 from ainet.economy.ledger_schema import SCHEMA, VERSION
+from ainet.economy.receipt import Finish
 from ainet.economy.signed import SESSION_BYTES, Parties
 from ainet.economy.voucher import Body, Kind, Voucher
 from ainet.sqlite import open_database
@@ -267,15 +268,24 @@ class DistributedLedger:
         generated: int,
         written_off: int = 0,
         receipt: tuple[Receipt, ReceiptBody] | None = None,
+        is_left: bool = False,
         balance: Balance | None = None,
         at_risk: int = 0,
     ) -> None:
-        """Note the end of a session, with the seller's receipt, if there is one."""
+        """Note the end of a session, with the seller's receipt, if there is one.
+
+        Parameters
+        ----------
+        is_left
+            Whether its buyer ended it, by no fault of the seller.
+        """
         with self._transaction():
             row = self._lately[account, is_own, session]
             self._file.execute(
                 "UPDATE rows SET generated = ?, written_off = ? WHERE id = ?", (generated, written_off, row)
             )
+            if is_left:
+                self._file.execute("UPDATE rows SET finish = ? WHERE id = ?", (Finish.CANCELLED, row))
             if receipt is not None:
                 signed, body = receipt
                 self._file.execute(
@@ -312,12 +322,20 @@ class DistributedLedger:
             self._file.execute("UPDATE accounts SET pace = ? WHERE id = ?", (pace, account))
 
     def sessions(self, account: int) -> tuple[int, int]:
-        """Return how many sessions that were bought came to their end, and how many did not."""
+        """Return how many sessions that were bought came to their end, and how many did not by the seller's fault."""
         finished, begun = self._file.execute(
-            "SELECT count(receipt), count(*) FROM rows WHERE account = ? AND is_own AND kind = ?",
+            "SELECT count(receipt), count(*) FROM rows WHERE account = ? AND is_own AND kind = ? "
+            "AND (receipt IS NOT NULL OR finish IS NULL)",
             (account, RowKind.SESSION),
         ).fetchone()
         return finished, begun - finished
+
+    def is_new(self, account: int) -> bool:
+        """Tell whether nothing was bought of a device yet."""
+        found = self._file.execute(
+            "SELECT 1 FROM rows WHERE account = ? AND is_own AND kind = ?", (account, RowKind.SESSION)
+        )
+        return found.fetchone() is None
 
     def rows(self, since: int = 0) -> Iterator[LedgerRow]:
         """Yield the rows of all accounts from a time (unix seconds) on, the oldest first."""

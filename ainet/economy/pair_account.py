@@ -310,7 +310,12 @@ class PairAccount:
             self.buyer.close(session)
             await self._journal(
                 lambda: self._ledger.end(
-                    self.number, session, is_own=True, generated=purchase.received, receipt=receipt
+                    self.number,
+                    session,
+                    is_own=True,
+                    generated=purchase.received,
+                    receipt=receipt,
+                    is_left=purchase.is_left and receipt is None,
                 )
             )
 

@@ -290,6 +290,8 @@ class Purchase:
         When the seller said something last (ms).
     wrong
         What was wrong with what the seller said; empty for nothing.
+    is_left
+        Whether this device has ended it, by no fault of the seller.
     """
 
     order: Order
@@ -299,6 +301,7 @@ class Purchase:
     signed: int = 0
     signed_tokens: int = 0
     wrong: str = ""
+    is_left: bool = False
     is_over: bool = field(default=False)
 
     @property
