@@ -58,12 +58,12 @@ def main() -> None:
 def measure_vouchers() -> dict[str, Any]:
     """Measure vouchers on one core, and the ledger's rows."""
     keys = [Ed25519PrivateKey.generate() for _ in range(2)]
-    raw = [key.public_key().public_bytes_raw() for key in keys]
-    parties = Parties(*raw, b"a" * 32, b"b" * 32)
+    payer, payee = (key.public_key().public_bytes_raw() for key in keys)
+    parties = Parties(payer, payee, b"a" * 32, b"b" * 32)
 
     def body(total: int) -> vouchers.Body:
         kind = vouchers.Kind.WORK
-        return vouchers.Body(*raw, total, 0, kind, total.to_bytes(16, "big"), 16, bytes(32), int(time.time()))
+        return vouchers.Body(payer, payee, total, 0, kind, total.to_bytes(16, "big"), 16, bytes(32), int(time.time()))
 
     n = 3000
     begun = time.perf_counter()
@@ -75,8 +75,8 @@ def measure_vouchers() -> dict[str, Any]:
     reading = n / (time.perf_counter() - begun)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.sqlite"
-        ledger = DistributedLedger(path, raw[1], b"b" * 32)
-        account = ledger.account(raw[0], b"a" * 32)
+        ledger = DistributedLedger(path, payee, b"b" * 32)
+        account = ledger.account(payer, b"a" * 32)
         ledger.file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         empty = path.stat().st_size
         begun = time.perf_counter()
@@ -168,7 +168,9 @@ def measure_prices() -> dict[str, Any]:
                 asked.append(time.perf_counter() - begun)
                 assert (len(found), failed) == (12, {})
                 begun = time.perf_counter()
-                await asyncio.gather(*(ben.links.open_link(one, Standing.CONTACT).request(Probe(1)) for one in ids))
+                await asyncio.gather(
+                    *((await ben.links.connect(one, Standing.CONTACT)).request(Probe(1)) for one in ids)
+                )
                 trips.append(time.perf_counter() - begun)
             for one in (ben, *sellers):
                 await one.stop()
