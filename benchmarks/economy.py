@@ -168,9 +168,9 @@ def measure_prices() -> dict[str, Any]:
                 asked.append(time.perf_counter() - begun)
                 assert (len(found), failed) == (12, {})
                 begun = time.perf_counter()
-                await asyncio.gather(
-                    *((await ben.links.connect(one, Standing.CONTACT)).request(Probe(1)) for one in ids)
-                )
+                links = [await ben.links.connect(one, Standing.CONTACT) for one in ids]
+                begun = time.perf_counter()
+                await asyncio.gather(*(link.request(Probe(1)) for link in links))
                 trips.append(time.perf_counter() - begun)
             for one in (ben, *sellers):
                 await one.stop()

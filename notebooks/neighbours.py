@@ -130,12 +130,13 @@ def _arm(account: Any, tokens: int) -> None:
     """Cut the power of this process when it has charged this number of tokens."""
     charge, sold = account.charge, 0
 
-    async def mortal(self: Any, session: bytes, n: int) -> None:
+    async def mortal(self: Any, session: bytes, most: int) -> int:
         nonlocal sold
-        await charge(self, session, n)
+        n: int = await charge(self, session, most)
         sold += n
         if sold >= tokens:
             os.kill(os.getpid(), signal.SIGKILL)
+        return n
 
     account.charge = mortal
 

@@ -173,10 +173,13 @@ class PairAccount:
         return self.seller.sales.get(session)
 
     @to_its_end
-    async def charge(self, session: bytes, n: int) -> None:
-        """Charge tokens that are handed over; raises `ValueError` for more than there is room for."""
+    async def charge(self, session: bytes, most: int) -> int:
+        """Charge tokens that are handed over, as many as there is room for; returns their number."""
         async with self._lock:
-            self.seller.generated(session, n, now())
+            n = min(most, self.seller.room(session))
+            if n:
+                self.seller.generated(session, n, now())
+            return n
 
     @to_its_end
     async def acknowledge(self, voucher: Voucher) -> list[Do]:

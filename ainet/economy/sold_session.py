@@ -241,11 +241,9 @@ class SoldSession:
     async def _charge(self, n: int) -> None:
         """Charge tokens as soon as there is room for them: others may have used it meanwhile."""
         while n:
-            part = min(n, self._account.seller.room(self._sale.order.session))
-            if part:
-                await self._account.charge(self._session, part)
-                n -= part
-            else:
+            charged = await self._account.charge(self._sale.order.session, n)
+            n -= charged
+            if not charged:
                 await self._account.changed(LOOK)
         self._allow()
 

@@ -139,7 +139,7 @@ async def test_whole_nodes_lose_their_power_too(tmp_path):
             await other.do("accept", (await own.call(contacts.introduce)).ticket)
             await other.do("sell")
             await agreed()
-            await other.do("arm", BUYER[6])
+            await other.do("arm", BUYER[8])
             assert await other.do("ask", answer) is None
             await other.start()
             await agreed()
