@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from ainet.economy.checks import ONE_IN, Calibration, Verdict, check_of, is_due, unmeasured_limit, verdict
-from ainet.errors import AinetError
+from ainet.errors import AinetError, ProtocolError
 from ainet.files import write_private
 from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.tasks import Tasks
@@ -112,7 +112,15 @@ class Checking:
         return await self.judge(sample, await self._judges.judge(sample.model, request))
 
     async def judge(self, sample: Sample, margins: Sequence[float]) -> Verdict:
-        """Return what margins say of an answer, whoever has read it."""
+        """Return what margins say of an answer, whoever has read it.
+
+        Raises
+        ------
+        ProtocolError
+            They are not one for each token, and for the end: it was not read to its end, or it was another one.
+        """
+        if len(margins) != len(sample.tokens) + sample.ended:
+            raise ProtocolError(f"{len(margins)} of {len(sample.tokens) + sample.ended} tokens were judged.")
         calibration = (await self._calibrations()).get(sample.model.hex())
         n = max(len(sample.tokens), 1)
         if calibration is not None and calibration.llama == self._judges.version:

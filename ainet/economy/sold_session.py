@@ -79,26 +79,14 @@ class SoldSession:
         AinetError
             Whatever prevents an answer.
         """
-        told: asyncio.Queue[str | None] = asyncio.Queue()
-        context = self._works.ready(self._model, self._account.peer, told.put_nowait)
-        entering = asyncio.ensure_future(context.__aenter__())
-        entering.add_done_callback(lambda _: told.put_nowait(None))
-        try:
-            while (words := await told.get()) is not None:
-                yield SaleEvent(Getting(words[:300]))
-            ready = await entering
-        except BaseException:
-            entering.cancel()
-            await asyncio.gather(entering, return_exceptions=True)
-            if not entering.cancelled() and entering.exception() is None:
-                await context.__aexit__(None, None, None)
-            raise
-        try:
-            async with contextlib.aclosing(self._sell(ready)) as events:
-                async for event in events:
-                    yield event
-        finally:
-            await context.__aexit__(None, None, None)
+        async with contextlib.aclosing(self._works.ready(self._model, self._account.peer)) as getting:
+            async for item in getting:
+                if isinstance(item, str):
+                    yield SaleEvent(Getting(item[:300]))
+                    continue
+                async with contextlib.aclosing(self._sell(item)) as events:
+                    async for event in events:
+                        yield event
 
     async def settle(self) -> None:
         """Take what is acknowledged late, and write off the rest. Called once the session has ended in any way."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import AsyncGenerator, Sequence
 
     from ainet.models.tokenizer import Tokenizer
     from ainet.stages.protocol.flow import Flow
@@ -73,15 +72,18 @@ class Works(Protocol):
     def is_ready(self, model: SoldModel) -> bool:
         """Whether the model is loaded."""
 
-    def ready(
-        self, model: SoldModel, requester: str, progress: Callable[[str], object]
-    ) -> AbstractAsyncContextManager[Ready]:
-        """Have the model loaded for a while; what is done then is counted for `requester` (node id).
+    def ready(self, model: SoldModel, requester: str) -> AsyncGenerator[str | Ready, None]:
+        """Yield words while a model is loaded, then the model, which stays loaded until the generator is closed.
+
+        Parameters
+        ----------
+        requester
+            Node id of the device for which what is done then is counted.
 
         Raises
         ------
         AinetError
-            It cannot be.
+            It cannot be loaded.
         """
 
 

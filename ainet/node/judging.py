@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from ainet.api.generate import GenerateRequest, Message
-from ainet.errors import AinetError
+from ainet.errors import AinetError, NotFound
 from ainet.stages.protocol.generation import Open, Started, Text
 
 if TYPE_CHECKING:
@@ -81,7 +81,10 @@ class Judging:
         asked = GenerateRequest(messages=[], model=model.hex(), private=True)
         loading = self._provider.obtain(asked, "", report)
         try:
-            pipeline = await loading
+            await asyncio.wait([loading])
+            if loading.cancelled():
+                raise NotFound("The model was unloaded while it was being loaded.")
+            pipeline = loading.result()
             async with contextlib.aclosing(pipeline.ask(request)) as events:
                 async for event in events:
                     yield event

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING
 
 from ainet.api.generate import GenerateRequest
@@ -14,7 +13,7 @@ from ainet.executor.metered import metered
 from ainet.executor.pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from ainet.economy.works import Ready
     from ainet.executor.provider import Provider
@@ -63,19 +62,18 @@ class SoldModels:
         """Whether the model is loaded; see `Works`."""
         return self._loaded(model.digest.hex()) is not None
 
-    @contextlib.asynccontextmanager
-    async def ready(
-        self, model: SoldModel, requester: str, progress: Callable[[str], object]
-    ) -> AsyncGenerator[Ready, None]:
+    async def ready(self, model: SoldModel, requester: str) -> AsyncGenerator[str | Ready, None]:
         """Have the model loaded for a while; see `Works`."""
         request = GenerateRequest(messages=[], model=self._names[model.digest], private=True)
-
-        def report(item: LoadProgress) -> None:
-            progress(item.text)
-
-        loading = self._provider.obtain(request, "", report)
+        reports: asyncio.Queue[LoadProgress | None] = asyncio.Queue()
+        loading = self._provider.obtain(request, "", reports.put_nowait)
+        loading.add_done_callback(lambda _: reports.put_nowait(None))
         try:
-            pipeline = await loading
+            while (report := await reports.get()) is not None:
+                yield report.text
+            if loading.cancelled():
+                raise NotFound(f"{model.name} was unloaded while it was being loaded.")
+            pipeline = loading.result()
             if not isinstance(pipeline, Pipeline):
                 raise NotFound(f"{model.name} is not loaded here any more.")
             yield _ReadyPipeline(pipeline, requester, self._note_work)

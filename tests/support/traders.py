@@ -55,8 +55,8 @@ class MadeUp:
     def is_ready(self, _model: Any) -> bool:
         return True
 
-    @contextlib.asynccontextmanager
-    async def ready(self, _model: Any, _requester: str, _progress: Any):
+    async def ready(self, _model: Any, _requester: str):
+        yield "getting ready"
         yield self
 
     async def answer(self, request: Any, flow: Any):

@@ -112,7 +112,7 @@ async def test_a_seller_that_takes_and_hangs_up_gets_half_a_question_each_time(t
         async def answer(_request, _flow):
             """Ana takes what is due for the question, and hangs up."""
             cut(ana)
-            await asyncio.sleep(5)
+            await asyncio.Event().wait()
             yield
 
         ana.works.answer = answer

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ainet.economy.checking import Checking, Sample
 from ainet.economy.checks import FIRST, Calibration, is_due, lies, unmeasured_limit, verdict
+from ainet.errors import ProtocolError
+from ainet.stages.protocol.sampling_params import SamplingParams
+from ainet.timing import TIMING
 
 
 def noise(n=2000):
@@ -50,6 +55,23 @@ def test_an_end_that_was_not_possible_is_wrong_by_itself():
     assert cut.words == "it ends where it could not have ended"
     assert verdict([0.0] * 100 + [1.0], 0.02, ends=False).mean > 0
     assert verdict([0.5] * 100 + [1.0], 0.02, ends=True).words == ""
+
+
+async def test_an_answer_that_was_not_read_to_its_end_is_not_passed(tmp_path):
+    """Where a window is too small, fewer tokens are judged: none of them would be wrong."""
+
+    class Lazy:
+        version = "1"
+
+        async def judge(self, _model, _request):
+            return [0.0] * 3
+
+    checking = Checking(Lazy(), None, tmp_path / "c.json", log=logging.getLogger("t"), timing=TIMING)
+    for tokens, ended in (([1, 2, 3, 4], False), ([1, 2, 3], True), ([1, 2], False), ([], True)):
+        with pytest.raises(ProtocolError, match="tokens were judged"):
+            await checking.check(Sample(bytes(32), [1], [], tokens, SamplingParams(), ended))
+    assert (await checking.check(Sample(bytes(32), [1], [], [1, 2], SamplingParams(), True))).passed
+    await checking.stop()
 
 
 def test_who_is_checked():
