@@ -39,6 +39,8 @@ class SellingState:
         Seconds of this device that each contact may have in a day beyond what it gave.
     sessions
         Sessions of others that go on.
+    problem
+        Why nothing is sold although it was; empty for no reason.
     """
 
     is_on: bool
@@ -48,6 +50,7 @@ class SellingState:
     price: str = "auto"
     allow_s: float = 0.0
     sessions: int = 0
+    problem: str = ""
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ class Market:
         log: logging.Logger,
     ) -> None:
         self._path, self._selling, self._quotes, self._accounts, self._log = path, selling, quotes, accounts, log
+        #: Why nothing is sold although the owner wanted it.
+        self._problem = ""
         answers.add(shown.sell, self.sell)
         answers.add(shown.stop_selling, self.stop_selling)
         answers.add(shown.selling, self.selling)
@@ -53,11 +55,15 @@ class Market:
         """Sell on the terms that were kept."""
         terms = await asyncio.to_thread(read_terms, self._path)
         if terms is None:
+            if await asyncio.to_thread(self._path.exists):
+                self._problem = f"{self._path.name} cannot be read: nothing is sold. `ainet sell` writes it anew."
+                self._log.warning("%s", self._problem)
             return
         try:
             await self._selling.open(terms)
         except AinetError as exc:
-            self._log.warning("Nothing is sold: %s", exc.message)
+            self._problem = f"Nothing is sold: {exc.message}"
+            self._log.warning("%s", self._problem)
         await self._accounts.allow()
 
     async def sell(
@@ -87,6 +93,7 @@ class Market:
     async def stop_selling(self) -> shown.SellingState:
         """Sell nothing more; what goes on ends by itself."""
         await self._selling.open(None)
+        self._problem = ""
         await asyncio.to_thread(write_terms, self._path, None)
         return await self.selling()
 
@@ -94,7 +101,7 @@ class Market:
         """Return what is sold."""
         terms = self._selling.terms
         if terms is None:
-            return shown.SellingState(is_on=False, sessions=self._selling.sessions)
+            return shown.SellingState(is_on=False, sessions=self._selling.sessions, problem=self._problem)
         models = [
             shown.SoldModel(
                 name=one.name, price=one.price / UNIT_PRICE, reason=one.reason, tokens_per_s=one.tokens_per_s

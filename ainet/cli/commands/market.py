@@ -57,7 +57,7 @@ def selling_words(found: SellingState) -> str:
     """Return what this device sells, for people."""
     going = f" {found.sessions} sessions go on to their end." if found.sessions else ""
     if not found.is_on:
-        return f"This device sells nothing.{going} `ainet sell` lets contacts have answers of it."
+        return found.problem or f"This device sells nothing.{going} `ainet sell` lets contacts have answers of it."
     rows = [(one.name, f"{one.price:.2f}", f"{one.tokens_per_s:.1f}", one.reason) for one in found.models]
     terms = f"{span(found.allow_s)} a day for each contact, at most {found.max_load:.0%} of the time"
     hours = "" if found.hours == "always" else f", from {found.hours.replace('-', ' to ')} o'clock"
