@@ -30,6 +30,8 @@ from support.swarms import Device
 from support.trade import QUICK, until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ainet.api import ledger as shown
     from ainet.economy.terms import Terms
 
@@ -129,8 +131,10 @@ class Trader(Device):
         links = self.links.table.links(Standing.CONTACT)
         return bool(links) and all([(await self.accounts.of(link.peer_id)).has_met(link) for link in links])
 
-    async def ask(self, most: int = 100, prompt: int = 60, said: int = 0) -> list[int]:
-        """Buy an answer of the only contact; returns its tokens."""
+    async def ask(
+        self, most: int = 100, prompt: int = 60, said: int = 0, between: Callable[[], object] = lambda: None
+    ) -> list[int]:
+        """Buy an answer of the only contact; returns its tokens. `between`: after the price is known."""
         (contact,) = self.identity.contacts.all()
         link = await self.links.connect(contact.id, Standing.CONTACT)
         account = await self.accounts.met(link)
@@ -146,6 +150,7 @@ class Trader(Device):
             most=most,
             price=offer.price,
         )
+        between()
         model = Model(offer.model, offer.name, offer.parameters)
         session = BoughtSession(account, link, request, order, model=model, log=self.log)
         tokens: list[int] = []

@@ -294,3 +294,17 @@ async def test_orders_that_make_no_sense_change_nothing(tmp_path):
         found = await asyncio.gather(*asked, return_exceptions=True)
         assert sorted(isinstance(one, AinetError) for one in found) == [False, False, True]
         await check_agreed(ana, ben)
+
+
+async def test_what_was_agreed_holds_where_the_price_falls_and_nothing_is_sold_where_it_rises(tmp_path):
+    async with traders(tmp_path) as (ana, ben):
+
+        def set_price(price):
+            ana.selling.terms = Terms(price=price)
+
+        assert len(await ben.ask(20, between=lambda: set_price(500))) == 20
+        (row,) = (await ben.books.ledger()).rows
+        assert row.price == 1
+        with pytest.raises(AinetError, match=r"ana asks 0\.6 now; 0\.5 was agreed"):
+            await ben.ask(20, between=lambda: set_price(600))
+        await check_agreed(ana, ben)

@@ -81,3 +81,14 @@ def test_costs_grow_with_every_token_and_add_up(parameters, price, prompt, gener
 
 def test_parameters_are_counted_in_millions():
     assert [millions(n) for n in (1, 400_000, 134_515_008, 7_600_000_000)] == [1, 1, 135, 7600]
+
+
+def test_another_allowance_leaves_the_same_part_of_it_to_be_saved_up():
+    before, after = Allowance(100, 200, 1000), Allowance(50, 100, 500)
+    new = Balance.new(0, before)
+    assert new.left(before) == 100
+    assert new.scaled(before, after) == Balance.new(0, after)
+    had = replace(new, acknowledged=40)
+    assert had.scaled(before, after).left(after) == 10  # what it had stays had
+    assert had.scaled(before, before) == had
+    assert had.scaled(Allowance(0, 0, 0), after) == had  # nothing was sold before
