@@ -58,6 +58,9 @@ class GenerateRequest:
         The contact from whom the answer is bought, or ``anyone``; None: none of them sees the question.
     budget
         The most that it may cost, in seconds of the device that works; None: what that device allows.
+    strangers
+        Whether it may be bought of devices of which nothing is known: those on the local network, or the one at the
+        address that `seller` names.
     """
 
     messages: list[Message]
@@ -79,6 +82,7 @@ class GenerateRequest:
     private: bool = False
     seller: str | None = None
     budget: float | None = None
+    strangers: bool = False
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,19 @@ class PairBalance:
 
 @dataclass(frozen=True, kw_only=True)
 class Balances:
-    """The accounts with all contacts, and what is wrong with the ledger, if anything is."""
+    """The accounts with all contacts.
+
+    Attributes
+    ----------
+    strangers_left_s, strangers_s
+        What strangers may have now, and in a day, all together (s of this device); 0 where nothing is sold to them.
+    problem
+        What is wrong with the ledger, if anything is.
+    """
 
     accounts: list[PairBalance]
+    strangers_left_s: float = 0.0
+    strangers_s: float = 0.0
     problem: str = ""
 
 

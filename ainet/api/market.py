@@ -37,6 +37,8 @@ class SellingState:
         ``auto``, or the price that the owner has named.
     allow_s
         Seconds of this device that each contact may have in a day beyond what it gave.
+    strangers_s
+        Seconds of this device that all strangers together may have in a day; 0: it sells nothing to them.
     sessions
         Sessions of others that go on.
     problem
@@ -49,6 +51,7 @@ class SellingState:
     hours: str = "always"
     price: str = "auto"
     allow_s: float = 0.0
+    strangers_s: float = 0.0
     sessions: int = 0
     problem: str = ""
 
@@ -62,6 +65,7 @@ class SellRequest:
     hours: str = "always"
     price: str = "auto"
     allow: str = "30m"
+    strangers: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +103,7 @@ class OfferRow:
 
 @dataclass(frozen=True)
 class NoOffer:
-    """A contact that sells nothing now, and why."""
+    """A device that sells nothing now, and why."""
 
     seller: str
     reason: str
@@ -107,7 +111,7 @@ class NoOffer:
 
 @dataclass(frozen=True)
 class Offers:
-    """What contacts sell now."""
+    """What contacts sell now, and strangers that were asked."""
 
     offers: list[OfferRow]
     others: list[NoOffer]
@@ -117,8 +121,11 @@ class Offers:
 class OffersRequest:
     """Whose offers."""
 
-    seller: Annotated[str, Option("a contact's name (default: anyone)", metavar="NAME", flag="from")] = "anyone"
+    seller: Annotated[
+        str, Option("a contact's name, or a stranger's address (default: anyone)", metavar="NAME", flag="from")
+    ] = "anyone"
     why: Annotated[bool, Option("say why each is trusted so far")] = False
+    strangers: Annotated[bool, Option("also ask devices on the local network of which nothing is known")] = False
 
 
 sell = Verb("sell", "let contacts have answers of this device", "POST", "selling", SellRequest, SellingState, LONG)

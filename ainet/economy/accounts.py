@@ -7,20 +7,22 @@ import base64
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from ainet.economy.balance import Balance
+from ainet.economy.balance import Allowance, Balance
 from ainet.economy.checks import lies
 from ainet.economy.contribution import Record
 from ainet.economy.ledger import DistributedLedger
 from ainet.economy.pair_account import PairAccount, now
 from ainet.economy.requests import ShowAccount, Shown
+from ainet.economy.shared_allowance import SharedAllowance, had_beyond
 from ainet.economy.voucher import Voucher, said
 from ainet.errors import AinetError, NotEnough, NotFound, ProtocolError, Refused
 from ainet.identity.certificates import read_ca, swarm_of
-from ainet.links.standing import Standing
+from ainet.links.standing import Standing, stranger_name
 from ainet.sqlite import put_aside
 from ainet.tasks import Tasks
 
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from ainet.economy.balance import Allowance
     from ainet.economy.checks import Verdict
     from ainet.identity.identity import Identity
     from ainet.links.link import PeerLink
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: The log in which members keep each other's newest vouchers, and of how many accounts.
 LOG, MOST_KEPT = "accounts", 100
+#: What a stranger may have alone: they share an allowance.
+NOTHING = Allowance(0, 0, 0)
 
 
 class KeptAccount(msgspec.Struct, frozen=True):
@@ -60,8 +63,8 @@ class Accounts:
         To the devices of other owners.
     feeds
         In which members keep the newest vouchers.
-    allowance
-        Returns what each of them may have beyond what it gave.
+    allowance, shared
+        Return what each contact may have beyond what it gave, and all strangers together.
     """
 
     def __init__(
@@ -69,12 +72,15 @@ class Accounts:
         path: Path,
         links: Links,
         feeds: Feeds,
-        allowance: Callable[[], Allowance],
         log: logging.Logger,
         *,
+        allowance: Callable[[], Allowance],
+        shared: Callable[[], Allowance],
         timing: Timing,
     ) -> None:
-        self._path, self._links, self._allowance, self._log = path, links, allowance, log
+        self._path, self._links, self._log = path, links, log
+        self._allowance, self._shared_allowance = allowance, shared
+        self._shared: SharedAllowance | None = None
         self._feeds = feeds
         self._timing = timing
         self._identity: Identity = links.identity
@@ -87,6 +93,7 @@ class Accounts:
         self.damage = ""
         links.handle(ShowAccount, self._show)
         links.on_linked(self._linked, Standing.CONTACT)
+        links.on_linked(lambda link: link.on_close(self._stranger_left), Standing.STRANGER)
         links.home.on_left(lambda _: self._tasks.spawn(self.close()))
         feeds.remembered.connect(self._remember)
 
@@ -102,6 +109,7 @@ class Accounts:
             for account in self._open.values():
                 await account.cut()
             self._open.clear()
+            self._shared = None
             if self._ledger is not None:
                 await self.do(self._ledger.close)
                 self._ledger = None
@@ -136,33 +144,53 @@ class Accounts:
                 self._ledger = await self.do(self._open_ledger)
             return self._ledger
 
+    async def shared(self) -> SharedAllowance:
+        """Return what strangers may have, all together."""
+        ledger = await self.ledger()
+        if self._shared is None:
+            had = await self.do(lambda: had_beyond((one.id, one.balance) for one in ledger.accounts(of_strangers=True)))
+            before = await self.do(ledger.given_to_strangers)
+            before = before if before.moment else replace(before, moment=now())
+            self._shared = self._shared or SharedAllowance(self._shared_allowance(), before, had)
+            await self._keep_shared()
+        return self._shared
+
     async def of(self, peer: str) -> PairAccount:
-        """Return the account with a contact (node id).
+        """Return the account with a contact, or with a stranger that is linked (node id).
 
         Raises
         ------
         NotFound
-            It is none.
+            It is neither.
         """
         contact = self._identity.contacts.get(peer)
-        if contact is None:
+        stranger = self._links.strangers.swarm(peer) if contact is None else None
+        if contact is None and stranger is None:
             raise NotFound("That device is no contact here (any more).")
-        ledger = await self.ledger()
+        ledger, is_stranger = await self.ledger(), contact is None
+        if peer in self._open and self._open[peer].is_stranger and not is_stranger:
+            await self._retire(peer)
         if peer not in self._open:
-            swarm = bytes.fromhex(swarm_of(read_ca(contact.ca)))
+            shared = await self.shared()
+            swarm = stranger or (bytes.fromhex(swarm_of(read_ca(contact.ca))) if contact is not None else b"")
             key = base64.b32decode(peer.upper() + "====")
-            found = await self.do(lambda: ledger.account(key, swarm, new=Balance.new(now(), self._allowance())))
+            given = NOTHING if is_stranger else self._allowance()
+            found = await self.do(
+                lambda: ledger.account(key, swarm, new=Balance.new(now(), given), is_stranger=is_stranger)
+            )
             made = PairAccount(
                 peer,
-                contact.name,
+                contact.name if contact is not None else stranger_name(peer),
                 found,
-                self._allowance(),
+                given,
+                is_stranger=is_stranger,
                 ledger=ledger,
                 journal=self.do,
                 signer=self._identity.sign,
                 patience=self._timing.session_silence,
             )
-            self._open.setdefault(peer, made)  # somebody else may have been first
+            if self._open.setdefault(peer, made) is made and is_stranger:  # somebody else may have been first
+                shared.open(made.number, made.seller)
         return self._open[peer]
 
     async def all(self) -> list[PairAccount]:
@@ -175,7 +203,8 @@ class Accounts:
     async def records(self) -> dict[str, Record]:
         """Return what was seen of each device with which there is an account."""
         ledger, found = await self.ledger(), {}
-        for account in await self.all():
+        strangers = [account for account in self._open.values() if account.is_stranger]
+        for account in (*await self.all(), *strangers):
             number = account.number
             finished, failed = await self.do(lambda n=number: ledger.sessions(n))  # type: ignore[misc]
             balance, checked = account.seller.balance, await self.checks(account)
@@ -218,7 +247,9 @@ class Accounts:
     async def allow(self) -> None:
         """Take over what the owner gives now."""
         for account in self._open.values():
-            await account.allow(self._allowance())
+            if not account.is_stranger:
+                await account.allow(self._allowance())
+        (await self.shared()).allowance = self._shared_allowance()
 
     async def met(self, link: PeerLink) -> PairAccount:
         """Return the account with a device after both have shown what they hold on this link.
@@ -234,8 +265,28 @@ class Accounts:
             await self._take(link, account, shown)
         return account
 
+    def record(self, peer: str) -> Record:
+        """Return what a device with which there is an open account gave and had."""
+        account = self._open.get(peer)
+        return Record(account.buyer.signed, account.seller.balance.acknowledged) if account is not None else Record()
+
+    async def keep(self, account: PairAccount) -> None:
+        """Have what is now owed outlive this device: members keep it, and what strangers had is written down."""
+        if account.is_stranger:
+            await self._keep_shared()
+        else:
+            self.replicate(account)
+
+    async def _keep_shared(self) -> None:
+        if self._shared is not None and self._ledger is not None:
+            self._shared.left(now())
+            ledger, balance = self._ledger, self._shared.balance
+            await self.do(lambda: ledger.keep_given_to_strangers(balance))
+
     def replicate(self, account: PairAccount) -> None:
         """Have members keep the newest vouchers of an account, for the day on which this device loses them."""
+        if account.is_stranger:
+            return
         known = self._feeds.keys(self._identity.id, LOG)
         changes: dict[str, KeptAccount | None] = {account.peer: KeptAccount(account.signed, account.held)}
         if account.peer not in known and len(known) >= MOST_KEPT:
@@ -292,6 +343,21 @@ class Accounts:
         account = self._open.get(link.peer_id)
         if account is not None and self._links.open_link(link.peer_id) is None:
             await account.cut()
+
+    def _stranger_left(self, link: PeerLink) -> None:
+        if self._links.open_link(link.peer_id) is None and link.peer_id in self._open:
+            self._tasks.spawn(self._retire(link.peer_id))
+
+    async def _retire(self, peer: str) -> None:
+        """End all sessions of a stranger that is gone, or that is none any more."""
+        account = self._open.get(peer)
+        if account is not None and account.is_stranger:
+            await account.retire()
+            if self._shared is not None:
+                self._shared.close(account.number)
+            if self._open.get(peer) is account:
+                del self._open[peer]
+            await self._keep_shared()
 
     async def _show(self, link: PeerLink, request: ShowAccount) -> Shown:
         account = await self.of(link.peer_id)

@@ -16,7 +16,7 @@ from ainet.economy.requests import Pay
 from ainet.economy.voucher import Kind
 from ainet.economy.words import seconds_of
 from ainet.errors import AinetError, NotFound, UsageError
-from ainet.links.standing import Standing
+from ainet.links.standing import Standing, stranger_name
 from ainet.units import DAY, parse_seconds
 
 if TYPE_CHECKING:
@@ -82,7 +82,13 @@ class Bookkeeping:
                     left_s=seconds_of(left, pace or account.pace),
                 )
             )
-        return shown.Balances(accounts=sorted(found, key=lambda one: one.peer), problem=self._accounts.damage)
+        shared = await self._accounts.shared()
+        return shown.Balances(
+            accounts=sorted(found, key=lambda one: one.peer),
+            strangers_left_s=seconds_of(shared.left(now()), self._selling.pace),
+            strangers_s=seconds_of(shared.allowance.daily, self._selling.pace),
+            problem=self._accounts.damage,
+        )
 
     async def ledger(self, days: int = 30) -> shown.LedgerRows:
         """Return the rows of the last days."""
@@ -151,7 +157,7 @@ def _entry(row: LedgerRow, names: dict[str, str]) -> shown.LedgerEntry:
     peer = base64.b32encode(row.peer).decode().rstrip("=").lower()
     return shown.LedgerEntry(
         id=row.id,
-        peer=names.get(peer, peer[:8]),
+        peer=names.get(peer, stranger_name(peer)),
         is_own=row.is_own,
         kind=_KINDS[row.kind],
         session=row.session.hex(),

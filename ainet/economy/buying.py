@@ -60,6 +60,8 @@ class Wanted(NamedTuple):
         A contact's name, or ``anyone``.
     budget
         The most that the answer may cost, in seconds of the device that works.
+    strangers
+        Whether devices of which nothing is known may be asked, too.
     """
 
     request: Open
@@ -68,6 +70,7 @@ class Wanted(NamedTuple):
     digest: bytes | None
     seller: str
     budget: float | None
+    strangers: bool = False
 
 
 class _Found(NamedTuple):
@@ -124,7 +127,7 @@ class Buying:
         AinetError
             Nobody answers, or not within the budget.
         """
-        sellers, tried = self._quotes.sellers(wanted.seller), 0
+        sellers, tried = await self._quotes.sellers(wanted.seller, strangers=wanted.strangers), 0
         got, left_out, again = _Answer(), set[str](), set[str]()
         while True:
             yield shown.Progress(text="asking for prices")
@@ -199,7 +202,10 @@ class Buying:
             return min(able, key=lambda one: (one.choice.burden, one.choice.quote.seller))
         why = [*refusals, *(f"{name}: {exc.message}" for name, exc in failed.items())]
         if not sellers or not why:
-            raise NotFound("Nobody can be asked: there are no contacts. `ainet introduce` makes the first one.")
+            nobody = "nobody is here who deals with strangers, and " if wanted.strangers else ""
+            raise NotFound(
+                f"Nobody can be asked: {nobody}there are no contacts. `ainet introduce` makes the first one."
+            )
         if too_long is not None and len(why) == 1:
             raise too_long
         if not quoted and len(failed) == 1:
@@ -276,7 +282,7 @@ class Buying:
             if await self._checking.knows(found.offer.model, found.offer.name):
                 verdict = await self._checking.check(sample)
             elif wanted.seller.casefold() == ANYONE:  # its owner lets anyone read the question
-                verdict = await self._bought_check(sample, found.quoted.link.peer_id)
+                verdict = await self._bought_check(wanted, sample, found.quoted.link.peer_id)
             else:
                 return bought
         except AinetError as exc:
@@ -295,9 +301,9 @@ class Buying:
             wrong = f"{what}: {name} is trusted less"
         return dataclasses.replace(bought, checked=verdict.mean, check_limit=verdict.limit, wrong=wrong)
 
-    async def _bought_check(self, sample: Sample, seller: str) -> Verdict:
+    async def _bought_check(self, wanted: Wanted, sample: Sample, seller: str) -> Verdict:
         """Buy the check of an answer from another device than the one that gave it; raises AinetError."""
-        others = [one for one in self._quotes.sellers(ANYONE) if one != seller]
+        others = [one for one in await self._quotes.sellers(ANYONE, strangers=wanted.strangers) if one != seller]
         quoted, _ = await self._quotes.ask(others)
         n = len(sample.prompt) + len(sample.said) + len(sample.tokens)
         offers = [(one, offer) for one in quoted if (offer := one.of(None, sample.model)) is not None]

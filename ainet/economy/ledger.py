@@ -7,6 +7,7 @@ network: each pair of devices has its own account, and both keep it.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -122,27 +123,32 @@ class DistributedLedger:
         """The database, for whoever reads or checks it."""
         return self._file
 
-    def account(self, peer: bytes, peer_swarm: bytes, *, new: Balance | None = None) -> Account:
+    def account(
+        self, peer: bytes, peer_swarm: bytes, *, new: Balance | None = None, is_stranger: bool = False
+    ) -> Account:
         """Return the account with a device (raw public key), a new one where there is none.
 
         Parameters
         ----------
         new
             The balance with which a new one begins.
+        is_stranger
+            Whether nothing is known of the device now; that is noted.
         """
         key = (peer, peer_swarm, self._own_swarm)
         where = "WHERE peer = ? AND peer_swarm = ? AND own_swarm = ?"
-        columns = "id, written_off, leaked, begun_at, moment, pace"
+        columns = "id, written_off, leaked, begun_at, moment, pace, is_stranger"
         row = self._file.execute(f"SELECT {columns} FROM accounts {where}", key).fetchone()  # noqa: S608
         if row is None:
             begun = new or Balance()
             with self._transaction():
                 self._file.execute(
-                    "INSERT INTO accounts (peer, peer_swarm, own_swarm, begun_at, moment) VALUES (?, ?, ?, ?, ?)",
-                    (*key, begun.begun_at, begun.moment),
+                    "INSERT INTO accounts (peer, peer_swarm, own_swarm, begun_at, moment, is_stranger) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    (*key, begun.begun_at, begun.moment, is_stranger),
                 )
             row = self._file.execute(f"SELECT {columns} FROM accounts {where}", key).fetchone()  # noqa: S608
-        number, written_off, leaked, begun_at, moment, pace = row
+        number, written_off, leaked, begun_at, moment, pace, was_stranger = row
         parties = Parties(self._own_key, peer, self._own_swarm, peer_swarm)
         signed, held = self.newest(number, is_own=True), self.newest(number, is_own=False)
         paid, got = _totals(signed), _totals(held)
@@ -155,12 +161,51 @@ class DistributedLedger:
             begun_at=begun_at,
             moment=moment,
         )
+        if was_stranger != is_stranger:
+            # What strangers share is not used up by what somebody else's allowance has given.
+            balance = replace(balance, leaked=leaked + max(balance.level, 0)) if is_stranger else balance
+            with self._transaction():
+                self._file.execute("UPDATE accounts SET is_stranger = ? WHERE id = ?", (is_stranger, number))
+                self._keep(number, balance, 0)
         return Account(number, parties, balance, signed, held, pace)
 
-    def accounts(self) -> list[Account]:
-        """Return all accounts of this device in its swarm."""
-        found = self._file.execute("SELECT peer, peer_swarm FROM accounts WHERE own_swarm = ?", (self._own_swarm,))
-        return [self.account(*row) for row in found.fetchall()]
+    def accounts(self, *, of_strangers: bool | None = None) -> list[Account]:
+        """Return the accounts of this device in its swarm.
+
+        Parameters
+        ----------
+        of_strangers
+            Only those that are accounts of strangers, or only those that are not; None: all.
+        """
+        found = self._file.execute(
+            "SELECT peer, peer_swarm, is_stranger FROM accounts "
+            "WHERE own_swarm = ?1 AND is_stranger = coalesce(?2, is_stranger)",
+            (self._own_swarm, of_strangers),
+        )
+        return [self.account(peer, swarm, is_stranger=bool(one)) for peer, swarm, one in found.fetchall()]
+
+    def drop_unused(self, account: int) -> None:
+        """Forget the account of a stranger with which nothing was ever bought or sold."""
+        with self._transaction():
+            self._file.execute(
+                "DELETE FROM accounts WHERE id = ?1 AND is_stranger AND NOT EXISTS "
+                "(SELECT 1 FROM vouchers WHERE account = ?1) AND NOT EXISTS (SELECT 1 FROM rows WHERE account = ?1)",
+                (account,),
+            )
+
+    def given_to_strangers(self) -> Balance:
+        """Return what was given away of the allowance that strangers share, and when that was counted."""
+        row = self._file.execute(
+            "SELECT leaked, moment FROM strangers WHERE own_swarm = ?", (self._own_swarm,)
+        ).fetchone()
+        return Balance(leaked=row[0], moment=row[1]) if row is not None else Balance()
+
+    def keep_given_to_strangers(self, balance: Balance) -> None:
+        """Note what was given away of the allowance that strangers share."""
+        with self._transaction():
+            self._file.execute(
+                "INSERT OR REPLACE INTO strangers VALUES (?, ?, ?)", (self._own_swarm, balance.leaked, balance.moment)
+            )
 
     def newest(self, account: int, *, is_own: bool) -> Voucher | None:
         """Return the highest voucher of one direction of an account."""

@@ -9,7 +9,17 @@ import msgspec
 
 from ainet.api import market as shown
 from ainet.economy.credits import UNIT_PRICE
-from ainet.economy.terms import AUTO, MOST_MODELS, Terms, parse_hours, parse_price, parse_share, read_terms, write_terms
+from ainet.economy.terms import (
+    AUTO,
+    MOST_MODELS,
+    STRANGERS,
+    Terms,
+    parse_hours,
+    parse_price,
+    parse_share,
+    read_terms,
+    write_terms,
+)
 from ainet.economy.words import seconds_of
 from ainet.errors import AinetError, UsageError
 from ainet.units import parse_seconds
@@ -22,6 +32,7 @@ if TYPE_CHECKING:
     from ainet.economy.accounts import Accounts
     from ainet.economy.quotes import Quotes
     from ainet.economy.selling import Selling
+    from ainet.links.links import Links
 
 
 class Market:
@@ -40,10 +51,12 @@ class Market:
         selling: Selling,
         quotes: Quotes,
         accounts: Accounts,
+        links: Links,
         answers: Answers,
         log: logging.Logger,
     ) -> None:
-        self._path, self._selling, self._quotes, self._accounts, self._log = path, selling, quotes, accounts, log
+        self._path, self._selling, self._quotes, self._accounts = path, selling, quotes, accounts
+        self._links, self._log = links, log
         #: Why nothing is sold although the owner wanted it.
         self._problem = ""
         answers.add(shown.sell, self.sell)
@@ -61,6 +74,7 @@ class Market:
             return
         try:
             await self._selling.open(terms)
+            await self._links.admit_strangers(is_admitted=terms.strangers)
         except AinetError as exc:
             self._problem = f"Nothing is sold: {exc.message}"
             self._log.warning("%s", self._problem)
@@ -69,10 +83,12 @@ class Market:
     async def sell(
         self,
         models: list[str],
+        *,
         max_load: str = "50%",
         hours: str = "always",
         price: str = AUTO,
         allow: str = "30m",
+        strangers: bool = False,
     ) -> shown.SellingState:
         """Sell on these terms from now on."""
         if len(models) > MOST_MODELS:
@@ -83,11 +99,13 @@ class Market:
             hours=parse_hours(hours),
             price=parse_price(price),
             allow=round(parse_seconds(allow)),
+            strangers=strangers,
         )
         await self._selling.open(terms)
         terms = msgspec.structs.replace(terms, pace=self._selling.pace)
         await asyncio.to_thread(write_terms, self._path, terms)
         await self._accounts.allow()
+        await self._links.admit_strangers(is_admitted=strangers)
         return await self.selling()
 
     async def stop_selling(self) -> shown.SellingState:
@@ -95,6 +113,7 @@ class Market:
         await self._selling.open(None)
         self._problem = ""
         await asyncio.to_thread(write_terms, self._path, None)
+        await self._links.admit_strangers(is_admitted=False)
         return await self.selling()
 
     async def selling(self) -> shown.SellingState:
@@ -116,12 +135,13 @@ class Market:
             hours=hours,
             price=AUTO if terms.price is None else f"{terms.price / UNIT_PRICE:g}",
             allow_s=terms.allow,
+            strangers_s=STRANGERS if terms.strangers else 0,
             sessions=self._selling.sessions,
         )
 
-    async def offers(self, seller: str = "anyone", why: bool = False) -> shown.Offers:
-        """Ask contacts what they sell now; the reasons always come along."""
-        quoted, failed = await self._quotes.ask(self._quotes.sellers(seller))
+    async def offers(self, seller: str = "anyone", why: bool = False, strangers: bool = False) -> shown.Offers:
+        """Ask contacts, and strangers if they will do, what they sell now; the reasons always come along."""
+        quoted, failed = await self._quotes.ask(await self._quotes.sellers(seller, strangers=strangers))
         found = [
             shown.OfferRow(
                 seller=one.link.peer_name,

@@ -15,6 +15,7 @@ from ainet.economy import voucher as vouchers
 from ainet.economy.balance import Balance
 from ainet.economy.receipt import digest_of
 from ainet.economy.session import Buyer, Seller
+from ainet.errors import PeerUnreachable
 from ainet.identity.keys import public_key_of
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class PairAccount:
         Signs with this device's key.
     patience
         Seconds of the other side's silence after which a session ends.
+    is_stranger
+        Whether nothing is known of the other device, which then is retired when its link is lost.
     """
 
     def __init__(
@@ -89,8 +92,10 @@ class PairAccount:
         journal: Journal,  # type: ignore[type-arg] # it is generic in each call
         signer: Callable[[bytes], bytes],
         patience: float,
+        is_stranger: bool = False,
     ) -> None:
-        self.peer, self.name = peer, name
+        self.peer, self.name, self.is_stranger = peer, name, is_stranger
+        self._is_retired = False
         self.number, self.parties = account.id, account.parties
         self.signed, self.held = account.signed, account.held
         self.pace = account.pace
@@ -129,6 +134,7 @@ class PairAccount:
             One of the two was not signed by its payer.
         """
         async with self._lock:
+            self._check_open()
             body = vouchers.read(held, self.parties, self._own_key) if held is not None else None
             if held is not None and body is not None and body.total > self.buyer.signed:
                 # This device was restored from a backup: it has signed for more than it knows.
@@ -142,6 +148,11 @@ class PairAccount:
             self._met.add(link)
 
     # Selling.
+
+    @property
+    def is_selling(self) -> bool:
+        """Whether the other device has a session here, or one that it may still acknowledge."""
+        return bool(self._sales)
 
     @to_its_end
     async def allow(self, allowance: Allowance) -> None:
@@ -160,6 +171,7 @@ class PairAccount:
     async def sell(self, order: Order, model: Model, *, window: int) -> list[Do]:
         """Accept an order; raises `ValueError` where `Seller.sell` does."""
         async with self._lock:
+            self._check_open()
             at_risk = self.seller.at_risk_with(order, window)
             if order.session in self._sales:
                 raise ValueError("the session exists")
@@ -196,6 +208,7 @@ class PairAccount:
         if body is None:
             return []
         async with self._lock:
+            self._check_open()
             if body.total <= self.seller.balance.acknowledged:
                 return []
             before = {session: sale.acknowledged for session, sale in self._sales.items()}
@@ -255,12 +268,25 @@ class PairAccount:
             self._met.clear()
         self._wake()
 
+    @to_its_end
+    async def retire(self) -> None:
+        """End everything with a stranger that is gone; of one with which nothing ever happened, nothing is kept."""
+        await self.cut()
+        async with self._lock:
+            self._is_retired = True
+            await self._journal(lambda: self._ledger.drop_unused(self.number))
+
+    def _check_open(self) -> None:
+        if self._is_retired:
+            raise PeerUnreachable(f"{self.name} is gone.")
+
     # Buying.
 
     @to_its_end
     async def buy(self, order: Order, model: Model) -> Purchase:
         """Note an order before it is sent."""
         async with self._lock:
+            self._check_open()
             await self._journal(lambda: self._ledger.begin(self.number, order, model, is_own=True))
             self.buyer.buy(order, now())
             return self.buyer.purchases[order.session]

@@ -9,8 +9,9 @@ from ainet.economy.choice import MOST_ASKED, SellerQuote
 from ainet.economy.contribution import ContributionScore
 from ainet.economy.credits import Rate
 from ainet.economy.requests import AskPrice, Prices
-from ainet.errors import AinetError, NotFound, PeerUnreachable, Refused
-from ainet.links.standing import Standing
+from ainet.errors import AinetError, NotFound, PeerUnreachable, Refused, UsageError
+from ainet.links.standing import Standing, stranger_name
+from ainet.wire.address import can_be_dialled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,6 +64,8 @@ class Quoted(NamedTuple):
 class Quotes:
     """Asks devices of other owners for their prices, all at once.
 
+    Strangers do not learn what the owner promises to contacts.
+
     Parameters
     ----------
     links
@@ -80,18 +83,47 @@ class Quotes:
         """Whether the owner promises a bonus for a model."""
         return any(one.model.casefold() == model.casefold() for one in self._wants.own())
 
-    def sellers(self, wanted: str) -> list[str]:
-        """Return the ids of whoever is called so, or of all for ``anyone``; raises `NotFound`."""
+    async def sellers(self, wanted: str, *, strangers: bool = False) -> list[str]:
+        """Return the ids of whoever is called so, or of all for ``anyone``.
+
+        Parameters
+        ----------
+        strangers
+            Whether devices of which nothing is known will do: those on the local network, and one whose address
+            ("host:port") is named.
+
+        Raises
+        ------
+        AinetError
+            Nobody is called so; or strangers cannot be looked for.
+        """
         contacts = self._links.identity.contacts.all()
+        is_address = strangers and ":" in wanted and can_be_dialled(wanted)
+        nearby = self._strangers(wanted) if strangers and not is_address else []
         if wanted.casefold() == ANYONE:
-            return [contact.id for contact in contacts]
+            return [*(contact.id for contact in contacts), *nearby]
         found = [one.id for one in contacts if one.name.casefold() == wanted.casefold() or one.id == wanted]
+        if not found and is_address:
+            return [(await self._links.strangers.meet(wanted)).peer_id]
+        found = found or [one for one in nearby if wanted in (one, one[:8], stranger_name(one))]
+        if not found and strangers:
+            there = ", ".join(map(stranger_name, nearby)) or "nobody"
+            raise NotFound(f"No contact and no stranger here is called {wanted!r}. Strangers are: {there}.")
         if not found:
             if any(member.name == wanted for member in self._links.members()):
                 raise NotFound(f"{wanted} is a device of yours: it answers without --from, for nothing.")
             names = ", ".join(one.name for one in contacts) or "nobody yet (`ainet introduce` makes contacts)"
             raise NotFound(f"No contact is called {wanted!r}. Contacts are: {names}.")
         return found[:1]
+
+    def _strangers(self, wanted: str) -> list[str]:
+        """Return who deals with strangers on the local network."""
+        if not self._links.discovery.active:
+            raise UsageError(
+                "Strangers are found on the local network, which this node does not look at: `ainet down`, then "
+                f"`ainet up --lan`. One whose address is known is asked with `--from HOST:PORT` in place of {wanted}."
+            )
+        return self._links.strangers_nearby()
 
     async def ask(self, sellers: Sequence[str], model: str | None = None) -> tuple[list[Quoted], dict[str, AinetError]]:
         """Ask these devices (node ids); returns who answered, and by name why others did not."""
@@ -104,7 +136,7 @@ class Quotes:
             if isinstance(one, Quoted):
                 quoted.append(one)
             elif isinstance(one, AinetError):
-                failed[names.get(seller, seller[:8])] = one
+                failed[names.get(seller, stranger_name(seller))] = one
             elif isinstance(one, BaseException):
                 raise one
         return quoted, failed
@@ -112,11 +144,13 @@ class Quotes:
     async def _ask(self, seller: str, model: str | None, score: ContributionScore) -> Quoted:
         try:
             async with asyncio.timeout(self._timing.price_asked):
-                link = await self._links.connect(seller, Standing.CONTACT)
+                is_stranger = self._links.identity.contacts.get(seller) is None
+                link = await self._links.connect(seller, Standing.STRANGER if is_stranger else Standing.CONTACT)
                 if link.standing.permits(Standing.MEMBER):
                     raise Refused(f"{link.peer_name} is a device of yours: it answers without --from, for nothing.")
                 account = await self._accounts.met(link)
-                prices: Prices = await link.request(AskPrice(None, model, self._wants.own()), timeout=None)
+                wants = [] if is_stranger else self._wants.own()
+                prices: Prices = await link.request(AskPrice(None, model, wants), timeout=None)
         except TimeoutError:
             raise PeerUnreachable(f"it said no price within {self._timing.price_asked:g} seconds") from None
         await account.note_pace(prices.pace)

@@ -45,7 +45,7 @@ class ShowAccount(Request, frozen=True):
     """Show the account, and ask for the other side of it: one of the two may have been restored from a backup."""
 
     reply = Shown
-    audience = Standing.CONTACT
+    audience = Standing.STRANGER
 
     held: Voucher | None
     signed: Voucher | None
@@ -126,7 +126,7 @@ class AskPrice(Request, frozen=True):
 
     progress = Piece
     reply = Prices
-    audience = Standing.CONTACT
+    audience = Standing.STRANGER
 
     tokenizer: Hex | None = None
     model: ModelName | None = None
@@ -196,7 +196,7 @@ class Buy(Request, frozen=True, kw_only=True):
 
     progress = SaleEvent
     reply = Ended
-    audience = Standing.CONTACT
+    audience = Standing.STRANGER
 
     session: SessionId
     model: Digest
@@ -223,7 +223,7 @@ class CheckAnswer(Request, frozen=True, kw_only=True):
 
     progress = SaleEvent
     reply = Ended
-    audience = Standing.CONTACT
+    audience = Standing.STRANGER
 
     session: SessionId
     model: Digest
@@ -251,6 +251,6 @@ class CheckAnswer(Request, frozen=True, kw_only=True):
 class Pay(Request, frozen=True):
     """Acknowledge what was received."""
 
-    audience = Standing.CONTACT
+    audience = Standing.STRANGER
 
     voucher: Voucher

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from ainet.economy.credits import UNIT_PRICE, Rate
 from ainet.economy.load import BusyTime
 from ainet.economy.order import Order
 from ainet.economy.pair_account import now
+from ainet.economy.places import Places
 from ainet.economy.pricing import DynamicPricing, Load
-from ainet.economy.requests import PIECE, AskPrice, Buy, CheckAnswer, Offer, Pay, Piece, Prices
+from ainet.economy.requests import PIECE, AskPrice, Buy, CheckAnswer, Getting, Offer, Pay, Piece, Prices, SaleEvent
 from ainet.economy.sold_session import SoldSession
 from ainet.economy.words import beyond_allowance
 from ainet.economy.works import is_called
 from ainet.errors import Busy, NotFound, PromptTooLong, ProtocolError, Refused
+from ainet.links.standing import Standing, stranger_name
 from ainet.stages.protocol.flow import Flow
 from ainet.tasks import Tasks
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from ainet.economy.accounts import Accounts
     from ainet.economy.demand import Demand
     from ainet.economy.pair_account import PairAccount
-    from ainet.economy.requests import Ended, SaleEvent
+    from ainet.economy.places import Place
+    from ainet.economy.requests import Ended
     from ainet.economy.terms import Terms
     from ainet.economy.wants import Wants
     from ainet.economy.works import SoldModel, Works
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
     from ainet.links.links import Links
     from ainet.timing import Timing
 
-#: Sessions of one contact at the same time, and of all together.
-EACH, PLACES = 2, 8
 #: The part of a model's cells that sessions of others may have at most: the owner's questions find room at once.
 CELLS = 0.5
 
@@ -77,8 +77,7 @@ class Selling:
         #: Credits of what this device computes in a second.
         self.pace = 0
         self._flows: dict[bytes, Flow] = {}
-        self._sessions: Counter[str] = Counter()
-        self._cells: Counter[bytes] = Counter()
+        self._places = Places(links.identity.name, accounts.record)
         self._owners = 0
         self._tasks = Tasks("The end of a session was not written down", log)
         self._throttle: asyncio.Task[None] | None = None
@@ -125,7 +124,7 @@ class Selling:
 
     async def _settle(self, sold: SoldSession, account: PairAccount) -> None:
         await sold.settle()
-        self._accounts.replicate(account)
+        await self._accounts.keep(account)
 
     def _pause(self) -> None:
         """Let sessions of others wait while something comes first, or they have had their part of the time."""
@@ -147,14 +146,15 @@ class Selling:
     @property
     def sessions(self) -> int:
         """The sessions of others that go on."""
-        return sum(self._sessions.values())
+        return self._places.taken
 
     def offers(self, terms: Terms) -> list[Offer]:
         """Return what is sold on these terms, at which prices now."""
         return [self._offer(terms, one) for one in self.models]
 
     def _offer(self, terms: Terms, model: SoldModel) -> Offer:
-        starts = 0.0 if self._works.is_ready(model) else self._timing.first_generation
+        starts = self._places.starts_in()
+        starts += 0.0 if self._works.is_ready(model) else self._timing.first_generation
         load = Load(min(self._own.share + self._sold.share, 1.0), starts)
         pricing = DynamicPricing(terms.price, is_fixed=True) if terms.price is not None else DynamicPricing()
         quote = pricing.quote(load)
@@ -175,15 +175,21 @@ class Selling:
         """Return the most tokens that sessions of others may have in a model's cells, together."""
         return int(model.window * CELLS)
 
-    def _why_not(self) -> str:
+    def _why_not(self, link: PeerLink) -> str:
         terms = self.terms
-        if terms is None:
-            return f"{self._identity.name} sells nothing."
+        is_stranger = link.standing is Standing.STRANGER
+        if terms is None or (is_stranger and not terms.strangers):
+            return f"{self._name(link)} sells nothing{' to strangers' if terms is not None else ''}."
         hour = time.localtime().tm_hour
         if terms.hours is not None and not terms.is_open(hour):
             first, last = terms.hours
-            return f"{self._identity.name} sells from {first} to {last} o'clock; it is {time.strftime('%H:%M')} there."
+            return f"{self._name(link)} sells from {first} to {last} o'clock; it is {time.strftime('%H:%M')} there."
         return ""
+
+    def _name(self, link: PeerLink) -> str:
+        """Return what this device is called by whoever is at the other end."""
+        is_stranger = link.standing is Standing.STRANGER
+        return stranger_name(self._identity.id) if is_stranger else self._identity.name
 
     async def _price(self, link: PeerLink, request: AskPrice) -> AsyncGenerator[Piece | Prices, None]:
         if request.tokenizer:
@@ -194,10 +200,11 @@ class Selling:
             for begin in range(0, len(blob), PIECE):
                 yield Piece(blob[begin : begin + PIECE])
         account = await self._accounts.of(link.peer_id)
-        self._wants.of_others[link.peer_id] = request.wants
-        self._note_price(request)
-        left, daily = account.seller.left(now()), account.seller.allowance.daily
-        why_not, terms = self._why_not(), self.terms
+        if not account.is_stranger:
+            self._wants.of_others[link.peer_id] = request.wants
+            self._note_price(request)
+        left, daily = account.seller.left(now()), account.seller.daily
+        why_not, terms = self._why_not(link), self.terms
         offers = self.offers(terms) if terms is not None and not why_not else []
         yield Prices(offers, left, daily, self.pace, why_not)
 
@@ -214,6 +221,8 @@ class Selling:
 
     async def _pay(self, link: PeerLink, request: Pay) -> None:
         account = await self._accounts.of(link.peer_id)
+        if account.is_stranger and not account.is_selling:
+            raise Refused("A stranger pays for what it is sold, and nothing else.")
         try:
             await account.acknowledge(request.voucher)
         except ProtocolError as exc:
@@ -224,10 +233,10 @@ class Selling:
     def _checked(self, link: PeerLink, account: PairAccount, request: Buy) -> tuple[SoldModel, Order]:
         """Return what an order is about; raises `AinetError` with words for what cannot be had."""
         terms = self.terms
-        if terms is None or self._why_not():
-            raise Refused(self._why_not())
+        if terms is None or self._why_not(link):
+            raise Refused(self._why_not(link))
         model = next((one for one in self.models if one.digest == request.model), None)
-        name = self._identity.name
+        name = self._name(link)
         if model is None:
             names = ", ".join(one.name for one in self.models)
             raise NotFound(f"{name} does not sell that model. It sells {names}.")
@@ -252,20 +261,13 @@ class Selling:
                 f"{name} asks {price / UNIT_PRICE:g} now; {request.price / UNIT_PRICE:g} was agreed.",
                 price=price,
             )
-        if self._sessions[link.peer_id] >= EACH:
-            raise Busy(f"{name} answers {EACH} of your questions already. Wait for one of them.", retry_after=5.0)
-        if sum(self._sessions.values()) >= PLACES:
-            self._demand.note("place")
-            raise Busy(f"{name} answers {PLACES} questions of others already. Ask again soon.", retry_after=5.0)
-        if self._cells[model.digest] + prompt + most > window:
-            raise Busy(f"{name} has no room for so long a text now. Ask again soon.", retry_after=5.0)
         # What was agreed holds, also where it would be cheaper by now.
         order = Order(request.session, Rate(model.parameters, request.price), prompt, most)
         left = account.seller.left(now())
         if order.whole > left:
             self._demand.note("allowance")
             raise Refused(
-                beyond_allowance(name, order, left, account.seller.allowance.daily, self.pace),
+                beyond_allowance(name, order, left, account.seller.daily, self.pace),
                 left=left,
                 whole=order.whole,
             )
@@ -279,9 +281,36 @@ class Selling:
     ) -> AsyncGenerator[SaleEvent | Ended, None]:
         account = await self._accounts.met(link)
         model, order = self._checked(link, account, request)
+        with self._place(link, model, order) as place:
+            while not await place.wait(self._timing.place_told):
+                yield SaleEvent(Getting(f"all places are taken; {place.before} others come first"))
+            async with contextlib.aclosing(self._serve(account, request, model, order, judged)) as events:
+                async for event in events:
+                    yield event
+
+    def _place(self, link: PeerLink, model: SoldModel, order: Order) -> Place:
+        try:
+            return self._places.ask(
+                link.peer_id,
+                now(),
+                is_stranger=link.standing is Standing.STRANGER,
+                room=model.digest,
+                size=order.prompt + order.most,
+                most=self._window(model),
+            )
+        except Busy:
+            self._demand.note("place")
+            raise
+
+    async def _serve(
+        self,
+        account: PairAccount,
+        request: Buy,
+        model: SoldModel,
+        order: Order,
+        judged: CheckAnswer | None,
+    ) -> AsyncGenerator[SaleEvent | Ended, None]:
         session = order.session
-        self._sessions[link.peer_id] += 1
-        self._cells[model.digest] += order.prompt + order.most
         flow = self._flows[session] = Flow(0)
         self._pause()
         sold = SoldSession(
@@ -303,6 +332,4 @@ class Selling:
         finally:
             self._sold.end()
             del self._flows[session]
-            self._sessions[link.peer_id] -= 1
-            self._cells[model.digest] -= order.prompt + order.most
             self._tasks.spawn(self._settle(sold, account))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ainet.economy.balance import Allowance, Balance
+    from ainet.economy.shared_allowance import SharedAllowance
 
 
 class Stage(enum.IntEnum):
@@ -93,6 +94,8 @@ class Seller:
         self._patience = patience
         self.charged = balance.acknowledged
         self.sales: dict[bytes, Sale] = {}
+        #: What it may have together with others; None: it has its own allowance.
+        self.shared: SharedAllowance | None = None
         #: Charges that are not acknowledged, the oldest first.
         self._charges: deque[tuple[Sale, int]] = deque()
         self._window = 0
@@ -126,8 +129,23 @@ class Seller:
     def left(self, moment: int) -> int:
         """Return the credits that the buyer may still have, besides what its sessions may take."""
         self.balance = self.balance.at(moment, self.allowance)
-        reserved = sum(sale.order.whole - sale.charged for sale in self.sales.values())
-        return max(self.balance.left(self.allowance) - self.unacknowledged - reserved, 0)
+        if self.shared is not None:
+            return self.shared.left(moment) + max(-self.beyond, 0)
+        return max(self.balance.left(self.allowance) - self._open, 0)
+
+    @property
+    def daily(self) -> int:
+        """The credits that come back in a day, also where others may have them."""
+        return (self.shared or self).allowance.daily
+
+    @property
+    def beyond(self) -> int:
+        """What the buyer has had beyond what it gave, and may yet have by its sessions; negative where it is owed."""
+        return self.balance.level + self._open
+
+    @property
+    def _open(self) -> int:
+        return self.unacknowledged + sum(sale.order.whole - sale.charged for sale in self.sales.values())
 
     def sell(self, order: Order, moment: int, *, window: int = 0) -> list[Do]:
         """Accept an order.

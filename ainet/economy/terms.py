@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Seconds of this device that another one may have each day, and how much of it may be saved up.
 DAILY, SAVED_DAYS, MOST_SAVED = 1800, 2, 24 * 3600
+#: Seconds of this device that all strangers together may have in a day.
+STRANGERS = 600
 MOST_MODELS = 16
 AUTO = "auto"
 HOURS = 24
@@ -37,6 +39,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         In thousandths of what is computed; None: by load.
     allow
         Seconds of this device that each contact may have each day beyond what it gave.
+    strangers
+        Whether devices of which nothing is known may buy, too.
     pace
         Credits of what the device computes in a second, as it was when it began to sell: what a minute of it is worth
         must not change with its load. 0: not known yet.
@@ -47,11 +51,17 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     hours: tuple[int, int] | None = None
     price: int | None = None
     allow: int = DAILY
+    strangers: bool = False
     pace: int = 0
 
     def allowance(self, pace: int) -> Allowance:
         """Return what each contact may have, where the device computes so many credits a second."""
         return Allowance(self.allow * pace, SAVED_DAYS * self.allow * pace, MOST_SAVED * pace)
+
+    def shared_allowance(self, pace: int) -> Allowance:
+        """Return what strangers may have, all together; nothing of it is saved up."""
+        daily = STRANGERS * pace if self.strangers else 0
+        return Allowance(daily, daily, daily)
 
     def is_open(self, hour: int) -> bool:
         """Whether anything is sold in this hour of the day (0 to 23)."""

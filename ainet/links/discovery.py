@@ -54,12 +54,15 @@ class Sighting(msgspec.Struct, frozen=True):
         The addresses on which it accepts links ("host:port").
     protocol
         The newest version of the peer protocol that it speaks.
+    is_open
+        Whether it deals with devices of which it knows nothing.
     """
 
     id: str
     swarm: str
     addresses: tuple[str, ...]
     protocol: int
+    is_open: bool = False
 
 
 class Announcement(msgspec.Struct, frozen=True):
@@ -69,6 +72,8 @@ class Announcement(msgspec.Struct, frozen=True):
     swarm: str
     addresses: tuple[str, ...]
     port: int
+    #: Whether it deals with devices of which it knows nothing.
+    is_open: bool = False
 
 
 class Discovery:
@@ -172,7 +177,12 @@ class Discovery:
             f"{told.id[:16]}.{SERVICE}",
             parsed_addresses=list(told.addresses),
             port=told.port,
-            properties={"id": told.id, "swarm": told.swarm, "v": str(PROTOCOL)},
+            properties={
+                "id": told.id,
+                "swarm": told.swarm,
+                "v": str(PROTOCOL),
+                **({"open": "1"} if told.is_open else {}),
+            },
             server=f"ainet-{told.id[:16]}.local.",
             host_ttl=KNOWN_SECONDS,
         )
@@ -230,7 +240,8 @@ def read_sighting(info: AsyncServiceInfo) -> Sighting | None:
     if not is_node_id(node) or len(swarm) > 64 or not (version.isdecimal() and len(version) < 6) or not info.port:
         return None
     hosts = info.parsed_scoped_addresses(IPVersion.All)[:MOST]
-    return Sighting(node, swarm, tuple(join_address(host, info.port) for host in hosts), int(version))
+    is_open = told.get(b"open") == b"1"
+    return Sighting(node, swarm, tuple(join_address(host, info.port) for host in hosts), int(version), is_open)
 
 
 def _ip_version() -> IPVersion:

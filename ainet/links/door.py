@@ -7,6 +7,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from ainet.errors import AinetError, PeerUnreachable, UsageError
+from ainet.links.strangers import give_up
 from ainet.wire.address import is_wildcard, join_address, outward_host
 from ainet.wire.carrier import Carrier, TcpCarrier
 from ainet.wire.interfaces import host_addresses
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
+    from cryptography import x509
+
     from ainet.links.link_table import LinkTable
+    from ainet.links.strangers import Strangers
 
 MAX_GREETINGS = 64  # connections that have not proved themselves yet
 MAX_GUESTS = 32  # of them on carriers that did not come over the node's own port
@@ -31,6 +35,8 @@ class Door:
     ----------
     table
         The open links, to which new ones are added.
+    strangers
+        Greets those of whom nothing is known.
     context
         Returns the TLS context of the accepting end.
     peer_url
@@ -40,9 +46,14 @@ class Door:
     """
 
     def __init__(
-        self, table: LinkTable, context: Callable[[], ssl.SSLContext], peer_url: str, log: logging.Logger
+        self,
+        table: LinkTable,
+        strangers: Strangers,
+        context: Callable[[], ssl.SSLContext],
+        peer_url: str,
+        log: logging.Logger,
     ) -> None:
-        self._table = table
+        self._table, self._strangers = table, strangers
         self._context = context
         self._peer_url = peer_url
         self._log = log
@@ -136,12 +147,24 @@ class Door:
         task.add_done_callback(self.guests.discard)
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
-        await self._greet(TcpCarrier(reader, writer), address)
-
-    async def _greet(self, carrier: Carrier, address: str, relay: str | None = None) -> None:
-        stream = SecureStream(carrier, self._context(), server_side=True, peer="the other device")
+        carrier = TcpCarrier(reader, writer)
         try:
-            await self._table.establish(stream, address, relay=relay)
+            ca = await self._strangers.hear(carrier)
+        except (OSError, AinetError) as exc:  # a TimeoutError is one
+            self._log.info("A connection from %s came to nothing: %s", address, exc)
+            await give_up(carrier)
+            return
+        await self._greet(carrier, address, stranger=ca)
+
+    async def _greet(
+        self, carrier: Carrier, address: str, relay: str | None = None, *, stranger: x509.Certificate | None = None
+    ) -> None:
+        try:
+            if stranger is not None:
+                await self._strangers.greet(carrier, stranger, address)
+            else:
+                stream = SecureStream(carrier, self._context(), server_side=True, peer="the other device")
+                await self._table.establish(stream, address, relay=relay)
         except PeerUnreachable as exc:
             self._log.info("A connection from %s came to nothing: %s", address, exc.message)
         except AinetError as exc:

@@ -21,7 +21,7 @@ from ainet.links.frames import (
     encode_frame,
     expect,
 )
-from ainet.links.standing import Standing
+from ainet.links.standing import Standing, stranger_name
 from ainet.wire.interfaces import machine
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ async def greet(
     hints: Iterable[Hint],
     take_roster: Callable[[SignedRoster], None],
     dialled: str | None,
+    stranger: Callable[[str], None] | None = None,
 ) -> Greeting:
     """Greet the other end of a stream, whose TLS handshake is done; on return, both accepted each other.
 
@@ -70,6 +71,8 @@ async def greet(
         Applies a roster that the other end shows.
     dialled
         The node id that was meant; None on the accepting end.
+    stranger
+        Raises where a device (node id) may not be linked as a stranger; None where both ends know each other.
 
     Raises
     ------
@@ -83,10 +86,18 @@ async def greet(
             raise PeerUnreachable(f"Another device answers there than {stream.peer}.")
         if peer == identity.id:
             raise Refused("This is the device itself: a node needs no link to itself.")
-        if not issued_by(certificate, identity.ca):
-            return await _greet_contact(
-                stream, identity, certificate, addresses=addresses, instance=instance, started=started
+        if stranger is not None:
+            stranger(peer)
+            nobody = Hello(PROTOCOL, identity.id, identity.id[:8], (), instance, 0, b"", started=started)
+            return await _greet_other(
+                stream, identity, certificate, nobody, name=stranger_name(peer), standing=Standing.STRANGER
             )
+        if not issued_by(certificate, identity.ca):
+            contact = identity.contacts.proven(peer, certificate)
+            own = Hello(
+                PROTOCOL, identity.id, identity.name, addresses, instance, 0, b"", machine=machine(), started=started
+            )
+            return await _greet_other(stream, identity, certificate, own, name=contact.name, standing=Standing.CONTACT)
         mine = identity.signed_roster
         hello = Hello(
             protocol=PROTOCOL,
@@ -122,21 +133,19 @@ async def greet(
     return Greeting(other, told, serial, certificate.not_valid_after_utc.timestamp(), known)
 
 
-async def _greet_contact(
+async def _greet_other(
     stream: SecureStream,
     identity: Identity,
     certificate: x509.Certificate,
+    hello: Hello,
     *,
-    addresses: tuple[str, ...],
-    instance: str,
-    started: float,
+    name: str,
+    standing: Standing,
 ) -> Greeting:
     """Greet another owner's device: neither roster nor hints are shown to it, nor taken from it."""
     peer = certificate_id(certificate)
-    contact = identity.contacts.proven(peer, certificate)
     if identity.problem:
         raise Refused(identity.problem)
-    hello = Hello(PROTOCOL, identity.id, identity.name, addresses, instance, 0, b"", machine=machine(), started=started)
     stream.write(encode_frame(hello))
     other = await expect(stream, Hello, MAX_EARLY_FRAME)
     agree(other)
@@ -145,9 +154,9 @@ async def _greet_contact(
     stream.write(encode_frame(Welcome()))
     await stream.drain()
     await expect(stream, Welcome, MAX_EARLY_FRAME)
-    named = msgspec.structs.replace(other, name=contact.name)
+    named = msgspec.structs.replace(other, name=name)
     expires = certificate.not_valid_after_utc.timestamp()
-    return Greeting(named, (), serial_of(certificate), expires, b"", Standing.CONTACT)
+    return Greeting(named, (), serial_of(certificate), expires, b"", standing)
 
 
 def agree(other: Hello) -> int:

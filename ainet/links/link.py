@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import inspect
 import itertools
-import time
-from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +34,7 @@ from ainet.links.frames import (
     encode_frame,
     read_frame,
 )
+from ainet.links.round_trips import RoundTrips
 from ainet.links.standing import Standing
 from ainet.signals import Signal
 from ainet.timing import TIMING
@@ -57,7 +56,7 @@ if TYPE_CHECKING:
 MAX_CALLS = 64  # requests of one peer that are answered at once
 MAX_BACKLOG = 16 * 1024 * 1024  # bytes that a peer who does not read may leave unsent
 OWN_PINGS = 10  # keep-alive intervals between two pings of the end that the other one pings
-ROUND_TRIPS = 16  # of which the quickest says how far away the peer is
+MAX_EARLY = 16 * 1024  # bytes that a stranger may send before its first request is answered
 
 
 class PeerLink:
@@ -115,13 +114,13 @@ class PeerLink:
         self.started = started
         #: Id of the member that passes everything on, encrypted as it is; None when the peer is reached directly.
         self.relay = relay
-        #: Smoothed round trip (s); None until the first ping was answered.
-        self.latency: float | None = None
-        self._round_trips: deque[float] = deque(maxlen=ROUND_TRIPS)
+        self._trips = RoundTrips(timeout)
         self.closed = asyncio.Event()
         #: Why the link is closed.
         self.error: AinetError | None = None
         self.transport = stream
+        # Until something is asked of a stranger, or answered.
+        stream.quota = MAX_EARLY if standing is Standing.STRANGER else None
         self._handlers = handlers
         self._receive_channel_frame = receive_channel_frame
         self._receive_roster = receive_roster
@@ -168,6 +167,7 @@ class PeerLink:
         Use it as ``async with contextlib.aclosing(link.stream(request)) as items`` where leaving early is possible.
         """
         kind, call = type(request), Outgoing()
+        self.transport.quota = None
         number = next(self._ids)
         self._calls[number] = call
         try:
@@ -270,7 +270,7 @@ class PeerLink:
         silent, heard, before = 0.0, self.transport.received, loop.time()
         for tick in itertools.count():
             if not (self._follows and self._pinged and self.latency is not None and tick % OWN_PINGS):
-                self._post(Ping(time.perf_counter_ns() // 1000))
+                self._post(Ping(self._trips.stamp()))
             self._pinged = False
             await asyncio.sleep(min(self._keepalive, self._timeout - silent))
             now = loop.time()
@@ -294,7 +294,7 @@ class PeerLink:
                 if not self.transport.backlog:
                     self._post(Pong(frame.stamp))
             case Pong():
-                self._note_latency(frame.stamp)
+                self._trips.note(frame.stamp)
             case Call():
                 self._serve(frame)
             case Item() | Reply() | Failure():
@@ -321,16 +321,19 @@ class PeerLink:
             raise ProtocolError(f"A contact sent {type(frame).__name__}, which only members may.")
 
     @property
-    def distance(self) -> float | None:
-        """Seconds one way, as the quickest of the last round trips says: the others waited for busy processors."""
-        return min(self._round_trips) / 2 if self._round_trips else None
+    def is_used(self) -> bool:
+        """Whether either end waits for an answer."""
+        return bool(self._calls or self._serving)
 
-    def _note_latency(self, stamp: int) -> None:
-        measured = (time.perf_counter_ns() // 1000 - stamp) / 1e6
-        if 0 <= measured < self._timeout:  # it is what the peer says
-            self._round_trips.append(measured)
-            before = self.latency if self.latency is not None else measured
-            self.latency = before + 0.125 * (measured - before)  # as RFC 6298 smoothes it
+    @property
+    def latency(self) -> float | None:
+        """Smoothed round trip (s); None until the first ping was answered."""
+        return self._trips.smoothed
+
+    @property
+    def distance(self) -> float | None:
+        """Seconds one way; None until the first ping was answered."""
+        return self._trips.distance
 
     def _hand_over(self, frame: Item | Reply | Failure) -> None:
         call = self._calls.get(frame.id)
@@ -369,6 +372,7 @@ class PeerLink:
                 else:
                     reply = await result
                 check(reply, kind.reply, kind)
+                self.transport.quota = None
                 await self._send(Reply(number, encode(reply)))
             except AinetError as exc:
                 await self._fail(number, exc)

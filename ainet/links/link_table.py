@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ainet.wire.stream import SecureStream
 
 MAX_LINKS = 4  # with one peer
+_WHO = {Standing.MEMBER: "{}", Standing.CONTACT: "The contact {}", Standing.STRANGER: "A {}"}
 PLAIN_WORD = b"This port speaks TLS 1.3 and is for members of an ainet swarm only.\n"
 
 
@@ -173,7 +174,13 @@ class LinkTable:
         return RosterUpdate(self.identity.signed_roster, tuple(self.book.hints()))
 
     async def establish(
-        self, stream: SecureStream, path: str, dialled: str | None = None, *, relay: str | None = None
+        self,
+        stream: SecureStream,
+        path: str,
+        dialled: str | None = None,
+        *,
+        relay: str | None = None,
+        stranger: Callable[[str], None] | None = None,
     ) -> PeerLink:
         """Greet the other end of `stream` and return the link to it.
 
@@ -185,6 +192,8 @@ class LinkTable:
             The node that was meant; None on the accepting end, and for an address that anybody may have.
         relay
             The id of the member that passes everything on.
+        stranger
+            Raises where a device may not be linked as a stranger; see `greet`.
 
         Raises
         ------
@@ -203,6 +212,7 @@ class LinkTable:
                     hints=self.book.hints(),
                     take_roster=self._apply_roster,
                     dialled=dialled,
+                    stranger=stranger,
                 )
         except TimeoutError:
             await stream.refuse(PLAIN_WORD)
@@ -272,7 +282,7 @@ class LinkTable:
         except Refused as exc:
             link.close(exc)
             raise
-        who = link.peer_name if link.standing is Standing.MEMBER else f"The contact {link.peer_name}"
+        who = _WHO[link.standing].format(link.peer_name)
         self._log.info("%s is connected (%s).", who, link.path)
         if link.standing is Standing.MEMBER:
             link.on_close(self.channels.link_lost)
@@ -283,6 +293,8 @@ class LinkTable:
 
     def _check(self, link: PeerLink, greeting: Greeting) -> None:
         """Raise `Refused` when what was agreed on in the greeting does not hold any more."""
+        if link.standing is Standing.STRANGER:
+            return
         if link.standing is Standing.CONTACT:
             if self.identity.contacts.get(link.peer_id) is None:  # it was forgotten during the greeting
                 raise Refused("This device is no contact there any more.")

@@ -19,6 +19,7 @@ from ainet.links.link_table import LinkTable
 from ainet.links.members import member_states
 from ainet.links.request import Payload, Probe, Request
 from ainet.links.standing import Standing
+from ainet.links.strangers import Strangers
 from ainet.links.trust import Trust
 from ainet.links.upkeep import Upkeep
 from ainet.timing import TIMING, Timing
@@ -74,8 +75,16 @@ class Links:
         self.trust = Trust(self.table, log)
         #: Byte streams to members that outlive links.
         self.channels = self.table.channels
+        #: Devices of which nothing is known.
+        self.strangers = Strangers(
+            self.table,
+            identity.credentials,
+            lambda node_id: self.discovery.addresses(node_id),  # noqa: PLW0108 - it is made below
+            log,
+            timing=timing,
+        )
         #: The way in for others.
-        self.door = Door(self.table, lambda: self._tls()[0], config.peer_url, log)
+        self.door = Door(self.table, self.strangers, lambda: self._tls()[0], config.peer_url, log)
         #: Ports of this device that lead to those of members.
         self.forwarders = Forwarders(self.table, self.connect, log)
         #: The nodes on the local network; nobody is looked for before the owner wants it.
@@ -137,6 +146,7 @@ class Links:
         await self.upkeep.stop()
         await self.discovery.stop()
         await self.door.stop()
+        await self.strangers.stop()
         await self._dialler.stop()
         await self.forwarders.stop()
         await self.channels.stop()
@@ -182,6 +192,18 @@ class Links:
         """Return an open link to the device, if there is one; see `LinkTable.open_link`."""
         return self.table.open_link(node_id, standing)
 
+    async def admit_strangers(self, *, is_admitted: bool) -> None:
+        """Let devices of which nothing is known come from now on, and tell the local network of it; or no more."""
+        if self.strangers.is_admitted != is_admitted:
+            self.strangers.is_admitted = is_admitted
+            if self.discovery.active:
+                await self.discovery.update()
+
+    def strangers_nearby(self) -> list[str]:
+        """Return the ids of devices on the local network that say that they deal with strangers."""
+        known = self.table.known_ids() | {self.identity.id}
+        return [one.id for one in self.discovery.sightings() if one.is_open and one.id not in known]
+
     def known_addresses(self, node_id: str) -> list[str]:
         """Return where the device may be reached, the best address first."""
         return self.table.known_addresses(node_id)
@@ -220,6 +242,8 @@ class Links:
             known = self.identity.contacts.get(node_id)
             if known is not None and (link := self.open_link(node_id, Standing.CONTACT)):
                 return link
+        if known is None and Standing.STRANGER.permits(standing):
+            return await self.strangers.connect(node_id)
         if known is None:
             removed = self.identity.roster.removed(node_id)
             raise NotFound(
@@ -250,6 +274,7 @@ class Links:
     def contact_added(self, contact: Contact, addresses: tuple[str, ...]) -> None:
         """Look for a contact that was introduced: it listens at `addresses`."""
         now = self.identity.now()
+        self.strangers.forget(contact.id)
         self.table.learn(tuple(Hint(contact.id, address, now) for address in addresses))
         self.upkeep.reset(contact.id)
 
@@ -299,7 +324,13 @@ class Links:
 
     def _announcement(self) -> Announcement:
         hosts = tuple(self.door.hosts())
-        return Announcement(self.identity.id, swarm_hash(self.identity.swarm), hosts, self.door.port)
+        return Announcement(
+            self.identity.id,
+            swarm_hash(self.identity.swarm),
+            hosts,
+            self.door.port,
+            is_open=self.strangers.is_admitted,
+        )
 
     def _sighted(self, sighting: Sighting) -> None:
         if sighting.id in self.table.known_ids():

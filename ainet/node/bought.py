@@ -62,7 +62,7 @@ class Bought:
             except AinetError:
                 pass  # it need not be here
         opened, notes = to_open(request, settings)
-        wanted = Wanted(opened, notes, request.model, digest, request.seller, request.budget)
+        wanted = Wanted(opened, notes, request.model, digest, request.seller, request.budget, request.strangers)
         async with contextlib.aclosing(self._buying.answer(wanted)) as events:
             async for event in events:
                 yield event

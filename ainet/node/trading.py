@@ -69,7 +69,15 @@ class Trading:
         timing: Timing,
     ) -> None:
         works = SoldModels(provider, settings, store, window, note_work)
-        self.accounts = Accounts(data_dir / "ledger.sqlite", links, feeds, self._allowance, log, timing=timing)
+        self.accounts = Accounts(
+            data_dir / "ledger.sqlite",
+            links,
+            feeds,
+            log,
+            allowance=self._allowance,
+            shared=self._shared_allowance,
+            timing=timing,
+        )
         wants, demand = Wants(data_dir / "wants.json", log), Demand(data_dir / "demand.json", log)
         self.selling = Selling(self.accounts, works, links, demand=demand, wants=wants, log=log, timing=timing)
         self._tokenizing = Tokenizing(
@@ -87,6 +95,7 @@ class Trading:
             selling=self.selling,
             quotes=quotes,
             accounts=self.accounts,
+            links=links,
             answers=answers,
             log=log,
         )
@@ -117,3 +126,7 @@ class Trading:
     def _allowance(self) -> Allowance:
         terms, pace = self.selling.terms, self.selling.pace
         return terms.allowance(pace) if terms is not None else Allowance(0, 0, 0)
+
+    def _shared_allowance(self) -> Allowance:
+        terms, pace = self.selling.terms, self.selling.pace
+        return terms.shared_allowance(pace) if terms is not None else Allowance(0, 0, 0)

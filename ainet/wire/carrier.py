@@ -57,6 +57,11 @@ class TcpCarrier:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        self._unread = b""
+
+    def unread(self, data: bytes) -> None:
+        """Have bytes that were read be read again, before all others."""
+        self._unread = data
 
     @property
     def local_host(self) -> str:
@@ -71,6 +76,9 @@ class TcpCarrier:
 
     async def read(self) -> bytes:
         """Return the next bytes."""
+        if self._unread:
+            data, self._unread = self._unread, b""
+            return data
         return await self._reader.read(CHUNK)
 
     def write(self, data: bytes) -> None:

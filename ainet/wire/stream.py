@@ -63,6 +63,8 @@ class SecureStream:
         self.peer = peer
         #: Bytes that came from the carrier.
         self.received = 0
+        #: Most of them; None: any number.
+        self.quota: int | None = MAX_HANDSHAKE
         #: When the last of them came, on the event loop's clock (s).
         self.heard_at = 0.0
         self._server_side = server_side
@@ -102,14 +104,13 @@ class SecureStream:
             except ssl.SSLWantReadError:
                 self._flush()
                 await self._fill()
-                if self.received > MAX_HANDSHAKE:
-                    raise ProtocolError(f"The TLS handshake with {self.peer} is too long.") from None
             except ssl.SSLError as exc:
                 if not self._is_plain:
                     self._flush()  # the alert, from which the other end learns why
                 raise self._explain(exc) from exc
             else:
                 self._flush()
+                self.quota = None
                 return
 
     async def read_exactly(self, count: int) -> bytearray:
@@ -190,6 +191,8 @@ class SecureStream:
             self._is_plain = data[0] != 0x16  # the type of a TLS handshake record
         self.received += len(data)
         self.heard_at = asyncio.get_running_loop().time()
+        if self.quota is not None and self.received > self.quota:
+            raise ProtocolError(_sentence(f"{self.peer} sent more than {self.quota:,} bytes too early."))
         self._incoming.write(data)
 
     def _flush(self) -> None:

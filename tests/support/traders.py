@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from ainet.api import ledger as shown
     from ainet.economy.terms import Terms
+    from ainet.links.link import PeerLink
 
 #: Devices that lost each other meet again soon.
 SOON = dataclasses.replace(QUICK, first_retry=0.05, last_retry=0.2)
@@ -90,7 +91,13 @@ class Trader(Device):
         self.works = MadeUp()
         self.feeds = Feeds(self.links, self.folder / "logs.sqlite", self.log)
         self.accounts = Accounts(
-            self.folder / "ledger.sqlite", self.links, self.feeds, self._allowance, self.log, timing=self.timing
+            self.folder / "ledger.sqlite",
+            self.links,
+            self.feeds,
+            self.log,
+            allowance=self._allowance,
+            shared=self._shared,
+            timing=self.timing,
         )
         self.wants = Wants(self.folder / "wants.json", self.log)
         self.demand = Demand(self.folder / "demand.json", self.log)
@@ -106,6 +113,7 @@ class Trader(Device):
         self.books = Bookkeeping(self.accounts, self.selling, self.links, Answers(), self.log)
         if self.terms is not None:
             await self.selling.open(self.terms)
+            await self.links.admit_strangers(is_admitted=self.terms.strangers)
         await super().start()
         return self
 
@@ -121,6 +129,10 @@ class Trader(Device):
     def _allowance(self) -> Allowance:
         return self.selling.terms.allowance(self.selling.pace) if self.selling.terms else Allowance(0, 0, 0)
 
+    def _shared(self) -> Allowance:
+        terms = self.selling.terms
+        return terms.shared_allowance(self.selling.pace) if terms else Allowance(0, 0, 0)
+
     async def account(self) -> shown.PairBalance:
         """Return the account with the only contact."""
         (found,) = (await self.books.balance()).accounts
@@ -131,12 +143,25 @@ class Trader(Device):
         links = self.links.table.links(Standing.CONTACT)
         return bool(links) and all([(await self.accounts.of(link.peer_id)).has_met(link) for link in links])
 
+    async def meet(self, other: Trader) -> PeerLink:
+        """Return a link to a device of which nothing is known."""
+        open_link = self.links.open_link(other.id, Standing.STRANGER)
+        return open_link or await self.links.strangers.meet(other.links.address)
+
     async def ask(
-        self, most: int = 100, prompt: int = 60, said: int = 0, between: Callable[[], object] = lambda: None
+        self,
+        most: int = 100,
+        prompt: int = 60,
+        said: int = 0,
+        between: Callable[[], object] = lambda: None,
+        stranger: Trader | None = None,
     ) -> list[int]:
-        """Buy an answer of the only contact; returns its tokens. `between`: after the price is known."""
-        (contact,) = self.identity.contacts.all()
-        link = await self.links.connect(contact.id, Standing.CONTACT)
+        """Buy an answer of the only contact, or of a stranger; returns its tokens. `between`: the price is known."""
+        if stranger is not None:
+            link = await self.meet(stranger)
+        else:
+            (contact,) = self.identity.contacts.all()
+            link = await self.links.connect(contact.id, Standing.CONTACT)
         account = await self.accounts.met(link)
         prices = await link.request(AskPrice())
         (offer,) = prices.offers

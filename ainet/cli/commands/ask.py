@@ -27,6 +27,7 @@ SAMPLING = (
     "private",
     "seller",
     "budget",
+    "strangers",
     "raw",
     "temperature",
     "top_k",
@@ -88,6 +89,8 @@ def ask_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
     )
     budget = "most time of the device that works, such as 20m; with --from"
     parser.add_argument("--budget", metavar="TIME", type=seconds, help=budget)
+    strangers = "also ask devices on the local network of which nothing is known; with --from anyone, or HOST:PORT"
+    parser.add_argument("--strangers", action="store_true", help=strangers)
     parser.add_argument("--quote", action="store_true", help="show the passages that answer, and ask no model")
     if kernel:
         parser.add_argument(
@@ -99,6 +102,8 @@ def ask_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
 
 def sampling(options: Options) -> dict[str, Any]:
     """Return `ask`'s options as `NodeClient.generate` takes them."""
+    if options.strangers and options.seller is None:
+        raise UsageError("`--strangers` says who may be asked: write `--from anyone`, or `--from HOST:PORT`, with it.")
     found = {name: getattr(options, name) for name in SAMPLING}
     found["context"] = where(options)
     if options.grammar is not None:

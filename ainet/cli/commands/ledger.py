@@ -33,6 +33,9 @@ def balance_words(found: Balances, options: Options | None = None) -> str:
         lines.append(_account_words(one))
         if options is not None and options.why:
             lines.append(_why(one))
+    if found.strangers_s:
+        left = _amount(found.strangers_left_s, round(found.strangers_left_s))
+        lines.append(f"Strangers may have {left} now, of {span(found.strangers_s)} a day, all together.")
     return "\n".join(lines) or "Nothing was bought or sold yet. `ainet offers` shows what contacts sell."
 
 

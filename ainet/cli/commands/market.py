@@ -36,6 +36,8 @@ def _sell_options(parser: argparse.ArgumentParser, _kernel: bool) -> None:
     parser.add_argument("--price", metavar="PRICE", default="auto", help=price)
     allow = "time of this device that each contact may have in a day beyond what it gave (30m)"
     parser.add_argument("--allow", metavar="TIME", default="30m", help=allow)
+    strangers = "also let devices of which nothing is known have answers: all together 10 minutes of this device a day"
+    parser.add_argument("--strangers", action="store_true", help=strangers)
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
@@ -47,8 +49,8 @@ def _sell(options: Options) -> int:
         if is_off:
             found = node.call(market.stop_selling)
         else:
-            terms = {name: getattr(options, name) for name in ("models", "max_load", "hours", "price", "allow")}
-            found = node.call(market.sell, **terms)
+            names = ("models", "max_load", "hours", "price", "allow", "strangers")
+            found = node.call(market.sell, **{name: getattr(options, name) for name in names})
     report(options, found, selling_words)
     return 0
 
@@ -60,6 +62,8 @@ def selling_words(found: SellingState) -> str:
         return found.problem or f"This device sells nothing.{going} `ainet sell` lets contacts have answers of it."
     rows = [(one.name, f"{one.price:.2f}", f"{one.tokens_per_s:.1f}", one.reason) for one in found.models]
     terms = f"{span(found.allow_s)} a day for each contact, at most {found.max_load:.0%} of the time"
+    if found.strangers_s:
+        terms += f", {span(found.strangers_s)} a day for all strangers together"
     hours = "" if found.hours == "always" else f", from {found.hours.replace('-', ' to ')} o'clock"
     return (
         f"{table(('model', 'price', 'tokens/s', 'why'), rows)}\n{terms}{hours}. Your own questions come first.{going}"

@@ -1,0 +1,150 @@
+"""Places of a device that sells: how many sessions go on at once, and who gets the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from ainet.economy.contribution import Asker, ContributionScore, order_of_service
+from ainet.errors import Busy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from ainet.economy.contribution import Record
+
+#: Sessions of all together at the same time, and of those that wait.
+PLACES, WAITING = 8, 16
+#: Sessions of one contact at the same time, and of one stranger; those that wait count.
+EACH, EACH_STRANGER = 2, 1
+#: How far the duration of the last session moves what is expected of the next one.
+WEIGHT = 0.2
+
+
+class Place:
+    """A place, or the wait for one. As a context it is given back at the end.
+
+    Attributes
+    ----------
+    asker
+        Who wants it.
+    room, size, most
+        For what it uses cells, how many, and how many there are.
+    """
+
+    def __init__(self, places: Places, asker: Asker, room: bytes, size: int, most: int) -> None:
+        self.asker, self.room, self.size, self.most = asker, room, size, most
+        self._places = places
+        self.given = asyncio.Event()
+        #: When it was given, on the event loop's clock (s).
+        self.since = 0.0
+
+    @property
+    def before(self) -> int:
+        """How many get theirs before this one."""
+        return self._places.order().index(self)
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait until the place is given, at most this long; tells whether it is."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.given.wait()
+        except TimeoutError:
+            pass
+        return self.given.is_set()
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._places.leave(self)
+
+
+class Places:
+    """Gives places to whom this device owes most, then to who asked first.
+
+    Parameters
+    ----------
+    name
+        Of this device.
+    record
+        Returns what was seen of a device (node id).
+    """
+
+    def __init__(self, name: str, record: Callable[[str], Record]) -> None:
+        self._name, self._record = name, record
+        self._taken: list[Place] = []
+        self._waiting: list[Place] = []
+        self._cells: Counter[bytes] = Counter()
+        #: Seconds that a session takes, as the last ones did; 0: none has ended yet.
+        self._lasts = 0.0
+
+    @property
+    def taken(self) -> int:
+        """The places that are taken."""
+        return len(self._taken)
+
+    def starts_in(self) -> float:
+        """Return the seconds until a session that is asked for now would begin, as far as that can be told."""
+        before = len(self._taken) + len(self._waiting) - PLACES + 1
+        return max(before, 0) * self._lasts / PLACES
+
+    def ask(self, device: str, moment: int, *, is_stranger: bool, room: bytes, size: int, most: int) -> Place:
+        """Ask for a place; it may be given at once.
+
+        Parameters
+        ----------
+        device
+            Node id.
+        moment
+            Now (ms).
+        room, size, most
+            For what it uses cells, how many, and how many of them all may use.
+
+        Raises
+        ------
+        Busy
+            The device has all that it may have, or too many wait already.
+        """
+        each = EACH_STRANGER if is_stranger else EACH
+        if sum(place.asker.device == device for place in (*self._taken, *self._waiting)) >= each:
+            raise Busy(f"{self._name} answers {each} of your questions already. Wait for one of them.", retry_after=5.0)
+        if len(self._waiting) >= WAITING:
+            raise Busy(f"{WAITING} others wait for {self._name} already. Ask again soon.", retry_after=5.0)
+        place = Place(self, Asker(device, 3 if is_stranger else 2, moment), room, size, most)
+        self._waiting.append(place)
+        self._give()
+        return place
+
+    def leave(self, place: Place) -> None:
+        """Give a place back, or wait for it no more."""
+        if place in self._waiting:
+            self._waiting.remove(place)
+        else:
+            self._taken.remove(place)
+            self._cells[place.room] -= place.size
+            lasted = asyncio.get_running_loop().time() - place.since
+            self._lasts += WEIGHT * (lasted - self._lasts) if self._lasts else lasted
+        self._give()
+
+    def order(self) -> list[Place]:
+        """Return who waits, the next one first."""
+        waiting = {id(place.asker): place for place in self._waiting}
+        records = {place.asker.device: self._record(place.asker.device) for place in self._waiting}
+        ordered = order_of_service([place.asker for place in self._waiting], ContributionScore(records, {}))
+        return [waiting[id(asker)] for asker in ordered]
+
+    def _give(self) -> None:
+        """Give what is free; whoever is next and finds no cells has others wait, too, or it would wait for ever."""
+        for place in self.order():
+            if len(self._taken) >= PLACES or self._cells[place.room] + place.size > place.most:
+                return
+            self._waiting.remove(place)
+            self._taken.append(place)
+            self._cells[place.room] += place.size
+            place.since = asyncio.get_running_loop().time()
+            place.given.set()

@@ -1,0 +1,65 @@
+"""What strangers may have of this device: one allowance for all of them, as an identity costs nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ainet.economy.balance import Allowance, Balance
+    from ainet.economy.session import Seller
+
+
+class SharedAllowance:
+    """An allowance that many accounts use up together; what a device is owed is not part of it.
+
+    Parameters
+    ----------
+    allowance
+        What they may have, all together.
+    before
+        What was given away as time went by, and when that was counted last.
+    had
+        What each account has had beyond what it gave, by the ledger's number.
+    """
+
+    def __init__(self, allowance: Allowance, before: Balance, had: dict[int, int]) -> None:
+        self.allowance = allowance
+        self._had = had
+        self._open: dict[int, Seller] = {}
+        #: `acknowledged` is what all have had or may have, `leaked` what was given away.
+        self.balance = replace(before, acknowledged=sum(had.values()))
+
+    def open(self, account: int, seller: Seller) -> None:
+        """Follow an account from now on: its sessions use up the allowance."""
+        self._open[account] = seller
+        seller.shared = self
+
+    def close(self, account: int) -> None:
+        """Remember an account of which no session goes on, as it is now."""
+        seller = self._open.pop(account, None)
+        if seller is not None:
+            self._keep(account, seller.beyond)
+
+    def left(self, moment: int) -> int:
+        """Return what all may have together, besides what sessions may take."""
+        for account, seller in self._open.items():
+            self._keep(account, seller.beyond)
+        had = sum(self._had.values())
+        # What a session has not taken was never had: it cannot have been given away either.
+        self.balance = replace(self.balance, acknowledged=had, leaked=min(self.balance.leaked, had))
+        self.balance = self.balance.at(moment, self.allowance)
+        return self.balance.left(self.allowance)
+
+    def _keep(self, account: int, beyond: int) -> None:
+        if beyond > 0:
+            self._had[account] = beyond
+        else:
+            self._had.pop(account, None)
+
+
+def had_beyond(balances: Iterable[tuple[int, Balance]]) -> dict[int, int]:
+    """Return by account what its device has had beyond what it gave, where that is anything."""
+    return {number: balance.level for number, balance in balances if balance.level > 0}
