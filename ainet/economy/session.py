@@ -201,15 +201,16 @@ class Seller:
         if added <= 0:
             return []
         given = min(max(gifts - self.balance.acknowledged_gifts, 0), added)
-        unknown = max(total - self.charged, 0)  # gifts, and what is known again after a backup was restored
+        self.charged += given  # a gift pays for nothing: what it would pay for would count as given, and as never had
+        unknown = max(total - self.charged, 0)  # what is known again after a backup was restored
         self.charged += unknown
         self.balance = replace(
             self.balance.at(moment, self.allowance),
             acknowledged=total,
             acknowledged_gifts=self.balance.acknowledged_gifts + given,
-            written_off=self.balance.written_off - min(self.balance.written_off, max(unknown - given, 0)),
+            written_off=self.balance.written_off - min(self.balance.written_off, unknown),
         )
-        self._settle(session, added - unknown)
+        self._settle(session, added - given - unknown)
         for sale in self.sales.values():
             if sale.stage is Stage.READING:
                 sale.waiting = None if self.room(sale.order.session) else moment

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from ainet.economy.voucher import Kind
 from support.effort import examples
 from support.market_pair import ALLOWANCE, EVE, LONGEST, RATE, BuyerDisk, Pair, raw, voucher
 
@@ -183,6 +184,27 @@ class CheatingBuyer(Honest):
         pair.gifts += amount  # Ben's own loss
         pair.hear(high)
         assert pair.seller.left(pair.moment) <= before
+
+    @rule(prompt=PROMPTS, times=st.integers(1, 8))
+    def call_it_a_gift(self, prompt: int, times: int) -> None:
+        """What is called a gift does not count as had: it must not pay for anything."""
+        pair = self.pair
+        pair.meet()
+        pair.order(self.session(), prompt, 300)
+        pair.pays = False
+        for _ in range(times):
+            self.go_on(100)
+            amount = pair.seller.unacknowledged
+            if not amount or not pair.is_linked:
+                break
+            known = pair.seller.balance
+            total, gifts = known.acknowledged + amount, known.acknowledged_gifts + amount
+            high = voucher(total, gifts=gifts, kind=Kind.GIFT)
+            pair.buyer.shown(total, gifts)
+            pair.buyer_disk = BuyerDisk(total, gifts, high)
+            pair.gifts += amount
+            pair.hear(high)
+        pair.pays = True
 
 
 class CheatingSeller(Honest):

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
-from support.market_pair import ALLOWANCE, RATE, Pair
+from support.market_pair import ALLOWANCE, RATE, Pair, voucher
 from support.session_players import RUNS, CheatingBuyer, CheatingSeller, Honest
 
 from ainet.economy.balance import Balance
 from ainet.economy.order import PATIENCE, VOUCHER_EVERY, Order
 from ainet.economy.session import Buyer, Seller
+from ainet.economy.voucher import Kind
 
 
 @pytest.mark.timeout(600)  # thousands of signatures
@@ -61,6 +62,20 @@ def test_a_gift_is_owed_and_does_not_lessen_what_its_giver_may_have():
     pair.check_agreed()
     assert pair.seller.balance.acknowledged_gifts == 500
     assert pair.seller.left(pair.moment) == before
+
+
+def test_what_is_called_a_gift_pays_for_nothing():
+    pair = Pair()
+    pair.meet()
+    session = bytes(16)
+    assert pair.order(session, 10, 200)
+    pair.pays = False
+    pair.generate(session, 200)
+    open_, left = pair.seller.unacknowledged, pair.seller.left(pair.moment)
+    assert open_
+    pair.hear(voucher(pair.seller.balance.acknowledged + open_, gifts=open_, kind=Kind.GIFT))
+    assert (pair.seller.unacknowledged, pair.seller.left(pair.moment)) == (open_, left)
+    assert pair.seller.room(session) == 0
 
 
 def test_what_is_acknowledged_late_is_not_written_off():
