@@ -94,7 +94,9 @@ class Selling:
         AinetError
             A model cannot be sold; nothing has changed.
         """
-        models = await self._works.models(terms.models) if terms is not None else []
+        # What a minute is worth is settled once: it must not be what somebody has guessed.
+        measure = terms is not None and not terms.pace
+        models = await self._works.models(terms.models, measure=measure) if terms is not None else []
         self.terms, self.models = terms, models
         paces = [Rate(one.parameters).cost(0, 1) / one.seconds for one in models if one.seconds > 0]
         if terms is not None:

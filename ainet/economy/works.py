@@ -57,8 +57,13 @@ class Ready(Protocol):
 class Works(Protocol):
     """The pipelines of this node, for whoever sells their answers."""
 
-    async def models(self, names: Sequence[str]) -> list[SoldModel]:
+    async def models(self, names: Sequence[str], *, measure: bool = False) -> list[SoldModel]:
         """Return the models with these names, or the one that is answered with when none is named.
+
+        Parameters
+        ----------
+        measure
+            Whether each is loaded, so that its speed is not predicted.
 
         Raises
         ------

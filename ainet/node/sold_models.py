@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from ainet.api.generate import GenerateRequest
@@ -49,10 +50,10 @@ class SoldModels:
         self._window, self._note_work = window, note_work
         self._names: dict[bytes, str] = {}
 
-    async def models(self, names: Sequence[str]) -> list[SoldModel]:
+    async def models(self, names: Sequence[str], *, measure: bool = False) -> list[SoldModel]:
         """Return the models with these names; see `Works`."""
         wanted: list[str | None] = [*names] or [self._settings.get("model")]
-        return [await self._model(name) for name in wanted]
+        return [await self._model(name, measure=measure) for name in wanted]
 
     async def vocabulary(self, tokenizer: Tokenizer) -> bytes:
         """Return a vocabulary as it travels; see `Works`."""
@@ -80,21 +81,28 @@ class SoldModels:
         finally:
             await self._provider.finish(loading)
 
-    async def _model(self, name: str | None) -> SoldModel:
+    async def _model(self, name: str | None, *, measure: bool) -> SoldModel:
         manifest = await self._provider.manifest(name)
         digest = bytes.fromhex(manifest.digest)
         self._names[digest] = manifest.digest if name is None else name
         seconds = await self._seconds(manifest)
         window = min(self._window, manifest.n_ctx_train)
-        return SoldModel(
+        sold = SoldModel(
             digest, manifest.name, millions(manifest.active_parameters), window, manifest.tokenizer, seconds
         )
+        if measure:
+            async with contextlib.aclosing(self.ready(sold, "")) as steps:
+                async for step in steps:
+                    if not isinstance(step, str):
+                        sold = sold._replace(seconds=await self._seconds(manifest))
+        return sold
 
     async def _seconds(self, manifest: Manifest) -> float:
-        """Return the time of a token: of the pipeline that is loaded, else as it would be placed."""
+        """Return the time of a token: as the stages that are loaded measured, else as it would be placed."""
         pipeline = self._loaded(manifest.digest)
         if pipeline is not None:
-            return pipeline.plan.seconds
+            measured = [figures.token_seconds for figures in await pipeline.figures()]
+            return sum(measured) if len(measured) == len(pipeline.plan.stages) else pipeline.plan.seconds
         plan = (await self._provider.plan(manifest, private=True)).plan
         if not plan.stages:
             raise NotEnough(f"{manifest.name} does not fit on this device.")

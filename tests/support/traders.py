@@ -49,7 +49,7 @@ class MadeUp:
     def __init__(self) -> None:
         self.read = 0
 
-    async def models(self, _names: Any) -> list[SoldModel]:
+    async def models(self, _names: Any, *, measure: bool = False) -> list[SoldModel]:
         return [MODEL]
 
     async def vocabulary(self, _tokenizer: Any) -> bytes:

@@ -1,0 +1,100 @@
+"""Who gets the next place of a device that sells."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from ainet.economy.contribution import Record
+from ainet.economy.places import EACH, EACH_STRANGER, PLACES, WAITING, Places
+from ainet.errors import Busy
+
+ROOM = b"a model"
+
+
+def ask(places, device, moment=0, *, stranger=False, size=1, most=1000):
+    return places.ask(device, moment, is_stranger=stranger, room=ROOM, size=size, most=most)
+
+
+@contextlib.contextmanager
+def full(places, n=PLACES):
+    """Places that are taken."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(ask(places, f"early{i}")) for i in range(n)]
+
+
+async def test_a_free_place_is_given_at_once():
+    places = Places("ana", lambda _: Record())
+    with ask(places, "ben") as place:
+        assert await place.wait(0)
+        assert places.taken == 1
+    assert places.taken == 0
+
+
+async def test_whom_this_device_owes_most_is_next_then_who_came_first_and_strangers_last():
+    gave = {"giver": Record(gave=500), "small giver": Record(gave=20), "taker": Record(had=500)}
+    places = Places("ana", lambda device: gave.get(device, Record()))
+    with contextlib.ExitStack() as stack:
+        with full(places):
+            names = ("taker", "new", "later", "small giver", "giver")
+            waiting = [stack.enter_context(ask(places, name, moment)) for moment, name in enumerate(names)]
+            stranger = stack.enter_context(ask(places, "stranger", -1, stranger=True))
+            assert not any([await place.wait(0) for place in waiting])
+            order = [place.asker.device for place in places.order()]
+            assert order == ["giver", "small giver", "new", "later", "stranger", "taker"]
+            assert (waiting[4].before, stranger.before) == (0, 4)
+        assert all([await place.wait(0) for place in waiting])
+
+
+async def test_one_place_that_is_free_is_given_to_one():
+    places = Places("ana", lambda _: Record())
+    with contextlib.ExitStack() as stack:
+        taken = [stack.enter_context(ask(places, f"early{i}")) for i in range(PLACES - 1)]
+        with ask(places, "early"):
+            first, second = (stack.enter_context(ask(places, name, i)) for i, name in enumerate(("ben", "carl")))
+            assert (await first.wait(0), places.starts_in()) == (False, 0.0)
+        assert (await first.wait(0), await second.wait(0), places.taken) == (True, False, PLACES)
+        assert len(taken) == PLACES - 1
+        assert places.starts_in() > 0  # a session has ended, so it is known how long one takes
+
+
+async def test_each_has_a_few_and_the_queue_is_not_endless():
+    places = Places("ana", lambda _: Record())
+    with contextlib.ExitStack() as stack:
+        for _ in range(EACH):
+            stack.enter_context(ask(places, "ben"))
+        with pytest.raises(Busy, match=f"answers {EACH} of your questions"):
+            ask(places, "ben")
+        for _ in range(EACH_STRANGER):
+            stack.enter_context(ask(places, "eve", stranger=True))
+        with pytest.raises(Busy, match=f"answers {EACH_STRANGER} of your questions"):
+            ask(places, "eve", stranger=True)
+        for i in range(PLACES - places.taken + WAITING):
+            stack.enter_context(ask(places, f"d{i}"))
+        with pytest.raises(Busy, match="others wait for ana"):
+            ask(places, "late")
+
+
+async def test_who_needs_more_cells_than_are_free_is_not_overtaken_for_ever():
+    places = Places("ana", lambda _: Record())
+    with ask(places, "ben", size=600):
+        long = ask(places, "carl", 1, size=500)
+        short = ask(places, "dora", 2, size=10)
+        assert not any([await place.wait(0) for place in (long, short)])
+    assert await long.wait(0)
+    assert await short.wait(0)
+    with long, short:
+        pass
+    assert places.taken == 0
+
+
+async def test_who_gives_up_waiting_is_in_nobody_s_way():
+    places = Places("ana", lambda _: Record())
+    with full(places):
+        with ask(places, "ben") as ben:
+            assert not await ben.wait(0)
+        carl = ask(places, "carl")
+    with carl:
+        assert await carl.wait(0)
+    assert places.taken == 0
