@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from ainet.node.node import Node
 
 RESULTS = Path(__file__).parent / "results" / "economy.json"
-STORY = "Tell a long story of a lighthouse, and of the sea around it."
+#: Continued greedily, this goes on for ever.
+STORY = "a b c d e f g " * 11 + "a b c d e f g"
 SETTINGS = {"context_window": 2048, "speculate": False, "stage_threads": 1, "threads": 1}
 QUICK = Timing(sold_load=0.1)
 TOKENS, ROUNDS = 250, 5
@@ -104,7 +105,7 @@ async def _answer(node: Node, **options: Any) -> tuple[float, float]:
     begun = time.perf_counter()
     times: list[tuple[float, int]] = []
     async with contextlib.aclosing(
-        node.generate(question(STORY, max_tokens=TOKENS, temperature=1.0, grammar="root ::= [a-z ] root", **options))
+        node.generate(question(STORY, max_tokens=TOKENS, raw=True, temperature=0.0, **options))
     ) as events:
         async for event in events:
             if isinstance(event, Text) and event.tokens:
@@ -226,29 +227,31 @@ def measure_owner() -> dict[str, Any]:
     async def work() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             names = {f"b{n}": {**SETTINGS, "discover_models": False} for n in range(4)}
-            async with owners(Path(folder), QUICK, ana={**SETTINGS, "context_window": 8192}, **names) as found:
+            async with owners(
+                Path(folder), QUICK, ana={**SETTINGS, "context_window": 8192, "sessions": 10}, **names
+            ) as found:
                 ana, *buyers = found.values()
                 await ana.call(market.sell, [], price="0.01", max_load="100%")
                 await _first(ana, 0)
-                alone = [await _first(ana, seed) for seed in range(1, 4)]
+                alone = [await _first(ana, seed) for seed in range(-5, 0)]
                 asked = [
-                    asyncio.create_task(_many(buyer, f"Story {n} of {buyer.name}."))
+                    asyncio.create_task(_many(buyer, f"{buyer.name} {n}. {STORY}"))
                     for buyer in buyers
                     for n in range(2)
                 ]
-                while (await ana.call(market.selling)).sessions < 8:
-                    await asyncio.sleep(0.1)
                 beside = []
-                for seed in range(4, 7):
-                    await asyncio.sleep(2)
+                for seed in range(4, 9):
+                    await asyncio.sleep(1)
+                    while (await ana.call(market.selling)).sessions < 8:
+                        await asyncio.sleep(0.02)
                     beside.append(await _first(ana, seed))
-                    assert (await ana.call(market.selling)).sessions == 8
                 for task in asked:
                     task.cancel()
                 await asyncio.gather(*asked, return_exceptions=True)
         return {
             "the owner's first token alone, s": round(statistics.median(alone), 3),
             "while eight bought sessions run, s (aim: at most 1 s later)": round(statistics.median(beside), 3),
+            "and at most, s": round(max(beside), 3),
         }
 
     return asyncio.run(work())
@@ -267,10 +270,11 @@ async def _first(node: Node, seed: int) -> float:
 
 
 async def _many(node: Node, text: str) -> None:
-    options = {"max_tokens": 450, "temperature": 1.0, "grammar": "root ::= [a-z ] root", "seller": "ana"}
-    async with contextlib.aclosing(node.generate(question(text, **options))) as events:
-        async for _ in events:
-            pass
+    options = {"max_tokens": 380, "temperature": 0.0, "raw": True, "seller": "ana"}
+    while True:
+        async with contextlib.aclosing(node.generate(question(text, **options))) as events:
+            async for _ in events:
+                pass
 
 
 PARTS = {

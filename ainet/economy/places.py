@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ainet.economy.contribution import Asker, ContributionScore, order_of_service
 from ainet.errors import Busy
@@ -17,10 +17,35 @@ if TYPE_CHECKING:
 
 #: Sessions of all together at the same time, and of those that wait.
 PLACES, WAITING = 8, 16
+#: Slots of a model that are left to its owner, where it has as many.
+OWN_SLOTS = 2
 #: Sessions of one contact at the same time, and of one stranger; those that wait count.
 EACH, EACH_STRANGER = 2, 1
 #: How far the duration of the last session moves what is expected of the next one.
 WEIGHT = 0.2
+
+
+class Room(NamedTuple):
+    """What sessions of a model use.
+
+    Attributes
+    ----------
+    model
+        Whose they are.
+    cells
+        Tokens for which those of others have room.
+    slots
+        Sessions that can go on at once, the owner's included.
+    """
+
+    model: bytes
+    cells: int
+    slots: int
+
+    @property
+    def places(self) -> int:
+        """The slots that others may have: one is left to the owner, or the next one that is free."""
+        return max(min(PLACES, self.slots - OWN_SLOTS), 1)
 
 
 class Place:
@@ -30,12 +55,14 @@ class Place:
     ----------
     asker
         Who wants it.
-    room, size, most
-        For what it uses cells, how many, and how many there are.
+    room
+        What it uses.
+    size
+        How much of that.
     """
 
-    def __init__(self, places: Places, asker: Asker, room: bytes, size: int, most: int) -> None:
-        self.asker, self.room, self.size, self.most = asker, room, size, most
+    def __init__(self, places: Places, asker: Asker, room: Room, size: int) -> None:
+        self.asker, self.room, self.size = asker, room, size
         self._places = places
         self.given = asyncio.Event()
         #: When it was given, on the event loop's clock (s).
@@ -80,6 +107,9 @@ class Places:
         self._taken: list[Place] = []
         self._waiting: list[Place] = []
         self._cells: Counter[bytes] = Counter()
+        self._sessions: Counter[bytes] = Counter()
+        #: Whether no place is given for now: the owner comes first.
+        self._is_held = False
         #: Seconds that a session takes, as the last ones did; 0: none has ended yet.
         self._lasts = 0.0
 
@@ -93,7 +123,16 @@ class Places:
         before = len(self._taken) + len(self._waiting) - PLACES + 1
         return max(before, 0) * self._lasts / PLACES
 
-    def ask(self, device: str, moment: int, *, is_stranger: bool, room: bytes, size: int, most: int) -> Place:
+    def hold(self, *, is_held: bool) -> None:
+        """Give no place for now, or give them again."""
+        self._is_held = is_held
+        self._give()
+
+    def has_slot(self, model: bytes, slots: int) -> bool:
+        """Whether one of the slots of a model is left for its owner."""
+        return self._sessions[model] < slots
+
+    def ask(self, device: str, moment: int, *, is_stranger: bool, room: Room, size: int) -> Place:
         """Ask for a place; it may be given at once.
 
         Parameters
@@ -102,8 +141,8 @@ class Places:
             Node id.
         moment
             Now (ms).
-        room, size, most
-            For what it uses cells, how many, and how many of them all may use.
+        room, size
+            What it uses, and for how many tokens.
 
         Raises
         ------
@@ -115,7 +154,7 @@ class Places:
             raise Busy(f"{self._name} answers {each} of your questions already. Wait for one of them.", retry_after=5.0)
         if len(self._waiting) >= WAITING:
             raise Busy(f"{WAITING} others wait for {self._name} already. Ask again soon.", retry_after=5.0)
-        place = Place(self, Asker(device, 3 if is_stranger else 2, moment), room, size, most)
+        place = Place(self, Asker(device, 3 if is_stranger else 2, moment), room, size)
         self._waiting.append(place)
         self._give()
         return place
@@ -126,7 +165,8 @@ class Places:
             self._waiting.remove(place)
         else:
             self._taken.remove(place)
-            self._cells[place.room] -= place.size
+            self._cells[place.room.model] -= place.size
+            self._sessions[place.room.model] -= 1
             lasted = asyncio.get_running_loop().time() - place.since
             self._lasts += WEIGHT * (lasted - self._lasts) if self._lasts else lasted
         self._give()
@@ -139,12 +179,18 @@ class Places:
         return [waiting[id(asker)] for asker in ordered]
 
     def _give(self) -> None:
-        """Give what is free; whoever is next and finds no cells has others wait, too, or it would wait for ever."""
-        for place in self.order():
-            if len(self._taken) >= PLACES or self._cells[place.room] + place.size > place.most:
-                return
+        """Give what is free; who wants the same model as the next one, but less of it, does not overtake that one."""
+        full = set[bytes]()
+        for place in [] if self._is_held else self.order():
+            room = place.room
+            is_full = self._sessions[room.model] >= room.places or len(self._taken) >= PLACES
+            if is_full or self._cells[room.model] + place.size > room.cells:
+                full.add(room.model)
+            if room.model in full:
+                continue
             self._waiting.remove(place)
             self._taken.append(place)
-            self._cells[place.room] += place.size
+            self._cells[room.model] += place.size
+            self._sessions[room.model] += 1
             place.since = asyncio.get_running_loop().time()
             place.given.set()

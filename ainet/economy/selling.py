@@ -11,7 +11,7 @@ from ainet.economy.credits import UNIT_PRICE, Rate
 from ainet.economy.load import BusyTime
 from ainet.economy.order import Order
 from ainet.economy.pair_account import now
-from ainet.economy.places import Places
+from ainet.economy.places import Places, Room
 from ainet.economy.pricing import DynamicPricing, Load
 from ainet.economy.requests import PIECE, AskPrice, Buy, CheckAnswer, Getting, Offer, Pay, Piece, Prices, SaleEvent
 from ainet.economy.sold_session import SoldSession
@@ -76,7 +76,7 @@ class Selling:
         self.models: list[SoldModel] = []
         #: Credits of what this device computes in a second.
         self.pace = 0
-        self._flows: dict[bytes, Flow] = {}
+        self._flows: dict[bytes, tuple[Flow, SoldModel]] = {}
         self._places = Places(links.identity.name, accounts.record)
         self._owners = 0
         self._tasks = Tasks("The end of a session was not written down", log)
@@ -130,12 +130,15 @@ class Selling:
 
     def _pause(self) -> None:
         """Let sessions of others wait while something comes first, or they have had their part of the time."""
+        self._places.hold(is_held=self._owners > 0)
         is_held = self._owners > 0 or (self.terms is not None and self._sold.share > self.terms.max_load)
         self._sold.hold(is_held=is_held)
-        for flow in self._flows.values():
-            if is_held and not flow.is_paused:
+        for flow, model in self._flows.values():
+            # Where every slot is taken, the owner gets the first one that is free: nobody waits for the other.
+            waits = is_held and (not self._owners or self._places.has_slot(model.digest, model.slots))
+            if waits and not flow.is_paused:
                 flow.pause()
-            elif flow.is_paused and not is_held:
+            elif flow.is_paused and not waits:
                 flow.go_on()
 
     async def _hold_load(self) -> None:
@@ -296,9 +299,8 @@ class Selling:
                 link.peer_id,
                 now(),
                 is_stranger=link.standing is Standing.STRANGER,
-                room=model.digest,
+                room=Room(model.digest, self._window(model), model.slots),
                 size=order.prompt + order.most,
-                most=self._window(model),
             )
         except Busy:
             self._demand.note("place")
@@ -313,7 +315,8 @@ class Selling:
         judged: CheckAnswer | None,
     ) -> AsyncGenerator[SaleEvent | Ended, None]:
         session = order.session
-        flow = self._flows[session] = Flow(0)
+        flow = Flow(0)
+        self._flows[session] = flow, model
         self._pause()
         sold = SoldSession(
             account,

@@ -26,6 +26,8 @@ class SoldModel(NamedTuple):
         Most tokens of a prompt and its answer together.
     seconds
         The time of a token (s), measured or predicted.
+    slots
+        Sessions that can go on at once, the owner's included.
     """
 
     digest: bytes
@@ -34,6 +36,7 @@ class SoldModel(NamedTuple):
     window: int
     tokenizer: Tokenizer
     seconds: float
+    slots: int
 
 
 def is_called(model: SoldModel, name: str) -> bool:

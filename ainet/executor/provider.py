@@ -12,6 +12,7 @@ from ainet.executor.pipeline import Pipeline, PipelineOptions
 from ainet.executor.pool import PipelinePool
 from ainet.executor.routing import Router
 from ainet.hosting.requests import LoadProgress, load_lease
+from ainet.placement.footprint import goes_alone
 from ainet.tasks import Tasks
 from ainet.timing import TIMING, Timing
 
@@ -115,6 +116,10 @@ class Provider:
     async def settings(self, name: str | None) -> ModelSettings:
         """Return what the model with this name, or the default one, is asked with; see `ModelFinder.settings`."""
         return await self.finder.settings(name or self._config.model)
+
+    def slots(self, manifest: Manifest) -> int:
+        """Return how many sessions of a model go on at once."""
+        return 1 if goes_alone(manifest, exact=self._options.exact) else self._options.sessions
 
     async def plan(self, manifest: Manifest, stages: int | None = None, *, private: bool = False) -> Planned:
         """Place the model where it fits once idle pipelines are unloaded; see `Survey.plan`."""

@@ -87,9 +87,9 @@ class SoldModels:
         self._names[digest] = manifest.digest if name is None else name
         seconds = await self._seconds(manifest)
         window = min(self._window, manifest.n_ctx_train)
-        sold = SoldModel(
-            digest, manifest.name, millions(manifest.active_parameters), window, manifest.tokenizer, seconds
-        )
+        slots = self._provider.slots(manifest)
+        parameters = millions(manifest.active_parameters)
+        sold = SoldModel(digest, manifest.name, parameters, window, manifest.tokenizer, seconds, slots)
         if measure:
             async with contextlib.aclosing(self.ready(sold, "")) as steps:
                 async for step in steps:

@@ -40,6 +40,11 @@ MASK, MASKS = 0.75, 2_000_000
 STATE_COPIES = 2
 
 
+def goes_alone(manifest: Manifest, *, exact: bool) -> bool:
+    """Whether a model answers one session after the other."""
+    return manifest.split.alone or (exact and any(layer.recurs for layer in manifest.layers))
+
+
 class Footprint:
     """The memory of a model's stages.
 
@@ -65,8 +70,7 @@ class Footprint:
         rollback: int = 0,
     ) -> None:
         # Besides, in exact mode: one for rows that fill up batches, and one for cells that are left taken.
-        one = manifest.split.alone or (exact and any(layer.recurs for layer in manifest.layers))
-        slots = 1 if one else sessions * (SLOTS_OF_EXACT if exact else 1)
+        slots = 1 if goes_alone(manifest, exact=exact) else sessions * (SLOTS_OF_EXACT if exact else 1)
         sequences = slots + (2 if exact else 0)
         # As llama.cpp rounds it, with a cell that fills up batches.
         cells = padded(n_ctx + exact, CELLS)

@@ -24,7 +24,7 @@ from ainet.stages.ring.frames import Frame, Kind, RingConnection
 from ainet.stages.ring.hidden_states import HiddenStates
 from ainet.stages.ring.inbox import Inbox
 from ainet.stages.ring.kept_states import KeptStates
-from ainet.stages.ring.ring import Ring
+from ainet.stages.ring.ring import LAST, Ring
 from ainet.stages.sessions.composer import Composer
 from ainet.stages.sessions.head import Head
 from ainet.timing import TIMING, Timing
@@ -334,7 +334,8 @@ class Stage:
             if position < self._again.get(slot, 0):
                 self._compute_again(slot, position, some, step)
             else:
-                self._composer.prompt(slot, position, some, step=step, logits=bool(outputs) and not is_replay)
+                logits, is_last = bool(outputs % LAST) and not is_replay, outputs >= LAST and not is_replay
+                self._composer.prompt(slot, position, some, step=step, logits=logits, is_last=is_last)
 
     def _compute_again(self, slot: int, position: int, tokens: NDArray[np.int32], step: int) -> None:
         """Compute what a lost first stage had computed, for stages that are new as well."""

@@ -14,6 +14,8 @@ from ainet.timing import TIMING
 
 SMALL = {"stage_threads": 1, "context_window": 512, "threads": 1}
 ENDLESS = "root ::= [a-z ] root"
+#: Continued as it is, without chance, this goes on for ever; no grammar makes it slow.
+ON_AND_ON = "a b c d e f g " * 19 + "a b c d e f g"
 
 
 @contextlib.asynccontextmanager

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 SOON = dataclasses.replace(QUICK, first_retry=0.05, last_retry=0.2)
 DIGEST = "a" * 64
 #: It is not fast, so that 64 tokens are more than a second of it.
-MODEL = SoldModel(bytes.fromhex(DIGEST), "made up", 100, 4096, Tokenizer(DIGEST, 1, DIGEST, 1), 0.02)
+MODEL = SoldModel(bytes.fromhex(DIGEST), "made up", 100, 4096, Tokenizer(DIGEST, 1, DIGEST, 1), 0.02, 10)
 
 
 class MadeUp:

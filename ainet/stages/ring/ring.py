@@ -28,6 +28,10 @@ class Next(NamedTuple):
     tokens: list[int]
 
 
+#: Added to the `outputs` of a prompt's segment: the prompts of others come first.
+LAST = 2
+
+
 class Ring:
     """Tells the first stage what to compute, and all stages what to do between two micro-batches, in order.
 
@@ -40,9 +44,19 @@ class Ring:
     def __init__(self, dispatch: Callable[[Kind, list[Segment], NDArray[np.int32]], None]) -> None:
         self._dispatch = dispatch
 
-    def prompt(self, slot: int, position: int, tokens: NDArray[np.int32], *, logits: bool) -> None:
-        """Process `tokens` from `position` on, which follow what every stage has; `logits` for the next token."""
-        self._dispatch(Kind.PROMPT, [Segment(slot, position, len(tokens), int(logits))], tokens)
+    def prompt(
+        self, slot: int, position: int, tokens: NDArray[np.int32], *, logits: bool, is_last: bool = False
+    ) -> None:
+        """Process `tokens` from `position` on, which follow what every stage has.
+
+        Parameters
+        ----------
+        logits
+            Whether they are wanted for the next token.
+        is_last
+            Whether the prompts of others come first.
+        """
+        self._dispatch(Kind.PROMPT, [Segment(slot, position, len(tokens), logits | is_last * LAST)], tokens)
 
     def replay(self, slot: int, steps: Sequence[tuple[int, list[int], int]]) -> None:
         """Process tokens that were generated before: from which position on, which ones, how many at once."""

@@ -2,8 +2,9 @@
 
 Tokens of running answers go first, spread over as many micro-batches as there are stages that compute at the same time,
 so that each works on different sessions. A prompt fills what is left, in chunks that are small while somebody waits for
-tokens; several prompts take turns. (The idea of chunked prefills that ride along with decodes: Agrawal et al., "Taming
-Throughput-Latency Tradeoff in LLM Inference with Sarathi-Serve", OSDI 2024.)
+tokens; several prompts take turns, and those of sessions that are sold come after all others. (The idea of chunked
+prefills that ride along with decodes: Agrawal et al., "Taming Throughput-Latency Tradeoff in LLM Inference with
+Sarathi-Serve", OSDI 2024.)
 """
 
 from __future__ import annotations
@@ -60,12 +61,23 @@ class Composer:
         self._ready: dict[int, Work] = {}
         #: Sessions whose prompt is on its way: they wait for tokens.
         self._running: set[int] = set()
+        #: Sessions whose prompts come after those of all others.
+        self._last: set[int] = set()
 
     def __bool__(self) -> bool:
         """Whether there is anything to compute."""
         return bool(self._prompts or self._ready)
 
-    def prompt(self, slot: int, position: int, tokens: NDArray[np.int32], *, step: int = 0, logits: bool) -> None:
+    def prompt(
+        self,
+        slot: int,
+        position: int,
+        tokens: NDArray[np.int32],
+        *,
+        step: int = 0,
+        logits: bool,
+        is_last: bool = False,
+    ) -> None:
         """Take a prompt, or tokens that were generated before: they come after what the session has here already.
 
         Parameters
@@ -74,7 +86,11 @@ class Composer:
             The number that is computed at once; 0: as many as fit.
         logits
             Whether they are wanted after the last token.
+        is_last
+            Whether the prompts of other sessions come first.
         """
+        if is_last:
+            self._last.add(slot)
         work = Work(position, tokens, step or self._n_ubatch, logits)
         self._prompts.setdefault(slot, deque()).append(work)
 
@@ -88,13 +104,13 @@ class Composer:
         self._prompts.pop(slot, None)
         self._ready.pop(slot, None)
         self._running.discard(slot)
+        self._last.discard(slot)
 
     def compose(self) -> MicroBatch:
         """Return the next micro-batch; there must be something to compute."""
         segments: list[Segment] = []
         parts: list[NDArray[np.int32]] = []
         room = self._n_ubatch
-        is_shared = bool(self._running)
         most = -(-len(self._running) // self._n_groups)
         for slot, work in list(self._ready.items())[:most]:
             n = len(work.tokens)
@@ -105,14 +121,18 @@ class Composer:
             parts.append(work.tokens)
             room -= n
         if self._prompts and room and not (self._equal_rows and segments):
-            segment, tokens = self._chunk(min(room, SHARED_ROWS) if is_shared else room)
+            segment, tokens = self._chunk(room)
             segments.append(segment)
             parts.append(tokens)
         return MicroBatch(segments, parts[0] if len(parts) == 1 else np.concatenate(parts))
 
     def _chunk(self, room: int) -> tuple[Segment, NDArray[np.int32]]:
         """Return the next rows of the prompt whose turn it is."""
-        slot = next(iter(self._prompts))
+        first = next(iter(self._prompts))
+        slot = next((one for one in self._prompts if one not in self._last), first)
+        # Whoever waits for tokens, and does not come last, waits for each chunk of it.
+        is_shared = bool(self._running if slot in self._last else self._running - self._last)
+        room = min(room, SHARED_ROWS) if is_shared else room
         works = self._prompts.pop(slot)
         work = works.popleft()
         n = min(room, work.step)

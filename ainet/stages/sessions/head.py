@@ -319,10 +319,10 @@ class Head:
         """
         last = known or (len(session.tokens) - 1 if session.generated else kept)
         if last > kept and self._recovered.is_computed_again(known):
-            self._ring.prompt(session.slot, kept, session.prompt[kept:last], logits=False)
+            self._ring.prompt(session.slot, kept, session.prompt[kept:last], logits=False, is_last=session.is_sold)
             if session.generated:
                 self._ring.replay(session.slot, self._cells.replayed(session))
-        self._ring.prompt(session.slot, last, session.tokens[last:], logits=True)
+        self._ring.prompt(session.slot, last, session.tokens[last:], logits=True, is_last=session.is_sold)
 
     def _keep(self, session: Session, known: int, cells: int) -> None:
         """Have the stages keep the tokens that are known of a session, in this many cells: for the next question."""

@@ -207,6 +207,11 @@ class Session:
         return self.draft
 
     @property
+    def is_sold(self) -> bool:
+        """Whether its asker pays for it as it comes, and others come first."""
+        return self.request.allowed is not None
+
+    @property
     def may_go_on(self) -> bool:
         """Whether another token may be said. What was tried for nothing has to leave the cells before a pause."""
         return len(self.generated) < self.allowed or self.has_leftovers

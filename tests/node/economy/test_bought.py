@@ -10,7 +10,7 @@ import time
 
 import pytest
 from support.cheats import without_layers
-from support.local_nodes import ENDLESS, ask, owners, question
+from support.local_nodes import ENDLESS, ON_AND_ON, ask, owners, question
 from support.trade import QUICK, SEA, accounts, check_agreed, until
 
 from ainet.api import economy, incentives, ledger, market
@@ -133,7 +133,7 @@ async def test_what_cannot_be_bought_is_said_in_one_sentence(tmp_path):
         assert words.startswith("ana gives you 1 second a day; ")
         assert " are left, this answer may take " in words
         assert " A first word fits at " in words
-        await ana.call(market.sell, [], allow="20s", price="20")
+        await ana.call(market.sell, [], allow="5s", price="20")
         words = await refused(Refused, seller="ana", max_tokens=300)
         fits = int(words.split("--max-tokens ")[1].split("`")[0])
         assert len((await ask(ben, text=SEA, seller="ana", max_tokens=fits, grammar=ENDLESS)).tokens) == fits
@@ -302,3 +302,23 @@ async def test_gifts_and_bonuses_raise_what_may_be_had_and_are_their_givers(tmp_
             await ask(ben, text=SEA, seller="ana", model="larger")
         (missed,) = (await ana.call(incentives.earn)).missed
         assert (missed.reason, missed.what, missed.times) == ("model", "larger", 1)
+
+
+@pytest.mark.parametrize("sessions", [1, 3])
+async def test_the_owner_is_answered_also_where_others_have_all_that_may_be_had(tmp_path, sessions):
+    ana_has = {"sessions": sessions, "context_window": 2048}
+    async with owners(tmp_path, QUICK, ana=ana_has, ben={"discover_models": False}) as found:
+        ana, ben = found.values()
+        await ana.call(market.sell, [], max_load="100%", price="0.01")
+        options = {"max_tokens": 400, "raw": True, "seller": "ana"}
+        asked = [asyncio.create_task(ask(ben, text=ON_AND_ON, seed=n, **options)) for n in range(2)]
+
+        async def is_going_on():
+            return (await ana.call(market.selling)).sessions == 1
+
+        await until(is_going_on)
+        own = await asyncio.gather(*(ask(ana, text=f"{n}?", max_tokens=3) for n in range(3)))
+        assert [len(one.tokens) for one in own] == [3, 3, 3]
+        # With a slot of her own nobody of them waited for Ben's first answer; without, they came before his second.
+        assert sum(task.done() for task in asked) == (0 if sessions > 1 else 1)
+        assert [len(one.tokens) for one in await asyncio.gather(*asked)] == [400, 400]

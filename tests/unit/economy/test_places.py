@@ -7,14 +7,14 @@ import contextlib
 import pytest
 
 from ainet.economy.contribution import Record
-from ainet.economy.places import EACH, EACH_STRANGER, PLACES, WAITING, Places
+from ainet.economy.places import EACH, EACH_STRANGER, OWN_SLOTS, PLACES, WAITING, Places, Room
 from ainet.errors import Busy
 
-ROOM = b"a model"
+ROOM = Room(b"a model", 1000, PLACES + OWN_SLOTS)
 
 
-def ask(places, device, moment=0, *, stranger=False, size=1, most=1000):
-    return places.ask(device, moment, is_stranger=stranger, room=ROOM, size=size, most=most)
+def ask(places, device, moment=0, *, stranger=False, size=1, room=ROOM):
+    return places.ask(device, moment, is_stranger=stranger, room=room, size=size)
 
 
 @contextlib.contextmanager
@@ -98,3 +98,23 @@ async def test_who_gives_up_waiting_is_in_nobody_s_way():
     with carl:
         assert await carl.wait(0)
     assert places.taken == 0
+
+
+async def test_slots_are_left_to_the_owner_as_far_as_there_are_any():
+    assert [Room(b"", 1, slots).places for slots in (1, 2, 3, 4, 8, 10, 64)] == [1, 1, 1, 2, 6, PLACES, PLACES]
+    places = Places("ana", lambda _: Record())
+    few = Room(b"few", 1000, 4)
+    with ask(places, "ben", room=few), ask(places, "carl", room=few), ask(places, "dora", room=few) as third:
+        assert not await third.wait(0)
+        assert places.has_slot(few.model, few.slots)
+    with ask(places, "ben", room=Room(b"one", 1000, 1)):
+        assert not places.has_slot(b"one", 1)
+
+
+async def test_nobody_gets_a_place_while_the_owner_asks():
+    places = Places("ana", lambda _: Record())
+    places.hold(is_held=True)
+    with ask(places, "ben") as place:
+        assert not await place.wait(0)
+        places.hold(is_held=False)
+        assert await place.wait(0)

@@ -133,3 +133,19 @@ def test_every_token_is_computed_once_and_in_order(n_ubatch, n_stages, steps, re
             computed[segment.slot] += batch.tokens[begin : begin + segment.rows].tolist()
             begin += segment.rows
     assert computed == {slot: known for slot, known in given_tokens.items() if known and slot not in released}
+
+
+def test_prompts_of_what_is_sold_come_after_all_others():
+    composer = Composer(32, 1)
+    composer.prompt(0, 0, tokens(60), logits=True, is_last=True)
+    composer.prompt(1, 0, tokens(60), logits=True, is_last=True)
+    assert shapes(composer) == [(0, 32, 0)]
+    composer.prompt(2, 0, tokens(70), logits=True)
+    # In whole chunks, whoever of the others waits for tokens.
+    assert [shapes(composer) for _ in range(3)] == [[(2, 32, 0)], [(2, 32, 0)], [(2, 6, 1)]]
+    assert shapes(composer) == [(1, SHARED_ROWS, 0)]
+    composer.release(2)
+    assert shapes(composer) == [(0, 28, 1)]
+    assert shapes(composer) == [(1, SHARED_ROWS, 0)]
+    composer.prompt(2, 0, tokens(32), logits=True)
+    assert shapes(composer) == [(2, 32, 1)]  # the slot is another session's now
