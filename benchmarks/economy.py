@@ -1,6 +1,8 @@
 """What buying costs: vouchers, rows, prices, checks, and a bought answer beside an own one.
 
-    python benchmarks/economy.py [vouchers] [answers] [prices] [checks] [owner]
+    python benchmarks/economy.py [vouchers] [answers] [far] [prices] [checks] [owner]
+
+`far` makes network namespaces, and so needs root and iproute2.
 
 Everything is measured beside its limit in the same run; results are printed, and kept in `results/economy.json`.
 """
@@ -12,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import statistics
 import sys
 import tempfile
@@ -21,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from support.lan import Lan, LanNodes
 from support.local_nodes import owners, question
 
 from ainet.api import market
-from ainet.api.generate import Done, Text
+from ainet.api.generate import Done, Message, Text
 from ainet.economy import voucher as vouchers
 from ainet.economy.credits import Rate
 from ainet.economy.ledger import DistributedLedger, Model
@@ -33,6 +37,7 @@ from ainet.economy.signed import Parties
 from ainet.timing import Timing
 
 if TYPE_CHECKING:
+    from ainet.client.client import NodeClient
     from ainet.node.node import Node
 
 RESULTS = Path(__file__).parent / "results" / "economy.json"
@@ -140,6 +145,54 @@ def measure_answers() -> dict[str, Any]:
         }
 
     return asyncio.run(work())
+
+
+def measure_far() -> dict[str, Any]:
+    """Measure a bought answer beside the seller's own one, in turns, over cables on which everything takes a while."""
+    found: dict[str, Any] = {}
+    for round_trip in (0.02, 0.1):
+        names = {"ana": True, "ben": False}
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Lan(f"ef{os.getpid() % 10000}", *names, apart=round_trip / 2) as lan,
+        ):
+            nodes = LanNodes(lan, Path(folder))
+            try:
+                for name, has_model in names.items():
+                    nodes.start(name, **SETTINGS, discover_models=has_model)
+                ticket = nodes.json("ana", "introduce", "--lan")["ticket"]
+                nodes.run("ben", "accept", ticket, "--lan")
+                nodes.run("ana", "sell", "--price", "1", "--max-load", "100%")
+                found |= _far(nodes, round_trip)
+            finally:
+                nodes.close()
+                for name in names:
+                    nodes.python(name, "-m", "ainet", "down")
+    return found
+
+
+def _far(nodes: LanNodes, round_trip: float) -> dict[str, Any]:
+    def answer(name: str, seed: int, **options: Any) -> float:
+        def work(node: NodeClient) -> float:
+            asked = {"raw": True, "temperature": 0.0, "max_tokens": TOKENS, "seed": seed, **options}
+            times = [
+                (time.perf_counter(), len(event.tokens))
+                for event in node.generate([Message("user", STORY)], **asked)
+                if isinstance(event, Text) and event.tokens
+            ]
+            assert sum(n for _, n in times) == TOKENS
+            return sum(n for _, n in times[1:]) / (times[-1][0] - times[0][0])
+
+        return nodes.client(name, work)
+
+    answer("ana", 0)
+    answer("ben", 0, seller="ana")
+    pairs = [(answer("ana", seed), answer("ben", seed, seller="ana")) for seed in range(ROUNDS)]
+    what = f"with {1000 * round_trip:.0f} ms there and back"
+    return {
+        f"own and bought {what}, tokens/s": [round(statistics.median(one), 1) for one in zip(*pairs, strict=True)],
+        f"bought / own {what} (aim 0.98)": round(statistics.median(bought / own for own, bought in pairs), 3),
+    }
 
 
 def measure_prices() -> dict[str, Any]:
@@ -280,6 +333,7 @@ async def _many(node: Node, text: str) -> None:
 PARTS = {
     "vouchers": measure_vouchers,
     "answers": measure_answers,
+    "far": measure_far,
     "prices": measure_prices,
     "checks": measure_checks,
     "owner": measure_owner,
