@@ -14,27 +14,24 @@ import math
 import random
 import statistics
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ainet.economy.balance import DAY_MS, Allowance, Balance
+from line_chart import write_chart
+from owners import ANSWER, ONE, PROMPT, RATE, Owner, allowance, owners, serve
+
+from ainet.economy.balance import DAY_MS, Balance
 from ainet.economy.checks import ONE_IN, is_due, lies
 from ainet.economy.choice import MOST_ASKED, SellerQuote, choices
 from ainet.economy.contribution import Asker, ContributionScore, Record, order_of_service
-from ainet.economy.credits import Rate
 from ainet.economy.order import Order
 from ainet.economy.pricing import DynamicPricing, Load
 from ainet.economy.session import Buyer, Seller
 
 RESULTS = Path(__file__).parent / "results" / "economy_market.json"
+DOCS = Path(__file__).parent.parent / "docs"
 HOUR_MS, MINUTE_MS = 3_600_000, 60_000
-#: Active parameters (millions) of the model that everybody asks for, and tokens of a question and of its answer.
-PARAMETERS, PROMPT, ANSWER = 1000, 300, 400
-RATE = Rate(PARAMETERS)
-ONE = RATE.cost(PROMPT, ANSWER)
-#: Tokens of answers a second, of the weakest and of the strongest device.
-WEAKEST, STRONGEST = 4.0, 40.0
 
 
 def main() -> None:
@@ -45,41 +42,6 @@ def main() -> None:
     for name in options.scenarios or SCENARIOS:
         results[name] = SCENARIOS[name]()
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-
-
-def allowance(speed: float, hours: float, saved: float, grows_to: float = 24.0) -> Allowance:
-    """Return an allowance of hours of a device's work a day; `speed` in tokens of answers a second."""
-    an_hour = 3600 * speed * ONE / ANSWER
-    return Allowance(round(hours * an_hour), round(saved * an_hour), round(grows_to * an_hour))
-
-
-@dataclass
-class Owner:
-    """An owner and a device."""
-
-    number: int
-    speed: float
-    gives: bool = True
-    #: By the number of the other owner: what that one may have here.
-    balances: dict[int, Balance] = field(default_factory=dict)
-
-    def balance(self, other: int, moment: int, given: Allowance) -> Balance:
-        known = self.balances.get(other) or Balance.new(moment, given)
-        self.balances[other] = known = known.at(moment, given)
-        return known
-
-
-def serve(seller: Owner, buyer: Owner, cost: int) -> None:
-    """Note an answer on both sides of the account."""
-    there = seller.balances[buyer.number]
-    seller.balances[buyer.number] = replace(there, acknowledged=there.acknowledged + cost)
-    here = buyer.balances.get(seller.number) or Balance()
-    buyer.balances[seller.number] = replace(here, signed=here.signed + cost)
-
-
-def owners(n: int) -> list[Owner]:
-    """Return owners whose devices are unequal."""
-    return [Owner(i, WEAKEST * (STRONGEST / WEAKEST) ** (i / (n - 1))) for i in range(n)]
 
 
 # A lab of ten: everybody asks devices that are at least as strong as the own one.
@@ -94,13 +56,16 @@ def lab() -> dict[str, Any]:
         "fixed limit of 24 hours": lambda speed: allowance(speed, 0.0, 24.0, 24.0),
     }
     found: dict[str, Any] = {}
+    by_day: dict[str, list[float]] = {}
     print("\nTen owners with unequal devices, who ask devices at least as strong as theirs: questions answered")
     print(f"  {'':34} days 1–3  days 11–20  days 51–60")
     for name, rule in rules.items():
         answered = _lab(rule, days)
+        by_day[name] = [_part(answered, max(day - 1, 0), day + 2) for day in range(days)]
         parts = [_part(answered, *span) for span in ((0, 3), (10, 20), (50, 60))]
         found[name] = dict(zip(("first", "middle", "last"), parts, strict=True))
         print(f"  {name:34}" + "".join(f"{part:10.0%}" for part in parts))
+    write_chart(DOCS / "economy-lab.svg", "Ten owners: questions that are answered", by_day, along="day")
     return found
 
 
@@ -281,12 +246,15 @@ FOUND, FALSE_ALARM = 0.99, 0.002
 def liars() -> dict[str, Any]:
     """Return which part of the answers is from liars, week by week, with checks and without."""
     found: dict[str, Any] = {}
+    by_week: dict[str, list[float]] = {}
     print("\nForty sellers, eight of whom serve something cheaper at 70 % of the price: answers that are lies, by week")
     for is_checked in (True, False):
         weeks, lost = _liars(is_checked=is_checked)
         name = "with checks" if is_checked else "without"
         found[name] = {"lies": weeks, "honest sellers that are not asked any more": lost}
+        by_week[name] = weeks
         print(f"  {name:14}" + "".join(f"{part:8.1%}" for part in weeks) + f"   honest sellers given up: {lost:.1%}")
+    write_chart(DOCS / "economy-liars.svg", "Answers that are not of the named model", by_week, along="week")
     return found
 
 
