@@ -19,8 +19,9 @@ class Timing:
     dial: float = 5.0
     #: Whoever has connected says who it is within this time.
     greeting: float = 10.0
-    #: A stranger's link that is not used is looked at again after this time, and then closed.
+    #: A stranger's link that was not used for this long is closed; after the shorter time, if others want to come.
     stranger_unused: float = 15.0
+    stranger_idle: float = 1.0
     #: Who waits for a place is told how many come first, again after this time.
     place_told: float = 2.0
     #: A request that names no time of its own is answered within this time.

@@ -39,8 +39,8 @@ class SellingState:
         Seconds of this device that each contact may have in a day beyond what it gave.
     strangers_s
         Seconds of this device that all strangers together may have in a day; 0: it sells nothing to them.
-    sessions
-        Sessions of others that go on.
+    sessions, waiting
+        Sessions of others that go on, and that wait for a place.
     problem
         Why nothing is sold although it was; empty for no reason.
     """
@@ -53,6 +53,7 @@ class SellingState:
     allow_s: float = 0.0
     strangers_s: float = 0.0
     sessions: int = 0
+    waiting: int = 0
     problem: str = ""
 
 

@@ -201,17 +201,15 @@ class Accounts:
         return [await self.of(one) for one in known if base64.b32decode(one.upper() + "====") in keys]
 
     async def records(self) -> dict[str, Record]:
-        """Return what was seen of each device with which there is an account."""
-        ledger, found = await self.ledger(), {}
-        strangers = [account for account in self._open.values() if account.is_stranger]
-        for account in (*await self.all(), *strangers):
-            number = account.number
-            finished, failed = await self.do(lambda n=number: ledger.sessions(n))  # type: ignore[misc]
-            balance, checked = account.seller.balance, await self.checks(account)
-            found[account.peer] = Record(
-                account.buyer.signed, balance.acknowledged, finished, failed, sum(checked), lies(checked)
-            )
-        return found
+        """Return what was seen of each contact with which there is an account."""
+        return {account.peer: await self.record_of(account) for account in await self.all()}
+
+    async def record_of(self, account: PairAccount) -> Record:
+        """Return what was seen of a device."""
+        ledger = await self.ledger()
+        finished, failed = await self.do(lambda: ledger.sessions(account.number))
+        gave, had, checked = account.buyer.signed, account.seller.balance.acknowledged, await self.checks(account)
+        return Record(gave, had, finished, failed, sum(checked), lies(checked))
 
     async def is_new(self, account: PairAccount) -> bool:
         """Tell whether nothing was bought of a device yet."""
@@ -361,7 +359,8 @@ class Accounts:
 
     async def _show(self, link: PeerLink, request: ShowAccount) -> Shown:
         account = await self.of(link.peer_id)
-        await self._take(link, account, request)
+        if not (account.is_stranger and account.has_met(link)):  # each time could be a row that stays
+            await self._take(link, account, request)
         return Shown(account.held, account.signed)
 
     async def _take(self, link: PeerLink, account: PairAccount, shown: ShowAccount | Shown) -> None:

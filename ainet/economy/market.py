@@ -137,6 +137,7 @@ class Market:
             allow_s=terms.allow,
             strangers_s=STRANGERS if terms.strangers else 0,
             sessions=self._selling.sessions,
+            waiting=self._selling.queue,
         )
 
     async def offers(self, seller: str = "anyone", why: bool = False, strangers: bool = False) -> shown.Offers:

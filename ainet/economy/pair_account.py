@@ -15,7 +15,7 @@ from ainet.economy import voucher as vouchers
 from ainet.economy.balance import Balance
 from ainet.economy.receipt import digest_of
 from ainet.economy.session import Buyer, Seller
-from ainet.errors import PeerUnreachable
+from ainet.errors import PeerUnreachable, ProtocolError
 from ainet.identity.keys import public_key_of
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class PairAccount:
                 self.buyer.shown(body.total, body.gifts)
                 self._note_signed()
         if signed is not None:
-            await self.acknowledge(signed)
+            await self.acknowledge(signed, is_paid=False)
         if link is not None:
             self._met.add(link)
 
@@ -194,13 +194,18 @@ class PairAccount:
             return n
 
     @to_its_end
-    async def acknowledge(self, voucher: Voucher) -> list[Do]:
+    async def acknowledge(self, voucher: Voucher, *, is_paid: bool = True) -> list[Do]:
         """Take a voucher of the other device.
+
+        Parameters
+        ----------
+        is_paid
+            Whether it comes as a payment; else it is what the device has signed before.
 
         Raises
         ------
         ProtocolError
-            It cannot be read, or was not signed by that device.
+            It cannot be read, was not signed by that device, or is a stranger's for more than it was sold.
         AinetError
             It cannot be written down, and does not count.
         """
@@ -211,6 +216,8 @@ class PairAccount:
             self._check_open()
             if body.total <= self.seller.balance.acknowledged:
                 return []
+            if is_paid and self.is_stranger and body.total > self.seller.charged + self.seller.balance.written_off:
+                raise ProtocolError(f"{self.name} acknowledges what it has not received.")
             before = {session: sale.acknowledged for session, sale in self._sales.items()}
             did = self.seller.acknowledge(body.total, body.gifts, body.session, now())
             parts = {

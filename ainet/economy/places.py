@@ -118,6 +118,11 @@ class Places:
         """The places that are taken."""
         return len(self._taken)
 
+    @property
+    def waiting(self) -> int:
+        """The sessions that wait for a place."""
+        return len(self._waiting)
+
     def starts_in(self) -> float:
         """Return the seconds until a session that is asked for now would begin, as far as that can be told."""
         before = len(self._taken) + len(self._waiting) - PLACES + 1

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ainet.timing import Timing
 
 ANYONE = "anyone"
+#: How far a stranger is trusted, of what a contact would be: it can come back under another name.
+STRANGER = 0.5
 
 
 class Quoted(NamedTuple):
@@ -154,4 +156,8 @@ class Quotes:
         except TimeoutError:
             raise PeerUnreachable(f"it said no price within {self._timing.price_asked:g} seconds") from None
         await account.note_pace(prices.pace)
+        if is_stranger:
+            score = ContributionScore({seller: await self._accounts.record_of(account)}, {})
+            reason = f"a stranger counts half; {score.trust_reason(seller)}"
+            return Quoted(link, account, prices, score.trust(seller) * STRANGER, reason)
         return Quoted(link, account, prices, score.trust(seller), score.trust_reason(seller))

@@ -153,6 +153,11 @@ class Selling:
         """The sessions of others that go on."""
         return self._places.taken
 
+    @property
+    def queue(self) -> int:
+        """The sessions of others that wait for a place."""
+        return self._places.waiting
+
     def offers(self, terms: Terms) -> list[Offer]:
         """Return what is sold on these terms, at which prices now."""
         return [self._offer(terms, one) for one in self.models]

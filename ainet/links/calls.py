@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ainet.links.frames import Failure, Item, Reply
     from ainet.links.request import Request
 
+MAX_CALLS = 64  # requests of one peer that are answered at once
+
 
 class Outgoing:
     """A request of ours that waits for its answer."""

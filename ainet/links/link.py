@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import inspect
 import itertools
+import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from ainet.errors import AinetError, Busy, PeerUnreachable, ProtocolError
-from ainet.links.calls import Incoming, Outgoing, check, decode, encode
+from ainet.links.calls import MAX_CALLS, Incoming, Outgoing, check, decode, encode
 from ainet.links.frames import (
     MAX_MESSAGE,
     WINDOW,
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
     #: Answers a request of one type: a coroutine, or an async generator of progress that ends with the reply.
     Handler = Callable[["PeerLink", Any], Answer]
 
-MAX_CALLS = 64  # requests of one peer that are answered at once
 MAX_BACKLOG = 16 * 1024 * 1024  # bytes that a peer who does not read may leave unsent
 OWN_PINGS = 10  # keep-alive intervals between two pings of the end that the other one pings
 MAX_EARLY = 16 * 1024  # bytes that a stranger may send before its first request is answered
@@ -116,10 +116,8 @@ class PeerLink:
         self.relay = relay
         self._trips = RoundTrips(timeout)
         self.closed = asyncio.Event()
-        #: Why the link is closed.
-        self.error: AinetError | None = None
+        self.error: AinetError | None = None  # why it is closed
         self.transport = stream
-        # Until something is asked of a stranger, or answered.
         stream.quota = MAX_EARLY if standing is Standing.STRANGER else None
         self._handlers = handlers
         self._receive_channel_frame = receive_channel_frame
@@ -128,6 +126,8 @@ class PeerLink:
         self._keepalive, self._timeout = keepalive, timeout
         self._log = log
         self._ids = itertools.count()
+        #: When a request of either end began or ended last (monotonic, s).
+        self._used_at = time.monotonic()
         self._calls: dict[int, Outgoing] = {}
         self._serving: dict[int, Incoming] = {}
         self._closing: Signal[[PeerLink]] = Signal(f"the link to {peer_name} closed", log)
@@ -168,6 +168,7 @@ class PeerLink:
         """
         kind, call = type(request), Outgoing()
         self.transport.quota = None
+        self._used_at = time.monotonic()
         number = next(self._ids)
         self._calls[number] = call
         try:
@@ -190,6 +191,7 @@ class PeerLink:
                 raise AinetError.from_dict(frame.error)
         finally:
             del self._calls[number]
+            self._used_at = time.monotonic()
             if not call.ended and not self.closed.is_set():
                 self._post(Cancel(number))
 
@@ -321,9 +323,9 @@ class PeerLink:
             raise ProtocolError(f"A contact sent {type(frame).__name__}, which only members may.")
 
     @property
-    def is_used(self) -> bool:
-        """Whether either end waits for an answer."""
-        return bool(self._calls or self._serving)
+    def unused_for(self) -> float:
+        """Seconds since neither end waits for an answer."""
+        return 0.0 if self._calls or self._serving else time.monotonic() - self._used_at
 
     @property
     def latency(self) -> float | None:
@@ -359,6 +361,7 @@ class PeerLink:
             except ProtocolError as exc:
                 self._post(Failure(call.id, exc.to_dict()))
                 return
+            self._used_at = time.monotonic()
             self._serving[call.id] = incoming = Incoming()
             incoming.task = asyncio.create_task(self._answer(call.id, incoming, request, handler))
 
@@ -389,6 +392,7 @@ class PeerLink:
             pass  # the link closed meanwhile: nobody is there to be told
         finally:
             del self._serving[number]
+            self._used_at = time.monotonic()
 
     async def _send_items(
         self, number: int, incoming: Incoming, items: AsyncIterator[msgspec.Struct], kind: type[Request]

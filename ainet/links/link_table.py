@@ -227,7 +227,9 @@ class LinkTable:
             raise
         link = self._make(stream, path, relay, greeting)
         try:
-            gone = await self.twins.check(link, self._others(link))
+            gone = [other for other in self._others(link) if other.instance != link.instance]
+            if link.standing is not Standing.STRANGER:  # what a stranger says of its runs means nothing
+                gone = await self.twins.check(link, self._others(link))
         except IdentityTaken as exc:
             link.close(exc)
             await link.wait_closed()

@@ -39,6 +39,8 @@ GREETING = b"ainet stranger 1\n"
 #: Bytes of a CA's certificate.
 MAX_CA = 2048
 MAX_LINKS = 8
+#: Strangers that may come in a second, and at once.
+GREETINGS_A_SECOND, MOST_GREETINGS = 2.0, 32
 #: Strangers whose swarm is remembered once they are gone.
 MOST_KNOWN = 256
 
@@ -71,6 +73,7 @@ class Strangers:
         #: Whether others may come; whom this device meets does not follow from it.
         self.is_admitted = False
         self._swarms: dict[str, bytes] = {}
+        self._greetings, self._greeted = 0.0, 0.0
         self._tasks = Tasks("A stranger's link was not looked after", log)
         table.linked[Standing.STRANGER].connect(lambda link: self._tasks.spawn(self._close_unused(link)))
 
@@ -144,6 +147,7 @@ class Strangers:
         async with asyncio.timeout(self._timing.greeting):
             ca = await _hear(carrier)
         if ca is not None:
+            self._count_greeting()
             carrier.write(self._own_greeting())
         return ca
 
@@ -163,10 +167,10 @@ class Strangers:
             raise Refused("The two devices know each other: they are linked without being strangers.")
         links = self._table.links(Standing.STRANGER)
         if len(links) >= MAX_LINKS:
-            unused = [link for link in links if not link.is_used]
-            if not unused:
+            longest = max(links, key=lambda link: link.unused_for)
+            if longest.unused_for < self._timing.stranger_idle:
                 raise Busy(f"{MAX_LINKS} strangers are here already. Ask again soon.", retry_after=5.0)
-            unused[0].close(PeerUnreachable("Other strangers wanted to come, and this link was not used."))
+            longest.close(PeerUnreachable("Other strangers wanted to come, and this link was not used."))
 
     def forget(self, node_id: str) -> None:
         """Close the links of a device that is no stranger any more."""
@@ -184,6 +188,14 @@ class Strangers:
 
         return check
 
+    def _count_greeting(self) -> None:
+        """Raise `Busy` where strangers come too often: a name costs nothing, and each costs a handshake and a row."""
+        now = asyncio.get_running_loop().time()
+        self._greetings = max(self._greetings - (now - self._greeted) * GREETINGS_A_SECOND, 0.0) + 1
+        self._greeted = now
+        if self._greetings > MOST_GREETINGS:
+            raise Busy("Too many strangers come at once.", retry_after=5.0)
+
     def _own_greeting(self) -> bytes:
         ca = to_der(self._table.identity.ca)
         return GREETING + len(ca).to_bytes(2, "big") + ca
@@ -195,9 +207,9 @@ class Strangers:
 
     async def _close_unused(self, link: PeerLink) -> None:
         while not link.closed.is_set():
-            await asyncio.sleep(self._timing.stranger_unused)
-            if not link.is_used:
+            if link.unused_for >= self._timing.stranger_unused:
                 link.close(PeerUnreachable("The link was not used."))
+            await asyncio.sleep(self._timing.stranger_unused - link.unused_for)
 
 
 async def give_up(carrier: Carrier) -> None:

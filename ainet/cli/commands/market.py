@@ -58,6 +58,7 @@ def _sell(options: Options) -> int:
 def selling_words(found: SellingState) -> str:
     """Return what this device sells, for people."""
     going = f" {found.sessions} sessions go on to their end." if found.sessions else ""
+    going += f" {found.waiting} wait for a place." if found.waiting else ""
     if not found.is_on:
         return found.problem or f"This device sells nothing.{going} `ainet sell` lets contacts have answers of it."
     rows = [(one.name, f"{one.price:.2f}", f"{one.tokens_per_s:.1f}", one.reason) for one in found.models]

@@ -13,8 +13,10 @@ from support.trade import until
 from support.traders import MODEL, SOON, Trader, befriend
 
 from ainet.economy import requests
+from ainet.economy.checks import Verdict
 from ainet.economy.credits import Rate
-from ainet.economy.requests import AskPrice, Pay
+from ainet.economy.quotes import Quotes
+from ainet.economy.requests import AskPrice, Pay, ShowAccount
 from ainet.economy.terms import STRANGERS, Terms
 from ainet.economy.voucher import Kind
 from ainet.errors import AinetError, Busy, PeerUnreachable, ProtocolError, Refused
@@ -141,7 +143,7 @@ async def test_too_much_before_the_first_answer_closes_the_link(tmp_path):
 
 async def test_of_nine_strangers_one_that_does_nothing_must_go(tmp_path):
     names = [f"s{i}" for i in range(links_strangers.MAX_LINKS + 1)]
-    async with traders(tmp_path, *names) as (ana, *others):
+    async with traders(tmp_path, *names, timing=dataclasses.replace(SOON, stranger_idle=0.0)) as (ana, *others):
         links = [await one.meet(ana) for one in others]
         async with asyncio.timeout(10):
             await links[0].wait_closed()
@@ -154,10 +156,10 @@ async def test_where_all_are_busy_the_ninth_hears_so(tmp_path):
         with ana.selling.waiting():  # the owner comes first, so nobody's answer goes on
             asked = [asyncio.create_task(one.ask(most=8, stranger=ana)) for one in others[:-1]]
 
-            async def all_are_here():
-                return len(here(ana)) == len(asked) and all(link.is_used for link in here(ana))
+            async def all_wait():
+                return ana.selling.queue == len(asked)
 
-            await until(all_are_here)
+            await until(all_wait)
             with pytest.raises(Busy, match="8 strangers are here already"):
                 await others[-1].meet(ana)
         assert [len(one) for one in await asyncio.gather(*asked)] == [8] * len(asked)
@@ -298,3 +300,67 @@ async def test_a_lost_link_takes_what_was_not_acknowledged_from_all_strangers(tm
 def test_a_ca_is_small_enough_for_its_greeting():
     ca = certificates.make_ca(Ed25519PrivateKey.generate(), 1e9)
     assert len(certificates.to_der(ca)) < links_strangers.MAX_CA / 2
+
+
+async def test_a_stranger_that_acknowledges_too_much_is_sent_away(tmp_path):
+    async with traders(tmp_path, "ben") as (ana, ben):
+        asked = asyncio.create_task(ben.ask(most=1900, stranger=ana))
+
+        async def is_sold():
+            return bool(here(ana)) and (await ana.accounts.of(ben.id)).is_selling
+
+        await until(is_sold)
+        (link,) = here(ben)
+        account = await ben.accounts.of(ana.id)
+        voucher = await account.give(10**9, Kind.GIFT)
+        with pytest.raises(AinetError):
+            await link.request(Pay(voucher))
+        await link.wait_closed()
+        with pytest.raises(AinetError):
+            await asked
+        assert all(row.credits < 10**9 for row in (await ana.books.ledger()).rows)
+
+
+async def test_showing_again_and_again_leaves_one_row(tmp_path):
+    async with traders(tmp_path, "ben") as (ana, ben):
+        link = await ben.meet(ana)
+        account = await ben.accounts.of(ana.id)
+        for _ in range(20):
+            signed = await account.give(1, Kind.GIFT)
+            await link.request(ShowAccount(None, signed))
+        assert [row.credits for row in (await ana.books.ledger()).rows] == [1]
+
+
+async def test_a_stranger_that_lied_is_not_trusted_when_it_comes_again(tmp_path):
+    async with traders(tmp_path, "ben") as (ana, ben):
+        quotes = Quotes(ben.links, ben.accounts, ben.wants, SOON)
+        for _ in range(2):
+            await ben.ask(most=3, stranger=ana)
+        (quoted,), _ = await quotes.ask([ana.id])
+        assert 0 < quoted.trust < 0.5
+        assert quoted.trust_reason.startswith("a stranger counts half; ")
+        for row in (await ben.books.ledger()).rows:
+            await ben.accounts.note_check(bytes.fromhex(row.session), Verdict(0.5, 0.1))
+        (link,) = here(ben)
+        link.close(PeerUnreachable("cut"))
+        await link.wait_closed()
+        await ben.meet(ana)
+        (quoted,), _ = await quotes.ask([ana.id])
+        assert quoted.trust == 0
+
+
+async def test_not_too_many_come_at_once(tmp_path):
+    async with traders(tmp_path, "ben") as (ana, ben):
+        knock = ben.links.strangers._own_greeting()
+
+        async def answered():
+            carrier = await dial(ana.links.address)
+            carrier.write(knock)
+            try:
+                return bool(await carrier.read())
+            finally:
+                await links_strangers.give_up(carrier)
+
+        found = [await answered() for _ in range(links_strangers.MOST_GREETINGS + 5)]
+        assert all(found[: links_strangers.MOST_GREETINGS])
+        assert not all(found)
