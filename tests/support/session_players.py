@@ -191,20 +191,19 @@ class CheatingBuyer(Honest):
         pair = self.pair
         pair.meet()
         pair.order(self.session(), prompt, 300)
-        pair.pays = False
+        pair.buyer.purchases.clear()  # and from now on signs for nothing that comes
         for _ in range(times):
             self.go_on(100)
             amount = pair.seller.unacknowledged
             if not amount or not pair.is_linked:
                 break
-            known = pair.seller.balance
-            total, gifts = known.acknowledged + amount, known.acknowledged_gifts + amount
+            total = max(pair.buyer.signed, pair.seller.balance.acknowledged) + amount
+            gifts = pair.buyer.gifts + amount
             high = voucher(total, gifts=gifts, kind=Kind.GIFT)
             pair.buyer.shown(total, gifts)
             pair.buyer_disk = BuyerDisk(total, gifts, high)
             pair.gifts += amount
             pair.hear(high)
-        pair.pays = True
 
 
 class CheatingSeller(Honest):
