@@ -25,7 +25,7 @@ sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from support.cheats import without_layers
 
 from ainet.api.generate import Message
-from ainet.economy.checks import Calibration, unmeasured_limit
+from ainet.economy.checks import Calibration
 from ainet.quantising.formats import FORMATS
 from ainet.quantising.llama_quantise import quantise
 from ainet.stages.llama.llama import Llama
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent / "results" / "cheats.json"
 LENGTHS, DRAWS = (50, 200, 1000), 2000
 N_CTX, CHUNK, JUDGED, TOKENS = 1024, 64, 16, 250
+PREFACE = "I write for children of eight years who live in a village by a lake and keep goats. Use their words. "
 QUESTIONS = [
     f"{verb} {topic}."
     for topic in ("the sea", "a bicycle", "the history of Rome", "how bread is baked", "stars", "a good garden")
@@ -58,7 +59,8 @@ class Setup(NamedTuple):
     #: Another file, and of how many tokens one is drawn from it.
     cheaper: Path | None = None
     every: int = 10
-    shortened: int | None = None
+    #: Text before the question that is left out, although it was sent.
+    dropped: str = ""
 
 
 def tokens_of(llama: Llama, question: str) -> list[int]:
@@ -87,8 +89,7 @@ def answers(setup: Setup, questions: list[str]) -> list[tuple[list[int], list[in
     found = []
     for seed, question in enumerate(questions):
         vocabularies = [Vocabulary(one) for one in models]
-        prompt = tokens_of(models[0], question)
-        seen = prompt if setup.shortened is None else prompt[-setup.shortened :]
+        prompt, seen = tokens_of(models[0], setup.dropped + question), tokens_of(models[0], question)
         sampling = SamplingParams(seed=seed)
         samplers = [Sampler(sampling, one, words) for one, words in zip(models, vocabularies, strict=True)]
         for one in models:
@@ -172,7 +173,7 @@ def main() -> None:
             "one layer left out": Setup(without_layers(options.model, folder / "one.gguf", {15})),
             "three layers left out": Setup(three_out),
             "every tenth token from three layers less": Setup(options.model, cheaper=three_out),
-            "only the last 16 tokens of the question": Setup(options.model, shortened=16),
+            "the first half of the prompt left out": Setup(options.model, dropped=PREFACE),
             "Q8_0 (no cheat: as good as the original)": Setup(made("Q8_0")),
         }
         with Llama(options.model, hidden_out=False, n_ctx=N_CTX, n_ubatch=CHUNK, n_outputs=JUDGED) as llama:
@@ -193,16 +194,12 @@ def main() -> None:
             noise = [margin for one in judged(llama, own) for margin in one]
         measured = Calibration("here", noise)
         limits = {n: measured.limit(n) for n in LENGTHS}
-        print(
-            f"limits, measured on {len(noise)} tokens: {limits}; without measuring: "
-            f"{ {n: round(unmeasured_limit(n), 3) for n in LENGTHS} }"
-        )
+        print(f"limits, measured on {len(noise)} tokens: { {n: round(limit, 3) for n, limit in limits.items()} }")
         for what, margins in everything.items():
             mean = sum(map(sum, margins)) / max(sum(map(len, margins)), 1)
             results[what] = {
                 "mean": round(mean, 4),
                 "found": above(margins, limits.__getitem__),
-                "found without measuring": above(margins, unmeasured_limit),
             }
             shown = "  ".join(f"{part:6.2f}" for part in results[what]["found"].values())
             print(f"{what:<45} {mean:.4f}   {shown}")

@@ -190,7 +190,7 @@ class Accounts:
                 patience=self._timing.session_silence,
             )
             if self._open.setdefault(peer, made) is made and is_stranger:  # somebody else may have been first
-                shared.open(made.number, made.seller)
+                made.seller.share(shared, made.number)
         return self._open[peer]
 
     async def all(self) -> list[PairAccount]:

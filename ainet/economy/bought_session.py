@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from ainet.economy.ledger import Model
     from ainet.economy.order import Order
     from ainet.economy.pair_account import PairAccount
+    from ainet.economy.purchase import Purchase, Sign
     from ainet.economy.receipt import Receipt
     from ainet.economy.requests import Buy
-    from ainet.economy.session import Purchase, Sign
     from ainet.economy.voucher import Voucher
     from ainet.links.link import PeerLink
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from ainet.economy.checks import ONE_IN, Calibration, Verdict, check_of, is_due, unmeasured_limit, verdict
+from ainet.economy.checks import ONE_IN, Calibration, Verdict, check_of, is_due, usual_limit, verdict
 from ainet.errors import AinetError, ProtocolError
 from ainet.files import write_private
 from ainet.stages.protocol.sampling_params import SamplingParams
@@ -126,7 +126,7 @@ class Checking:
         if calibration is not None and calibration.llama == self._judges.version:
             limit = await asyncio.to_thread(calibration.limit, n)
         else:
-            limit = unmeasured_limit(n)
+            limit = usual_limit(n)
             self._measure_soon(sample.model)
         return verdict(margins, limit, ends=sample.ended)
 

@@ -25,14 +25,16 @@ if TYPE_CHECKING:
 FALSE_ALARMS, DRAWS = 0.001, 4000
 #: By what the limit of a device is multiplied that stands for all others.
 OTHERS = 1.15
-#: Before a device has measured itself: limits at so many tokens, of a small model with 4 bits a weight.
-UNMEASURED = ((10, 0.2), (50, 0.060), (200, 0.028), (1000, 0.015))
+#: Limits at so many tokens: a small model with 4 bits a weight, answered and read by unlike honest set-ups.
+USUAL = ((10, 0.2), (50, 0.060), (200, 0.028), (1000, 0.015))
 #: An end is judged by itself: one that could have been drawn is better than this.
 LEAST_END = 1.0
 #: Tokens by which an answer may be longer than its text, read anew.
 PADDED = 1.05
 #: Answers of a seller that are all checked, and of how many later ones one is.
 FIRST, ONE_IN = 10, 50
+#: Of a seller's checks this number may fail, or this part: an honest one fails one in hundreds.
+MANY, MOST_FAILED = 3, 0.05
 
 
 class Verdict(NamedTuple):
@@ -71,20 +73,24 @@ class Calibration(msgspec.Struct, frozen=True):
     noise: list[float]
 
     def limit(self, n: int) -> float:
-        """Return the mean of `n` margins that honest answers exceed with the probability `FALSE_ALARMS`."""
+        """Return the mean of `n` margins that honest answers exceed with the probability `FALSE_ALARMS` at most.
+
+        It is never below the usual one: a device that computes the same however it reads has measured nothing, and
+        other honest ones still differ from it.
+        """
         chance = random.Random(n)  # noqa: S311 - it is an estimate, and the same one each time
         means = sorted(sum(chance.choices(self.noise, k=n)) / n for _ in range(DRAWS))
-        return OTHERS * means[math.ceil((1 - FALSE_ALARMS) * DRAWS) - 1]
+        return max(OTHERS * means[math.ceil((1 - FALSE_ALARMS) * DRAWS) - 1], usual_limit(n))
 
 
-def unmeasured_limit(n: int) -> float:
-    """Return a limit for a model that this device has not measured itself with, between those that are known."""
-    points = [(math.log(tokens), math.log(limit)) for tokens, limit in UNMEASURED]
+def usual_limit(n: int) -> float:
+    """Return the limit for so many tokens that will do for most models, between those that are known."""
+    points = [(math.log(tokens), math.log(limit)) for tokens, limit in USUAL]
     x = min(max(math.log(max(n, 1)), points[0][0]), points[-1][0])
     for (x0, y0), (x1, y1) in itertools.pairwise(points):
         if x <= x1:
             return math.exp(y0 + (y1 - y0) * (x - x0) / (x1 - x0))
-    return UNMEASURED[-1][1]
+    return USUAL[-1][1]
 
 
 def check_of(
@@ -143,5 +149,10 @@ def is_due(checked: int, *, failed_last: bool, chance: int) -> bool:
 
 
 def lies(passed: Sequence[bool]) -> bool:
-    """Tell whether the last checks of a seller, the newest one last, say that it does not serve what it names."""
-    return list(passed[-3:]).count(False) >= 2
+    """Tell whether the checks of a seller, the newest one last, say that it does not serve what it names.
+
+    Two of the last three failed; or so many of all, as where one answer in ten is from another model, that chance does
+    not make them.
+    """
+    failed = list(passed).count(False)
+    return list(passed[-3:]).count(False) >= 2 or (failed >= MANY and failed > MOST_FAILED * len(passed))

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from ainet.economy.balance import Allowance
     from ainet.economy.ledger import Account, DistributedLedger, Model
     from ainet.economy.order import Order
+    from ainet.economy.purchase import Purchase, Sign
     from ainet.economy.receipt import Receipt, ReceiptBody
-    from ainet.economy.session import Do, Purchase, Sale, Sign
+    from ainet.economy.sale import Do, Sale
     from ainet.economy.voucher import Voucher
     from ainet.links.link import PeerLink
 

@@ -10,13 +10,14 @@ half a prompt. Nobody pays ahead: who acknowledges more than was charged has rai
 
 from __future__ import annotations
 
-import enum
 from collections import deque
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ainet.economy.credits import MOST
 from ainet.economy.order import PATIENCE, VOUCHER_EVERY, Order, window_of
+from ainet.economy.purchase import Purchase, Sign
+from ainet.economy.sale import Do, Sale, Stage
 from ainet.economy.voucher import Kind
 
 if TYPE_CHECKING:
@@ -24,55 +25,6 @@ if TYPE_CHECKING:
 
     from ainet.economy.balance import Allowance, Balance
     from ainet.economy.shared_allowance import SharedAllowance
-
-
-class Stage(enum.IntEnum):
-    """How far a session of a seller is."""
-
-    ACCEPTED = 0
-    SOLD = 1
-    READING = 2
-    ENDED = 3
-
-
-class Do(NamedTuple):
-    """What a seller is to do now: say that it has sold, compute the prompt, or end the session."""
-
-    what: Literal["say sold", "read prompt", "end"]
-    session: bytes
-    why: str = ""
-
-
-@dataclass
-class Sale:
-    """A session as its seller sees it.
-
-    Attributes
-    ----------
-    window
-        Credits that may be charged and unacknowledged.
-    charged, acknowledged, written_off
-        Credits of this session.
-    generated
-        Tokens of the answer so far.
-    """
-
-    order: Order
-    window: int
-    stage: Stage = Stage.ACCEPTED
-    charged: int = 0
-    acknowledged: int = 0
-    written_off: int = 0
-    generated: int = 0
-    #: What the account must have acknowledged before the prompt is computed.
-    due: int = 0
-    #: Since when it waits for the buyer (ms); None: it does not.
-    waiting: int | None = None
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether everything that was charged is acknowledged or written off."""
-        return self.acknowledged + self.written_off >= self.charged
 
 
 class Seller:
@@ -94,11 +46,15 @@ class Seller:
         self._patience = patience
         self.charged = balance.acknowledged
         self.sales: dict[bytes, Sale] = {}
-        #: What it may have together with others; None: it has its own allowance.
-        self.shared: SharedAllowance | None = None
+        self.shared: SharedAllowance | None = None  # what it may have together with others
         #: Charges that are not acknowledged, the oldest first.
         self._charges: deque[tuple[Sale, int]] = deque()
         self._window = 0
+
+    def share(self, shared: SharedAllowance, account: int) -> None:
+        """Use up an allowance together with other accounts; this one has that number there."""
+        self.shared = shared
+        shared.open(account, lambda: self.beyond)
 
     @property
     def unacknowledged(self) -> int:
@@ -129,9 +85,9 @@ class Seller:
     def left(self, moment: int) -> int:
         """Return the credits that the buyer may still have, besides what its sessions may take."""
         self.balance = self.balance.at(moment, self.allowance)
-        if self.shared is not None:
-            return self.shared.left(moment) + max(-self.beyond, 0)
-        return max(self.balance.left(self.allowance) - self._open, 0)
+        if self.shared is None:
+            return max(self.balance.left(self.allowance) - self._open, 0)
+        return self.shared.left(moment) + max(-self.beyond, 0)
 
     @property
     def daily(self) -> int:
@@ -281,52 +237,6 @@ class Seller:
                 if charge > part:
                     kept.append((sale, charge - part))
             self._charges = kept
-
-
-class Sign(NamedTuple):
-    """A voucher to be signed, journalled and sent: the new totals, and the session that raised them."""
-
-    total: int
-    gifts: int
-    kind: Kind
-    session: bytes
-    tokens: int
-
-
-@dataclass
-class Purchase:
-    """A session as its buyer sees it.
-
-    Attributes
-    ----------
-    received
-        Tokens of the answer that came, in order.
-    is_sold
-        Whether the seller has accepted it.
-    signed
-        Credits of it that were signed for.
-    heard
-        When the seller said something last (ms).
-    wrong
-        What was wrong with what the seller said; empty for nothing.
-    is_left
-        Whether this device has ended it, by no fault of the seller.
-    """
-
-    order: Order
-    heard: int
-    received: int = 0
-    is_sold: bool = False
-    signed: int = 0
-    signed_tokens: int = 0
-    wrong: str = ""
-    is_left: bool = False
-    is_over: bool = field(default=False)
-
-    @property
-    def due(self) -> int:
-        """What came, in credits, and half the prompt."""
-        return self.order.so_far(self.received) if self.is_sold else 0
 
 
 class Buyer:

@@ -6,10 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ainet.economy.balance import Allowance, Balance
-    from ainet.economy.session import Seller
 
 
 class SharedAllowance:
@@ -28,25 +27,24 @@ class SharedAllowance:
     def __init__(self, allowance: Allowance, before: Balance, had: dict[int, int]) -> None:
         self.allowance = allowance
         self._had = had
-        self._open: dict[int, Seller] = {}
+        self._open: dict[int, Callable[[], int]] = {}
         #: `acknowledged` is what all have had or may have, `leaked` what was given away.
         self.balance = replace(before, acknowledged=sum(had.values()))
 
-    def open(self, account: int, seller: Seller) -> None:
-        """Follow an account from now on: its sessions use up the allowance."""
-        self._open[account] = seller
-        seller.shared = self
+    def open(self, account: int, beyond: Callable[[], int]) -> None:
+        """Follow an account from now on: `beyond` says what it has had beyond what it gave, and may yet have."""
+        self._open[account] = beyond
 
     def close(self, account: int) -> None:
         """Remember an account of which no session goes on, as it is now."""
-        seller = self._open.pop(account, None)
-        if seller is not None:
-            self._keep(account, seller.beyond)
+        beyond = self._open.pop(account, None)
+        if beyond is not None:
+            self._keep(account, beyond())
 
     def left(self, moment: int) -> int:
         """Return what all may have together, besides what sessions may take."""
-        for account, seller in self._open.items():
-            self._keep(account, seller.beyond)
+        for account, beyond in self._open.items():
+            self._keep(account, beyond())
         had = sum(self._had.values())
         # What a session has not taken was never had: it cannot have been given away either.
         self.balance = replace(self.balance, acknowledged=had, leaked=min(self.balance.leaked, had))

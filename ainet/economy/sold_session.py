@@ -13,7 +13,7 @@ from ainet.economy.ledger import Model
 from ainet.economy.pair_account import now
 from ainet.economy.receipt import Finish, ReceiptBody, digest_of
 from ainet.economy.requests import Ended, Getting, Judged, SaidTokens, SaleEvent, Sold
-from ainet.economy.session import Stage
+from ainet.economy.sale import Stage
 from ainet.errors import Refused
 from ainet.stages.protocol.generation import Done, Open, Resume, Text
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ainet.economy.order import Order
     from ainet.economy.pair_account import PairAccount
     from ainet.economy.requests import Buy, CheckAnswer
-    from ainet.economy.session import Sale
+    from ainet.economy.sale import Sale
     from ainet.economy.works import Ready, SoldModel, Works
     from ainet.identity.identity import Identity
     from ainet.stages.protocol.flow import Flow

@@ -14,13 +14,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ainet.economy.balance import DAY_MS, Allowance, Balance
 from ainet.economy.credits import Rate
 from ainet.economy.order import Order
-from ainet.economy.session import Buyer, Do, Seller, Sign
+from ainet.economy.session import Buyer, Seller
 from ainet.economy.signed import Parties
 from ainet.economy.voucher import Body, Kind, Voucher, read, sign
 from ainet.errors import ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from ainet.economy.purchase import Sign
+    from ainet.economy.sale import Do
 
 ALLOWANCE = Allowance(daily=8_000, saved=16_000, grows_to=80_000)
 RATE = Rate(parameters=7, price=1300)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ainet.economy.checking import Checking, Sample
-from ainet.economy.checks import FIRST, Calibration, is_due, lies, unmeasured_limit, verdict
+from ainet.economy.checks import FIRST, Calibration, is_due, lies, usual_limit, verdict
 from ainet.errors import ProtocolError
 from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.timing import TIMING
@@ -36,16 +36,20 @@ def test_a_device_that_measured_itself_knows_how_far_honest_answers_go():
         assert not verdict([0.2] * n, limit, ends=False).passed
 
 
+def test_a_device_that_computes_the_same_however_it_reads_takes_the_usual_limits():
+    assert Calibration("1", [0.0] * 2000).limit(200) == usual_limit(200)
+
+
 @given(st.integers(1, 100_000), st.integers(1, 100_000))
 def test_limits_before_that_fall_with_the_length_of_the_answer(one, other):
     short, long = sorted((one, other))
-    assert unmeasured_limit(long) <= unmeasured_limit(short)
-    assert 0.01 < unmeasured_limit(long) <= 0.2 + 1e-9
+    assert usual_limit(long) <= usual_limit(short)
+    assert 0.01 < usual_limit(long) <= 0.2 + 1e-9
 
 
 @pytest.mark.parametrize(("n", "limit"), [(50, 0.060), (200, 0.028), (1000, 0.015)])
 def test_limits_before_that_are_those_that_were_measured_on_a_small_model(n, limit):
-    assert unmeasured_limit(n) == pytest.approx(limit)
+    assert usual_limit(n) == pytest.approx(limit)
 
 
 def test_an_end_that_was_not_possible_is_wrong_by_itself():

@@ -15,7 +15,8 @@ from support.session_players import RUNS, CheatingBuyer, CheatingSeller, Honest
 
 from ainet.economy import voucher as vouchers
 from ainet.economy.order import Order
-from ainet.economy.session import Buyer, Sale, Seller
+from ainet.economy.sale import Sale
+from ainet.economy.session import Buyer, Seller
 
 if TYPE_CHECKING:
     from collections.abc import Callable

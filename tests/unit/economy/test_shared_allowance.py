@@ -33,7 +33,7 @@ class Crowd(RuleBasedStateMachine):
     def seller(self, name: int) -> Seller:
         if name not in self.sellers:
             made = self.sellers[name] = Seller(self.balances.get(name, Balance()), NOTHING)
-            self.shared.open(name, made)
+            made.share(self.shared, name)
         return self.sellers[name]
 
     @rule(name=st.integers(0, 5), prompt=st.integers(1, 300), most=st.integers(1, 300), part=st.integers(0, 100))
@@ -112,7 +112,7 @@ def test_a_thousand_names_get_as_much_as_one():
     had = 0
     for name in range(1000):
         seller = Seller(Balance(), NOTHING)
-        shared.open(name, seller)
+        seller.share(shared, name)
         order = Order(name.to_bytes(16, "big"), RATE, 10, 1)
         if order.whole <= seller.left(1):
             seller.sell(order, 1)
@@ -128,6 +128,6 @@ def test_a_thousand_names_get_as_much_as_one():
 def test_what_a_stranger_gave_is_its_own():
     shared = SharedAllowance(ALLOWANCE, Balance(moment=1), {})
     giver, other = Seller(Balance(signed=700), NOTHING), Seller(Balance(), NOTHING)
-    shared.open(1, giver)
-    shared.open(2, other)
+    giver.share(shared, 1)
+    other.share(shared, 2)
     assert (giver.left(1), other.left(1)) == (ALLOWANCE.saved + 700, ALLOWANCE.saved)
