@@ -120,7 +120,7 @@ class Market:
         """Return what is sold."""
         terms = self._selling.terms
         if terms is None:
-            return shown.SellingState(is_on=False, sessions=self._selling.sessions, problem=self._problem)
+            return shown.SellingState(is_on=False, sessions=self._selling.resources.sessions, problem=self._problem)
         models = [
             shown.SoldModel(
                 name=one.name, price=one.price / UNIT_PRICE, reason=one.reason, tokens_per_s=one.tokens_per_s
@@ -136,8 +136,8 @@ class Market:
             price=AUTO if terms.price is None else f"{terms.price / UNIT_PRICE:g}",
             allow_s=terms.allow,
             strangers_s=STRANGERS if terms.strangers else 0,
-            sessions=self._selling.sessions,
-            waiting=self._selling.queue,
+            sessions=self._selling.resources.sessions,
+            waiting=self._selling.resources.queue,
         )
 
     async def offers(self, seller: str = "anyone", why: bool = False, strangers: bool = False) -> shown.Offers:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from typing import TYPE_CHECKING
 
 from ainet.economy.credits import UNIT_PRICE, Rate
-from ainet.economy.load import BusyTime
 from ainet.economy.order import Order
 from ainet.economy.pair_account import now
-from ainet.economy.places import Places, Room
 from ainet.economy.pricing import DynamicPricing, Load
 from ainet.economy.requests import PIECE, AskPrice, Buy, CheckAnswer, Getting, Offer, Pay, Piece, Prices, SaleEvent
+from ainet.economy.resource_manager import ResourceManager
 from ainet.economy.sold_session import SoldSession
 from ainet.economy.words import beyond_allowance
 from ainet.economy.works import is_called
@@ -24,7 +22,7 @@ from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator
 
     from ainet.economy.accounts import Accounts
     from ainet.economy.demand import Demand
@@ -37,9 +35,6 @@ if TYPE_CHECKING:
     from ainet.links.link import PeerLink
     from ainet.links.links import Links
     from ainet.timing import Timing
-
-#: The part of a model's cells that sessions of others may have at most: the owner's questions find room at once.
-CELLS = 0.5
 
 
 class Selling:
@@ -68,19 +63,15 @@ class Selling:
     ) -> None:
         self._accounts, self._works, self._links = accounts, works, links
         self._demand, self._wants, self._log, self._timing = demand, wants, log, timing
-        #: How busy this device is for its owner, and with what it sells; never with both.
-        self._own, self._sold = BusyTime(), BusyTime()
         self._identity = links.identity
         #: On what terms; None: nothing is sold.
         self.terms: Terms | None = None
         self.models: list[SoldModel] = []
         #: Credits of what this device computes in a second.
         self.pace = 0
-        self._flows: dict[bytes, tuple[Flow, SoldModel]] = {}
-        self._places = Places(links.identity.name, accounts.record)
-        self._owners = 0
+        #: What is left of this device for others.
+        self.resources = ResourceManager(links.identity.name, accounts.record, every=timing.sold_load)
         self._tasks = Tasks("The end of a session was not written down", log)
-        self._throttle: asyncio.Task[None] | None = None
         links.handle(AskPrice, self._price)
         links.handle(Buy, self._sell)
         links.handle(CheckAnswer, self._check)
@@ -101,71 +92,27 @@ class Selling:
         paces = [Rate(one.parameters).cost(0, 1) / one.seconds for one in models if one.seconds > 0]
         if terms is not None:
             self.pace = terms.pace or round(max(paces, default=0))
-        if terms is not None and self._throttle is None:
-            self._throttle = asyncio.create_task(self._hold_load(), name="others' part of the time")
+        self.resources.open(terms)
 
     async def stop(self) -> None:
         """End what is being done."""
-        if self._throttle is not None:
-            self._throttle.cancel()
-            await asyncio.gather(self._throttle, return_exceptions=True)
+        await self.resources.stop()
         await self._tasks.stop()
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Let all sessions of others wait meanwhile: the owner's question takes the next token."""
-        self._owners += 1
-        self._own.begin()
-        self._pause()
-        try:
-            yield
-        finally:
-            self._owners -= 1
-            self._own.end()
-            self._pause()
 
     async def _settle(self, sold: SoldSession, account: PairAccount) -> None:
         await sold.settle()
         await self._accounts.keep(account)
 
-    def _pause(self) -> None:
-        """Let sessions of others wait while something comes first, or they have had their part of the time."""
-        self._places.hold(is_held=self._owners > 0)
-        is_held = self._owners > 0 or (self.terms is not None and self._sold.share > self.terms.max_load)
-        self._sold.hold(is_held=is_held)
-        for flow, model in self._flows.values():
-            # Where every slot is taken, the owner gets the first one that is free: nobody waits for the other.
-            waits = is_held and (not self._owners or self._places.has_slot(model.digest, model.slots))
-            if waits and not flow.is_paused:
-                flow.pause()
-            elif flow.is_paused and not waits:
-                flow.go_on()
-
-    async def _hold_load(self) -> None:
-        while True:
-            await asyncio.sleep(self._timing.sold_load)
-            self._pause()
-
     # Prices.
-
-    @property
-    def sessions(self) -> int:
-        """The sessions of others that go on."""
-        return self._places.taken
-
-    @property
-    def queue(self) -> int:
-        """The sessions of others that wait for a place."""
-        return self._places.waiting
 
     def offers(self, terms: Terms) -> list[Offer]:
         """Return what is sold on these terms, at which prices now."""
         return [self._offer(terms, one) for one in self.models]
 
     def _offer(self, terms: Terms, model: SoldModel) -> Offer:
-        starts = self._places.starts_in()
+        starts = self.resources.starts_in()
         starts += 0.0 if self._works.is_ready(model) else self._timing.first_generation
-        load = Load(min(self._own.share + self._sold.share, 1.0), starts)
+        load = Load(self.resources.load, starts)
         pricing = DynamicPricing(terms.price, is_fixed=True) if terms.price is not None else DynamicPricing()
         quote = pricing.quote(load)
         return Offer(
@@ -174,16 +121,11 @@ class Selling:
             model.parameters,
             quote.price,
             quote.reason,
-            self._window(model),
+            self.resources.window(model),
             starts,
             1 / model.seconds if model.seconds > 0 else 0.0,
             model.tokenizer,
         )
-
-    @staticmethod
-    def _window(model: SoldModel) -> int:
-        """Return the most tokens that sessions of others may have in a model's cells, together."""
-        return int(model.window * CELLS)
 
     def _why_not(self, link: PeerLink) -> str:
         terms = self.terms
@@ -204,7 +146,7 @@ class Selling:
     async def _price(self, link: PeerLink, request: AskPrice) -> AsyncGenerator[Piece | Prices, None]:
         if request.tokenizer:
             known = [one.tokenizer for one in self.models if one.tokenizer.hash == request.tokenizer]
-            if not known:
+            if not known or self._why_not(link):
                 raise NotFound("That vocabulary is of no model that is sold here.")
             blob = await self._works.vocabulary(known[0])
             for begin in range(0, len(blob), PIECE):
@@ -252,11 +194,11 @@ class Selling:
             raise NotFound(f"{name} does not sell that model. It sells {names}.")
         prompt = len(request.prompt) + len(request.said)
         request.sampling.check()
-        if request.session in self._flows:
+        if self.resources.has(request.session):
             raise ProtocolError("There is a session with this id already.")
         if not request.prompt:
             raise ProtocolError("There is nothing to answer: the prompt is empty.")
-        window = self._window(model)
+        window = self.resources.window(model)
         if prompt + 1 > window:
             self._demand.note("length", f"{prompt} tokens")
             raise PromptTooLong(
@@ -293,20 +235,16 @@ class Selling:
         model, order = self._checked(link, account, request)
         with self._place(link, model, order) as place:
             while not await place.wait(self._timing.place_told):
-                yield SaleEvent(Getting(f"all places are taken; {place.before} others come first"))
+                others = f"; {place.before} others come first" if place.before else ""
+                yield SaleEvent(Getting(f"waiting for a place{others}"))
             async with contextlib.aclosing(self._serve(account, request, model, order, judged)) as events:
                 async for event in events:
                     yield event
 
     def _place(self, link: PeerLink, model: SoldModel, order: Order) -> Place:
         try:
-            return self._places.ask(
-                link.peer_id,
-                now(),
-                is_stranger=link.standing is Standing.STRANGER,
-                room=Room(model.digest, self._window(model), model.slots),
-                size=order.prompt + order.most,
-            )
+            is_stranger = link.standing is Standing.STRANGER
+            return self.resources.place(link.peer_id, model, order, now(), is_stranger=is_stranger)
         except Busy:
             self._demand.note("place")
             raise
@@ -319,27 +257,22 @@ class Selling:
         order: Order,
         judged: CheckAnswer | None,
     ) -> AsyncGenerator[SaleEvent | Ended, None]:
-        session = order.session
         flow = Flow(0)
-        self._flows[session] = flow, model
-        self._pause()
-        sold = SoldSession(
-            account,
-            request,
-            order,
-            model,
-            judged=judged,
-            works=self._works,
-            flow=flow,
-            identity=self._identity,
-            timing=self._timing,
-        )
-        self._sold.begin()
-        try:
-            async with contextlib.aclosing(sold.events()) as events:
-                async for event in events:
-                    yield event
-        finally:
-            self._sold.end()
-            del self._flows[session]
-            self._tasks.spawn(self._settle(sold, account))
+        with self.resources.serving(order.session, flow, model):
+            sold = SoldSession(
+                account,
+                request,
+                order,
+                model,
+                judged=judged,
+                works=self._works,
+                flow=flow,
+                identity=self._identity,
+                timing=self._timing,
+            )
+            try:
+                async with contextlib.aclosing(sold.events()) as events:
+                    async for event in events:
+                        yield event
+            finally:
+                self._tasks.spawn(self._settle(sold, account))

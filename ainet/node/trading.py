@@ -109,7 +109,7 @@ class Trading:
             log=log,
         )
         buying.answered.connect(self._incentives.answered)
-        answering.first = self.selling.waiting
+        answering.first = self.selling.resources.waiting
 
     async def start(self) -> None:
         """Sell on the terms that were kept."""

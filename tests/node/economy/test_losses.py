@@ -197,7 +197,7 @@ async def test_a_restored_seller_whose_buyer_is_away_is_whole_again_from_a_membe
 
 
 async def _settled(ana):
-    return ana.selling.sessions == 0 and not ana.selling._tasks.busy
+    return ana.selling.resources.sessions == 0 and not ana.selling._tasks.busy
 
 
 async def test_forged_and_foreign_vouchers_add_nothing_and_close_the_link(tmp_path):

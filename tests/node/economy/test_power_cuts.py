@@ -87,7 +87,7 @@ async def test_a_buyer_may_lose_its_power_at_any_moment(tmp_path):
         # Whatever was not acknowledged is within a window and half a prompt each time.
         account = await ana.account()
         assert account.lost <= len(BUYER) * 100 * (3 * 64 + 30)
-        assert ana.selling.sessions == 0
+        assert ana.selling.resources.sessions == 0
     finally:
         await ben.stop()
         await ana.stop()

@@ -153,11 +153,11 @@ async def test_of_nine_strangers_one_that_does_nothing_must_go(tmp_path):
 async def test_where_all_are_busy_the_ninth_hears_so(tmp_path):
     names = [f"s{i}" for i in range(links_strangers.MAX_LINKS + 1)]
     async with traders(tmp_path, *names) as (ana, *others):
-        with ana.selling.waiting():  # the owner comes first, so nobody's answer goes on
+        with ana.selling.resources.waiting():  # the owner comes first, so nobody's answer goes on
             asked = [asyncio.create_task(one.ask(most=8, stranger=ana)) for one in others[:-1]]
 
             async def all_wait():
-                return ana.selling.queue == len(asked)
+                return ana.selling.resources.queue == len(asked)
 
             await until(all_wait)
             with pytest.raises(Busy, match="8 strangers are here already"):

@@ -76,7 +76,7 @@ async def test_tokens_of_usage_are_those_of_the_sessions(tmp_path, seed):
             assert asked.cancelled() or asked.exception() is None or isinstance(asked.exception(), AinetError)
 
         async def is_over():
-            return not ana.selling.sessions and await ana.met() and await ben.met()
+            return not ana.selling.resources.sessions and await ana.met() and await ben.met()
 
         await until(is_over)
         await check_agreed(ana, ben)

@@ -1,0 +1,147 @@
+"""What others may use of this device now: how busy it is, who gets a place, and whose turn it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from ainet.economy.load import BusyTime
+from ainet.economy.places import Places, Room
+from ainet.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ainet.economy.contribution import Record
+    from ainet.economy.order import Order
+    from ainet.economy.places import Place
+    from ainet.economy.terms import Terms
+    from ainet.economy.works import SoldModel
+    from ainet.stages.protocol.flow import Flow
+
+#: The part of a model's cells that sessions of others may have at most: the owner's questions find room at once.
+CELLS = 0.5
+
+
+class ResourceManager:
+    """Shares this device between its owner and those who buy, as its owner's terms say.
+
+    Memory, processors and GPUs are capped and reserved where models are loaded (`ainet.resources`); this is about the
+    time of what is loaded.
+
+    Parameters
+    ----------
+    name
+        Of this device.
+    record
+        Returns what was seen of another one (node id): whom this device owes most is served first.
+    every
+        Seconds between two looks at the load.
+    """
+
+    def __init__(self, name: str, record: Callable[[str], Record], *, every: float) -> None:
+        self._every = every
+        #: How busy this device is for its owner, and with what it sells; never with both.
+        self._own, self._sold = BusyTime(), BusyTime()
+        self._places = Places(name, record)
+        self._flows: dict[bytes, tuple[Flow, SoldModel]] = {}
+        self._owners = 0
+        self._most_load = 1.0
+        self._looking: asyncio.Task[None] | None = None
+
+    def open(self, terms: Terms | None) -> None:
+        """Share on these terms from now on; what goes on does so, also for None."""
+        if terms is not None:
+            self._most_load = terms.max_load
+            self._looking = self._looking or asyncio.create_task(self._look(), name="others' part of the time")
+
+    async def stop(self) -> None:
+        """Look at the load no more."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+
+    @property
+    def load(self) -> float:
+        """The part of the last minute in which this device was busy."""
+        return min(self._own.share + self._sold.share, 1.0)
+
+    @property
+    def sessions(self) -> int:
+        """The sessions of others that go on."""
+        return self._places.taken
+
+    @property
+    def queue(self) -> int:
+        """The sessions of others that wait for a place."""
+        return self._places.waiting
+
+    def starts_in(self) -> float:
+        """Return the seconds until a session that is asked for now would get a place."""
+        return self._places.starts_in()
+
+    def has(self, session: bytes) -> bool:
+        """Whether a session goes on here."""
+        return session in self._flows
+
+    @staticmethod
+    def window(model: SoldModel) -> int:
+        """Return the most tokens that sessions of others may have in a model's cells, together."""
+        return int(model.window * CELLS)
+
+    def place(self, device: str, model: SoldModel, order: Order, moment: int, *, is_stranger: bool) -> Place:
+        """Ask for a place for a session of another device (node id); raises `Busy` where there will be none soon."""
+        room = Room(model.digest, self.window(model), model.slots)
+        size = order.prompt + order.most
+        return self._places.ask(device, moment, is_stranger=is_stranger, room=room, size=size)
+
+    @contextlib.contextmanager
+    def serving(self, session: bytes, flow: Flow, model: SoldModel) -> Iterator[None]:
+        """Serve a session that has a place: it waits while the owner asks, or others have had their part.
+
+        Raises
+        ------
+        ProtocolError
+            There is another one with this id.
+        """
+        if session in self._flows:
+            raise ProtocolError("There is a session with this id already.")
+        self._flows[session] = flow, model
+        self._sold.begin()
+        self._pause()
+        try:
+            yield
+        finally:
+            self._sold.end()
+            del self._flows[session]
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let all sessions of others wait meanwhile: the owner's question takes the next token."""
+        self._owners += 1
+        self._own.begin()
+        self._pause()
+        try:
+            yield
+        finally:
+            self._owners -= 1
+            self._own.end()
+            self._pause()
+
+    def _pause(self) -> None:
+        self._places.hold(is_held=self._owners > 0)
+        is_held = self._owners > 0 or self._sold.share > self._most_load
+        self._sold.hold(is_held=is_held)
+        for flow, model in self._flows.values():
+            # Where every slot is taken, the owner gets the first one that is free: nobody waits for the other.
+            waits = is_held and (not self._owners or self._places.has_slot(model.digest, model.slots))
+            if waits and not flow.is_paused:
+                flow.pause()
+            elif flow.is_paused and not waits:
+                flow.go_on()
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(self._every)
+            self._pause()
