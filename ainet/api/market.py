@@ -41,6 +41,8 @@ class SellingState:
         Seconds of this device that all strangers together may have in a day; 0: it sells nothing to them.
     sessions, waiting
         Sessions of others that go on, and that wait for a place.
+    note
+        What the owner should know of it; empty for nothing.
     problem
         Why nothing is sold although it was; empty for no reason.
     """
@@ -54,6 +56,7 @@ class SellingState:
     strangers_s: float = 0.0
     sessions: int = 0
     waiting: int = 0
+    note: str = ""
     problem: str = ""
 
 

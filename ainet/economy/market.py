@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from ainet.links.links import Links
 
 
+#: Said to an owner who sells to strangers that cannot find the device.
+LONELY = "No stranger finds this device, which does not look at the local network: `ainet down`, then `ainet up --lan`."
+
+
 class Market:
     """Keeps the owner's terms, and shows offers.
 
@@ -138,6 +142,7 @@ class Market:
             strangers_s=STRANGERS if terms.strangers else 0,
             sessions=self._selling.resources.sessions,
             waiting=self._selling.resources.queue,
+            note=LONELY if terms.strangers and not self._links.discovery.active else "",
         )
 
     async def offers(self, seller: str = "anyone", why: bool = False, strangers: bool = False) -> shown.Offers:

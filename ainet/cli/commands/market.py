@@ -66,9 +66,9 @@ def selling_words(found: SellingState) -> str:
     if found.strangers_s:
         terms += f", {span(found.strangers_s)} a day for all strangers together"
     hours = "" if found.hours == "always" else f", from {found.hours.replace('-', ' to ')} o'clock"
-    return (
-        f"{table(('model', 'price', 'tokens/s', 'why'), rows)}\n{terms}{hours}. Your own questions come first.{going}"
-    )
+    note = f"\n{found.note}" if found.note else ""
+    listed = table(("model", "price", "tokens/s", "why"), rows)
+    return f"{listed}\n{terms}{hours}. Your own questions come first.{going}{note}"
 
 
 def offers_words(found: Offers, options: Options | None = None) -> str:

@@ -89,7 +89,9 @@ def test_what_makes_no_sense_is_said_in_one_line(ana, words, said):
 
 
 def test_an_answer_is_sold_and_both_sides_keep_it(ana, ben):
+    assert "No stranger finds this device" in ana("sell", "--strangers").stdout
     sold = ana("sell", "--price", "1", "--max-load", "100%").stdout
+    assert "stranger" not in sold
     assert "its owner has named this price" in sold
     assert "30 minutes a day for each contact, at most 100% of the time. Your own questions come first." in sold
     offered = ben("offers", "--why").stdout
