@@ -1,8 +1,8 @@
 """What buying costs: vouchers, rows, prices, checks, and a bought answer beside an own one.
 
-    python benchmarks/economy.py [vouchers] [answers] [far] [prices] [checks] [owner]
+    python benchmarks/economy.py [vouchers] [answers] [far] [prices] [far_prices] [checks] [owner]
 
-`far` makes network namespaces, and so needs root and iproute2.
+`far` and `far_prices` make network namespaces, and so need root and iproute2.
 
 Everything is measured beside its limit in the same run; results are printed, and kept in `results/economy.json`.
 """
@@ -195,6 +195,39 @@ def _far(nodes: LanNodes, round_trip: float) -> dict[str, Any]:
     }
 
 
+def measure_far_prices() -> dict[str, Any]:
+    """Measure live prices of 12 sellers that are 20 ms away, there and back, as their buyer's command asks for them."""
+    round_trip, sellers = 0.02, [f"s{n}" for n in range(12)]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Lan(f"ep{os.getpid() % 10000}", "ben", *sellers, apart=round_trip / 2) as lan,
+    ):
+        nodes = LanNodes(lan, Path(folder))
+        try:
+            nodes.start("ben", **SETTINGS, discover_models=False)
+            for name in sellers:
+                nodes.start(name, **SETTINGS)
+                ticket = nodes.json(name, "introduce", "--lan")["ticket"]
+                nodes.run("ben", "accept", ticket, "--lan")
+                nodes.run(name, "sell")
+
+            def ask(node: NodeClient) -> float:
+                begun = time.perf_counter()
+                assert len(node.call(market.offers).offers) == len(sellers)
+                return time.perf_counter() - begun
+
+            nodes.client("ben", ask)
+            asked = statistics.median(nodes.client("ben", ask) for _ in range(10))
+        finally:
+            nodes.close()
+            for name in ("ben", *sellers):
+                nodes.python(name, "-m", "ainet", "down")
+    return {
+        "12 live prices with 20 ms there and back, ms": round(1000 * asked, 1),
+        "in round trips (aim 1.5)": round(asked / round_trip, 2),
+    }
+
+
 def measure_prices() -> dict[str, Any]:
     """Measure live prices of several sellers, asked at once, beside a round trip."""
 
@@ -335,6 +368,7 @@ PARTS = {
     "answers": measure_answers,
     "far": measure_far,
     "prices": measure_prices,
+    "far_prices": measure_far_prices,
     "checks": measure_checks,
     "owner": measure_owner,
 }
