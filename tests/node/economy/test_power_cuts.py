@@ -132,7 +132,8 @@ async def test_whole_nodes_lose_their_power_too(tmp_path):
 
         async def agreed():
             await until(is_met)
-            await check_agreed((await accounts(own))[0], await own.call(ledger.verify), other)
+            verified = await own.call(ledger.verify)  # after it both have heard what the other one has signed
+            await check_agreed((await accounts(own))[0], verified, other)
 
         try:
             await other.start()
