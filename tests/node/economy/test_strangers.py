@@ -131,6 +131,7 @@ async def test_too_much_before_the_first_answer_closes_the_link(tmp_path):
         with pytest.raises(AinetError):
             await link.request(order)
         await link.wait_closed()
+        assert "too early" in link.error.message
         assert not here(ana)
         # Once it has shown what it holds, a long question is no offence.
         link = await ben.meet(ana)
