@@ -106,7 +106,7 @@ class Accounts:
     async def close(self) -> None:
         """End all sessions, and close the file; what is asked for later opens it again."""
         async with self._opening:
-            for account in self._open.values():
+            for account in list(self._open.values()):
                 await account.cut()
             self._open.clear()
             self._shared = None
@@ -168,7 +168,7 @@ class Accounts:
         if contact is None and stranger is None:
             raise NotFound("That device is no contact here (any more).")
         ledger, is_stranger = await self.ledger(), contact is None
-        if peer in self._open and self._open[peer].is_stranger and not is_stranger:
+        if peer in self._open and self._open[peer].is_stranger is not is_stranger:
             await self._retire(peer)
         if peer not in self._open:
             shared = await self.shared()
@@ -196,7 +196,7 @@ class Accounts:
     async def all(self) -> list[PairAccount]:
         """Return the accounts with all contacts with which there is one."""
         ledger = await self.ledger()
-        keys = {one.parties.payee for one in await self.do(ledger.accounts)}
+        keys = {one.parties.payee for one in await self.do(lambda: ledger.accounts(of_strangers=False))}
         known = [contact.id for contact in self._identity.contacts.all()]
         return [await self.of(one) for one in known if base64.b32decode(one.upper() + "====") in keys]
 
@@ -244,7 +244,7 @@ class Accounts:
 
     async def allow(self) -> None:
         """Take over what the owner gives now."""
-        for account in self._open.values():
+        for account in list(self._open.values()):
             if not account.is_stranger:
                 await account.allow(self._allowance())
         (await self.shared()).allowance = self._shared_allowance()
@@ -266,7 +266,10 @@ class Accounts:
     def record(self, peer: str) -> Record:
         """Return what a device with which there is an open account gave and had."""
         account = self._open.get(peer)
-        return Record(account.buyer.signed, account.seller.balance.acknowledged) if account is not None else Record()
+        if account is None:
+            return Record()
+        balance = account.seller.balance
+        return Record(account.buyer.signed, balance.acknowledged - balance.acknowledged_gifts + balance.written_off)
 
     async def keep(self, account: PairAccount) -> None:
         """Have what is now owed outlive this device: members keep it, and what strangers had is written down."""
@@ -343,13 +346,14 @@ class Accounts:
             await account.cut()
 
     def _stranger_left(self, link: PeerLink) -> None:
-        if self._links.open_link(link.peer_id) is None and link.peer_id in self._open:
+        account = self._open.get(link.peer_id)
+        if account is not None and account.is_stranger and self._links.open_link(link.peer_id) is None:
             self._tasks.spawn(self._retire(link.peer_id))
 
     async def _retire(self, peer: str) -> None:
-        """End all sessions of a stranger that is gone, or that is none any more."""
+        """End all sessions of a stranger that is gone, or of a device that is one, or none, from now on."""
         account = self._open.get(peer)
-        if account is not None and account.is_stranger:
+        if account is not None:
             await account.retire()
             if self._shared is not None:
                 self._shared.close(account.number)

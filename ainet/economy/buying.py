@@ -176,7 +176,13 @@ class Buying:
                 name = wanted.model or "that model"
                 refusals.append(one.prices.why_not or f"{one.link.peer_name} does not sell {name}, but {sold}.")
                 continue
-            prompt, notes = await self._prompt(wanted, offer, one)
+            try:
+                prompt, notes = await self._prompt(wanted, offer, one)
+            except AinetError as exc:
+                if len(quoted) == 1:
+                    raise
+                refusals.append(f"{one.link.peer_name}: {exc.message}")
+                continue
             n = len(prompt) + len(got.tokens)
             if n + 1 > offer.window:
                 words = f"The prompt has {n} tokens; {one.link.peer_name} sells {offer.window} with the answer."
@@ -282,7 +288,7 @@ class Buying:
             if await self._checking.knows(found.offer.model, found.offer.name):
                 verdict = await self._checking.check(sample)
             elif wanted.seller.casefold() == ANYONE:  # its owner lets anyone read the question
-                verdict = await self._bought_check(wanted, sample, found.quoted.link.peer_id)
+                verdict = await self._bought_check(sample, found.quoted.link.peer_id)
             else:
                 return bought
         except AinetError as exc:
@@ -293,7 +299,7 @@ class Buying:
             if n >= LONG and not said and ratio > PADDED:
                 verdict = verdict._replace(words=f"it is padded: {ratio:.1f} tokens where one would do")
         await self._accounts.note_check(bytes.fromhex(bought.session), verdict)
-        if verdict.passed and got.last > got.first:
+        if verdict.passed and got.last > got.first and not account.is_stranger:
             self.answered.emit(found.quoted.link.peer_id, found.offer.name, (n - 1) / (got.last - got.first))
         wrong = ""
         if not verdict.passed:
@@ -301,9 +307,9 @@ class Buying:
             wrong = f"{what}: {name} is trusted less"
         return dataclasses.replace(bought, checked=verdict.mean, check_limit=verdict.limit, wrong=wrong)
 
-    async def _bought_check(self, wanted: Wanted, sample: Sample, seller: str) -> Verdict:
-        """Buy the check of an answer from another device than the one that gave it; raises AinetError."""
-        others = [one for one in await self._quotes.sellers(ANYONE, strangers=wanted.strangers) if one != seller]
+    async def _bought_check(self, sample: Sample, seller: str) -> Verdict:
+        """Buy the check of an answer from another contact than who gave it: a stranger may be the same one again."""
+        others = [one for one in await self._quotes.sellers(ANYONE) if one != seller]
         quoted, _ = await self._quotes.ask(others)
         n = len(sample.prompt) + len(sample.said) + len(sample.tokens)
         offers = [(one, offer) for one in quoted if (offer := one.of(None, sample.model)) is not None]

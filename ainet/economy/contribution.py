@@ -85,6 +85,10 @@ class ContributionScore:
         return f"of its answers {ended}; a device of which nothing is known begins at {GOOD_BEFORE} to {BAD_BEFORE}"
 
 
+#: Ranks of those who buy.
+CONTACT, STRANGER = 2, 3
+
+
 class Asker(NamedTuple):
     """Somebody who waits for this device.
 
@@ -105,7 +109,7 @@ class Asker(NamedTuple):
 
 def order_of_service(askers: list[Asker], score: ContributionScore) -> list[Asker]:
     """Return who is served first: the owner, members, then whom this device owes most, then who was vouched for."""
-    bought = 2  # strangers that are owed something come before contacts that owe something themselves
+    bought = CONTACT  # strangers that are owed something come before contacts that owe something themselves
 
     def key(one: Asker) -> tuple[int, int, float, int, int, str]:
         rank = min(one.rank, bought)

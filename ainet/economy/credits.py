@@ -52,8 +52,8 @@ class Rate(NamedTuple):
         return (amount * UNIT_PRICE // each - prompt) // GENERATED
 
     def first_half(self, prompt: int) -> int:
-        """Return the credits that are due before a prompt is computed: for half of its tokens, rounded down."""
-        return self.cost(prompt // 2, 0)
+        """Return the credits that are due before a prompt is computed: for half of its tokens, one at least."""
+        return self.cost(max(prompt // 2, min(prompt, 1)), 0)
 
 
 def millions(parameters: int) -> int:

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
 ADVICE = "Move it away: a new one is begun, and members and the devices of other owners tell what they signed."
 NO_SESSION = bytes(SESSION_BYTES)
+#: Accounts of strangers with which nothing was ever bought or sold.
+_UNUSED = (
+    "is_stranger AND NOT EXISTS (SELECT 1 FROM vouchers WHERE account = accounts.id) "
+    "AND NOT EXISTS (SELECT 1 FROM rows WHERE account = accounts.id)"
+)
 #: Sessions whose rows are found at once: many more than can be open.
 MOST_LATELY = 1024
 
@@ -117,6 +122,7 @@ class DistributedLedger:
         self._lately: dict[tuple[int, bool, bytes], int] = {}
         with self._transaction():  # what was open when this device ended was not acknowledged
             self._file.execute("UPDATE accounts SET written_off = written_off + at_risk, at_risk = 0")
+            self._file.execute(f"DELETE FROM accounts WHERE {_UNUSED}")  # noqa: S608
 
     @property
     def file(self) -> sqlite3.Connection:
@@ -163,7 +169,10 @@ class DistributedLedger:
         )
         if was_stranger != is_stranger:
             # What strangers share is not used up by what somebody else's allowance has given.
-            balance = replace(balance, leaked=leaked + max(balance.level, 0)) if is_stranger else balance
+            if is_stranger:
+                balance = replace(balance, leaked=leaked + max(balance.level, 0))
+            elif new is not None:
+                balance = replace(balance, begun_at=new.begun_at, moment=max(moment, new.moment))
             with self._transaction():
                 self._file.execute("UPDATE accounts SET is_stranger = ? WHERE id = ?", (is_stranger, number))
                 self._keep(number, balance, 0)
@@ -187,11 +196,7 @@ class DistributedLedger:
     def drop_unused(self, account: int) -> None:
         """Forget the account of a stranger with which nothing was ever bought or sold."""
         with self._transaction():
-            self._file.execute(
-                "DELETE FROM accounts WHERE id = ?1 AND is_stranger AND NOT EXISTS "
-                "(SELECT 1 FROM vouchers WHERE account = ?1) AND NOT EXISTS (SELECT 1 FROM rows WHERE account = ?1)",
-                (account,),
-            )
+            self._file.execute(f"DELETE FROM accounts WHERE id = ? AND {_UNUSED}", (account,))  # noqa: S608
 
     def given_to_strangers(self) -> Balance:
         """Return what was given away of the allowance that strangers share, and when that was counted."""
@@ -285,13 +290,13 @@ class DistributedLedger:
             for session, amount in parts.items():
                 self._file.execute(
                     "UPDATE rows SET credits = credits + ? WHERE id = ?",
-                    (amount, self._lately[account, is_own, session]),
+                    (amount, self._row(account, session, is_own=is_own)),
                 )
             if body.session in parts:
                 self._file.execute(
                     "UPDATE rows SET total = ?, gifts = ?, tokens = ?, digest = ?, signed = ?, signature = ?, "
                     "output_digest = nullif(output_digest, ?) WHERE id = ?",
-                    (*said, body.digest, self._lately[account, is_own, body.session]),
+                    (*said, body.digest, self._row(account, body.session, is_own=is_own)),
                 )
             # What is a gift or recovered is raised by this voucher, too.
             for kind, amount in ((_GIFTS.get(body.kind, RowKind.GIFT), gifts), (RowKind.RECOVERED, rest)):
@@ -325,7 +330,7 @@ class DistributedLedger:
             Whether its buyer ended it, by no fault of the seller.
         """
         with self._transaction():
-            row = self._lately[account, is_own, session]
+            row = self._row(account, session, is_own=is_own)
             self._file.execute(
                 "UPDATE rows SET generated = ?, written_off = ? WHERE id = ?", (generated, written_off, row)
             )
@@ -396,6 +401,17 @@ class DistributedLedger:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _row(self, account: int, session: bytes, *, is_own: bool) -> int:
+        """Return the number of a session's row; those that began lately are known, others are looked for."""
+        number = self._lately.get((account, is_own, session))
+        if number is None:
+            (number,) = self._file.execute(
+                "SELECT max(id) FROM rows WHERE account = ? AND is_own = ? AND session = ?", (account, is_own, session)
+            ).fetchone()
+        if number is None:
+            raise ValueError("no such session")
+        return int(number)
 
     def _keep(self, account: int, balance: Balance | None, at_risk: int) -> None:
         if balance is not None:

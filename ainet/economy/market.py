@@ -118,6 +118,7 @@ class Market:
         self._problem = ""
         await asyncio.to_thread(write_terms, self._path, None)
         await self._links.admit_strangers(is_admitted=False)
+        await self._accounts.allow()
         return await self.selling()
 
     async def selling(self) -> shown.SellingState:

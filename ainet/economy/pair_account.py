@@ -97,6 +97,8 @@ class PairAccount:
     ) -> None:
         self.peer, self.name, self.is_stranger = peer, name, is_stranger
         self._is_retired = False
+        #: The total that a stranger says that it has signed before.
+        self._shown = 0
         self.number, self.parties = account.id, account.parties
         self.signed, self.held = account.signed, account.held
         self.pace = account.pace
@@ -173,6 +175,8 @@ class PairAccount:
         """Accept an order; raises `ValueError` where `Seller.sell` does."""
         async with self._lock:
             self._check_open()
+            if order.whole > self.seller.left(now()):
+                raise ValueError("too expensive")
             at_risk = self.seller.at_risk_with(order, window)
             if order.session in self._sales:
                 raise ValueError("the session exists")
@@ -217,8 +221,13 @@ class PairAccount:
             self._check_open()
             if body.total <= self.seller.balance.acknowledged:
                 return []
-            if is_paid and self.is_stranger and body.total > self.seller.charged + self.seller.balance.written_off:
-                raise ProtocolError(f"{self.name} acknowledges what it has not received.")
+            if self.is_stranger:
+                if (
+                    not is_paid
+                ):  # each time could be a row that stays: it is known, and written down when something is paid
+                    self._shown = max(self._shown, body.total)
+                    return []
+                self._check_stranger(body)
             before = {session: sale.acknowledged for session, sale in self._sales.items()}
             did = self.seller.acknowledge(body.total, body.gifts, body.session, now())
             parts = {
@@ -284,6 +293,14 @@ class PairAccount:
             self._is_retired = True
             await self._journal(lambda: self._ledger.drop_unused(self.number))
 
+    def _check_stranger(self, body: vouchers.Body) -> None:
+        """Raise `ProtocolError` where a stranger acknowledges more than it was sold, besides what it has shown."""
+        seller = self.seller
+        known = max(seller.balance.acknowledged, self._shown)
+        most = known + seller.unacknowledged + seller.balance.written_off
+        if body.total > most or body.gifts > seller.balance.acknowledged_gifts:
+            raise ProtocolError(f"{self.name} acknowledges what it has not received.")
+
     def _check_open(self) -> None:
         if self._is_retired:
             raise PeerUnreachable(f"{self.name} is gone.")
@@ -309,6 +326,7 @@ class PairAccount:
             The answer so far, of the session that is signed for.
         """
         async with self._lock:
+            self._check_open()
             for one in signs:
                 before = _body(self.signed)
                 added = one.total - (before.total if before is not None else 0)

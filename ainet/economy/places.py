@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from ainet.economy.contribution import Asker, ContributionScore, order_of_service
+from ainet.economy.contribution import CONTACT, STRANGER, Asker, ContributionScore, order_of_service
 from ainet.errors import Busy
 
 if TYPE_CHECKING:
@@ -44,8 +44,13 @@ class Room(NamedTuple):
 
     @property
     def places(self) -> int:
-        """The slots that others may have: one is left to the owner, or the next one that is free."""
+        """The slots that others may have: some are left to the owner, or the next one that is free."""
         return max(min(PLACES, self.slots - OWN_SLOTS), 1)
+
+    @property
+    def of_strangers(self) -> int:
+        """The places that strangers may have, all together: whatever they are called, contacts find some, too."""
+        return max(self.places // 2, 1)
 
 
 class Place:
@@ -96,14 +101,12 @@ class Places:
 
     Parameters
     ----------
-    name
-        Of this device.
     record
         Returns what was seen of a device (node id).
     """
 
-    def __init__(self, name: str, record: Callable[[str], Record]) -> None:
-        self._name, self._record = name, record
+    def __init__(self, record: Callable[[str], Record]) -> None:
+        self._record = record
         self._taken: list[Place] = []
         self._waiting: list[Place] = []
         self._cells: Counter[bytes] = Counter()
@@ -123,19 +126,15 @@ class Places:
         """The sessions that wait for a place."""
         return len(self._waiting)
 
-    def starts_in(self) -> float:
+    def starts_in(self, room: Room) -> float:
         """Return the seconds until a session that is asked for now would begin, as far as that can be told."""
-        before = len(self._taken) + len(self._waiting) - PLACES + 1
-        return max(before, 0) * self._lasts / PLACES
+        same = sum(place.room.model == room.model for place in (*self._taken, *self._waiting))
+        return max(same - room.places + 1, 0) * self._lasts / room.places
 
     def hold(self, *, is_held: bool) -> None:
         """Give no place for now, or give them again."""
         self._is_held = is_held
         self._give()
-
-    def has_slot(self, model: bytes, slots: int) -> bool:
-        """Whether one of the slots of a model is left for its owner."""
-        return self._sessions[model] < slots
 
     def ask(self, device: str, moment: int, *, is_stranger: bool, room: Room, size: int) -> Place:
         """Ask for a place; it may be given at once.
@@ -156,10 +155,10 @@ class Places:
         """
         each = EACH_STRANGER if is_stranger else EACH
         if sum(place.asker.device == device for place in (*self._taken, *self._waiting)) >= each:
-            raise Busy(f"{self._name} answers {each} of your questions already. Wait for one of them.", retry_after=5.0)
+            raise Busy(f"{each} of your questions are answered already. Wait for one of them.", retry_after=5.0)
         if len(self._waiting) >= WAITING:
-            raise Busy(f"{WAITING} others wait for {self._name} already. Ask again soon.", retry_after=5.0)
-        place = Place(self, Asker(device, 3 if is_stranger else 2, moment), room, size)
+            raise Busy(f"{WAITING} others wait already. Ask again soon.", retry_after=5.0)
+        place = Place(self, Asker(device, STRANGER if is_stranger else CONTACT, moment), room, size)
         self._waiting.append(place)
         self._give()
         return place
@@ -183,6 +182,9 @@ class Places:
         ordered = order_of_service([place.asker for place in self._waiting], ContributionScore(records, {}))
         return [waiting[id(asker)] for asker in ordered]
 
+    def _strangers(self, room: Room) -> int:
+        return sum(one.asker.rank == STRANGER and one.room.model == room.model for one in self._taken)
+
     def _give(self) -> None:
         """Give what is free; who wants the same model as the next one, but less of it, does not overtake that one."""
         full = set[bytes]()
@@ -191,7 +193,8 @@ class Places:
             is_full = self._sessions[room.model] >= room.places or len(self._taken) >= PLACES
             if is_full or self._cells[room.model] + place.size > room.cells:
                 full.add(room.model)
-            if room.model in full:
+            is_stranger = place.asker.rank == STRANGER
+            if room.model in full or (is_stranger and self._strangers(room) >= room.of_strangers):
                 continue
             self._waiting.remove(place)
             self._taken.append(place)

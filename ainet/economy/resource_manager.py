@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import time
 from typing import TYPE_CHECKING
 
 from ainet.economy.load import BusyTime
@@ -32,21 +34,21 @@ class ResourceManager:
 
     Parameters
     ----------
-    name
-        Of this device.
     record
         Returns what was seen of another one (node id): whom this device owes most is served first.
     every
         Seconds between two looks at the load.
     """
 
-    def __init__(self, name: str, record: Callable[[str], Record], *, every: float) -> None:
+    def __init__(self, record: Callable[[str], Record], *, every: float) -> None:
         self._every = every
         #: How busy this device is for its owner, and with what it sells; never with both.
         self._own, self._sold = BusyTime(), BusyTime()
-        self._places = Places(name, record)
-        self._flows: dict[bytes, tuple[Flow, SoldModel]] = {}
-        self._owners = 0
+        self._places = Places(record)
+        self._flows: dict[bytes, Flow] = {}
+        #: The owner's questions: until when each is given time to begin (monotonic, s); None for one that has begun.
+        self._owners: dict[int, float | None] = {}
+        self._numbers = itertools.count()
         self._most_load = 1.0
         self._looking: asyncio.Task[None] | None = None
 
@@ -77,9 +79,9 @@ class ResourceManager:
         """The sessions of others that wait for a place."""
         return self._places.waiting
 
-    def starts_in(self) -> float:
+    def starts_in(self, model: SoldModel) -> float:
         """Return the seconds until a session that is asked for now would get a place."""
-        return self._places.starts_in()
+        return self._places.starts_in(self._room(model))
 
     def has(self, session: bytes) -> bool:
         """Whether a session goes on here."""
@@ -92,12 +94,14 @@ class ResourceManager:
 
     def place(self, device: str, model: SoldModel, order: Order, moment: int, *, is_stranger: bool) -> Place:
         """Ask for a place for a session of another device (node id); raises `Busy` where there will be none soon."""
-        room = Room(model.digest, self.window(model), model.slots)
         size = order.prompt + order.most
-        return self._places.ask(device, moment, is_stranger=is_stranger, room=room, size=size)
+        return self._places.ask(device, moment, is_stranger=is_stranger, room=self._room(model), size=size)
+
+    def _room(self, model: SoldModel) -> Room:
+        return Room(model.digest, self.window(model), model.slots)
 
     @contextlib.contextmanager
-    def serving(self, session: bytes, flow: Flow, model: SoldModel) -> Iterator[None]:
+    def serving(self, session: bytes, flow: Flow) -> Iterator[None]:
         """Serve a session that has a place: it waits while the owner asks, or others have had their part.
 
         Raises
@@ -107,7 +111,7 @@ class ResourceManager:
         """
         if session in self._flows:
             raise ProtocolError("There is a session with this id already.")
-        self._flows[session] = flow, model
+        self._flows[session] = flow
         self._sold.begin()
         self._pause()
         try:
@@ -117,28 +121,38 @@ class ResourceManager:
             del self._flows[session]
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Let all sessions of others wait meanwhile: the owner's question takes the next token."""
-        self._owners += 1
+    def waiting(self) -> Iterator[Callable[[], None]]:
+        """Let all sessions of others wait meanwhile: the owner's question takes the next token.
+
+        Yields what is to be called when the question has begun. One that does not begin at once may itself wait for
+        what sessions of others have: they go on until it does, and nobody new comes.
+        """
+        number = next(self._numbers)
+        self._owners[number] = time.monotonic() + self._every
         self._own.begin()
         self._pause()
+
+        def begun() -> None:
+            self._owners[number] = None
+            self._pause()
+
         try:
-            yield
+            yield begun
         finally:
-            self._owners -= 1
+            del self._owners[number]
             self._own.end()
             self._pause()
 
     def _pause(self) -> None:
-        self._places.hold(is_held=self._owners > 0)
-        is_held = self._owners > 0 or self._sold.share > self._most_load
+        self._places.hold(is_held=bool(self._owners))
+        now = time.monotonic()
+        is_asking = any(until is None or now < until for until in self._owners.values())
+        is_held = is_asking or (not self._owners and self._sold.share > self._most_load)
         self._sold.hold(is_held=is_held)
-        for flow, model in self._flows.values():
-            # Where every slot is taken, the owner gets the first one that is free: nobody waits for the other.
-            waits = is_held and (not self._owners or self._places.has_slot(model.digest, model.slots))
-            if waits and not flow.is_paused:
+        for flow in self._flows.values():
+            if is_held and not flow.is_paused:
                 flow.pause()
-            elif flow.is_paused and not waits:
+            elif flow.is_paused and not is_held:
                 flow.go_on()
 
     async def _look(self) -> None:

@@ -22,7 +22,7 @@ from ainet.tasks import Tasks
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterator
 
     from ainet.economy.accounts import Accounts
     from ainet.economy.demand import Demand
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from ainet.links.link import PeerLink
     from ainet.links.links import Links
     from ainet.timing import Timing
+
+
+#: Strangers that are told a vocabulary at the same time.
+MOST_TOLD = 2
 
 
 class Selling:
@@ -70,7 +74,8 @@ class Selling:
         #: Credits of what this device computes in a second.
         self.pace = 0
         #: What is left of this device for others.
-        self.resources = ResourceManager(links.identity.name, accounts.record, every=timing.sold_load)
+        self.resources = ResourceManager(accounts.record, every=timing.sold_load)
+        self._told = 0
         self._tasks = Tasks("The end of a session was not written down", log)
         links.handle(AskPrice, self._price)
         links.handle(Buy, self._sell)
@@ -110,7 +115,7 @@ class Selling:
         return [self._offer(terms, one) for one in self.models]
 
     def _offer(self, terms: Terms, model: SoldModel) -> Offer:
-        starts = self.resources.starts_in()
+        starts = self.resources.starts_in(model)
         starts += 0.0 if self._works.is_ready(model) else self._timing.first_generation
         load = Load(self.resources.load, starts)
         pricing = DynamicPricing(terms.price, is_fixed=True) if terms.price is not None else DynamicPricing()
@@ -148,9 +153,10 @@ class Selling:
             known = [one.tokenizer for one in self.models if one.tokenizer.hash == request.tokenizer]
             if not known or self._why_not(link):
                 raise NotFound("That vocabulary is of no model that is sold here.")
-            blob = await self._works.vocabulary(known[0])
-            for begin in range(0, len(blob), PIECE):
-                yield Piece(blob[begin : begin + PIECE])
+            with self._telling(link):
+                blob = await self._works.vocabulary(known[0])
+                for begin in range(0, len(blob), PIECE):
+                    yield Piece(blob[begin : begin + PIECE])
         account = await self._accounts.of(link.peer_id)
         if not account.is_stranger:
             self._wants.of_others[link.peer_id] = request.wants
@@ -159,6 +165,18 @@ class Selling:
         why_not, terms = self._why_not(link), self.terms
         offers = self.offers(terms) if terms is not None and not why_not else []
         yield Prices(offers, left, daily, self.pace, why_not)
+
+    @contextlib.contextmanager
+    def _telling(self, link: PeerLink) -> Iterator[None]:
+        """Tell a vocabulary; to a few strangers at a time, since each can read as slowly as it likes."""
+        is_stranger = link.standing is Standing.STRANGER
+        if is_stranger and self._told >= MOST_TOLD:
+            raise Busy("Others are being told already. Ask again soon.", retry_after=5.0)
+        self._told += is_stranger
+        try:
+            yield
+        finally:
+            self._told -= is_stranger
 
     def _note_price(self, request: AskPrice) -> None:
         """Note a question that will not come, since what it wants is not there."""
@@ -231,13 +249,17 @@ class Selling:
     async def _sell(
         self, link: PeerLink, request: Buy, judged: CheckAnswer | None = None
     ) -> AsyncGenerator[SaleEvent | Ended, None]:
+        if link.standing is Standing.STRANGER and not (await self._accounts.of(link.peer_id)).has_met(link):
+            raise Refused("A stranger shows its account before it buys.")
         account = await self._accounts.met(link)
         model, order = self._checked(link, account, request)
         with self._place(link, model, order) as place:
             while not await place.wait(self._timing.place_told):
                 others = f"; {place.before} others come first" if place.before else ""
                 yield SaleEvent(Getting(f"waiting for a place{others}"))
-            async with contextlib.aclosing(self._serve(account, request, model, order, judged)) as events:
+            model, order = self._checked(link, account, request)  # meanwhile the owner may sell nothing more
+            serving = self._serve(account, request, model, order, judged, name=self._name(link))
+            async with contextlib.aclosing(serving) as events:
                 async for event in events:
                     yield event
 
@@ -256,9 +278,11 @@ class Selling:
         model: SoldModel,
         order: Order,
         judged: CheckAnswer | None,
+        *,
+        name: str,
     ) -> AsyncGenerator[SaleEvent | Ended, None]:
         flow = Flow(0)
-        with self.resources.serving(order.session, flow, model):
+        with self.resources.serving(order.session, flow):
             sold = SoldSession(
                 account,
                 request,
@@ -268,6 +292,7 @@ class Selling:
                 works=self._works,
                 flow=flow,
                 identity=self._identity,
+                name=name,
                 timing=self._timing,
             )
             try:

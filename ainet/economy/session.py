@@ -160,16 +160,24 @@ class Seller:
         self.charged += given  # a gift pays for nothing: what it would pay for would count as given, and as never had
         unknown = max(total - self.charged, 0)  # what is known again after a backup was restored
         self.charged += unknown
+        late = min(self.balance.written_off, unknown)
+        balance = self.balance.at(moment, self.allowance)
         self.balance = replace(
-            self.balance.at(moment, self.allowance),
+            balance,
             acknowledged=total,
-            acknowledged_gifts=self.balance.acknowledged_gifts + given,
-            written_off=self.balance.written_off - min(self.balance.written_off, unknown),
+            acknowledged_gifts=balance.acknowledged_gifts + given,
+            written_off=balance.written_off - late,
+            # What strangers say that they had once uses up nothing: else one of them would use up what all share.
+            leaked=balance.leaked + (unknown - late if self.shared is not None else 0),
         )
         self._settle(session, added - given - unknown)
         for sale in self.sales.values():
-            if sale.stage is Stage.READING:
-                sale.waiting = None if self.room(sale.order.session) else moment
+            if sale.stage is Stage.SOLD:
+                sale.due += given + unknown  # neither pays for half of its prompt
+            elif self.room(sale.order.session):
+                sale.waiting = None
+            elif sale.waiting is None:  # what does not suffice for a token does not prolong the wait
+                sale.waiting = moment
         return self._go_on(moment)
 
     def tick(self, moment: int) -> list[Do]:
@@ -183,9 +191,13 @@ class Seller:
     def end(self, session: bytes, moment: int) -> Sale:
         """End a session: what it has not taken can be had by others. What is charged can still be acknowledged."""
         sale = self.sales.pop(session)
-        sale.stage = Stage.ENDED
+        is_read, sale.stage = sale.stage is Stage.READING, Stage.ENDED
         self._window = max((one.window for one in self.sales.values()), default=0)
         self.balance = self.balance.at(moment, self.allowance)
+        if self.shared is not None and is_read and not sale.generated:
+            # The other half of the prompt was read for a name that may not come back.
+            rest = sale.order.rate.cost(sale.order.prompt, 0) - sale.order.half
+            self.balance = replace(self.balance, written_off=self.balance.written_off + rest)
         return sale
 
     def write_off(self, sale: Sale, moment: int) -> int:

@@ -47,6 +47,8 @@ class SoldSession:
         The answer that is to be judged, where that is what was asked for.
     flow
         How far the answer may go.
+    name
+        What this device is called by the buyer.
     """
 
     def __init__(
@@ -60,10 +62,12 @@ class SoldSession:
         works: Works,
         flow: Flow,
         identity: Identity,
+        name: str,
         timing: Timing,
     ) -> None:
         self._account, self._request, self._order, self._model = account, request, order, model
         self._works, self._flow, self._identity, self._timing = works, flow, identity, timing
+        self._name = name
         self._session, self._judged = order.session, judged
         self._said: list[int] = []
         self._ended: Sale | None = None
@@ -104,7 +108,7 @@ class SoldSession:
         try:
             await self._account.sell(order, Model(model.digest, model.name, model.parameters), window=window)
         except ValueError as exc:
-            raise Refused(f"{self._identity.name} cannot sell that any more: {exc}.") from exc
+            raise Refused(f"{self._name} cannot sell that any more: {exc}.") from exc
         is_told = False
         while (sale := self._sale).stage < Stage.READING:
             if sale.stage is Stage.SOLD and not is_told:
@@ -248,7 +252,7 @@ class SoldSession:
             raise Refused("The session has ended: the link was lost.")
         if any(did.session == self._session for did in self._account.seller.tick(now())):
             raise Refused(
-                f"Nothing was acknowledged for {self._account.patience:g} seconds: {self._identity.name} has ended the "
+                f"Nothing was acknowledged for {self._account.patience:g} seconds: {self._name} has ended the "
                 "session. What came stays."
             )
         return sale

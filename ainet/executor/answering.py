@@ -18,6 +18,7 @@ from ainet.executor.request import conversation, to_open, turn
 from ainet.executor.requests import AskPipeline, DescribePipeline, PipelineState, Said
 from ainet.executor.transcript import Transcript
 from ainet.resources.work import NoteWork, unmetered
+from ainet.stages.protocol.generation import Started
 from ainet.timing import TIMING
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 LOST_ATTEMPTS = 10
 #: The same for a model that is lost while it is loaded.
 LOAD_ATTEMPTS = 3
+
+
+def _nobody_waits() -> AbstractContextManager[Callable[[], None]]:
+    return contextlib.nullcontext(lambda: None)
 
 
 class _LostInQueue(StageLost):
@@ -62,8 +67,8 @@ class Answering:
         self._provider = provider
         self._log = log
         self._note_work = note_work
-        #: Entered while somebody is answered who comes before all others.
-        self.first: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
+        #: Entered while somebody is answered who comes before all others; gives what is called when that has begun.
+        self.first: Callable[[], AbstractContextManager[Callable[[], None]]] = _nobody_waits
         #: The members (node ids) that have asked a pipeline.
         self._askers: weakref.WeakKeyDictionary[Pipeline, set[str]] = weakref.WeakKeyDictionary()
         links.handle(AskPipeline, self._answer_member)
@@ -80,9 +85,11 @@ class Answering:
         begun = time.monotonic()
         opened, notes = to_open(request, await self._provider.settings(request.model))
         transcript = Transcript(opened, notes, begun)
-        with self.first():
+        with self.first() as tell:
             async with contextlib.aclosing(self._until_answered(request, transcript)) as events:
                 async for event in events:
+                    if isinstance(event, shown.Start):
+                        tell()
                     yield event
 
     async def _until_answered(
@@ -179,9 +186,11 @@ class Answering:
         asked = msgspec.structs.replace(request.request, user=link.peer_id)
         try:
             answer = metered(pipeline.ask(asked), pipeline, asked, link.peer_id, self._note_work)
-            with self.first():
+            with self.first() as tell:
                 async with contextlib.aclosing(answer) as events:
                     async for event in events:
+                        if isinstance(event, Started):
+                            tell()
                         yield Said(event)
         except StageLost:
             pipeline.abandon()

@@ -8,13 +8,23 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ainet.errors import ProtocolError
-from ainet.links.frames import WINDOW
+from ainet.links.frames import MAX_FRAME, WINDOW
+from ainet.links.standing import Standing
 
 if TYPE_CHECKING:
     from ainet.links.frames import Failure, Item, Reply
     from ainet.links.request import Request
 
 MAX_CALLS = 64  # requests of one peer that are answered at once
+#: Of a stranger: these requests at once, of so many bytes, and so many bytes before the first one is answered.
+STRANGER_CALLS, STRANGER_FRAME, MAX_EARLY = 4, 512 * 1024, 16 * 1024
+
+
+def limits(standing: Standing) -> tuple[int, int, int | None]:
+    """Return how many requests of a peer are answered at once, the bytes of a frame, and of all at first."""
+    if standing is Standing.STRANGER:
+        return STRANGER_CALLS, STRANGER_FRAME, MAX_EARLY
+    return MAX_CALLS, MAX_FRAME, None
 
 
 class Outgoing:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from ainet.errors import AinetError, Busy, PeerUnreachable, ProtocolError
-from ainet.links.calls import MAX_CALLS, Incoming, Outgoing, check, decode, encode
+from ainet.links.calls import Incoming, Outgoing, check, decode, encode, limits
 from ainet.links.frames import (
     MAX_MESSAGE,
     WINDOW,
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
 
 MAX_BACKLOG = 16 * 1024 * 1024  # bytes that a peer who does not read may leave unsent
 OWN_PINGS = 10  # keep-alive intervals between two pings of the end that the other one pings
-MAX_EARLY = 16 * 1024  # bytes that a stranger may send before its first request is answered
 
 
 class PeerLink:
@@ -118,7 +117,7 @@ class PeerLink:
         self.closed = asyncio.Event()
         self.error: AinetError | None = None  # why it is closed
         self.transport = stream
-        stream.quota = MAX_EARLY if standing is Standing.STRANGER else None
+        self._most_calls, self._most_bytes, stream.quota = limits(standing)
         self._handlers = handlers
         self._receive_channel_frame = receive_channel_frame
         self._receive_roster = receive_roster
@@ -256,7 +255,7 @@ class PeerLink:
     async def _read(self) -> None:
         try:
             while not self.closed.is_set():
-                self._receive(await read_frame(self.transport))
+                self._receive(await read_frame(self.transport, self._most_bytes))
         except AinetError as exc:
             if isinstance(exc, PeerUnreachable):
                 self.close(PeerUnreachable(f"The link to {self.peer_name} was lost: {exc.message}"), tell=False)
@@ -352,8 +351,8 @@ class PeerLink:
         if kind is None or handler is None or not self.standing.permits(kind.audience):
             msg = f"The device does not know the request {call.kind!r}. Is its ainet older? Update it."
             self._post(Failure(call.id, ProtocolError(msg).to_dict()))
-        elif len(self._serving) >= MAX_CALLS:
-            msg = f"The device answers {MAX_CALLS} requests of this one already. Ask again in a second."
+        elif len(self._serving) >= self._most_calls:
+            msg = f"The device answers {self._most_calls} requests of this one already. Ask again in a second."
             self._post(Failure(call.id, Busy(msg, retry_after=1.0).to_dict()))
         else:
             try:

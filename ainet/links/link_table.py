@@ -241,6 +241,13 @@ class LinkTable:
             other.close(PeerUnreachable(f"{link.peer_name} was restarted."), tell=False)
         if link.error is not None:
             raise link.error
+        try:
+            if stranger is not None:  # others may have come meanwhile
+                stranger(link.peer_id)
+        except AinetError as exc:
+            link.close(exc)
+            await link.wait_closed()
+            raise
         self._add(link, greeting)
         return link
 

@@ -150,6 +150,7 @@ class Links:
         await self._dialler.stop()
         await self.forwarders.stop()
         await self.channels.stop()
+        self.strangers.close_all()
         self.table.close_all(PeerUnreachable(f"{self.identity.name} was stopped."))
         await self.table.wait_closed()
         self.book.save()
@@ -288,6 +289,7 @@ class Links:
         shared
             Whether it had other members.
         """
+        self.strangers.close_all()
         self.table.close_all(PeerUnreachable(f"{self.identity.name} joined another swarm."))
         if left != self.identity.swarm:
             self.home.leave(left if shared else None)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from ainet.errors import AinetError, Busy, PeerUnreachable, ProtocolError, Refused
+from ainet.errors import Busy, PeerUnreachable, ProtocolError, Refused
 from ainet.identity.certificates import read_ca, swarm_of, to_der, to_pem
 from ainet.identity.credentials import client_context, server_context
 from ainet.links.dialler import Attempts, first
@@ -74,6 +75,8 @@ class Strangers:
         self.is_admitted = False
         self._swarms: dict[str, bytes] = {}
         self._greetings, self._greeted = 0.0, 0.0
+        #: Links that strangers have opened.
+        self._came: weakref.WeakSet[PeerLink] = weakref.WeakSet()
         self._tasks = Tasks("A stranger's link was not looked after", log)
         table.linked[Standing.STRANGER].connect(lambda link: self._tasks.spawn(self._close_unused(link)))
 
@@ -154,19 +157,18 @@ class Strangers:
     async def greet(self, carrier: Carrier, ca: x509.Certificate, origin: str) -> None:
         """Link the stranger at the other end; raises `AinetError` where there is no link."""
         try:
-            context = server_context(self._with(ca))
-        except AinetError:
+            stream = SecureStream(carrier, server_context(self._with(ca)), server_side=True, peer="the stranger")
+        except BaseException:
             await give_up(carrier)
             raise
-        stream = SecureStream(carrier, context, server_side=True, peer="the stranger")
-        await self._table.establish(stream, origin, stranger=self._allow(ca))
+        self._came.add(await self._table.establish(stream, origin, stranger=self._allow(ca, is_incoming=True)))
 
-    def check(self, node_id: str) -> None:
+    def check(self, node_id: str, *, is_incoming: bool) -> None:
         """Raise `Refused` or `Busy` unless a device may be linked as a stranger."""
         if node_id in self._table.known_ids():
             raise Refused("The two devices know each other: they are linked without being strangers.")
-        links = self._table.links(Standing.STRANGER)
-        if len(links) >= MAX_LINKS:
+        links = [link for link in self._table.links(Standing.STRANGER) if link in self._came]
+        if is_incoming and len(links) >= MAX_LINKS:
             longest = max(links, key=lambda link: link.unused_for)
             if longest.unused_for < self._timing.stranger_idle:
                 raise Busy(f"{MAX_LINKS} strangers are here already. Ask again soon.", retry_after=5.0)
@@ -174,16 +176,27 @@ class Strangers:
 
     def forget(self, node_id: str) -> None:
         """Close the links of a device that is no stranger any more."""
-        for link in self._table.links(Standing.STRANGER):
-            if link.peer_id == node_id:
-                link.close(PeerUnreachable("The two devices know each other now."))
+        self._close("The two devices know each other now.", node_id)
 
-    def _allow(self, ca: x509.Certificate) -> Callable[[str], None]:
+    def close_all(self) -> None:
+        """Close the links of all strangers, which do not learn this device's name."""
+        self._close("The device was stopped.")
+
+    def _close(self, words: str, node_id: str | None = None) -> None:
+        for link in self._table.links(Standing.STRANGER):
+            if node_id in (None, link.peer_id):
+                link.close(PeerUnreachable(words))
+
+    def _allow(self, ca: x509.Certificate, *, is_incoming: bool = False) -> Callable[[str], None]:
+        """Return what checks whether a device with this CA may be linked; called at its greeting, and at its end."""
+
         def check(node_id: str) -> None:
-            self.check(node_id)
+            self.check(node_id, is_incoming=is_incoming)
             self._swarms.pop(node_id, None)
-            while len(self._swarms) >= MOST_KNOWN:
-                del self._swarms[next(iter(self._swarms))]
+            here = {link.peer_id for link in self._table.links(Standing.STRANGER)}
+            gone = [one for one in self._swarms if one not in here]
+            for one in gone[: max(len(self._swarms) - MOST_KNOWN + 1, 0)]:
+                del self._swarms[one]
             self._swarms[node_id] = bytes.fromhex(swarm_of(ca))
 
         return check
@@ -191,10 +204,11 @@ class Strangers:
     def _count_greeting(self) -> None:
         """Raise `Busy` where strangers come too often: a name costs nothing, and each costs a handshake and a row."""
         now = asyncio.get_running_loop().time()
-        self._greetings = max(self._greetings - (now - self._greeted) * GREETINGS_A_SECOND, 0.0) + 1
+        self._greetings = max(self._greetings - (now - self._greeted) * GREETINGS_A_SECOND, 0.0)
         self._greeted = now
-        if self._greetings > MOST_GREETINGS:
+        if self._greetings >= MOST_GREETINGS:
             raise Busy("Too many strangers come at once.", retry_after=5.0)
+        self._greetings += 1
 
     def _own_greeting(self) -> bytes:
         ca = to_der(self._table.identity.ca)

@@ -322,3 +322,18 @@ async def test_the_owner_is_answered_also_where_others_have_all_that_may_be_had(
         # With a slot of her own nobody of them waited for Ben's first answer; without, they came before his second.
         assert sum(task.done() for task in asked) == (0 if sessions > 1 else 1)
         assert [len(one.tokens) for one in await asyncio.gather(*asked)] == [400, 400]
+
+
+async def test_the_owner_is_answered_also_where_the_cells_are_sold(tmp_path):
+    """Half of the cells are sold to one answer that has not taken them yet; the owner's question needs more."""
+    async with owners(tmp_path, QUICK, ana={"context_window": 1024}, ben={"discover_models": False}) as found:
+        ana, ben = found.values()
+        await ana.call(market.sell, [], max_load="100%", price="0.01")
+        bought = asyncio.create_task(ask(ben, text=ON_AND_ON, raw=True, max_tokens=350, seller="ana"))
+
+        async def is_going_on():
+            return (await ana.call(market.selling)).sessions == 1
+
+        await until(is_going_on)
+        assert (await ask(ana, text="a b c d e f g " * 60, raw=True, max_tokens=200)).tokens
+        assert len((await bought).tokens) == 350

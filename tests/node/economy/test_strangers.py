@@ -13,18 +13,20 @@ from support.trade import until
 from support.traders import MODEL, SOON, Trader, befriend
 
 from ainet.economy import requests
+from ainet.economy import voucher as vouchers
 from ainet.economy.checks import Verdict
 from ainet.economy.credits import Rate
 from ainet.economy.quotes import Quotes
 from ainet.economy.requests import AskPrice, Pay, ShowAccount
+from ainet.economy.signed import Parties
 from ainet.economy.terms import STRANGERS, Terms
 from ainet.economy.voucher import Kind
 from ainet.errors import AinetError, Busy, PeerUnreachable, ProtocolError, Refused
 from ainet.identity import certificates
 from ainet.links import greeting
 from ainet.links import strangers as links_strangers
+from ainet.links.calls import MAX_EARLY
 from ainet.links.frames import ChannelReset, Hello
-from ainet.links.link import MAX_EARLY
 from ainet.links.request import Probe, Request
 from ainet.links.standing import Standing
 from ainet.sharing.shares import TellShares
@@ -46,6 +48,15 @@ async def traders(tmp_path, *others, terms=OPEN, timing=SOON):
     finally:
         for one in reversed(found):
             await one.stop()
+
+
+def work(payer, payee, total):
+    """Return a voucher of a device for work that it never received."""
+    keys = [base64.b32decode(one.id.upper() + "====") for one in (payer, payee)]
+    swarms = [bytes.fromhex(one.identity.swarm) for one in (payer, payee)]
+    parties = Parties(*keys, *swarms)
+    body = vouchers.Body(*keys, total, 0, Kind.WORK, bytes(16), 0, bytes(32), 0)
+    return vouchers.sign(body, parties, payer.identity.sign)
 
 
 def here(trader):
@@ -322,14 +333,26 @@ async def test_a_stranger_that_acknowledges_too_much_is_sent_away(tmp_path):
         assert all(row.credits < 10**9 for row in (await ana.books.ledger()).rows)
 
 
-async def test_showing_again_and_again_leaves_one_row(tmp_path):
+async def test_what_a_stranger_shows_uses_up_nothing_and_leaves_no_row(tmp_path):
     async with traders(tmp_path, "ben") as (ana, ben):
         link = await ben.meet(ana)
-        account = await ben.accounts.of(ana.id)
-        for _ in range(20):
-            signed = await account.give(1, Kind.GIFT)
-            await link.request(ShowAccount(None, signed))
-        assert [row.credits for row in (await ana.books.ledger()).rows] == [1]
+        before = await left(ana)
+        for total in (10**6, 10**15):
+            voucher = work(ben, ana, total)
+            await link.request(ShowAccount(None, voucher))
+        assert (await ana.books.ledger()).rows == []
+        assert await left(ana) == before
+        # What is shown counts where something is bought: a device that was restored goes on from there.
+        account = await ben.accounts.met(link)
+        account.buyer.shown(10**6, 0)
+        assert len(await ben.ask(most=20, stranger=ana)) == 20
+        assert {row.kind for row in (await ana.books.ledger()).rows} == {"session", "recovered"}
+        assert (await ana.books.verify()).problems == []
+        cost = Rate(MODEL.parameters, 1000).cost(60, 20)
+        assert before - await left(ana) == pytest.approx(cost, rel=0.01)
+        await ana.stop()
+        await ana.open().start()
+        assert before - await left(ana) == pytest.approx(cost, rel=0.01)
 
 
 async def test_a_stranger_that_lied_is_not_trusted_when_it_comes_again(tmp_path):
@@ -365,3 +388,17 @@ async def test_not_too_many_come_at_once(tmp_path):
         found = [await answered() for _ in range(links_strangers.MOST_GREETINGS + 5)]
         assert all(found[: links_strangers.MOST_GREETINGS])
         assert not all(found)
+
+
+async def test_a_contact_that_was_forgotten_is_a_stranger_like_others(tmp_path):
+    async with traders(tmp_path, "ben") as (ana, ben):
+        await befriend(ana, ben)
+        await ben.ask(most=5)
+        for one, other in ((ana, ben), (ben, ana)):
+            one.links.trust.forget(other.name)
+        await ben.ask(most=5, stranger=ana)
+        account = await ana.accounts.of(ben.id)
+        assert (account.is_stranger, account.seller.shared is not None) == (True, True)
+        # What it had as a contact is not taken from what strangers share.
+        cost = Rate(MODEL.parameters, 1000).cost(60, 5)
+        assert STRANGERS * ana.selling.pace - await left(ana) == pytest.approx(cost, rel=0.01)

@@ -56,7 +56,8 @@ def existing_cluster(tmp_path: Path, protocol: str, *tls: str, port: int = 0) ->
             "scheduler", *options, "--port", str(port), "--scheduler-file", str(tmp_path / "address")
         )
         deadline = time.monotonic() + 30
-        while not (tmp_path / "address").exists():
+        # It is made, and then written: a worker that reads it in between ends.
+        while not (path := tmp_path / "address").exists() or not path.read_text().rstrip().endswith("}"):
             assert time.monotonic() < deadline
             assert scheduler.poll() is None
             time.sleep(0.01)

@@ -144,3 +144,30 @@ def test_a_voucher_of_another_session_pays_for_no_prompt_twice():
     assert pair.order(session(2), 100, 10)
     pair.hear(voucher(known, session(2), by=BEN, kind=Kind.WORK))  # the same total, with another name
     assert session(2) not in pair.did
+
+
+def test_what_does_not_suffice_for_a_token_does_not_prolong_the_wait():
+    pair = Pair()
+    pair.meet()
+    assert pair.order(session(1), 10, 200)
+    pair.pays = False
+    pair.generate(session(1), 200)
+    for n in range(1, 4):
+        pair.moment += PATIENCE // 3
+        seller = pair.seller
+        seller.acknowledge(seller.balance.acknowledged + 1, 0, session(1), pair.moment)
+        seller.acknowledge(seller.balance.acknowledged + 1, n, session(1), pair.moment)  # nor does a gift
+    assert [one.why for one in pair.seller.tick(pair.moment)] == ["unpaid"]
+
+
+def test_a_gift_does_not_pay_for_half_of_a_prompt():
+    pair = Pair()
+    pair.meet()
+    pair.pays = False
+    order = Order(session(1), RATE, 200, 10)
+    did = pair.seller.sell(order, 0)
+    assert [one.what for one in did] == ["say sold"]
+    known = pair.seller.balance.acknowledged
+    assert pair.seller.acknowledge(known + order.half, order.half, session(1), 0) == []
+    (read,) = pair.seller.acknowledge(known + 2 * order.half, order.half, session(1), 0)
+    assert read.what == "read prompt"

@@ -257,3 +257,33 @@ def test_a_receipt_is_its_seller_s_for_its_buyer_in_their_swarms():
         receipts.read(receipts.sign(RECEIPT, BUYS, BEN.sign), BUYS, ANA.public_key())
     with pytest.raises(ProtocolError, match="cannot be read"):
         receipts.read(receipts.Receipt(b"", receipt.signature), BUYS, ANA.public_key())
+
+
+def test_a_session_that_began_long_ago_is_still_paid(books):
+    """Others may begin any number of sessions meanwhile, for next to nothing."""
+    long = Order(books.session(), RATE, 10, 100)
+    for ledger, account, is_own in ((books.ben, books.at_ben, True), (books.ana, books.at_ana, False)):
+        ledger.begin(account, long, MODEL, is_own=is_own)
+        for n in range(1100):
+            ledger.begin(account, Order((10**6 + n).to_bytes(16, "big"), RATE, 1, 1), MODEL, is_own=is_own)
+    books.pay(500, long.session)
+    books.ana.end(books.at_ana, long.session, is_own=False, generated=9)
+    assert [row.credits for row in books.ana.rows() if row.session == long.session] == [500]
+
+
+def test_of_strangers_that_only_came_nothing_is_kept(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    ledger = DistributedLedger(path, raw(ANA), BUYS.payee_swarm)
+    ledger.account(raw(BEN), BUYS.payer_swarm, is_stranger=True)
+    ledger.close()
+    ledger = DistributedLedger(path, raw(ANA), BUYS.payee_swarm)
+    assert ledger.accounts() == []
+    ledger.close()
+
+
+def test_a_stranger_that_is_introduced_begins_like_other_contacts(tmp_path):
+    ledger = DistributedLedger(tmp_path / "ledger.sqlite", raw(ANA), BUYS.payee_swarm)
+    ledger.account(raw(BEN), BUYS.payer_swarm, is_stranger=True)
+    new = Balance.new(1_000, ALLOWANCE)
+    assert ledger.account(raw(BEN), BUYS.payer_swarm, new=new).balance.left(ALLOWANCE) == new.left(ALLOWANCE)
+    ledger.close()

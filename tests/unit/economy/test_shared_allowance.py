@@ -131,3 +131,23 @@ def test_what_a_stranger_gave_is_its_own():
     giver.share(shared, 1)
     other.share(shared, 2)
     assert (giver.left(1), other.left(1)) == (ALLOWANCE.saved + 700, ALLOWANCE.saved)
+
+
+def test_a_prompt_that_was_read_counts_whole_also_where_its_asker_hangs_up():
+    shared = SharedAllowance(ALLOWANCE, Balance(moment=1), {})
+    seller = Seller(Balance(), NOTHING)
+    seller.share(shared, 1)
+    order = Order(bytes(16), RATE, 61, 10)
+    seller.sell(order, 1)
+    seller.acknowledge(order.half, 0, order.session, 1)
+    seller.cut(1)
+    assert ALLOWANCE.saved - shared.left(1) == RATE.cost(61, 0)
+
+
+def test_what_a_stranger_says_that_it_had_uses_up_nothing():
+    shared = SharedAllowance(ALLOWANCE, Balance(moment=1), {})
+    seller = Seller(Balance(), NOTHING)
+    seller.share(shared, 1)
+    seller.acknowledge(10**12, 0, bytes(16), 1)
+    assert shared.left(1) == ALLOWANCE.saved
+    assert seller.left(1) == ALLOWANCE.saved

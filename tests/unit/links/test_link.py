@@ -10,8 +10,8 @@ from support.linked import Blob, Count, Echo, Peer, Progress, Raise, Wait, two
 from support.swarms import Device, devices, until
 
 from ainet.errors import AinetError, Busy, NotFound, PeerUnreachable, ProtocolError, UsageError
+from ainet.links.calls import MAX_CALLS
 from ainet.links.frames import MAX_FRAME, WINDOW, Hint
-from ainet.links.link import MAX_CALLS
 from ainet.links.request import Request
 from ainet.wire.address import split_address
 
