@@ -88,6 +88,8 @@ class Accounts:
         self._ledger: DistributedLedger | None = None
         self._opening = asyncio.Lock()
         self._open: dict[str, PairAccount] = {}
+        #: Held while an account is opened, or retired.
+        self._changing = asyncio.Lock()
         self._tasks = Tasks("An account was not compared with another device's", log)
         #: Why the ledger was begun anew, if it was.
         self.damage = ""
@@ -167,11 +169,16 @@ class Accounts:
         stranger = self._links.strangers.swarm(peer) if contact is None else None
         if contact is None and stranger is None:
             raise NotFound("That device is no contact here (any more).")
-        ledger, is_stranger = await self.ledger(), contact is None
-        if peer in self._open and self._open[peer].is_stranger is not is_stranger:
+        is_stranger = contact is None
+        known = self._open.get(peer)
+        if known is not None and known.is_stranger is is_stranger and not known.is_retired:
+            return known
+        ledger, shared = await self.ledger(), await self.shared()
+        async with self._changing:
+            known = self._open.get(peer)
+            if known is not None and known.is_stranger is is_stranger and not known.is_retired:
+                return known  # somebody else was first
             await self._retire(peer)
-        if peer not in self._open:
-            shared = await self.shared()
             swarm = stranger or (bytes.fromhex(swarm_of(read_ca(contact.ca))) if contact is not None else b"")
             key = base64.b32decode(peer.upper() + "====")
             given = NOTHING if is_stranger else self._allowance()
@@ -189,9 +196,10 @@ class Accounts:
                 signer=self._identity.sign,
                 patience=self._timing.session_silence,
             )
-            if self._open.setdefault(peer, made) is made and is_stranger:  # somebody else may have been first
+            self._open[peer] = made
+            if is_stranger:
                 made.seller.share(shared, made.number)
-        return self._open[peer]
+        return made
 
     async def all(self) -> list[PairAccount]:
         """Return the accounts with all contacts with which there is one."""
@@ -242,9 +250,9 @@ class Accounts:
                 words.append(f"{what} {told:,} credits where {known:,} are known here")
         return words
 
-    async def allow(self) -> None:
-        """Take over what the owner gives now."""
-        for account in list(self._open.values()):
+    async def allow(self, *, to_contacts: bool = True) -> None:
+        """Take over what the owner gives now to strangers, and to contacts."""
+        for account in list(self._open.values()) if to_contacts else []:
             if not account.is_stranger:
                 await account.allow(self._allowance())
         (await self.shared()).allowance = self._shared_allowance()
@@ -346,9 +354,13 @@ class Accounts:
             await account.cut()
 
     def _stranger_left(self, link: PeerLink) -> None:
-        account = self._open.get(link.peer_id)
-        if account is not None and account.is_stranger and self._links.open_link(link.peer_id) is None:
-            self._tasks.spawn(self._retire(link.peer_id))
+        self._tasks.spawn(self._retire_stranger(link.peer_id))
+
+    async def _retire_stranger(self, peer: str) -> None:
+        async with self._changing:
+            account = self._open.get(peer)
+            if account is not None and account.is_stranger and self._links.open_link(peer) is None:
+                await self._retire(peer)
 
     async def _retire(self, peer: str) -> None:
         """End all sessions of a stranger that is gone, or of a device that is one, or none, from now on."""
@@ -357,8 +369,7 @@ class Accounts:
             await account.retire()
             if self._shared is not None:
                 self._shared.close(account.number)
-            if self._open.get(peer) is account:
-                del self._open[peer]
+            self._open.pop(peer, None)
             await self._keep_shared()
 
     async def _show(self, link: PeerLink, request: ShowAccount) -> Shown:

@@ -172,7 +172,7 @@ class DistributedLedger:
             if is_stranger:
                 balance = replace(balance, leaked=leaked + max(balance.level, 0))
             elif new is not None:
-                balance = replace(balance, begun_at=new.begun_at, moment=max(moment, new.moment))
+                balance = replace(balance, begun_at=max(begun_at, new.begun_at), moment=max(moment, new.moment))
             with self._transaction():
                 self._file.execute("UPDATE accounts SET is_stranger = ? WHERE id = ?", (is_stranger, number))
                 self._keep(number, balance, 0)

@@ -118,7 +118,7 @@ class Market:
         self._problem = ""
         await asyncio.to_thread(write_terms, self._path, None)
         await self._links.admit_strangers(is_admitted=False)
-        await self._accounts.allow()
+        await self._accounts.allow(to_contacts=False)  # those have what they have saved up when selling goes on
         return await self.selling()
 
     async def selling(self) -> shown.SellingState:

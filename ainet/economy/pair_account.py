@@ -96,9 +96,10 @@ class PairAccount:
         is_stranger: bool = False,
     ) -> None:
         self.peer, self.name, self.is_stranger = peer, name, is_stranger
-        self._is_retired = False
-        #: The total that a stranger says that it has signed before.
-        self._shown = 0
+        #: Whether the other device is gone; its account is opened anew when it comes again.
+        self.is_retired = False
+        #: The total, and the gifts in it, that a stranger says that it has signed before.
+        self._shown = (0, 0)
         self.number, self.parties = account.id, account.parties
         self.signed, self.held = account.signed, account.held
         self.pace = account.pace
@@ -225,7 +226,7 @@ class PairAccount:
                 if (
                     not is_paid
                 ):  # each time could be a row that stays: it is known, and written down when something is paid
-                    self._shown = max(self._shown, body.total)
+                    self._shown = max(self._shown, (body.total, body.gifts))
                     return []
                 self._check_stranger(body)
             before = {session: sale.acknowledged for session, sale in self._sales.items()}
@@ -242,6 +243,7 @@ class PairAccount:
                 )
             )
             self.held = voucher
+            self._shown = (0, 0)  # it is written down now, in one row
         self._wake()
         return did
 
@@ -260,7 +262,7 @@ class PairAccount:
         async with self._lock:
             if session not in self.seller.sales:
                 return None
-            sale = self.seller.end(session, now())
+            sale = self.seller.end(session, now(), is_done=receipt is not None)
             await self._note_end(sale, receipt)
         self._wake()
         return sale
@@ -288,21 +290,22 @@ class PairAccount:
     @to_its_end
     async def retire(self) -> None:
         """End everything with a stranger that is gone; of one with which nothing ever happened, nothing is kept."""
+        self.is_retired = True
         await self.cut()
         async with self._lock:
-            self._is_retired = True
             await self._journal(lambda: self._ledger.drop_unused(self.number))
 
     def _check_stranger(self, body: vouchers.Body) -> None:
         """Raise `ProtocolError` where a stranger acknowledges more than it was sold, besides what it has shown."""
         seller = self.seller
-        known = max(seller.balance.acknowledged, self._shown)
+        total, gifts = self._shown
+        known = max(seller.balance.acknowledged, total)
         most = known + seller.unacknowledged + seller.balance.written_off
-        if body.total > most or body.gifts > seller.balance.acknowledged_gifts:
+        if body.total > most or body.gifts > max(seller.balance.acknowledged_gifts, gifts):
             raise ProtocolError(f"{self.name} acknowledges what it has not received.")
 
     def _check_open(self) -> None:
-        if self._is_retired:
+        if self.is_retired:
             raise PeerUnreachable(f"{self.name} is gone.")
 
     # Buying.

@@ -52,6 +52,11 @@ class Room(NamedTuple):
         """The places that strangers may have, all together: whatever they are called, contacts find some, too."""
         return max(self.places // 2, 1)
 
+    @property
+    def cells_of_strangers(self) -> int:
+        """The cells that they may have, all together."""
+        return self.cells // 2
+
 
 class Place:
     """A place, or the wait for one. As a context it is given back at the end.
@@ -182,19 +187,23 @@ class Places:
         ordered = order_of_service([place.asker for place in self._waiting], ContributionScore(records, {}))
         return [waiting[id(asker)] for asker in ordered]
 
-    def _strangers(self, room: Room) -> int:
-        return sum(one.asker.rank == STRANGER and one.room.model == room.model for one in self._taken)
+    def _has_room_for_stranger(self, place: Place) -> bool:
+        strangers, room = [one for one in self._taken if one.asker.rank == STRANGER], place.room
+        same = [one for one in strangers if one.room.model == room.model]
+        is_free = len(same) < room.of_strangers and len(strangers) < PLACES // 2
+        return is_free and sum(one.size for one in same) + place.size <= room.cells_of_strangers
 
     def _give(self) -> None:
         """Give what is free; who wants the same model as the next one, but less of it, does not overtake that one."""
         full = set[bytes]()
         for place in [] if self._is_held else self.order():
             room = place.room
+            if place.asker.rank == STRANGER and not self._has_room_for_stranger(place):
+                continue  # contacts need not wait for it
             is_full = self._sessions[room.model] >= room.places or len(self._taken) >= PLACES
             if is_full or self._cells[room.model] + place.size > room.cells:
                 full.add(room.model)
-            is_stranger = place.asker.rank == STRANGER
-            if room.model in full or (is_stranger and self._strangers(room) >= room.of_strangers):
+            if room.model in full:
                 continue
             self._waiting.remove(place)
             self._taken.append(place)

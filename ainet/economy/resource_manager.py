@@ -88,9 +88,10 @@ class ResourceManager:
         return session in self._flows
 
     @staticmethod
-    def window(model: SoldModel) -> int:
-        """Return the most tokens that sessions of others may have in a model's cells, together."""
-        return int(model.window * CELLS)
+    def window(model: SoldModel, *, is_stranger: bool = False) -> int:
+        """Return the most tokens that sessions of others may have in a model's cells, together, or of strangers."""
+        cells = int(model.window * CELLS)
+        return cells // 2 if is_stranger else cells
 
     def place(self, device: str, model: SoldModel, order: Order, moment: int, *, is_stranger: bool) -> Place:
         """Ask for a place for a session of another device (node id); raises `Busy` where there will be none soon."""
@@ -121,23 +122,24 @@ class ResourceManager:
             del self._flows[session]
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[Callable[[], None]]:
+    def waiting(self) -> Iterator[Callable[[bool], None]]:
         """Let all sessions of others wait meanwhile: the owner's question takes the next token.
 
-        Yields what is to be called when the question has begun. One that does not begin at once may itself wait for
-        what sessions of others have: they go on until it does, and nobody new comes.
+        Yields what is told whether the question has begun, and again if it begins anew elsewhere. One that does not
+        begin at once may itself wait for what sessions of others have: they go on until it does, and nobody new comes.
         """
         number = next(self._numbers)
         self._owners[number] = time.monotonic() + self._every
         self._own.begin()
         self._pause()
 
-        def begun() -> None:
-            self._owners[number] = None
-            self._pause()
+        def tell(has_begun: bool) -> None:
+            if has_begun or self._owners[number] is None:
+                self._owners[number] = None if has_begun else time.monotonic() + self._every
+                self._pause()
 
         try:
-            yield begun
+            yield tell
         finally:
             del self._owners[number]
             self._own.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from ainet.economy.resource_manager import ResourceManager
 from ainet.economy.sold_session import SoldSession
 from ainet.economy.words import beyond_allowance
 from ainet.economy.works import is_called
-from ainet.errors import Busy, NotFound, PromptTooLong, ProtocolError, Refused
+from ainet.errors import Busy, NotFound, PeerUnreachable, PromptTooLong, ProtocolError, Refused
 from ainet.links.standing import Standing, stranger_name
 from ainet.stages.protocol.flow import Flow
 from ainet.tasks import Tasks
@@ -110,11 +111,11 @@ class Selling:
 
     # Prices.
 
-    def offers(self, terms: Terms) -> list[Offer]:
+    def offers(self, terms: Terms, *, is_stranger: bool = False) -> list[Offer]:
         """Return what is sold on these terms, at which prices now."""
-        return [self._offer(terms, one) for one in self.models]
+        return [self._offer(terms, one, is_stranger=is_stranger) for one in self.models]
 
-    def _offer(self, terms: Terms, model: SoldModel) -> Offer:
+    def _offer(self, terms: Terms, model: SoldModel, *, is_stranger: bool = False) -> Offer:
         starts = self.resources.starts_in(model)
         starts += 0.0 if self._works.is_ready(model) else self._timing.first_generation
         load = Load(self.resources.load, starts)
@@ -126,7 +127,7 @@ class Selling:
             model.parameters,
             quote.price,
             quote.reason,
-            self.resources.window(model),
+            self.resources.window(model, is_stranger=is_stranger),
             starts,
             1 / model.seconds if model.seconds > 0 else 0.0,
             model.tokenizer,
@@ -163,7 +164,8 @@ class Selling:
             self._note_price(request)
         left, daily = account.seller.left(now()), account.seller.daily
         why_not, terms = self._why_not(link), self.terms
-        offers = self.offers(terms) if terms is not None and not why_not else []
+        is_sold = terms is not None and not why_not
+        offers = self.offers(terms, is_stranger=account.is_stranger) if terms is not None and is_sold else []
         yield Prices(offers, left, daily, self.pace, why_not)
 
     @contextlib.contextmanager
@@ -173,10 +175,14 @@ class Selling:
         if is_stranger and self._told >= MOST_TOLD:
             raise Busy("Others are being told already. Ask again soon.", retry_after=5.0)
         self._told += is_stranger
+        loop, slow = asyncio.get_running_loop(), PeerUnreachable("The vocabulary was read too slowly.")
+        patience = loop.call_later(self._timing.tokenizer, link.close, slow) if is_stranger else None
         try:
             yield
         finally:
             self._told -= is_stranger
+            if patience is not None:
+                patience.cancel()
 
     def _note_price(self, request: AskPrice) -> None:
         """Note a question that will not come, since what it wants is not there."""
@@ -200,8 +206,16 @@ class Selling:
             link.close(exc)
             raise
 
-    def _checked(self, link: PeerLink, account: PairAccount, request: Buy) -> tuple[SoldModel, Order]:
-        """Return what an order is about; raises `AinetError` with words for what cannot be had."""
+    def _checked(
+        self, link: PeerLink, account: PairAccount, request: Buy, *, is_agreed: bool = False
+    ) -> tuple[SoldModel, Order]:
+        """Return what an order is about; raises `AinetError` with words for what cannot be had.
+
+        Parameters
+        ----------
+        is_agreed
+            Whether its price was found right before: the order itself is a part of the load by now.
+        """
         terms = self.terms
         if terms is None or self._why_not(link):
             raise Refused(self._why_not(link))
@@ -216,7 +230,7 @@ class Selling:
             raise ProtocolError("There is a session with this id already.")
         if not request.prompt:
             raise ProtocolError("There is nothing to answer: the prompt is empty.")
-        window = self.resources.window(model)
+        window = self.resources.window(model, is_stranger=account.is_stranger)
         if prompt + 1 > window:
             self._demand.note("length", f"{prompt} tokens")
             raise PromptTooLong(
@@ -226,7 +240,7 @@ class Selling:
             )
         most = min(request.most, window - prompt)
         price = self._offer(terms, model).price
-        if price > request.price:
+        if price > request.price and not is_agreed:
             raise Refused(
                 f"{name} asks {price / UNIT_PRICE:g} now; {request.price / UNIT_PRICE:g} was agreed.",
                 price=price,
@@ -257,7 +271,8 @@ class Selling:
             while not await place.wait(self._timing.place_told):
                 others = f"; {place.before} others come first" if place.before else ""
                 yield SaleEvent(Getting(f"waiting for a place{others}"))
-            model, order = self._checked(link, account, request)  # meanwhile the owner may sell nothing more
+            # Meanwhile the owner may sell nothing more.
+            model, order = self._checked(link, account, request, is_agreed=True)
             serving = self._serve(account, request, model, order, judged, name=self._name(link))
             async with contextlib.aclosing(serving) as events:
                 async for event in events:

@@ -188,13 +188,19 @@ class Seller:
             if sale.waiting is not None and moment - sale.waiting >= self._patience
         ]
 
-    def end(self, session: bytes, moment: int) -> Sale:
-        """End a session: what it has not taken can be had by others. What is charged can still be acknowledged."""
+    def end(self, session: bytes, moment: int, *, is_done: bool = False) -> Sale:
+        """End a session: what it has not taken can be had by others. What is charged can still be acknowledged.
+
+        Parameters
+        ----------
+        is_done
+            Whether the answer has come to its end.
+        """
         sale = self.sales.pop(session)
         is_read, sale.stage = sale.stage is Stage.READING, Stage.ENDED
         self._window = max((one.window for one in self.sales.values()), default=0)
         self.balance = self.balance.at(moment, self.allowance)
-        if self.shared is not None and is_read and not sale.generated:
+        if self.shared is not None and is_read and not (sale.generated or is_done):
             # The other half of the prompt was read for a name that may not come back.
             rest = sale.order.rate.cost(sale.order.prompt, 0) - sale.order.half
             self.balance = replace(self.balance, written_off=self.balance.written_off + rest)

@@ -38,8 +38,8 @@ LOST_ATTEMPTS = 10
 LOAD_ATTEMPTS = 3
 
 
-def _nobody_waits() -> AbstractContextManager[Callable[[], None]]:
-    return contextlib.nullcontext(lambda: None)
+def _nobody_waits() -> AbstractContextManager[Callable[[bool], None]]:
+    return contextlib.nullcontext(lambda _: None)
 
 
 class _LostInQueue(StageLost):
@@ -67,8 +67,8 @@ class Answering:
         self._provider = provider
         self._log = log
         self._note_work = note_work
-        #: Entered while somebody is answered who comes before all others; gives what is called when that has begun.
-        self.first: Callable[[], AbstractContextManager[Callable[[], None]]] = _nobody_waits
+        #: Entered while somebody is answered who comes before all others; gives what is told whether that has begun.
+        self.first: Callable[[], AbstractContextManager[Callable[[bool], None]]] = _nobody_waits
         #: The members (node ids) that have asked a pipeline.
         self._askers: weakref.WeakKeyDictionary[Pipeline, set[str]] = weakref.WeakKeyDictionary()
         links.handle(AskPipeline, self._answer_member)
@@ -88,8 +88,8 @@ class Answering:
         with self.first() as tell:
             async with contextlib.aclosing(self._until_answered(request, transcript)) as events:
                 async for event in events:
-                    if isinstance(event, shown.Start):
-                        tell()
+                    if isinstance(event, shown.Start | shown.Progress):  # the latter: it begins, maybe anew
+                        tell(isinstance(event, shown.Start))
                     yield event
 
     async def _until_answered(
@@ -190,7 +190,7 @@ class Answering:
                 async with contextlib.aclosing(answer) as events:
                     async for event in events:
                         if isinstance(event, Started):
-                            tell()
+                            tell(True)
                         yield Said(event)
         except StageLost:
             pipeline.abandon()

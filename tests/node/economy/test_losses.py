@@ -308,3 +308,16 @@ async def test_what_was_agreed_holds_where_the_price_falls_and_nothing_is_sold_w
         with pytest.raises(AinetError, match=r"ana asks 0\.6 now; 0\.5 was agreed"):
             await ben.ask(20, between=lambda: set_price(600))
         await check_agreed(ana, ben)
+
+
+async def test_a_price_by_load_is_agreed_before_the_order_is_a_part_of_the_load(tmp_path, monkeypatch):
+    monkeypatch.setattr("support.traders.MODEL", MODEL._replace(slots=1))
+    ana = await Trader(tmp_path / "ana", "ana", terms=Terms(max_load=1.0)).start()
+    ben = await Trader(tmp_path / "ben", "ben").start()
+    try:
+        await befriend(ana, ben)
+        for _ in range(4):  # from the second one on it is known how long a session takes
+            assert len(await ben.ask(most=60)) == 60
+    finally:
+        await ben.stop()
+        await ana.stop()

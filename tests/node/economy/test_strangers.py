@@ -236,9 +236,9 @@ async def test_all_strangers_together_have_one_allowance_that_outlives_a_restart
         most = each.tokens_for(whole // 2 - 1, 60)  # two of these fit, and not three
         assert await left(ana) == whole
         for one in others[:2]:
-            assert len(await one.ask(most=min(most, 1900), stranger=ana)) == min(most, 1900)
+            assert len(await one.ask(most=min(most, 900), stranger=ana)) == min(most, 900)
         used = whole - await left(ana)
-        assert used == pytest.approx(2 * each.cost(60, min(most, 1900)), rel=0.02)
+        assert used == pytest.approx(2 * each.cost(60, min(most, 900)), rel=0.02)
         await ana.stop()
         await ana.open().start()
         assert whole - await left(ana) == pytest.approx(used, rel=0.02)
@@ -402,3 +402,18 @@ async def test_a_contact_that_was_forgotten_is_a_stranger_like_others(tmp_path):
         # What it had as a contact is not taken from what strangers share.
         cost = Rate(MODEL.parameters, 1000).cost(60, 5)
         assert STRANGERS * ana.selling.pace - await left(ana) == pytest.approx(cost, rel=0.01)
+
+
+async def test_after_something_was_shown_a_stranger_pays_for_what_it_is_sold_and_nothing_else(tmp_path):
+    async with traders(tmp_path, "ben") as (ana, ben):
+        link = await ben.meet(ana)
+        await link.request(ShowAccount(None, work(ben, ana, 10**9)))
+        mine = await ana.accounts.of(ben.id)
+        account = await ben.accounts.met(link)
+        account.buyer.shown(10**9, 0)
+        await ben.ask(most=3, stranger=ana)
+        total = mine.seller.balance.acknowledged
+        assert total > 10**9
+        with pytest.raises(ProtocolError):
+            await mine.acknowledge(work(ben, ana, total + 1))
+        assert len((await ana.books.ledger()).rows) == 2

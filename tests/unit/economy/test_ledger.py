@@ -287,3 +287,12 @@ def test_a_stranger_that_is_introduced_begins_like_other_contacts(tmp_path):
     new = Balance.new(1_000, ALLOWANCE)
     assert ledger.account(raw(BEN), BUYS.payer_swarm, new=new).balance.left(ALLOWANCE) == new.left(ALLOWANCE)
     ledger.close()
+
+
+def test_a_contact_that_was_a_stranger_meanwhile_is_not_owed_what_it_had(tmp_path):
+    ledger = DistributedLedger(tmp_path / "ledger.sqlite", raw(ANA), BUYS.payee_swarm)
+    rich = Balance(begun_at=5_000, moment=1)
+    ledger.account(raw(BEN), BUYS.payer_swarm, new=rich)
+    ledger.account(raw(BEN), BUYS.payer_swarm, is_stranger=True)
+    assert ledger.account(raw(BEN), BUYS.payer_swarm, new=Balance(begun_at=10)).balance.level >= 0
+    ledger.close()

@@ -123,3 +123,22 @@ async def test_strangers_leave_half_of_the_places_to_contacts():
         names = [stack.enter_context(ask(places, f"s{i}", i, stranger=True)) for i in range(PLACES)]
         assert [await one.wait(0) for one in names] == [i < PLACES // 2 for i in range(PLACES)]
         assert await stack.enter_context(ask(places, "ben", 99)).wait(0)
+
+
+async def test_a_stranger_that_finds_no_room_is_in_no_contact_s_way():
+    places = Places(lambda _: Record())
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(ask(places, "s0", 0, stranger=True, size=400))
+        second = stack.enter_context(ask(places, "s1", 1, stranger=True, size=400))  # more than half of the cells
+        contact = stack.enter_context(ask(places, "ben", 2, size=500))
+        assert [await one.wait(0) for one in (first, second, contact)] == [True, False, True]
+
+
+async def test_strangers_have_half_of_all_places_however_many_models_there_are():
+    places = Places(lambda _: Record())
+    with contextlib.ExitStack() as stack:
+        found = [
+            stack.enter_context(ask(places, f"s{i}", i, stranger=True, room=Room(bytes([i]), 1000, 8)))
+            for i in range(PLACES)
+        ]
+        assert sum([await one.wait(0) for one in found]) == PLACES // 2
