@@ -268,8 +268,11 @@ class Buying:
         if ended is None:
             raise ProtocolError(f"{link.peer_name} ended the session without a receipt.")
         yield shown.Progress(text=f"checking what {link.peer_name} has said")
-        got.bought[-1] = await self._checked(wanted, found, got, bought, ended)
-        text, more = await self._true_text(wanted, offer, got, link.peer_name)
+        try:
+            got.bought[-1] = await self._checked(wanted, found, got, bought, ended)
+            text, more = await self._true_text(wanted, offer, got, link.peer_name)
+        except AinetError as exc:  # the answer is there, and paid
+            text, more = "".join(got.text), [f"what {link.peer_name} has said could not be looked at: {exc.message}"]
         done = _done(wanted, found, got, Finish(ended.finish).name.lower(), text)
         yield dataclasses.replace(done, notes=[*notes, *more])
 
@@ -294,9 +297,12 @@ class Buying:
         except AinetError as exc:
             self._log.info("The answer of %s is not checked: %s", name, exc.message)
             return bought
-        if not verdict.words:
-            ratio = n / max(await self._tokenizing.count(found.offer.tokenizer, "".join(got.text)), 1)
-            if n >= LONG and not said and ratio > PADDED:
+        sampling = wanted.request.sampling
+        if not verdict.words and n >= LONG and not said and not (sampling.grammar or sampling.json_schema):
+            # Of all tokens, a stop text among them; grammars force splits that no tokenizer would make.
+            whole = await self._tokenizing.text(found.offer.tokenizer, tokens, [])
+            ratio = n / max(await self._tokenizing.count(found.offer.tokenizer, whole), 1)
+            if ratio > PADDED:
                 verdict = verdict._replace(words=f"it is padded: {ratio:.1f} tokens where one would do")
         await self._accounts.note_check(bytes.fromhex(bought.session), verdict)
         if verdict.passed and got.last > got.first and not account.is_stranger:

@@ -69,14 +69,14 @@ class IncentiveManager:
             raise UsageError(f"{until[:40]!r} is no date. Write year, month and day, such as 2027-03-31.") from None
         if day < datetime.date.today():
             raise UsageError(f"{until} is over.")
-        if seconds <= 0 or speed < 0:
+        if seconds <= 0 or not 0 <= speed <= 1e6:
             raise UsageError("A bonus is a time of this device, such as 2h, and a speed is at least 0 tokens a second.")
         if not self._selling.pace:
             raise UsageError("What a minute of this device is worth, is known once it sells something: `ainet sell`.")
         wanted = [one for one in self._wants.own() if one.model.casefold() != model.casefold()]
         if len(wanted) >= MOST_WANTS:
             raise UsageError(f"You want {MOST_WANTS} models already. `ainet want MODEL --no` takes one back.")
-        self._wants.add(Want(model, speed, round(seconds * self._selling.pace), seconds, until))
+        self._wants.add(Want(model, speed, round(seconds * self._selling.pace), seconds, day.isoformat()))
         return self._state()
 
     async def want_no_more(self, model: str) -> shown.WantState:

@@ -152,7 +152,9 @@ class Quotes:
                     raise Refused(f"{link.peer_name} is a device of yours: it answers without --from, for nothing.")
                 account = await self._accounts.met(link)
                 wants = [] if is_stranger else self._wants.own()
-                prices: Prices = await link.request(AskPrice(None, model, wants), timeout=None)
+                # Where a model's file lies on this device is nobody's business.
+                named = None if model is None or "/" in model or "\\" in model else model[:200]
+                prices: Prices = await link.request(AskPrice(None, named, wants), timeout=None)
         except TimeoutError:
             raise PeerUnreachable(f"it said no price within {self._timing.price_asked:g} seconds") from None
         await account.note_pace(prices.pace)

@@ -310,9 +310,16 @@ class Selling:
                 name=name,
                 timing=self._timing,
             )
+            loop, serving = asyncio.get_running_loop(), asyncio.current_task()
+            assert serving is not None  # noqa: S101 - a request is answered in one
             try:
                 async with contextlib.aclosing(sold.events()) as events:
                     async for event in events:
-                        yield event
+                        # Whoever takes nothing any more, and goes on paying for nothing, ends the session.
+                        patience = loop.call_later(self._timing.session_silence, serving.cancel)
+                        try:
+                            yield event
+                        finally:
+                            patience.cancel()
             finally:
                 self._tasks.spawn(self._settle(sold, account))

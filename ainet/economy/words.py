@@ -10,7 +10,7 @@ from ainet.economy.balance import DAY_MS
 if TYPE_CHECKING:
     from ainet.economy.order import Order
 
-MINUTE, HOUR = 60, 3600
+MINUTE, HOUR, YEAR = 60, 3600, 365 * 86_400
 
 
 def seconds_of(credits_: int, pace: int) -> float:
@@ -49,6 +49,8 @@ def beyond_allowance(name: str, order: Order, left: int, daily: int, pace: int) 
         return f"{gives}; {lacks} `--max-tokens {fits}` fits."
     if daily:
         seconds = (order.rate.cost(order.prompt, 1) - left) * DAY_MS / daily / 1000
+        if seconds > YEAR:
+            return f"{gives}; {lacks}"
         form = "%H:%M" if seconds < 12 * HOUR else "%A %H:%M"
         return f"{gives}; {lacks} A first word fits at {time.strftime(form, time.localtime(time.time() + seconds))}."
     return f"{gives}; {lacks}"

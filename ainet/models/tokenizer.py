@@ -5,7 +5,7 @@ from __future__ import annotations
 import bz2
 import hashlib
 import io
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import msgspec
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ainet.models.gguf import GGUFFile
 
 TOKENIZER_PREFIX = "tokenizer."
+#: In hex. Files are named after it, also after what another device says.
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Tokenizer(msgspec.Struct, frozen=True, array_like=True):
@@ -35,9 +37,9 @@ class Tokenizer(msgspec.Struct, frozen=True, array_like=True):
         Their number.
     """
 
-    hash: str
+    hash: Sha256
     nbytes: int
-    content: str
+    content: Sha256
     content_nbytes: int
 
 

@@ -80,6 +80,9 @@ class Sampler:
         # The chain is then the greedy sampler alone, which takes the first of the largest logits.
         is_free = not params.grammar and self._mask is None
         self._largest = self._greedy and is_free and params.repeat_penalty == 1.0
+        #: Owned by the chain.
+        self._grammar: Any = None
+        self._is_refused = False
         self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
         try:
             self._fill(params, vocabulary)
@@ -99,28 +102,34 @@ class Sampler:
             return int(self._llama.logits(row).argmax())
         found = self._candidates(position, row)
         token = int(found.tokens[found.scores.argmax()])
-        self.accept([token])
+        self._take(token)
         return token
 
     def margin(self, position: int, token: int, row: int = -1) -> float:
         """Return by how much another token would be better than this one, from 0 to 1, and accept this one.
 
-        It is 1 for a token that could not be drawn, and 0 for the one that would be.
+        It is 1 for a token that could not be drawn, and 0 for the one that would be. What follows one that the grammar
+        refuses is not judged any more: each is 1.
         """
         if self._largest:
             logits = self._llama.logits(row)
             return float(min(WORST, logits.max() - logits[token]))
+        if self._is_refused or not self._fits(token):
+            self._is_refused = True
+            return WORST
         try:
             found = self._candidates(position, row)
         except UsageError:
             return WORST
         finally:
-            self.accept([token])
+            self._take(token)
         mine = found.scores[found.tokens == token]
         return float(min(WORST, found.scores.max() - mine[0])) if len(mine) else WORST
 
     def end_margin(self, position: int, row: int = -1) -> float:
         """Return `margin` of ending the answer."""
+        if self._is_refused:
+            return WORST
         if self._largest:
             logits = self._llama.logits(row)
             found = Candidates(np.arange(len(logits), dtype=np.int32), logits.astype(np.float64))
@@ -156,12 +165,25 @@ class Sampler:
         return Candidates(left["id"].copy(), scores)
 
     def accept(self, tokens: Iterable[int]) -> None:
-        """Tell penalties and grammar of tokens that were drawn elsewhere."""
-        tokens = list(tokens)
+        """Tell penalties and grammar of tokens that were drawn elsewhere; raises `UsageError` for what does not fit."""
         for token in tokens:
-            C.llama_sampler_accept(self._chain, token)
+            if not self._fits(token):
+                raise UsageError("An answer cannot go on: what was said before does not follow the grammar.")
+            self._take(token)
+
+    def _fits(self, token: int) -> bool:
+        """Whether the grammar lets a token follow: for one that it does not, llama.cpp would end the process."""
+        if self._grammar is None:
+            return True
+        one = C.llama_token_data(id=token, logit=0.0, p=0.0)
+        drawn = C.llama_token_data_array(data=ctypes.pointer(one), size=1, selected=-1, sorted=False)
+        C.llama_sampler_apply(self._grammar, ctypes.byref(drawn))
+        return bool(one.logit > -math.inf)
+
+    def _take(self, token: int) -> None:
+        C.llama_sampler_accept(self._chain, token)
         if self._mask is not None:
-            self._mask.accept(tokens)
+            self._mask.accept([token])
 
     def close(self) -> None:
         if self._chain:
@@ -176,6 +198,7 @@ class Sampler:
                     "llama.cpp does not take the grammar: a `<token>` in it is none of this model's, or what may be "
                     "empty is repeated."
                 )
+            self._grammar = sampler
             self._add(sampler)
         if params.repeat_penalty != 1.0:
             self._add(C.llama_sampler_init_penalties(vocabulary.n_tokens, LAST_TOKENS, params.repeat_penalty, 0.0, 0.0))

@@ -98,6 +98,8 @@ class Session:
             self.prompt, self.notes = _prompt(request, vocabulary, llama.n_ctx)
         else:
             self.prompt = _checked(resume, vocabulary, llama.n_ctx, request.max_tokens)
+        if not all(0 <= token < vocabulary.n_tokens for token in request.expected):
+            raise UsageError("An answer cannot be judged: its tokens are not those of this model.")
         self._n_ctx, self._ends = llama.n_ctx, vocabulary.ends
         self._stream = TextStream(vocabulary, request.stop)
         self._sampler = Sampler(request.sampling, llama, vocabulary)

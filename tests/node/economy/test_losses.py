@@ -12,7 +12,10 @@ from support.trade import until
 from support.traders import MODEL, Trader, befriend, both_met, check_agreed
 
 from ainet.economy.accounts import KeptAccount
+from ainet.economy.bought_session import BoughtSession
 from ainet.economy.credits import Rate
+from ainet.economy.ledger import Model
+from ainet.economy.order import Order
 from ainet.economy.requests import Buy, Pay, ShowAccount
 from ainet.economy.terms import Terms
 from ainet.economy.voucher import Voucher
@@ -322,3 +325,29 @@ async def test_a_price_by_load_is_agreed_before_the_order_is_a_part_of_the_load(
     finally:
         await ben.stop()
         await ana.stop()
+
+
+async def test_a_buyer_that_takes_nothing_any_more_does_not_keep_its_place(tmp_path):
+    async with traders(tmp_path) as (ana, ben):
+        link = link_of(ben, ana)
+        account = await ben.accounts.met(link)
+        order = Order(bytes(range(16)), Rate(MODEL.parameters, 1000), 60, 500)
+        request = Buy(
+            session=order.session,
+            model=MODEL.digest,
+            prompt=list(range(60)),
+            sampling=SamplingParams(seed=1),
+            most=500,
+            price=1000,
+        )
+        model = Model(MODEL.digest, MODEL.name, MODEL.parameters)
+        session = BoughtSession(account, link, request, order, model=model, log=ben.log)
+        async with contextlib.aclosing(session.events()) as events:
+            for _ in range(4):
+                await anext(events)
+            assert ana.selling.resources.sessions == 1
+
+            async def is_over():
+                return ana.selling.resources.sessions == 0
+
+            await until(is_over)

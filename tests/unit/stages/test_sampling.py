@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import llama_cpp
@@ -156,3 +157,19 @@ def test_an_impossible_number_of_tokens_is_refused_with_both_limits(wrong):
     request = GenerateRequest(messages=[Message("user", "Hello")], max_tokens=wrong)
     with pytest.raises(UsageError, match=rf"max_tokens is {wrong}; it must lie between 1 and 2147483647\."):
         to_open(request)
+
+
+def test_tokens_that_a_grammar_refuses_end_no_process(llama):
+    """llama.cpp ends the process for them; they may come from the device of another owner."""
+    vocabulary = Vocabulary(llama)
+    llama.clear()
+    llama.decode(np.arange(10, 20, dtype=np.int32), [Segment(0, 0, 10, 1)])
+    a, b = (int(vocabulary.tokenize(one, special=False)[0]) for one in ("a", "b"))
+    with contextlib.closing(Sampler(SamplingParams(grammar='root ::= "a"+', seed=1), llama, vocabulary)) as sampler:
+        sampler.accept([a])
+        with pytest.raises(UsageError, match="does not follow the grammar"):
+            sampler.accept([b])
+        sampler.accept([a])
+        assert sampler.margin(10, a) < 1
+        assert [sampler.margin(10, one) for one in (b, a)] == [1.0, 1.0]
+        assert sampler.end_margin(10) == 1.0
