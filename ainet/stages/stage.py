@@ -168,7 +168,7 @@ class Stage:
             raise ProtocolError("The stage is linked already.")
         if recovery is not None:
             recovery.check(self.llama.n_slots)
-        self._previous, self._next, self._patience = previous, following, patience
+        self._previous, self._next, self._patience = previous and previous.within(patience), following, patience
         self._cache.go_on(recovery)
         self._is_followed_by_new = recovery is not None and self.spec.last_layer + 1 in recovery.new
         if self._head is not None:

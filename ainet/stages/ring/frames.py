@@ -121,6 +121,14 @@ class RingConnection:
         self.has_sent = False
         self._overflow: Overflow | None = None
 
+    def within(self, seconds: float) -> RingConnection:
+        """Have each part of a frame come within this time, once a frame has begun; returns the connection.
+
+        Whoever sends it may stop in the middle of one: what has come so far is then no sign of life any more.
+        """
+        self.socket.settimeout(seconds)
+        return self
+
     def unblock(self) -> None:
         """Let `send` never wait from now on."""
         self._overflow = Overflow(self.socket)

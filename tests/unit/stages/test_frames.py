@@ -263,3 +263,11 @@ def test_the_context_demands_a_certificate(identity):
     context = client_context(identity.local_credentials())
     assert context.minimum_version == ssl.TLSVersion.TLSv1_3
     assert context.verify_mode == ssl.CERT_REQUIRED
+
+
+def test_a_sender_that_stops_in_the_middle_of_a_frame_is_noticed(ring):
+    sender, receiver = ring
+    receiver.within(0.2)
+    sender.socket.sendall(HEADER.pack(Kind.HIDDEN, 0, 1000) + bytes(10))
+    with pytest.raises(TimeoutError):
+        receiver.receive()
