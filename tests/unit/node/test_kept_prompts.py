@@ -59,9 +59,17 @@ def prompts(tmp_path):
 
 
 async def until_told(path, untold):
+    """Wait until the note says who is still to be told; nothing where it is gone."""
     async with asyncio.timeout(10):
-        while (path.read_text() if path.exists() else "") != untold:
+        while _read(path) != untold:
             await asyncio.sleep(0)
+
+
+def _read(path):
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
 
 
 async def test_who_is_away_hears_later(prompts, tmp_path):
