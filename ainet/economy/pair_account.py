@@ -223,9 +223,7 @@ class PairAccount:
             if body.total <= self.seller.balance.acknowledged:
                 return []
             if self.is_stranger:
-                if (
-                    not is_paid
-                ):  # each time could be a row that stays: it is known, and written down when something is paid
+                if not is_paid:  # known, and written down when something is paid: each time could be a row that stays
                     self._shown = max(self._shown, (body.total, body.gifts))
                     return []
                 self._check_stranger(body)

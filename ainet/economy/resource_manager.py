@@ -134,7 +134,7 @@ class ResourceManager:
         self._pause()
 
         def tell(has_begun: bool) -> None:
-            if has_begun or self._owners[number] is None:
+            if has_begun is not (self._owners[number] is None):
                 self._owners[number] = None if has_begun else time.monotonic() + self._every
                 self._pause()
 

@@ -38,6 +38,13 @@ LOST_ATTEMPTS = 10
 LOAD_ATTEMPTS = 3
 
 
+def begins(event: shown.Event) -> bool | None:
+    """Whether an answer has begun with this event, or must begin anew elsewhere; None where it says neither."""
+    if isinstance(event, shown.Start | shown.Text):
+        return True
+    return False if isinstance(event, shown.Progress) and event.notice else None
+
+
 def _nobody_waits() -> AbstractContextManager[Callable[[bool], None]]:
     return contextlib.nullcontext(lambda _: None)
 
@@ -88,8 +95,8 @@ class Answering:
         with self.first() as tell:
             async with contextlib.aclosing(self._until_answered(request, transcript)) as events:
                 async for event in events:
-                    if isinstance(event, shown.Start | shown.Progress):  # the latter: it begins, maybe anew
-                        tell(isinstance(event, shown.Start))
+                    if (has_begun := begins(event)) is not None:
+                        tell(has_begun)
                     yield event
 
     async def _until_answered(
