@@ -15,6 +15,7 @@ from support.trade import QUICK, SEA, accounts, check_agreed, until
 
 from ainet.api import economy, incentives, ledger, market
 from ainet.api.generate import Progress, Text
+from ainet.api.node import status
 from ainet.client.answer import Answer
 from ainet.economy.requests import Pay
 from ainet.errors import AinetError, NotFound, PeerUnreachable, Refused, UsageError
@@ -31,6 +32,7 @@ async def test_an_answer_is_bought_token_by_token_by_who_has_no_model(tmp_path, 
     async with owners(tmp_path, QUICK, ana={}, ben={"discover_models": False}) as found:
         ana, ben = found.values()
         assert (await ana.call(market.sell, [])).is_on
+        assert (await ana.call(status)).pipelines  # it was loaded: what a minute is worth is measured, not predicted
         own = await ask(ana, text=SEA, max_tokens=100)
         (offer,) = (await ben.call(market.offers)).offers
         assert (offer.seller, offer.model, offer.starts_in_s) == ("ana", own.model, 0)
