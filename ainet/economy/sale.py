@@ -49,6 +49,8 @@ class Sale:
     generated: int = 0
     #: What the account must have acknowledged before the prompt is computed.
     due: int = 0
+    #: The charge of half of its prompt, among all of the account.
+    number: int = 0
     #: Since when it waits for the buyer (ms); None: it does not.
     waiting: int | None = None
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ainet.economy.credits import MOST
 from ainet.economy.order import PATIENCE, VOUCHER_EVERY, Order, window_of
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 
     from ainet.economy.balance import Allowance, Balance
     from ainet.economy.shared_allowance import SharedAllowance
+
+
+class _Charge(NamedTuple):
+    """Credits that are charged; the charges of an account are numbered."""
+
+    sale: Sale
+    amount: int
+    number: int
 
 
 class Seller:
@@ -48,7 +56,8 @@ class Seller:
         self.sales: dict[bytes, Sale] = {}
         self.shared: SharedAllowance | None = None  # what it may have together with others
         #: Charges that are not acknowledged, the oldest first.
-        self._charges: deque[tuple[Sale, int]] = deque()
+        self._charges: deque[_Charge] = deque()
+        self._charged = 0  # how often
         self._window = 0
 
     def share(self, shared: SharedAllowance, account: int) -> None:
@@ -198,6 +207,9 @@ class Seller:
         """
         sale = self.sales.pop(session)
         is_read, sale.stage = sale.stage is Stage.READING, Stage.ENDED
+        for charge in self._charges:
+            if charge.sale is sale:  # it may never have come, and nobody else waits for it
+                self._change_dues(charge.number, -charge.amount)
         self._window = max((one.window for one in self.sales.values()), default=0)
         self.balance = self.balance.at(moment, self.allowance)
         if self.shared is not None and is_read and not (sale.generated or is_done):
@@ -208,8 +220,8 @@ class Seller:
 
     def write_off(self, sale: Sale, moment: int) -> int:
         """Count what an ended session has not acknowledged as had; returns these credits."""
-        amount = sum(charge for one, charge in self._charges if one is sale)
-        self._charges = deque((one, charge) for one, charge in self._charges if one is not sale)
+        amount = sum(charge.amount for charge in self._charges if charge.sale is sale)
+        self._charges = deque(charge for charge in self._charges if charge.sale is not sale)
         sale.written_off += amount
         self.charged -= amount
         self.balance = self.balance.at(moment, self.allowance)
@@ -219,8 +231,8 @@ class Seller:
     def cut(self, moment: int) -> list[Sale]:
         """End all sessions, as the link was lost: what is unacknowledged is written off, and counts as had."""
         ended = [self.end(session, moment) for session in list(self.sales)]
-        for sale, amount in self._charges:
-            sale.written_off += amount
+        for charge in self._charges:
+            charge.sale.written_off += charge.amount
         self._charges.clear()
         self.balance = replace(self.balance, written_off=self.balance.written_off + self.unacknowledged)
         self.charged = self.balance.acknowledged
@@ -231,7 +243,9 @@ class Seller:
         for session, sale in self.sales.items():
             if sale.stage is Stage.ACCEPTED and self.unacknowledged <= self.window:
                 self._charge(sale, sale.order.half)
-                sale.due, sale.stage, sale.waiting = self.charged, Stage.SOLD, moment
+                ended = sum(charge.amount for charge in self._charges if charge.sale.stage is Stage.ENDED)
+                sale.due, sale.number = self.charged - ended, self._charged
+                sale.stage, sale.waiting = Stage.SOLD, moment
                 found.append(Do("say sold", session))
             if sale.stage is Stage.SOLD and self.balance.acknowledged >= sale.due:
                 sale.stage, sale.waiting = Stage.READING, None
@@ -242,19 +256,34 @@ class Seller:
         sale.charged += amount
         self.charged += amount
         if amount:
-            self._charges.append((sale, amount))
+            self._charged += 1
+            self._charges.append(_Charge(sale, amount, self._charged))
 
     def _settle(self, session: bytes, amount: int) -> None:
-        """Note whose charges are acknowledged: first those of the session that the voucher names, then the oldest."""
-        for own in (True, False):
-            kept: deque[tuple[Sale, int]] = deque()
-            for sale, charge in self._charges:
-                part = min(charge, amount) if (sale.order.session == session) is own else 0
+        """Note whose charges are acknowledged.
+
+        First come those of the session that the voucher names, then the oldest of sessions that go on: what others have
+        left may never have come.
+        """
+        for own, ended in ((True, False), (True, True), (False, False), (False, True)):
+            kept: deque[_Charge] = deque()
+            for charge in self._charges:
+                sale = charge.sale
+                is_next = (sale.order.session == session) is own and (sale.stage is Stage.ENDED) is ended
+                part = min(charge.amount, amount) if is_next else 0
                 amount -= part
                 sale.acknowledged += part
-                if charge > part:
-                    kept.append((sale, charge - part))
+                if ended:  # it pays for nothing else
+                    self._change_dues(charge.number, part)
+                if charge.amount > part:
+                    kept.append(charge._replace(amount=charge.amount - part))
             self._charges = kept
+
+    def _change_dues(self, number: int, amount: int) -> None:
+        """Change what is to be acknowledged before prompts are read, of sales that came after a charge."""
+        for sale in self.sales.values():
+            if sale.stage is Stage.SOLD and number < sale.number:
+                sale.due += amount
 
 
 class Buyer:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ainet.economy.balance import DAY_MS, Allowance, Balance
 from ainet.economy.credits import Rate
 from ainet.economy.order import Order
+from ainet.economy.sale import Stage
 from ainet.economy.session import Buyer, Seller
 from ainet.economy.signed import Parties
 from ainet.economy.voucher import Body, Kind, Voucher, read, sign
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ainet.economy.purchase import Sign
-    from ainet.economy.sale import Do
+    from ainet.economy.sale import Do, Sale
 
 ALLOWANCE = Allowance(daily=8_000, saved=16_000, grows_to=80_000)
 RATE = Rate(parameters=7, price=1300)
@@ -94,10 +95,12 @@ class Pair:
         self.did: dict[bytes, int] = {}  # the work that Ana did, by session
         self.came: dict[bytes, int] = {}  # what Ben got of it in order, and half of each prompt that was accepted
         self.tokens: dict[bytes, int] = {}  # that came in order
-        self.due: dict[bytes, int] = {}  # what Ana had charged when she accepted a session
+        self.sales: dict[bytes, Sale] = {}  # of Ana, also those that have ended
+        #: What was acknowledged when Ana accepted a session: in all, of each session, and what was outstanding of it.
+        self.accepted: dict[bytes, tuple[int, dict[bytes, tuple[int, int]]]] = {}
         self.gifts = self.gave = 0
         self.lost: list[int] = []  # by Ana, each time that a link was lost
-        self.forgotten = 0  # by Ana's backups, of what was written off
+        self.forgotten = 0  # by Ana's backups: of what was written off, and of what Ben signed and does not show
         self.began = self.moment
         self.broken = ""
 
@@ -158,24 +161,38 @@ class Pair:
             return False
         self.orders[session] = order
         self.buyer.buy(order, self.moment)
-        self.do(self.seller.sell(sold, self.moment))
+        did = self.seller.sell(sold, self.moment)
+        self.sales[session] = self.seller.sales[session]
+        self.do(did)
         self.write_seller()
         self.deliver()
         return True
 
     def do(self, did: Sequence[Do]) -> None:
         """Let Ana do what her machine says."""
-        later = sum(self.seller.sales[one.session].order.half for one in did if one.what == "say sold")
         for one in did:
             sale = self.seller.sales[one.session]
             if one.what == "say sold":
-                later -= sale.order.half
-                self.due[one.session] = self.seller.charged - later
+                known = {
+                    session: (other.acknowledged, other.charged - other.acknowledged - other.written_off)
+                    for session, other in self.sales.items()
+                    if session != one.session
+                }
+                self.accepted[one.session] = self.seller.balance.acknowledged, known
                 self.to_buyer.append(("sold", one.session, sale.order.prompt, sale.order.rate.price, self.moment))
             elif one.what == "read prompt":
-                if self.seller.balance.acknowledged < self.due[one.session]:
+                if not self.is_half_paid(one.session):
                     self.broken = "a prompt was computed before half of it was acknowledged"
                 self.did[one.session] = sale.order.half
+
+    def is_half_paid(self, session: bytes) -> bool:
+        """Whether half of a prompt was acknowledged, after all that was charged before by sessions that go on."""
+        before, known = self.accepted[session]
+        needed = self.sales[session].order.half
+        for other, (paid, outstanding) in known.items():
+            sale = self.sales[other]
+            needed += min(sale.acknowledged - paid, outstanding) if sale.stage is Stage.ENDED else outstanding
+        return self.seller.balance.acknowledged - before >= needed
 
     def generate(self, session: bytes, n: int, *, skips: int = 0, at_once: int = 5) -> int:
         """Let Ana answer with up to `n` tokens, as far as there is room; returns how many there were."""
@@ -234,7 +251,10 @@ class Pair:
         self.seller_disk = disk = backup or self.seller_disk
         balance = replace(disk.balance, written_off=disk.balance.written_off + disk.at_risk)
         self.forgotten += max(written_off - balance.written_off, 0)
+        shown = self.buyer_disk.total if self.pays else 0
+        self.forgotten += max(self.seller.balance.acknowledged - max(balance.acknowledged, shown), 0)
         self.seller = Seller(balance, ALLOWANCE)
+        self.sales.clear()
         self.write_seller()
         self._lose_link()
 

@@ -106,3 +106,37 @@ def test_vouchers_merge_in_any_order_and_any_number(totals, chosen):
         shuffled.acknowledge(total, min(gifts, total), bytes(16), 0)
     assert shuffled.balance.acknowledged == ordered.balance.acknowledged == max([0, *(total for total, _ in totals)])
     assert shuffled.charged == ordered.charged
+
+
+def test_what_a_backup_has_forgotten_may_be_had_once_more_and_nothing_beyond():
+    """A buyer that pays no more shows nothing either; without members to ask, its seller begins at the backup."""
+    state = CheatingBuyer()
+    state.answer(prompt=1, most=177, part=100, ends=False)
+    state.pay(pays=False)
+    state.restore_seller(which=0)
+    state.take_a_window_and_hang_up(prompt=1, times=3)
+    state.holds()
+    assert 0 < state.pair.forgotten <= sum(state.pair.did.values())
+    state.teardown()
+
+
+def test_what_an_interrupted_session_left_unpaid_does_not_hold_up_the_next_one():
+    """The last tokens before an interruption were charged and never came: nobody will acknowledge them."""
+    seller = Seller(Balance.new(0, ALLOWANCE), ALLOWANCE)
+    first, second, third = (Order(bytes([n]) * 16, RATE, 10, 100) for n in range(3))
+    seller.sell(first, 0)
+    seller.acknowledge(first.half, 0, first.session, 0)
+    seller.generated(first.session, 1, 0)
+    paid = seller.charged
+    seller.acknowledge(paid, 0, first.session, 0)
+    seller.generated(first.session, 5, 0)
+    left = seller.unacknowledged
+    seller.sell(second, 0)  # while the first one goes on, all that is charged comes before the prompt is read
+    seller.end(first.session, 0)
+    assert seller.acknowledge(paid + second.half - 1, 0, second.session, 0) == []
+    assert [one.what for one in seller.acknowledge(paid + second.half, 0, second.session, 0)] == ["read prompt"]
+    seller.sell(third, 0)
+    # What is acknowledged late is no pay for another prompt.
+    assert seller.acknowledge(paid + second.half + left, 0, first.session, 0) == []
+    did = seller.acknowledge(paid + second.half + left + third.half, 0, third.session, 0)
+    assert [(one.what, one.session) for one in did] == [("read prompt", third.session)]
