@@ -199,6 +199,10 @@ class Timing:
     voucher_late: float = 5.0
     #: Sellers say their prices within this time.
     price_asked: float = 3.0
+    #: A seller that says only that it gets ready is left after this time,
+    getting_ready: float = 600.0
+    #: and one that was asked to check an answer, after this time: the answer is there, and somebody waits for it.
+    check_bought: float = 120.0
     #: Whether others have had their part of the time is looked at this often.
     sold_load: float = 1.0
     #: A device is measured against itself when nothing was checked for this long.

@@ -57,7 +57,7 @@ class GenerateRequest:
     seller
         The contact from whom the answer is bought, or ``anyone``; None: none of them sees the question.
     budget
-        The most that it may cost, in seconds of the device that works; None: what that device allows.
+        The most that it may cost, in seconds of the device that works; None: half an hour.
     strangers
         Whether it may be bought of devices of which nothing is known: those on the local network, or the one at the
         address that `seller` names.
@@ -232,6 +232,8 @@ class Bought:
         What a check of the answer has found, and up to where that is what the model would have said; None: not checked.
     wrong
         What is wrong with the answer; empty for nothing that is known.
+    is_check
+        Whether it is the check of what was bought before.
     seconds, left_s, daily_s
         The same in the device's time: what it cost, what is left now, and what may be had in a day; 0 where the
         device does not say how fast it is.
@@ -248,6 +250,7 @@ class Bought:
     checked: float | None = None
     check_limit: float | None = None
     wrong: str = ""
+    is_check: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

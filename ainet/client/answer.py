@@ -60,7 +60,7 @@ def placement_words(placement: Iterable[Layers]) -> str:
 
 def bought_words(one: Bought) -> str:
     """Return what an answer cost: seller, tokens, and minutes of what may be had in a day."""
-    words = f"{one.seller} · {one.tokens} tokens"
+    words = f"{one.seller} · {'the check' if one.is_check else f'{one.tokens} tokens'}"
     if one.daily_s or one.seconds:
         words += f" · {_minutes(one.seconds)} of {_minutes(one.daily_s)} minutes"
     if one.checked is not None:

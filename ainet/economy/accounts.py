@@ -315,7 +315,10 @@ class Accounts:
             try:
                 kept = msgspec.msgpack.decode(value, type=KeptAccount | None)
                 if kept is not None:
-                    await (await self.of(peer)).take_shown(None, kept.signed, kept.held)
+                    account = await self.of(peer)
+                    await account.take_shown(None, kept.signed, kept.held)
+                    # What this device had published since it was restored was older than what members had.
+                    self.replicate(account)
             except (AinetError, msgspec.MsgspecError) as exc:
                 self._log.info("What members kept of an account is left out: %s", exc)
 

@@ -132,10 +132,11 @@ class Bookkeeping:
         if credits_ <= 0:
             raise UsageError("A gift of nothing is none. Give minutes or hours, such as 30m or 2h.")
         await self.pay(contact.id, credits_, Kind.GIFT, note)
+        await self.tell(contact.id)
         return shown.Given(peer=contact.name, seconds=seconds, credits=credits_)
 
     async def pay(self, peer: str, amount: int, kind: Kind, note: str = "") -> None:
-        """Sign for a gift or a bonus to a contact (node id), and tell it, if it is there.
+        """Sign for a gift or a bonus to a contact (node id).
 
         Raises
         ------
@@ -143,12 +144,16 @@ class Bookkeeping:
             It cannot be written down: then it is not given.
         """
         account = await self._accounts.of(peer)
-        voucher = await account.give(amount, kind, note)
+        await account.give(amount, kind, note)
         self._accounts.replicate(account)
+
+    async def tell(self, peer: str) -> None:
+        """Tell a contact (node id) what was signed for it last, if it is there."""
+        account = await self._accounts.of(peer)
         link = self._links.open_link(peer, Standing.CONTACT)
-        if link is not None and voucher is not None:
+        if link is not None and account.signed is not None:
             try:
-                await link.request(Pay(voucher))
+                await link.request(Pay(account.signed))
             except AinetError as exc:  # it is shown when the two meet again
                 self._log.info("%s does not know of a gift yet: %s", account.name, exc.message)
 

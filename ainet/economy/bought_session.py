@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 from ainet.economy import receipt as receipts
 from ainet.economy.pair_account import now
-from ainet.economy.receipt import ReceiptBody, digest_of
+from ainet.economy.receipt import Finish, ReceiptBody, digest_of
 from ainet.economy.requests import CheckAnswer, Ended, Getting, Judged, Pay, SaidTokens, Sold
 from ainet.errors import AinetError, PeerUnreachable, ProtocolError
 from ainet.identity.keys import public_key_of
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 BoughtEvent = Getting | Sold | SaidTokens | Judged | tuple[ReceiptBody, str]
 #: How long the last voucher of a session may take (s); otherwise it is shown when the two meet again.
 LAST = 5.0
+#: Characters that a token has at most, on average, and those that may be more.
+LONGEST_TOKEN, MORE_TEXT = 256, 1024
 
 
 class BoughtSession:
@@ -43,6 +46,10 @@ class BoughtSession:
         To it, on which both have shown what they hold.
     request, order
         What is asked for, and what it costs.
+    getting_ready
+        Seconds after which a seller is left that only says that it gets ready.
+    n_tokens
+        Tokens of the vocabulary.
     """
 
     def __init__(
@@ -54,14 +61,20 @@ class BoughtSession:
         *,
         model: Model,
         log: logging.Logger,
+        getting_ready: float,
+        n_tokens: int,
     ) -> None:
         self._account, self._link, self._order, self._model = account, link, order, model
         self._asked = request
         #: What the receipt is compared with.
         self._request = request.order if isinstance(request, CheckAnswer) else request
-        self._log = log
+        self._log, self._getting_ready, self._n_tokens = log, getting_ready, n_tokens
         #: The tokens that came.
         self.tokens: list[int] = []
+        #: Credits that were signed for it, once it is over.
+        self.paid = 0
+        self._characters, self._went_on = 0, time.monotonic()
+        self._is_judged = False
         self._newest: Voucher | None = None
         self._paying: asyncio.Task[None] | None = None
         self._receipt: tuple[Receipt, ReceiptBody] | None = None
@@ -79,6 +92,7 @@ class BoughtSession:
             The seller's words, or this device's when it cannot write down what it signs.
         """
         purchase = await self._account.buy(self._order, self._model)
+        self._went_on = time.monotonic()
         try:
             async with contextlib.aclosing(self._link.stream(self._asked)) as items:
                 while True:
@@ -100,19 +114,38 @@ class BoughtSession:
         except (GeneratorExit, asyncio.CancelledError):
             purchase.is_left = True
             raise
+        except AinetError as exc:
+            # Whoever says why it cannot, before it has accepted, has broken no promise.
+            purchase.is_left = not purchase.is_sold and not isinstance(exc, (ProtocolError, PeerUnreachable))
+            raise
         finally:
             # Whoever asks may have left; what came is signed for nevertheless.
             await asyncio.shield(asyncio.ensure_future(self._end(purchase)))
 
     async def _take(self, purchase: Purchase, event: Getting | Sold | SaidTokens | Judged) -> None:
         buyer, session = self._account.buyer, self._order.session
+        went_on, self._went_on = self._went_on, time.monotonic()
+        signs: Sequence[Sign] = ()
         match event:
-            case Getting() | Judged():
+            case Getting():
+                purchase.heard, self._went_on = now(), went_on
+                if time.monotonic() - went_on > self._getting_ready:
+                    raise PeerUnreachable(
+                        f"{self._link.peer_name} has done nothing but get ready for {self._getting_ready:g} seconds."
+                    )
+            case Judged():
                 purchase.heard = now()
-                signs: Sequence[Sign] = ()
+                if self._is_judged or not isinstance(self._asked, CheckAnswer):
+                    raise ProtocolError(f"{self._link.peer_name} has judged what it was not asked to judge.")
+                self._is_judged = True
             case Sold():
                 signs = buyer.sold(session, event.prompt, event.price, now())
             case SaidTokens():
+                self._characters += len(event.text)
+                if not event.tokens or self._characters > self._most_text(len(event.tokens)):
+                    raise ProtocolError(f"{self._link.peer_name} sends text without the tokens that say it.")
+                if max(event.tokens) >= self._n_tokens:
+                    raise ProtocolError(f"{self._link.peer_name} sends tokens that its model does not have.")
                 signs = buyer.said(session, event.index, len(event.tokens), now())
                 if not purchase.wrong:
                     self.tokens += event.tokens
@@ -130,8 +163,19 @@ class BoughtSession:
         if said != same or (body.prompt_digest, body.output_digest) != digests:
             raise ProtocolError(f"The receipt of {self._link.peer_name} is not that of this answer.")
         await self._sign(signs)
+        if body.finish is not Finish.STOP and body.generated < order.most - (body.finish is Finish.CONTEXT):
+            raise ProtocolError(
+                f"{self._link.peer_name} has ended its answer after {body.generated:,} of {order.most:,} tokens, for "
+                "no reason."
+            )
+        if len(ended.text) > self._most_text(0) - self._characters:
+            raise ProtocolError(f"{self._link.peer_name} sends text without the tokens that say it.")
         self._receipt = ended.receipt, body
         return body, ended.text
+
+    def _most_text(self, more: int) -> int:
+        """Return how many characters may have come with the tokens that are here, and so many more."""
+        return LONGEST_TOKEN * (len(self.tokens) + more) + MORE_TEXT
 
     def _check(self, purchase: Purchase) -> None:
         if purchase.wrong:
@@ -164,6 +208,7 @@ class BoughtSession:
         try:
             await self._sign(self._account.buyer.end(self._order.session))
         finally:
+            self.paid = purchase.signed
             await self._account.end_purchase(purchase, self._receipt)
             if self._paying is not None:
                 await asyncio.wait([self._paying], timeout=LAST)

@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import dataclasses
 import secrets
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from ainet.api import generate as shown
 from ainet.economy.bought_session import BoughtSession
-from ainet.economy.checking import Sample
-from ainet.economy.checks import PADDED
 from ainet.economy.choice import Choice, choices
 from ainet.economy.credits import Rate
+from ainet.economy.examiner import Asked, Part
 from ainet.economy.ledger import Model
 from ainet.economy.order import Order
-from ainet.economy.quotes import ANYONE
+from ainet.economy.quotes import ANYONE, bought
 from ainet.economy.receipt import Finish
-from ainet.economy.requests import Buy, CheckAnswer, Getting, Judged, SaidTokens, Sold
+from ainet.economy.requests import Buy, Getting, SaidTokens, Sold
 from ainet.economy.signed import SESSION_BYTES
 from ainet.economy.words import beyond_allowance, seconds_of, span
-from ainet.errors import AinetError, NotFound, PromptTooLong, ProtocolError, Refused, UsageError
-from ainet.signals import Signal
+from ainet.errors import AinetError, NotFound, PeerUnreachable, PromptTooLong, ProtocolError, Refused
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import AsyncGenerator
 
     from ainet.economy.accounts import Accounts
-    from ainet.economy.checking import Checking
-    from ainet.economy.checks import Verdict
+    from ainet.economy.examiner import Examiner
     from ainet.economy.quotes import Quoted, Quotes
-    from ainet.economy.receipt import ReceiptBody
     from ainet.economy.requests import Offer
-    from ainet.economy.tokenizing import Tokenizing
+    from ainet.economy.tokenizing import MadePrompt, Tokenizing
     from ainet.stages.protocol.generation import Open
+    from ainet.timing import Timing
 
 #: Sellers that are tried one after the other for one answer.
 MOST_TRIED = 4
-#: Answers of this number of tokens are looked at for padding.
-LONG = 20
+#: The most that an answer costs where nothing is said, in seconds of the device that works.
+USUAL_BUDGET = 1800.0
 #: How far a seller is trusted that the owner has named, whatever it did before.
 LEAST_TRUST = 0.01
 
@@ -54,8 +52,8 @@ class Wanted(NamedTuple):
         The conversation, and how tokens are drawn.
     notes
         What the reader must know of how it was read.
-    model, digest
-        The model's name; its manifest's SHA-256, where this device knows that.
+    model, digest, parameters
+        The model's name; its manifest's SHA-256 and its active parameters in millions, where this device knows them.
     seller
         A contact's name, or ``anyone``.
     budget
@@ -68,9 +66,15 @@ class Wanted(NamedTuple):
     notes: list[str]
     model: str | None
     digest: bytes | None
+    parameters: int | None
     seller: str
-    budget: float | None
+    budget: float = USUAL_BUDGET
     strangers: bool = False
+
+    @property
+    def is_for_anyone(self) -> bool:
+        """Whether its owner lets anyone read it."""
+        return self.seller.casefold() == ANYONE
 
 
 class _Found(NamedTuple):
@@ -78,22 +82,33 @@ class _Found(NamedTuple):
 
     quoted: Quoted
     offer: Offer
-    prompt: list[int]
-    notes: list[str]
+    prompt: MadePrompt
     choice: Choice
     most: int
 
 
+@dataclass
 class _Answer:
     """An answer while it is bought, from one seller after the other."""
 
-    def __init__(self) -> None:
-        self.begun = time.monotonic()
-        self.first = self.last = 0.0
-        self.model: bytes | None = None
-        self.text: list[str] = []
-        self.tokens: list[int] = []
-        self.bought: list[shown.Bought] = []
+    begun: float = field(default_factory=time.monotonic)
+    first: float = 0.0
+    last: float = 0.0
+    model: bytes | None = None
+    text: list[str] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def bought(self) -> list[shown.Bought]:
+        """What was bought for it, checks included."""
+        return [one for part in self.parts for one in (part.bought, part.check) if one is not None]
+
+    @property
+    def seconds(self) -> float:
+        """What it has cost until now, in seconds of the devices that worked."""
+        return sum(one.seconds for one in self.bought)
 
 
 class Buying:
@@ -105,19 +120,24 @@ class Buying:
         Asks for prices.
     tokenizing
         Makes prompts, and compares texts with their tokens.
-    checking
-        Judges answers.
+    examiner
+        Looks at answers.
     accounts
-        Keep what was found.
+        With those who sell.
     """
 
     def __init__(
-        self, quotes: Quotes, tokenizing: Tokenizing, checking: Checking, accounts: Accounts, log: logging.Logger
+        self,
+        quotes: Quotes,
+        tokenizing: Tokenizing,
+        examiner: Examiner,
+        accounts: Accounts,
+        *,
+        log: logging.Logger,
+        timing: Timing,
     ) -> None:
-        self._quotes, self._tokenizing, self._checking, self._log = quotes, tokenizing, checking, log
-        self._accounts = accounts
-        #: Tells the seller (node id), model and speed (tokens/s) of each answer that was checked, and right.
-        self.answered: Signal[[str, str, float]] = Signal("a right answer was bought", log)
+        self._quotes, self._tokenizing, self._examiner, self._log = quotes, tokenizing, examiner, log
+        self._accounts, self._timing = accounts, timing
 
     async def answer(self, wanted: Wanted) -> AsyncGenerator[shown.Event, None]:
         """Buy an answer; yields its events. Closing the generator ends the session, and what came is paid.
@@ -137,36 +157,45 @@ class Buying:
             if await self._accounts.is_new(found.quoted.account):
                 words = f"{name} reads this conversation and its answer, and nothing else of yours"
                 yield shown.Progress(text=words, notice=True)
-                found.notes.append(words)
+                found.prompt.notes.append(words)
             try:
                 async with contextlib.aclosing(self._buy(wanted, found, got)) as events:
                     async for event in events:
                         yield event
-            except UsageError:
-                raise
             except AinetError as exc:
                 if 0 < wanted.request.max_tokens <= len(got.tokens):  # all is there but the receipt
-                    yield _done(wanted, found, got, "length", "".join(got.text))
-                    return
+                    break
                 if isinstance(exc, Refused) and "price" in exc.details and seller not in again:
                     again.add(seller)  # the price has risen since it was asked
                     continue
                 left_out.add(seller)
                 if tried >= MOST_TRIED or len(left_out) >= len(sellers):
+                    if got.tokens:
+                        yield shown.Progress(text=f"{exc.message} What came is checked")
+                        await self._examine(wanted, got)
                     raise
                 self._log.warning("%s does not go on answering: %s", name, exc.message)
                 goes_on = "The answer goes on elsewhere" if got.tokens else "Somebody else is asked"
                 yield shown.Progress(text=f"{exc.message} {goes_on}", notice=True)
             else:
-                return
+                break
+        yield shown.Progress(text=f"checking what {name} has said")
+        await self._examine(wanted, got)
+        asked = _asked(wanted, got)
+        text, more = await self._examiner.true_text(got.parts, "".join(got.text), asked)
+        yield _done(wanted, found, got, text, [*got.notes, *more])
+
+    async def _examine(self, wanted: Wanted, got: _Answer) -> None:
+        for part in got.parts:
+            await self._examiner.examine(part, _asked(wanted, got))
 
     async def _find(self, wanted: Wanted, sellers: list[str], got: _Answer) -> _Found:
         """Ask for prices, and return the best seller; raises `AinetError` with words for why none will do."""
         quoted, failed = await self._quotes.ask(sellers, wanted.model)
-        spent = sum(one.seconds for one in got.bought)
-        budget = None if wanted.budget is None else wanted.budget - spent
+        budget = wanted.budget - got.seconds
         most = wanted.request.max_tokens - len(got.tokens)
         able: list[_Found] = []
+        offered: list[tuple[Quoted, Offer]] = []
         refusals: list[str] = []
         too_long: PromptTooLong | None = None
         for one in quoted:
@@ -175,15 +204,23 @@ class Buying:
                 sold = ", ".join(each.name for each in one.prices.offers)
                 name = wanted.model or "that model"
                 refusals.append(one.prices.why_not or f"{one.link.peer_name} does not sell {name}, but {sold}.")
-                continue
-            try:
-                prompt, notes = await self._prompt(wanted, offer, one)
-            except AinetError as exc:
+            elif offer.model == wanted.digest and offer.parameters != wanted.parameters:
+                refusals.append(
+                    f"{one.link.peer_name} counts {offer.parameters:,} million parameters of {offer.name}, which has "
+                    f"{wanted.parameters:,}: its price is wrong."
+                )
+            elif not one.prices.pace:
+                refusals.append(f"{one.link.peer_name} does not say how fast it is, and so not what an answer costs.")
+            else:
+                offered.append((one, offer))
+        made = await self._prompts(wanted, offered)
+        for (one, offer), prompt in zip(offered, made, strict=True):
+            if isinstance(prompt, AinetError):
                 if len(quoted) == 1:
-                    raise
-                refusals.append(f"{one.link.peer_name}: {exc.message}")
+                    raise prompt
+                refusals.append(f"{one.link.peer_name}: {prompt.message}")
                 continue
-            n = len(prompt) + len(got.tokens)
+            n = len(prompt.tokens) + len(got.tokens)
             if n + 1 > offer.window:
                 words = f"The prompt has {n} tokens; {one.link.peer_name} sells {offer.window} with the answer."
                 too_long = PromptTooLong(words, prompt_tokens=n, context_window=offer.window)
@@ -191,11 +228,11 @@ class Buying:
                 continue
             n_most = min(most, offer.window - n)
             quote = one.quote(offer, budget)
-            if wanted.seller.casefold() != ANYONE:  # the owner decides whom to ask
+            if not wanted.is_for_anyone:  # the owner decides whom to ask
                 quote = quote._replace(trust=max(quote.trust, LEAST_TRUST))
             found = choices([quote], n, n_most)
             if found:
-                able.append(_Found(one, offer, prompt, notes, found[0], n_most))
+                able.append(_Found(one, offer, prompt, found[0], n_most))
             elif not quote.trust:
                 refusals.append(
                     f"{one.link.peer_name} has answered with another model than it named: only --from "
@@ -218,20 +255,47 @@ class Buying:
             raise next(iter(failed.values()))
         raise Refused(" ".join(why))
 
-    async def _prompt(self, wanted: Wanted, offer: Offer, quoted: Quoted) -> tuple[list[int], list[str]]:
+    async def _prompts(self, wanted: Wanted, offered: list[tuple[Quoted, Offer]]) -> list[MadePrompt | AinetError]:
+        """Make the prompt for each seller; once one is made, those whose vocabulary comes slowly are not waited for."""
         opened = wanted.request
-        return await self._tokenizing.prompt(
-            offer.tokenizer, opened.messages, opened.template, raw=opened.raw, source=quoted.link
-        )
+        tasks = [
+            asyncio.ensure_future(
+                self._tokenizing.prompt(
+                    offer.tokenizer, opened.messages, opened.template, raw=opened.raw, source=quoted.link
+                )
+            )
+            for quoted, offer in offered
+        ]
+        try:
+            waited, is_made = set(tasks), False
+            while waited:
+                patience = self._timing.price_asked if is_made else None
+                done, waited = await asyncio.wait(waited, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                is_made = is_made or any(task.exception() is None for task in done)
+                if not done:
+                    break
+        finally:
+            for task in tasks:
+                task.cancel()
+            found = await asyncio.gather(*tasks, return_exceptions=True)
+        made: list[MadePrompt | AinetError] = []
+        for one in found:
+            if isinstance(one, asyncio.CancelledError):
+                made.append(PeerUnreachable("it sends its model's vocabulary slowly, and is not waited for."))
+            elif isinstance(one, BaseException) and not isinstance(one, AinetError):
+                raise one
+            else:
+                made.append(one)
+        return made
 
     async def _buy(self, wanted: Wanted, found: _Found, got: _Answer) -> AsyncGenerator[shown.Event, None]:
         offer, link, opened = found.offer, found.quoted.link, wanted.request
         rate = Rate(offer.parameters, offer.price)
-        order = Order(secrets.token_bytes(SESSION_BYTES), rate, len(found.prompt) + len(got.tokens), found.most)
+        order = Order(secrets.token_bytes(SESSION_BYTES), rate, len(found.prompt.tokens) + len(got.tokens), found.most)
         request = Buy(
             session=order.session,
             model=offer.model,
-            prompt=found.prompt,
+            prompt=found.prompt.tokens,
             said=list(got.tokens),
             sampling=opened.sampling,
             most=order.most,
@@ -239,9 +303,18 @@ class Buying:
             stop=opened.stop,
         )
         model = Model(offer.model, offer.name, offer.parameters)
-        session = BoughtSession(found.quoted.account, link, request, order, model=model, log=self._log)
-        notes = [*wanted.notes, *found.notes]
-        before, ended = len(got.tokens), None
+        session = BoughtSession(
+            found.quoted.account,
+            link,
+            request,
+            order,
+            model=model,
+            log=self._log,
+            getting_ready=self._timing.getting_ready,
+            n_tokens=found.prompt.n_tokens,
+        )
+        got.notes = [*wanted.notes, *found.prompt.notes]
+        before, first, finish = len(got.tokens), 0.0, None
         try:
             async with contextlib.aclosing(session.events()) as events:
                 async for event in events:
@@ -249,118 +322,42 @@ class Buying:
                         yield shown.Progress(text=f"{link.peer_name}: {event.words}")
                     elif isinstance(event, Sold):
                         got.model = offer.model
-                        yield shown.Start(model=offer.name, placement=[], prompt_tokens=order.prompt, notes=notes)
+                        yield shown.Start(model=offer.name, placement=[], prompt_tokens=order.prompt, notes=got.notes)
                     elif isinstance(event, SaidTokens):
                         got.last = time.monotonic()
+                        first = first or got.last
                         got.first = got.first or got.last
                         got.tokens += event.tokens
                         got.text.append(event.text)
                         yield shown.Text(text=event.text, tokens=event.tokens)
                     elif isinstance(event, tuple):
                         ended, held = event
+                        finish = Finish(ended.finish)
                         got.text.append(held)
                         if held:
                             yield shown.Text(text=held, tokens=[])
         finally:
-            bought = _bought(found, order, len(got.tokens) - before)
-            got.bought.append(bought)
+            said, tokens = got.tokens[:before], got.tokens[before:]
+            if session.paid or tokens or finish is not None:
+                speed = (len(tokens) - 1) / (got.last - first) if tokens and got.last > first else 0.0
+                what = bought(found.quoted, order, session.paid, len(tokens))
+                got.parts.append(Part(found.quoted, offer, request.prompt, said, tokens, finish, speed, what))
             self._accounts.replicate(found.quoted.account)
-        if ended is None:
+        if finish is None:
             raise ProtocolError(f"{link.peer_name} ended the session without a receipt.")
-        yield shown.Progress(text=f"checking what {link.peer_name} has said")
-        try:
-            got.bought[-1] = await self._checked(wanted, found, got, bought, ended)
-            text, more = await self._true_text(wanted, offer, got, link.peer_name)
-        except AinetError as exc:  # the answer is there, and paid
-            text, more = "".join(got.text), [f"what {link.peer_name} has said could not be looked at: {exc.message}"]
-        done = _done(wanted, found, got, Finish(ended.finish).name.lower(), text)
-        yield dataclasses.replace(done, notes=[*notes, *more])
-
-    async def _checked(
-        self, wanted: Wanted, found: _Found, got: _Answer, bought: shown.Bought, body: ReceiptBody
-    ) -> shown.Bought:
-        """Return what was bought with what a check says of it, where one is due and can be made."""
-        account, name, n = found.quoted.account, found.quoted.link.peer_name, bought.tokens
-        is_promised = self._quotes.promises(found.offer.name)
-        if not n or not await self._checking.is_due(account, is_promised=is_promised):
-            return bought
-        said, tokens = got.tokens[: len(got.tokens) - n], got.tokens[len(got.tokens) - n :]
-        ended = body.finish == Finish.STOP and not wanted.request.stop
-        sample = Sample(found.offer.model, found.prompt, said, tokens, wanted.request.sampling, ended)
-        try:
-            if await self._checking.knows(found.offer.model, found.offer.name):
-                verdict = await self._checking.check(sample)
-            elif wanted.seller.casefold() == ANYONE:  # its owner lets anyone read the question
-                verdict = await self._bought_check(sample, found.quoted.link.peer_id)
-            else:
-                return bought
-        except AinetError as exc:
-            self._log.info("The answer of %s is not checked: %s", name, exc.message)
-            return bought
-        sampling = wanted.request.sampling
-        if not verdict.words and n >= LONG and not said and not (sampling.grammar or sampling.json_schema):
-            # Of all tokens, a stop text among them; grammars force splits that no tokenizer would make.
-            whole = await self._tokenizing.text(found.offer.tokenizer, tokens, [])
-            ratio = n / max(await self._tokenizing.count(found.offer.tokenizer, whole), 1)
-            if ratio > PADDED:
-                verdict = verdict._replace(words=f"it is padded: {ratio:.1f} tokens where one would do")
-        await self._accounts.note_check(bytes.fromhex(bought.session), verdict)
-        if verdict.passed and got.last > got.first and not account.is_stranger:
-            self.answered.emit(found.quoted.link.peer_id, found.offer.name, (n - 1) / (got.last - got.first))
-        wrong = ""
-        if not verdict.passed:
-            what = verdict.words or f"this is not what {found.offer.name} would have said"
-            wrong = f"{what}: {name} is trusted less"
-        return dataclasses.replace(bought, checked=verdict.mean, check_limit=verdict.limit, wrong=wrong)
-
-    async def _bought_check(self, sample: Sample, seller: str) -> Verdict:
-        """Buy the check of an answer from another contact than who gave it: a stranger may be the same one again."""
-        others = [one for one in await self._quotes.sellers(ANYONE) if one != seller]
-        quoted, _ = await self._quotes.ask(others)
-        n = len(sample.prompt) + len(sample.said) + len(sample.tokens)
-        offers = [(one, offer) for one in quoted if (offer := one.of(None, sample.model)) is not None]
-        able = [
-            (choice.burden, i)
-            for i, (one, offer) in enumerate(offers)
-            for choice in choices([one.quote(offer, None)], n, 1)
-        ]
-        if not able:
-            raise NotFound("nobody else sells the model")
-        one, offer = offers[min(able)[1]]
-        rate = Rate(offer.parameters, offer.price)
-        request = CheckAnswer(
-            session=secrets.token_bytes(SESSION_BYTES),
-            model=sample.model,
-            prompt=list(sample.prompt),
-            said=list(sample.said),
-            tokens=list(sample.tokens),
-            ended=sample.ended,
-            sampling=sample.sampling,
-            price=offer.price,
-        )
-        order = Order(request.session, rate, n, 1)
-        model = Model(offer.model, offer.name, offer.parameters)
-        session = BoughtSession(one.account, one.link, request, order, model=model, log=self._log)
-        margins: list[float] = []
-        async with contextlib.aclosing(session.events()) as events:
-            async for event in events:
-                margins += event.margins if isinstance(event, Judged) else []
-        self._accounts.replicate(one.account)
-        return await self._checking.judge(sample, margins)
-
-    async def _true_text(self, wanted: Wanted, offer: Offer, got: _Answer, name: str) -> tuple[str, list[str]]:
-        """Return the text of the tokens that were paid for, and what the reader must know of it."""
-        said = "".join(got.text)
-        text = await self._tokenizing.text(offer.tokenizer, got.tokens, wanted.request.stop)
-        if text == said:
-            return said, []
-        return text, [f"{name} sent a text that is not that of its tokens; this is what they say"]
 
 
-def _done(wanted: Wanted, found: _Found, got: _Answer, finish: str, text: str) -> shown.Done:
-    seconds, n = got.last - got.first, len(got.tokens)
+def _asked(wanted: Wanted, got: _Answer) -> Asked:
+    budget = wanted.budget - got.seconds
+    return Asked(wanted.request.sampling, wanted.request.stop, wanted.is_for_anyone, budget)
+
+
+def _done(wanted: Wanted, found: _Found, got: _Answer, text: str, notes: list[str]) -> shown.Done:
+    seconds, n, last = got.last - got.first, len(got.tokens), got.parts[-1].finish
+    is_short = 0 < n < wanted.request.max_tokens  # then it was the seller's window that ended it
+    finish = (Finish.CONTEXT if is_short else Finish.LENGTH) if last is not Finish.STOP else last
     return shown.Done(
-        finish=finish,
+        finish=finish.name.lower(),
         text=text,
         tokens=got.tokens,
         model=found.offer.name,
@@ -368,8 +365,9 @@ def _done(wanted: Wanted, found: _Found, got: _Answer, finish: str, text: str) -
         placement=[],
         received={},
         bought=got.bought,
+        notes=notes,
         timings=shown.Timings(
-            prompt_tokens=len(found.prompt),
+            prompt_tokens=len(found.prompt.tokens),
             generated_tokens=n,
             first_token_s=round((got.first or time.monotonic()) - got.begun, 4),
             tokens_per_s=round((n - 1) / seconds, 2) if seconds > 0 else 0.0,
@@ -377,25 +375,10 @@ def _done(wanted: Wanted, found: _Found, got: _Answer, finish: str, text: str) -
     )
 
 
-def _bought(found: _Found, order: Order, tokens: int) -> shown.Bought:
-    prices = found.quoted.prices
-    cost = order.so_far(tokens)
-    return shown.Bought(
-        seller=found.quoted.link.peer_name,
-        session=order.session.hex(),
-        tokens=tokens,
-        credits=cost,
-        price=order.rate.price / 1000,
-        seconds=seconds_of(cost, prices.pace),
-        left_s=seconds_of(max(prices.left - cost, 0), prices.pace),
-        daily_s=seconds_of(prices.daily, prices.pace),
-    )
-
-
-def _too_much(one: Quoted, order: Order, budget: float | None) -> str:
+def _too_much(one: Quoted, order: Order, budget: float) -> str:
     """Return why an answer of a seller is too expensive, and what would fit."""
     prices, name = one.prices, one.link.peer_name
-    if budget is not None and order.whole <= prices.left:
+    if order.whole <= prices.left:
         cost = seconds_of(order.whole, prices.pace)
         fits = order.rate.tokens_for(round(budget * prices.pace), order.prompt)
         would = f"`--max-tokens {fits}` fits." if fits > 0 else "Not even the question fits."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from ainet.economy.checks import ONE_IN, Calibration, Verdict, check_of, is_due, usual_limit, verdict
-from ainet.errors import AinetError, ProtocolError
+from ainet.errors import AinetError, NotFound, ProtocolError
 from ainet.files import write_private
 from ainet.stages.protocol.sampling_params import SamplingParams
 from ainet.tasks import Tasks
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ainet.economy.accounts import Accounts
     from ainet.economy.pair_account import PairAccount
-    from ainet.economy.works import Judges
+    from ainet.economy.works import Judges, KnownModel
     from ainet.timing import Timing
 
 #: Tokens that a device is measured with, and of each answer among them.
@@ -96,9 +96,9 @@ class Checking:
         passed = await self._accounts.checks(account)
         return is_promised or is_due(len(passed), failed_last=passed[-1:] == [False], chance=secrets.randbelow(ONE_IN))
 
-    async def knows(self, model: bytes, name: str) -> bool:
-        """Tell whether a device of this owner has the model (SHA-256 of its manifest), which others call so."""
-        return await self._judges.knows(model, name)
+    async def known(self, model: bytes, name: str) -> KnownModel | None:
+        """Return the model (SHA-256 of its manifest), which others call so, where a device of this owner has it."""
+        return await self._judges.known(model, name)
 
     async def check(self, sample: Sample) -> Verdict:
         """Judge an answer.
@@ -139,6 +139,8 @@ class Checking:
             prompt, tokens = await self._judges.continued(model, BEGINNINGS[n % len(BEGINNINGS)], sampling, EACH)
             request = check_of(prompt, [], tokens, sampling, ended=False)
             noise += await self._judges.judge(model, request) if tokens else []
+        if not noise:
+            raise NotFound("the model says nothing to go by")
         found = Calibration(self._judges.version, [round(one, 5) for one in noise])
         known = await self._calibrations()
         known[model.hex()] = found
@@ -170,6 +172,7 @@ class Checking:
 
 def _read(path: Path) -> dict[str, Calibration]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Calibration])
+        known = msgspec.json.decode(path.read_bytes(), type=dict[str, Calibration])
+        return {model: one for model, one in known.items() if one.noise}
     except (OSError, msgspec.MsgspecError):
         return {}  # it is measured anew

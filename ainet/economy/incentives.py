@@ -49,14 +49,16 @@ class IncentiveManager:
     ) -> None:
         self._wants, self._demand, self._selling, self._books = wants, demand, selling, books
         self._links, self._log = links, log
-        self._tasks = Tasks("A bonus was not paid", log)
+        self._paying, self._telling = Tasks("A bonus was not paid", log), Tasks("A bonus was not told", log)
+        self._being_paid: set[str] = set()
         answers.add(shown.want, self.want)
         answers.add(shown.want_no_more, self.want_no_more)
         answers.add(shown.earn, self.earn)
 
     async def stop(self) -> None:
         """Finish what is being paid."""
-        await self._tasks.stop()
+        await self._telling.stop()
+        await self._paying.finish()
         await self._wants.flush()
         await self._demand.flush()
 
@@ -101,9 +103,20 @@ class IncentiveManager:
     def answered(self, seller: str, model: str, speed: float) -> None:
         """Count an answer of a seller (node id) that was checked, and right; pay the bonus that is due."""
         want = self._wants.answered(seller, model, speed)
-        if want is not None:
+        if want is not None and want.model not in self._being_paid:
             self._log.info("%s has answered %d questions with %s: its bonus is paid.", seller[:8], NEEDED, model)
-            self._tasks.spawn(self._books.pay(seller, want.bonus, Kind.BONUS))
+            self._being_paid.add(want.model)
+            self._paying.spawn(self._pay(seller, want))
+
+    async def _pay(self, seller: str, want: Want) -> None:
+        """Sign for a bonus; what was promised is promised until then."""
+        try:
+            await self._books.pay(seller, want.bonus, Kind.BONUS)
+            if want in self._wants.own():
+                self._wants.remove(want.model)
+        finally:
+            self._being_paid.discard(want.model)
+        self._telling.spawn(self._books.tell(seller))
 
     def _state(self) -> shown.WantState:
         return shown.WantState([_shown(one, "", self._wants.progress(one.model)) for one in self._wants.own()])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
+from ainet.api import generate as shown
 from ainet.economy.choice import MOST_ASKED, SellerQuote
 from ainet.economy.contribution import ContributionScore
-from ainet.economy.credits import Rate
+from ainet.economy.credits import UNIT_PRICE, Rate
 from ainet.economy.requests import AskPrice, Prices
+from ainet.economy.words import seconds_of
 from ainet.errors import AinetError, NotFound, PeerUnreachable, Refused, UsageError
 from ainet.links.standing import Standing, stranger_name
 from ainet.wire.address import can_be_dialled
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ainet.economy.accounts import Accounts
+    from ainet.economy.order import Order
     from ainet.economy.pair_account import PairAccount
     from ainet.economy.requests import Offer
     from ainet.economy.wants import Wants
@@ -48,19 +51,41 @@ class Quoted(NamedTuple):
                 return offer
         return None
 
-    def quote(self, offer: Offer, budget: float | None) -> SellerQuote:
+    def quote(self, offer: Offer, budget: float) -> SellerQuote:
         """Return an offer in the form in which sellers are compared.
 
         Parameters
         ----------
         budget
-            The most that an answer may cost, in seconds of the device that works.
+            The most that an answer may cost, in seconds of the device that works. A device that does not say how fast
+            it is can charge none.
         """
-        left, trust = self.prices.left, self.trust
-        if budget is not None and self.prices.pace:
-            left = min(left, round(budget * self.prices.pace))
+        left, trust = min(self.prices.left, round(budget * self.prices.pace)), self.trust
         rate = Rate(offer.parameters, offer.price)
         return SellerQuote(self.link.peer_id, rate, offer.starts_in, offer.tokens_per_s, left, trust)
+
+
+def bought(quoted: Quoted, order: Order, paid: int, tokens: int) -> shown.Bought:
+    """Return what people see of a session that was bought.
+
+    Parameters
+    ----------
+    paid
+        Credits that were signed for it.
+    tokens
+        Of the answer.
+    """
+    prices = quoted.prices
+    return shown.Bought(
+        seller=quoted.link.peer_name,
+        session=order.session.hex(),
+        tokens=tokens,
+        credits=paid,
+        price=order.rate.price / UNIT_PRICE,
+        seconds=seconds_of(paid, prices.pace),
+        left_s=seconds_of(max(prices.left - paid, 0), prices.pace),
+        daily_s=seconds_of(prices.daily, prices.pace),
+    )
 
 
 class Quotes:

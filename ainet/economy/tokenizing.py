@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ainet.economy.requests import MAX_VOCABULARY, AskPrice, Piece
 from ainet.engine.leased_actor import LeasedActor, WorkerLost
@@ -25,6 +26,26 @@ if TYPE_CHECKING:
     from ainet.links.link import PeerLink
     from ainet.models.tokenizer import Tokenizer
     from ainet.timing import Timing
+
+
+#: Vocabularies that are kept: those that were used last.
+MOST_KEPT = 16
+
+
+class MadePrompt(NamedTuple):
+    """A conversation up to the answer.
+
+    Attributes
+    ----------
+    tokens, notes
+        Its tokens, and what whoever asked must know of them.
+    n_tokens
+        Tokens of the vocabulary.
+    """
+
+    tokens: list[int]
+    notes: list[str]
+    n_tokens: int
 
 
 class Tokenizing:
@@ -54,7 +75,8 @@ class Tokenizing:
             purpose=Purpose.STAGE,
             retire=True,
         )
-        self._fetching = asyncio.Lock()
+        #: What is being fetched, by the vocabulary's content.
+        self._fetching: dict[str, asyncio.Future[None]] = {}
 
     async def stop(self) -> None:
         """Give the worker back."""
@@ -62,8 +84,8 @@ class Tokenizing:
 
     async def prompt(
         self, tokenizer: Tokenizer, messages: Sequence[Message], template: str, *, raw: bool, source: PeerLink
-    ) -> tuple[list[int], list[str]]:
-        """Return the tokens of a conversation up to the answer, and what whoever asked must know of them.
+    ) -> MadePrompt:
+        """Return the tokens of a conversation up to the answer.
 
         Parameters
         ----------
@@ -76,8 +98,7 @@ class Tokenizing:
             The vocabulary cannot be had, or the conversation has no tokens.
         """
         path = str(await self._file(tokenizer, source))
-        made: tuple[list[int], list[str]] = await self._ask("prompt", path, list(messages), template, raw)
-        return made
+        return MadePrompt(*await self._ask("prompt", path, list(messages), template, raw))
 
     async def text(self, tokenizer: Tokenizer, tokens: Sequence[int], stop: Sequence[str]) -> str:
         """Return the text of an answer whose prompt was made here; raises AinetError."""
@@ -91,23 +112,34 @@ class Tokenizing:
 
     async def _ask(self, method: str, *arguments: object) -> Any:
         try:
-            return await self._actor.call(method, *arguments, seconds=self._timing.tokenizer)
+            async with asyncio.timeout(2 * self._timing.tokenizer):  # with the wait for a worker
+                return await self._actor.call(method, *arguments, seconds=self._timing.tokenizer)
         except (WorkerLost, TimeoutError) as exc:
-            raise NotEnough("The worker that knows the model's tokens has ended. Ask again.") from exc
+            raise NotEnough("No worker that knows the model's tokens can be had now. Ask again.") from exc
 
     def _path(self, tokenizer: Tokenizer) -> Path:
         return self._folder / f"{tokenizer.content}.gguf"
 
     async def _file(self, tokenizer: Tokenizer, source: PeerLink) -> Path:
         path = self._path(tokenizer)
-        async with self._fetching:
-            if not await asyncio.to_thread(path.exists):
-                try:
-                    blob = await self._works.vocabulary(tokenizer)
-                except AinetError:
-                    blob = await self._fetch(tokenizer, source)
-                await asyncio.to_thread(_write, path, tokenizer, blob)
+        fetching = self._fetching.get(tokenizer.content)
+        if fetching is not None:  # of somebody else; who is slow keeps nobody waiting for long
+            await asyncio.wait([fetching], timeout=self._timing.price_asked)
+        if not await asyncio.to_thread(_is_kept, path):
+            fetching = self._fetching[tokenizer.content] = asyncio.ensure_future(self._get(tokenizer, source))
+            try:
+                await fetching
+            finally:
+                if self._fetching.get(tokenizer.content) is fetching:
+                    del self._fetching[tokenizer.content]
         return path
+
+    async def _get(self, tokenizer: Tokenizer, source: PeerLink) -> None:
+        try:
+            blob = await self._works.vocabulary(tokenizer)
+        except AinetError:
+            blob = await self._fetch(tokenizer, source)
+        await asyncio.to_thread(_write, self._path(tokenizer), tokenizer, blob)
 
     async def _fetch(self, tokenizer: Tokenizer, source: PeerLink) -> bytes:
         if not 0 < tokenizer.nbytes <= MAX_VOCABULARY or not 0 < tokenizer.content_nbytes <= MAX_VOCABULARY:
@@ -132,3 +164,15 @@ def _write(path: Path, tokenizer: Tokenizer, blob: bytes) -> None:
     check_vocabulary(found)
     make_private_dir(path.parent)
     write_private(path, vocabulary_file(found))
+    kept = sorted(path.parent.glob("*.gguf"), key=lambda one: one.stat().st_mtime_ns)
+    for old in kept[:-MOST_KEPT]:
+        old.unlink(missing_ok=True)  # whoever has it open goes on
+
+
+def _is_kept(path: Path) -> bool:
+    """Tell whether a vocabulary is here; then it is one of those that were used last."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True

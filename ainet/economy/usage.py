@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import msgspec
 
 from ainet.economy.credits import MOST
-from ainet.errors import AinetError
+from ainet.errors import AinetError, NotEnough
 from ainet.sqlite import open_database, put_aside
 from ainet.tasks import Tasks
 
@@ -139,7 +139,13 @@ class UsageBook:
         return hour or 0
 
     async def receive(self, provider: str, rows: list[UsageRow]) -> None:
-        """Take what another device says that it did: what it said before of the same hours is replaced."""
+        """Take what another device says that it did: what it said before of the same hours is replaced.
+
+        Raises
+        ------
+        NotEnough
+            It cannot be written down; it is asked for again.
+        """
 
         def write() -> None:
             with self._file:
@@ -151,7 +157,10 @@ class UsageBook:
                 self._file.executemany(_ADD, [(provider, *msgspec.structs.astuple(row)) for row in rows])
 
         async with self._writing:
-            await asyncio.to_thread(write)
+            try:
+                await asyncio.to_thread(write)
+            except sqlite3.Error as exc:
+                raise NotEnough(f"What others did cannot be written down ({exc}). Make room on the disk.") from exc
 
     async def flush(self) -> None:
         """Write what was noted; what cannot be written is kept for the next time."""

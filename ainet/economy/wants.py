@@ -96,18 +96,14 @@ class Wants:
         return max(one.good.values(), default=0) if one is not None else 0
 
     def answered(self, seller: str, model: str, speed: float) -> Want | None:
-        """Count a right answer of a seller; returns the wish for which its bonus is now due, and which is over."""
+        """Count a right answer of a seller; returns the wish for which its bonus is due until it is taken back."""
         one = self._own.get(model.casefold())
         if one is None or not one.want.is_open or speed < one.want.speed:
             return None
         good = {**one.good, seller: one.good.get(seller, 0) + 1}
-        is_due = good[seller] >= NEEDED
-        if is_due:
-            del self._own[model.casefold()]
-        else:
-            self._own[model.casefold()] = _Kept(one.want, good)
+        self._own[model.casefold()] = _Kept(one.want, good)
         self._save()
-        return one.want if is_due else None
+        return one.want if good[seller] >= NEEDED else None
 
     async def flush(self) -> None:
         """Wait until it is on the disk."""

@@ -95,6 +95,13 @@ class Works(Protocol):
         """
 
 
+class KnownModel(NamedTuple):
+    """What a model is called here, and its active parameters in millions."""
+
+    name: str
+    parameters: int
+
+
 class Judges(Protocol):
     """The pipelines of this owner's devices, for whoever checks answers of others."""
 
@@ -102,8 +109,8 @@ class Judges(Protocol):
     def version(self) -> str:
         """Changes when the results of the same computation may."""
 
-    async def knows(self, model: bytes, name: str) -> bool:
-        """Tell whether a device has the model (SHA-256 of its manifest), which others call so."""
+    async def known(self, model: bytes, name: str) -> KnownModel | None:
+        """Return the model (SHA-256 of its manifest), which others call so, where a device has it."""
 
     async def judge(self, model: bytes, request: Open) -> list[float]:
         """Return the margins of the tokens that are expected; see `Open`.

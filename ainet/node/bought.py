@@ -7,7 +7,8 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from ainet.api.models import ModelSettings
-from ainet.economy.buying import Wanted
+from ainet.economy.buying import USUAL_BUDGET, Wanted
+from ainet.economy.credits import millions
 from ainet.errors import AinetError, UsageError
 from ainet.executor.request import to_open
 
@@ -53,16 +54,25 @@ class Bought:
             raise UsageError("Who sells an answer places the layers: no --from with --stages.")
         if request.budget is not None and not 0 < request.budget <= 86400:
             raise UsageError("The budget must be a time of at most a day, such as 20m.")
-        settings, digest = ModelSettings(), None
+        settings, digest, parameters = ModelSettings(), None, None
         if request.model is not None:
             try:
                 settings = await self._provider.settings(request.model)
                 known = await asyncio.to_thread(self._catalog.known, request.model)
-                digest = bytes.fromhex(known.digest)
+                digest, parameters = bytes.fromhex(known.digest), millions(known.active_parameters)
             except AinetError:
                 pass  # it need not be here
         opened, notes = to_open(request, settings)
-        wanted = Wanted(opened, notes, request.model, digest, request.seller, request.budget, request.strangers)
+        wanted = Wanted(
+            opened,
+            notes,
+            request.model,
+            digest,
+            parameters,
+            request.seller,
+            USUAL_BUDGET if request.budget is None else request.budget,
+            request.strangers,
+        )
         async with contextlib.aclosing(self._buying.answer(wanted)) as events:
             async for event in events:
                 yield event

@@ -8,6 +8,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from ainet.api.generate import GenerateRequest, Message
+from ainet.economy.credits import millions
+from ainet.economy.works import KnownModel
 from ainet.errors import AinetError, NotFound
 from ainet.stages.protocol.generation import Open, Started, Text
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from ainet.executor.provider import Provider
     from ainet.hosting.requests import LoadProgress
     from ainet.models.catalog import ModelCatalog
+    from ainet.models.manifest import Manifest
     from ainet.stages.protocol.generation import Event
     from ainet.stages.protocol.sampling_params import SamplingParams
 
@@ -37,19 +40,20 @@ class Judging:
         #: Changes when the results of the same computation may.
         self.version = version("llama-cpp-python")
 
-    async def knows(self, model: bytes, name: str) -> bool:
-        """Tell whether a device has the model; see `Judges`. A file that was never asked is read for that."""
+    async def known(self, model: bytes, name: str) -> KnownModel | None:
+        """Return a model that a device has; see `Judges`. A file that was never asked is read for that."""
         for called in (model.hex(), name):
             try:
                 known = await asyncio.to_thread(self._catalog.known, called)
             except AinetError:
                 continue
             if known.digest == model.hex():
-                return True
+                return _known(known)
         try:
-            return (await self._provider.manifest(model.hex())).digest == model.hex()
+            known = await self._provider.manifest(model.hex())
         except AinetError:
-            return False
+            return None
+        return _known(known) if known.digest == model.hex() else None
 
     async def judge(self, model: bytes, request: Open) -> list[float]:
         """Return the margins of the tokens that are expected; see `Judges`."""
@@ -90,3 +94,7 @@ class Judging:
                     yield event
         finally:
             await self._provider.finish(loading)
+
+
+def _known(manifest: Manifest) -> KnownModel:
+    return KnownModel(manifest.name, millions(manifest.active_parameters))

@@ -48,7 +48,6 @@ class SoldModels:
     ) -> None:
         self._provider, self._settings, self._store = provider, settings, store
         self._window, self._note_work = window, note_work
-        self._names: dict[bytes, str] = {}
 
     async def models(self, names: Sequence[str], *, measure: bool = False) -> list[SoldModel]:
         """Return the models with these names; see `Works`."""
@@ -65,7 +64,7 @@ class SoldModels:
 
     async def ready(self, model: SoldModel, requester: str) -> AsyncGenerator[str | Ready, None]:
         """Have the model loaded for a while; see `Works`."""
-        request = GenerateRequest(messages=[], model=self._names[model.digest], private=True)
+        request = GenerateRequest(messages=[], model=model.digest.hex(), private=True)
         reports: asyncio.Queue[LoadProgress | None] = asyncio.Queue()
         loading = self._provider.obtain(request, "", reports.put_nowait)
         loading.add_done_callback(lambda _: reports.put_nowait(None))
@@ -84,7 +83,6 @@ class SoldModels:
     async def _model(self, name: str | None, *, measure: bool) -> SoldModel:
         manifest = await self._provider.manifest(name)
         digest = bytes.fromhex(manifest.digest)
-        self._names[digest] = manifest.digest if name is None else name
         seconds = await self._seconds(manifest)
         window = min(self._window, manifest.n_ctx_train)
         slots = self._provider.slots(manifest)

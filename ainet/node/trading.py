@@ -10,6 +10,7 @@ from ainet.economy.bookkeeping import Bookkeeping
 from ainet.economy.buying import Buying
 from ainet.economy.checking import Checking
 from ainet.economy.demand import Demand
+from ainet.economy.examiner import Examiner
 from ainet.economy.incentives import IncentiveManager
 from ainet.economy.market import Market
 from ainet.economy.quotes import Quotes
@@ -88,7 +89,8 @@ class Trading:
         self._checking = Checking(
             Judging(provider, catalog), self.accounts, data_dir / "calibrations.json", log=log, timing=timing
         )
-        buying = Buying(quotes, self._tokenizing, self._checking, self.accounts, log)
+        examiner = Examiner(quotes, self._tokenizing, self._checking, self.accounts, log=log, timing=timing)
+        buying = Buying(quotes, self._tokenizing, examiner, self.accounts, log=log, timing=timing)
         self.bought = Bought(buying, provider, catalog)
         self._market = Market(
             data_dir / "selling.json",
@@ -108,7 +110,7 @@ class Trading:
             answers=answers,
             log=log,
         )
-        buying.answered.connect(self._incentives.answered)
+        examiner.answered.connect(self._incentives.answered)
         answering.first = self.selling.resources.waiting
 
     async def start(self) -> None:

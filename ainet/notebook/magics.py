@@ -158,7 +158,6 @@ class AinetMagics(Magics):
                 "Your documents, or a private question, are part of this conversation: it stays on your devices. "
                 "`%ainet new` begins another one."
             )
-        self._is_personal |= not options.raw and (bool(options.private) or where(options) is not None)
         messages = self._messages(options, question)
         answer = Answer()
         self._last = messages, answer
@@ -187,6 +186,7 @@ class AinetMagics(Magics):
             self._remembering.conversation(question, answer.text)
         if not options.raw and answer.text:
             self.conversation = [*messages, Message("assistant", answer.text)]
+            self._is_personal |= bool(options.private) or where(options) is not None
         if options.to is not None:
             self.shell.user_ns[options.to] = answer.text
         if stopped:

@@ -45,11 +45,13 @@ class TokenizerActor:
     def __init__(self) -> None:
         self._loaded: OrderedDict[str, tuple[_Loaded, Vocabulary]] = OrderedDict()
 
-    def prompt(self, path: str, messages: Sequence[Message], template: str, raw: bool) -> tuple[list[int], list[str]]:
-        """Return the tokens of a conversation, up to the answer, and what whoever asked must know of them."""
+    def prompt(
+        self, path: str, messages: Sequence[Message], template: str, raw: bool
+    ) -> tuple[list[int], list[str], int]:
+        """Return the tokens of a conversation up to the answer, what the asker must know, and the vocabulary's size."""
         vocabulary = self._vocabulary(path)
         made = plain(messages[-1].content, vocabulary) if raw else chat(messages, vocabulary, template)
-        return made.tokens.tolist(), made.notes
+        return made.tokens.tolist(), made.notes, vocabulary.n_tokens
 
     def text(self, path: str, tokens: Sequence[int], stop: Sequence[str]) -> str:
         """Return the text of an answer's tokens, up to a text that ends it."""

@@ -177,7 +177,9 @@ class Trader(Device):
         )
         between()
         model = Model(offer.model, offer.name, offer.parameters)
-        session = BoughtSession(account, link, request, order, model=model, log=self.log)
+        session = BoughtSession(
+            account, link, request, order, model=model, log=self.log, getting_ready=60, n_tokens=5000
+        )
         tokens: list[int] = []
         async with contextlib.aclosing(session.events()) as events:
             async for event in events:

@@ -87,7 +87,7 @@ def ask_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
         metavar="NAME",
         help="buy the answer from this contact, who then reads the conversation; anyone: from the best one",
     )
-    budget = "most time of the device that works, such as 20m; with --from"
+    budget = "most time of the device that works, such as 20m (half an hour, where nothing is said); with --from"
     parser.add_argument("--budget", metavar="TIME", type=seconds, help=budget)
     strangers = "also ask devices on the local network of which nothing is known; with --from anyone, or HOST:PORT"
     parser.add_argument("--strangers", action="store_true", help=strangers)
@@ -104,6 +104,10 @@ def sampling(options: Options) -> dict[str, Any]:
     """Return `ask`'s options as `NodeClient.generate` takes them."""
     if options.strangers and options.seller is None:
         raise UsageError("`--strangers` says who may be asked: write `--from anyone`, or `--from HOST:PORT`, with it.")
+    if options.budget is not None and options.seller is None:
+        raise UsageError(
+            "`--budget` is for what is bought: write whom to ask with it, `--from NAME` or `--from anyone`."
+        )
     found = {name: getattr(options, name) for name in SAMPLING}
     found["context"] = where(options)
     if options.grammar is not None:

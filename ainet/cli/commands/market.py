@@ -143,7 +143,10 @@ def earn_words(found: Earnings, _: Options | None = None) -> str:
     of = "today" if found.days == 1 else f"in the last {found.days} days"
     if found.missed:
         lines = [f"Not answered {of}:"]
-        lines += [f"  {one.times} questions {_WHY[one.reason].format(one.what)}" for one in found.missed]
+        lines += [
+            f"  {one.times} question{'' if one.times == 1 else 's'} {_WHY[one.reason].format(one.what)}"
+            for one in found.missed
+        ]
     else:
         lines = [f"Nothing was asked for in vain {of}."]
     for one in found.wanted:

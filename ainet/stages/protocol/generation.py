@@ -92,6 +92,11 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     expected: list[int] = []
     expects_end: bool = False
 
+    @property
+    def is_judging(self) -> bool:
+        """Whether an answer is judged; it may be an empty one."""
+        return bool(self.expected) or self.expects_end
+
 
 class Allow(msgspec.Struct, tag=True, frozen=True):
     """Let a session say this number of tokens in all, and pause there; fewer than it has said pause it now."""

@@ -48,7 +48,7 @@ class Drafting:
         judged
             Tokens that may be judged at once, where that is what the session is for.
         """
-        if session.request.expected:
+        if session.request.is_judging:
             return session.expected_next(judged)
         drafter = session.drafter
         if drafter is None:

@@ -152,7 +152,7 @@ class Session:
             The first of these rows in the batch.
         """
         assert self._sampler is not None  # noqa: S101 - it was prepared before it was answered
-        if self.request.expected:
+        if self.request.is_judging:
             return self._judge(segment, row)
         drawn: list[int] = []
         finish, error = None, None

@@ -341,7 +341,9 @@ async def test_a_buyer_that_takes_nothing_any_more_does_not_keep_its_place(tmp_p
             price=1000,
         )
         model = Model(MODEL.digest, MODEL.name, MODEL.parameters)
-        session = BoughtSession(account, link, request, order, model=model, log=ben.log)
+        session = BoughtSession(
+            account, link, request, order, model=model, log=ben.log, getting_ready=60, n_tokens=5000
+        )
         async with contextlib.aclosing(session.events()) as events:
             for _ in range(4):
                 await anext(events)

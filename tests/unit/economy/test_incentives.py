@@ -34,6 +34,8 @@ async def test_a_bonus_is_due_once_to_whoever_first_answers_well_enough(tmp_path
     assert again.own() == [want]
     assert again.answered("carl", "large", 20.0) is None
     assert again.answered("ana", "large", 20.0) == want
+    assert again.own() == [want]  # until it is paid
+    assert again.remove("large")
     assert again.answered("ana", "large", 20.0) is None
     assert again.own() == []
     await again.flush()
