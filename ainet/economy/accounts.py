@@ -199,6 +199,8 @@ class Accounts:
             self._open[peer] = made
             if is_stranger:
                 made.seller.share(shared, made.number)
+        if not is_stranger:
+            await made.allow(self._allowance())  # what the owner gives may have changed meanwhile
         return made
 
     async def all(self) -> list[PairAccount]:

@@ -16,6 +16,7 @@ from ainet.economy.bought_session import BoughtSession
 from ainet.economy.credits import Rate
 from ainet.economy.ledger import Model
 from ainet.economy.order import Order
+from ainet.economy.pair_account import now
 from ainet.economy.requests import Buy, Pay, ShowAccount
 from ainet.economy.terms import Terms
 from ainet.economy.voucher import Voucher
@@ -353,3 +354,22 @@ async def test_a_buyer_that_takes_nothing_any_more_does_not_keep_its_place(tmp_p
                 return ana.selling.resources.sessions == 0
 
             await until(is_over)
+
+
+async def test_who_comes_while_its_seller_begins_to_sell_may_have_what_the_owner_gives(tmp_path, monkeypatch):
+    async with traders(tmp_path) as (ana, ben):
+        terms, do = ana.selling.terms, ana.accounts.do
+        ana.accounts._open.clear()
+        ana.selling.terms = None
+
+        async def slowly(work):
+            """Meanwhile the owner begins to sell."""
+            if ana.selling.terms is None:
+                ana.selling.terms = terms
+                await ana.accounts.allow()
+            return await do(work)
+
+        monkeypatch.setattr(ana.accounts, "do", slowly)
+        account = await ana.accounts.of(ben.id)
+        assert account.seller.daily == terms.allow * ana.selling.pace > 0
+        assert account.seller.left(now()) > 0
