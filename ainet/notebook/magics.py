@@ -204,19 +204,23 @@ class AinetMagics(Magics):
         display({"text/html": found_html(found) or html.escape(plain), "text/plain": plain}, raw=True)
 
     def _trace(self, options: Options) -> None:
+        from ainet.notebook.picture import image
         from ainet.notebook.trace_picture import trace_svg
 
         with find_node(options) as node:
             found = node.call(context.trace, options.name, options.folder, options.depth)
-        display({"text/html": trace_svg(found), "text/plain": trace_words(found)}, raw=True)
+        plain = trace_words(found)
+        display({"text/html": image(trace_svg(found), plain), "text/plain": plain}, raw=True)
 
     def _usage(self, options: Options) -> None:
+        from ainet.notebook.picture import image
         from ainet.notebook.usage_plot import usage_svg
 
         with find_node(options) as node:
             found = node.call(economy.usage, options.by, options.days)
         plain = usage_words(found)
-        display({"text/html": f"{usage_svg(found)}<pre>{html.escape(plain)}</pre>", "text/plain": plain}, raw=True)
+        picture = image(usage_svg(found), "Time for which devices worked, by day")
+        display({"text/html": f"{picture}<pre>{html.escape(plain)}</pre>", "text/plain": plain}, raw=True)
 
     def _messages(self, options: Options, question: str) -> list[Message]:
         asked = Message("user", question)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import rustworkx as rx
 
+from ainet.notebook.picture import INK
+
 if TYPE_CHECKING:
     from ainet.api.context import Trace, TraceNode
 
@@ -16,7 +18,7 @@ MOST_CHARACTERS = 26
 
 
 def trace_svg(trace: Trace) -> str:
-    """Return a trace as an SVG that takes its colours from the page."""
+    """Return a trace as an SVG."""
     columns = _columns(trace)
     places: dict[int, tuple[int, int]] = {}
     for column, nodes in enumerate(columns):
@@ -26,9 +28,9 @@ def trace_svg(trace: Trace) -> str:
     height = max((len(nodes) for nodes in columns), default=0) * (HEIGHT + ROW) + 4
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-2 -2 {width} {height}" width="{width}" '
-        'style="max-width: 100%; font: 12px sans-serif" fill="none" stroke="currentColor" role="img">',
+        f'style="font: 12px sans-serif" fill="none" stroke="{INK}">',
         '<defs><marker id="end" viewBox="0 0 6 6" refX="6" refY="3" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path d="M0 0L6 3L0 6z" fill="currentColor" stroke="none"/></marker></defs>',
+        f'<path d="M0 0L6 3L0 6z" fill="{INK}" stroke="none"/></marker></defs>',
     ]
     for edge in trace.edges:
         (x, y), (u, v) = places[edge.begin], places[edge.end]
@@ -47,9 +49,9 @@ def _box(node: TraceNode, x: int, y: int) -> str:
     return (
         f"<g><title>{html.escape(f'{node.path} {node.name}')}</title>"
         f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="5" stroke-width="{weight}"/>'
-        f'<text x="{x + 8}" y="{y + 17}" fill="currentColor" stroke="none" font-weight="{400 * weight}">'
+        f'<text x="{x + 8}" y="{y + 17}" fill="{INK}" stroke="none" font-weight="{400 * weight}">'
         f"{html.escape(_short(node.name))}</text>"
-        f'<text x="{x + 8}" y="{y + 32}" fill="currentColor" stroke="none" opacity="0.6" font-size="10">'
+        f'<text x="{x + 8}" y="{y + 32}" fill="{INK}" stroke="none" opacity="0.85" font-size="10">'
         f"{html.escape(_short(where))}</text></g>"
     )
 

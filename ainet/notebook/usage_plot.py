@@ -6,6 +6,7 @@ import html
 import time
 from typing import TYPE_CHECKING
 
+from ainet.notebook.picture import INK
 from ainet.units import DAY, show_seconds
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ NAMED = 14
 
 
 def usage_svg(usage: Usage) -> str:
-    """Return usage as an SVG that takes the colour of its words from the page; nothing where nothing was done."""
+    """Return usage as an SVG; nothing where nothing was done."""
     worked = {(one.day, one.device): one.seconds for one in usage.plot}
     if not any(worked.values()):
         return ""
@@ -30,9 +31,8 @@ def usage_svg(usage: Usage) -> str:
     width = min(BAR, 0.8 * step)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {TOP + HEIGHT + BOTTOM + 20}" width="{WIDTH}" '
-        'style="max-width: 100%; font: 11px sans-serif" fill="currentColor" role="img" '
-        'aria-label="Time for which devices worked, by day">',
-        f'<path d="M{LEFT} {TOP}V{TOP + HEIGHT}H{WIDTH}" stroke="currentColor" opacity="0.4" fill="none"/>',
+        f'style="font: 11px sans-serif" fill="{INK}">',
+        f'<path d="M{LEFT} {TOP}V{TOP + HEIGHT}H{WIDTH}" stroke="{INK}" opacity="0.4" fill="none"/>',
         f'<text x="{LEFT - 6}" y="{TOP + 9}" text-anchor="end">{show_seconds(most)}</text>',
         f'<text x="{LEFT - 6}" y="{TOP + HEIGHT}" text-anchor="end">0</text>',
     ]

@@ -84,12 +84,12 @@ def offers_words(found: Offers, options: Options | None = None) -> str:
                 f"{one.tokens_per_s:.1f}",
                 f"{one.trust:.0%}",
                 f"{span(one.left_s)} of {span(one.daily_s)} a day",
-                one.reason,
             )
             for one in found.offers
         ]
-        lines.append(table(("from", "model", "price", "starts", "tokens/s", "trust", "left", "why"), rows))
+        lines.append(table(("from", "model", "price", "starts", "tokens/s", "trust", "left"), rows))
     if options is not None and options.why:
+        lines += [f"{one.seller} asks {one.price:.2f} for {one.model}: {one.reason}." for one in found.offers]
         trusted = dict.fromkeys((one.seller, one.trust, one.trust_reason) for one in found.offers)
         lines += [f"{seller} is trusted to {trust:.0%}: {reason}." for seller, trust, reason in trusted]
     lines += [f"{one.seller}: {one.reason}" for one in found.others]
