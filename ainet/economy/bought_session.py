@@ -11,7 +11,7 @@ from ainet.economy import receipt as receipts
 from ainet.economy.pair_account import now
 from ainet.economy.receipt import Finish, ReceiptBody, digest_of
 from ainet.economy.requests import CheckAnswer, Ended, Getting, Judged, Pay, SaidTokens, Sold
-from ainet.errors import AinetError, PeerUnreachable, ProtocolError
+from ainet.errors import AinetError, PeerUnreachable, ProtocolError, UsageError
 from ainet.identity.keys import public_key_of
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ BoughtEvent = Getting | Sold | SaidTokens | Judged | tuple[ReceiptBody, str]
 LAST = 5.0
 #: Characters that a token has at most, on average, and those that may be more.
 LONGEST_TOKEN, MORE_TEXT = 256, 1024
+#: The slowest device reads a token of a question within this time (s).
+SLOWEST = 0.1
 
 
 class BoughtSession:
@@ -47,7 +49,7 @@ class BoughtSession:
     request, order
         What is asked for, and what it costs.
     getting_ready
-        Seconds after which a seller is left that only says that it gets ready.
+        Seconds after which a seller is left that only says that it gets ready; a long question gives it longer.
     n_tokens
         Tokens of the vocabulary.
     """
@@ -68,7 +70,8 @@ class BoughtSession:
         self._asked = request
         #: What the receipt is compared with.
         self._request = request.order if isinstance(request, CheckAnswer) else request
-        self._log, self._getting_ready, self._n_tokens = log, getting_ready, n_tokens
+        self._log, self._n_tokens = log, n_tokens
+        self._getting_ready = getting_ready + SLOWEST * order.prompt
         #: The tokens that came.
         self.tokens: list[int] = []
         #: Credits that were signed for it, once it is over.
@@ -76,6 +79,7 @@ class BoughtSession:
         self._characters, self._went_on = 0, time.monotonic()
         self._is_judged = False
         self._newest: Voucher | None = None
+        self._sent: Voucher | None = None
         self._paying: asyncio.Task[None] | None = None
         self._receipt: tuple[Receipt, ReceiptBody] | None = None
 
@@ -91,7 +95,7 @@ class BoughtSession:
         AinetError
             The seller's words, or this device's when it cannot write down what it signs.
         """
-        purchase = await self._account.buy(self._order, self._model)
+        purchase = await self._begin()
         self._went_on = time.monotonic()
         try:
             async with contextlib.aclosing(self._link.stream(self._asked)) as items:
@@ -115,12 +119,24 @@ class BoughtSession:
             purchase.is_left = True
             raise
         except AinetError as exc:
-            # Whoever says why it cannot, before it has accepted, has broken no promise.
-            purchase.is_left = not purchase.is_sold and not isinstance(exc, (ProtocolError, PeerUnreachable))
+            # Whoever says why it cannot, before it has accepted, has broken no promise; nor whoever is asked nonsense.
+            is_fault = isinstance(exc, (ProtocolError, PeerUnreachable))
+            purchase.is_left = not (is_fault or purchase.is_sold) or isinstance(exc, UsageError)
             raise
         finally:
             # Whoever asks may have left; what came is signed for nevertheless.
             await asyncio.shield(asyncio.ensure_future(self._end(purchase)))
+
+    async def _begin(self) -> Purchase:
+        """Note the order; also when whoever asks leaves meanwhile, its end."""
+        noting = asyncio.ensure_future(self._account.buy(self._order, self._model))
+        try:
+            return await asyncio.shield(noting)
+        except asyncio.CancelledError:
+            purchase = await noting
+            purchase.is_left = True
+            await asyncio.shield(asyncio.ensure_future(self._end(purchase)))
+            raise
 
     async def _take(self, purchase: Purchase, event: Getting | Sold | SaidTokens | Judged) -> None:
         buyer, session = self._account.buyer, self._order.session
@@ -135,12 +151,17 @@ class BoughtSession:
                     )
             case Judged():
                 purchase.heard = now()
-                if self._is_judged or not isinstance(self._asked, CheckAnswer):
+                asked = self._asked
+                if self._is_judged or not isinstance(asked, CheckAnswer):
                     raise ProtocolError(f"{self._link.peer_name} has judged what it was not asked to judge.")
+                if len(event.margins) != len(asked.tokens) + asked.ended:
+                    raise ProtocolError(f"{self._link.peer_name} has not judged the answer to its end.")
                 self._is_judged = True
             case Sold():
                 signs = buyer.sold(session, event.prompt, event.price, now())
             case SaidTokens():
+                if isinstance(self._asked, CheckAnswer) and not self._is_judged:
+                    raise ProtocolError(f"{self._link.peer_name} has judged nothing.")
                 self._characters += len(event.text)
                 if not event.tokens or self._characters > self._most_text(len(event.tokens)):
                     raise ProtocolError(f"{self._link.peer_name} sends text without the tokens that say it.")
@@ -155,13 +176,14 @@ class BoughtSession:
     async def _done(self, purchase: Purchase, ended: Ended) -> tuple[ReceiptBody, str]:
         request, order, parties = self._request, self._order, self._account.parties
         body = receipts.read(ended.receipt, parties, public_key_of(self._link.peer_id))
-        signs = self._account.buyer.done(order.session, body.prompt, body.generated)
-        self._check(purchase)
         same = (order.session, request.model, order.rate.parameters, order.rate.price, request.sampling.seed)
         said = (body.session, body.model, body.parameters, body.price, body.seed)
         digests = digest_of([*request.prompt, *request.said]), digest_of(self.tokens)
-        if said != same or (body.prompt_digest, body.output_digest) != digests:
+        are_counted = (body.prompt, body.generated) == (order.prompt, purchase.received)
+        if said != same or (are_counted and (body.prompt_digest, body.output_digest) != digests):
             raise ProtocolError(f"The receipt of {self._link.peer_name} is not that of this answer.")
+        signs = self._account.buyer.done(order.session, body.prompt, body.generated)
+        self._check(purchase)
         await self._sign(signs)
         if body.finish is not Finish.STOP and body.generated < order.most - (body.finish is Finish.CONTEXT):
             raise ProtocolError(
@@ -186,19 +208,19 @@ class BoughtSession:
 
     async def _sign(self, signs: Sequence[Sign]) -> None:
         voucher = await self._account.sign(signs, self.tokens)
-        if voucher is None:
-            return
+        if voucher is not None:
+            self._send(voucher)
+
+    def _send(self, voucher: Voucher) -> None:
         self._newest = voucher
         if self._paying is None or self._paying.done():
             self._paying = asyncio.create_task(self._pay(), name="vouchers")
 
     async def _pay(self) -> None:
-        sent = None
-        while self._newest is not sent:
-            sent = self._newest
-            assert sent is not None  # noqa: S101 - it is set before this begins
+        while self._newest is not None and self._newest != self._sent:
+            self._sent = self._newest
             try:
-                await self._link.request(Pay(sent), timeout=self._account.patience)
+                await self._link.request(Pay(self._sent), timeout=self._account.patience)
             except AinetError as exc:
                 self._log.info("A voucher did not reach %s: %s", self._link.peer_name, exc.message)
                 return
@@ -207,6 +229,8 @@ class BoughtSession:
         """Sign for what came, and write down the end; also when whoever asks has left."""
         try:
             await self._sign(self._account.buyer.end(self._order.session))
+            if purchase.signed and self._account.signed is not None:  # whoever asked may have left while it was signed
+                self._send(self._account.signed)
         finally:
             self.paid = purchase.signed
             await self._account.end_purchase(purchase, self._receipt)

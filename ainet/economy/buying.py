@@ -21,7 +21,7 @@ from ainet.economy.receipt import Finish
 from ainet.economy.requests import Buy, Getting, SaidTokens, Sold
 from ainet.economy.signed import SESSION_BYTES
 from ainet.economy.words import beyond_allowance, seconds_of, span
-from ainet.errors import AinetError, NotFound, PeerUnreachable, PromptTooLong, ProtocolError, Refused
+from ainet.errors import AinetError, NotFound, PeerUnreachable, PromptTooLong, ProtocolError, Refused, UsageError
 
 if TYPE_CHECKING:
     import logging
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ainet.economy.quotes import Quoted, Quotes
     from ainet.economy.requests import Offer
     from ainet.economy.tokenizing import MadePrompt, Tokenizing
+    from ainet.economy.works import KnownModel
     from ainet.stages.protocol.generation import Open
     from ainet.timing import Timing
 
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 MOST_TRIED = 4
 #: The most that an answer costs where nothing is said, in seconds of the device that works.
 USUAL_BUDGET = 1800.0
+#: Parameters (in millions) that a device computes with in a second: as many as 20 TB/s can read, at four bits each.
+FASTEST = 40_000_000
+#: Credits for a million of them, where tokens are drawn.
+PACE = Rate(1000).cost(0, 1) / 1000
 #: How far a seller is trusted that the owner has named, whatever it did before.
 LEAST_TRUST = 0.01
 
@@ -52,8 +57,8 @@ class Wanted(NamedTuple):
         The conversation, and how tokens are drawn.
     notes
         What the reader must know of how it was read.
-    model, digest, parameters
-        The model's name; its manifest's SHA-256 and its active parameters in millions, where this device knows them.
+    model, digest, known
+        The model's name; its manifest's SHA-256, and what else this device knows of it.
     seller
         A contact's name, or ``anyone``.
     budget
@@ -66,7 +71,7 @@ class Wanted(NamedTuple):
     notes: list[str]
     model: str | None
     digest: bytes | None
-    parameters: int | None
+    known: KnownModel | None
     seller: str
     budget: float = USUAL_BUDGET
     strangers: bool = False
@@ -95,6 +100,7 @@ class _Answer:
     first: float = 0.0
     last: float = 0.0
     model: bytes | None = None
+    vocabulary: str = ""
     text: list[str] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -148,10 +154,14 @@ class Buying:
             Nobody answers, or not within the budget.
         """
         sellers, tried = await self._quotes.sellers(wanted.seller, strangers=wanted.strangers), 0
-        got, left_out, again = _Answer(), set[str](), set[str]()
+        got, left_out, again, is_nonsense = _Answer(), set[str](), set[str](), False
         while True:
             yield shown.Progress(text="asking for prices")
-            found = await self._find(wanted, [one for one in sellers if one not in left_out], got)
+            try:
+                found = await self._find(wanted, [one for one in sellers if one not in left_out], got)
+            except AinetError:
+                await self._examine(wanted, got)
+                raise
             name, seller = found.quoted.link.peer_name, found.quoted.link.peer_id
             tried += 1
             if await self._accounts.is_new(found.quoted.account):
@@ -169,7 +179,8 @@ class Buying:
                     again.add(seller)  # the price has risen since it was asked
                     continue
                 left_out.add(seller)
-                if tried >= MOST_TRIED or len(left_out) >= len(sellers):
+                was_nonsense, is_nonsense = is_nonsense, isinstance(exc, UsageError)
+                if (was_nonsense and is_nonsense) or tried >= MOST_TRIED or len(left_out) >= len(sellers):
                     if got.tokens:
                         yield shown.Progress(text=f"{exc.message} What came is checked")
                         await self._examine(wanted, got)
@@ -194,6 +205,7 @@ class Buying:
         quoted, failed = await self._quotes.ask(sellers, wanted.model)
         budget = wanted.budget - got.seconds
         most = wanted.request.max_tokens - len(got.tokens)
+        vocabulary = got.vocabulary or (wanted.known.vocabulary if wanted.known is not None else "")
         able: list[_Found] = []
         offered: list[tuple[Quoted, Offer]] = []
         refusals: list[str] = []
@@ -204,11 +216,15 @@ class Buying:
                 sold = ", ".join(each.name for each in one.prices.offers)
                 name = wanted.model or "that model"
                 refusals.append(one.prices.why_not or f"{one.link.peer_name} does not sell {name}, but {sold}.")
-            elif offer.model == wanted.digest and offer.parameters != wanted.parameters:
+            elif wanted.known is not None and offer.parameters != wanted.known.parameters:
                 refusals.append(
                     f"{one.link.peer_name} counts {offer.parameters:,} million parameters of {offer.name}, which has "
-                    f"{wanted.parameters:,}: its price is wrong."
+                    f"{wanted.known.parameters:,}: its price is wrong."
                 )
+            elif vocabulary not in ("", offer.tokenizer.content):
+                refusals.append(f"{one.link.peer_name} names another vocabulary of {offer.name}: it is not asked.")
+            elif max(offer.parameters * offer.tokens_per_s, one.prices.pace / PACE) > FASTEST:
+                refusals.append(f"{one.link.peer_name} says that it computes faster than any device: it is not asked.")
             elif not one.prices.pace:
                 refusals.append(f"{one.link.peer_name} does not say how fast it is, and so not what an answer costs.")
             else:
@@ -242,7 +258,7 @@ class Buying:
                 order = Order(b"", Rate(offer.parameters, offer.price), n, n_most)
                 refusals.append(_too_much(one, order, budget))
         if able:
-            return min(able, key=lambda one: (one.choice.burden, one.choice.quote.seller))
+            return min(able, key=lambda one: (-one.most, one.choice.burden, one.choice.quote.seller))
         why = [*refusals, *(f"{name}: {exc.message}" for name, exc in failed.items())]
         if not sellers or not why:
             nobody = "nobody is here who deals with strangers, and " if wanted.strangers else ""
@@ -321,9 +337,9 @@ class Buying:
                     if isinstance(event, Getting):
                         yield shown.Progress(text=f"{link.peer_name}: {event.words}")
                     elif isinstance(event, Sold):
-                        got.model = offer.model
                         yield shown.Start(model=offer.name, placement=[], prompt_tokens=order.prompt, notes=got.notes)
                     elif isinstance(event, SaidTokens):
+                        got.model, got.vocabulary = offer.model, offer.tokenizer.content
                         got.last = time.monotonic()
                         first = first or got.last
                         got.first = got.first or got.last

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import secrets
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from ainet.economy.quotes import ANYONE, Quoted, bought
 from ainet.economy.receipt import Finish
 from ainet.economy.requests import CheckAnswer, Judged, Offer
 from ainet.economy.signed import SESSION_BYTES
-from ainet.errors import AinetError, NotFound, PeerUnreachable
+from ainet.errors import AinetError, NotFound
 from ainet.signals import Signal
 
 if TYPE_CHECKING:
@@ -141,7 +140,10 @@ class Examiner:
                 return
             sample = Sample(part.offer.model, part.prompt, part.said, part.tokens, asked.sampling, is_ended)
             known = await self._checking.known(part.offer.model, part.offer.name)
-            if known is not None:
+            if known is not None and known.vocabulary != part.offer.tokenizer.content:
+                limit = usual_limit(len(part.tokens))
+                found = _Found(Verdict(limit, limit, f"its vocabulary is not that of {known.name}"), known.name)
+            elif known is not None:
                 found = _Found(await self._checking.check(sample), known.name)
                 if known.parameters != part.offer.parameters:
                     words = f"it counts {part.offer.parameters:,} million parameters where {known.name} has "
@@ -150,11 +152,11 @@ class Examiner:
                 found = await self._bought_check(sample, part, asked.budget)
             else:
                 return
-            verdict = await self._not_padded(part, asked, found.verdict)
+            verdict = await self._looked_at(part, asked, found.verdict)
+            await self._accounts.note_check(bytes.fromhex(part.bought.session), verdict)
         except AinetError as exc:
             self._log.info("The answer of %s is not checked: %s", name, exc.message)
             return
-        await self._accounts.note_check(bytes.fromhex(part.bought.session), verdict)
         is_so_called = found.name.casefold() == part.offer.name.casefold()
         if verdict.passed and part.finish is not None and part.speed and is_so_called and not account.is_stranger:
             self.answered.emit(part.quoted.link.peer_id, found.name, part.speed)
@@ -177,8 +179,9 @@ class Examiner:
             text = await self._tokenizing.text(last.offer.tokenizer, [*last.said, *last.tokens], asked.stop)
         except AinetError as exc:  # the answer is there, and paid
             return said, [f"what {last.quoted.link.peer_name} has said could not be looked at: {exc.message}"]
-        if text == said:
-            return said, []
+        is_whole = last.finish is not None or not text.startswith(said)
+        if text == said or not is_whole:  # where the link was lost, what was held back did not come
+            return text, []
         names = " or ".join(dict.fromkeys(part.quoted.link.peer_name for part in parts))
         words = "sent a text that is not that of its tokens"
         if len(parts) == 1:
@@ -190,13 +193,18 @@ class Examiner:
 
     async def _stopped(self, part: Part, asked: Asked) -> bool:
         """Tell whether a text ended the answer that was to end it: then the model need not have ended it itself."""
-        if not asked.stop:
-            return False
-        whole = await self._tokenizing.text(part.offer.tokenizer, [*part.said, *part.tokens], [])
-        return any(one in whole for one in asked.stop)
+        return await self._says(part, [*part.said, *part.tokens], asked.stop)
 
-    async def _not_padded(self, part: Part, asked: Asked, verdict: Verdict) -> Verdict:
+    async def _says(self, part: Part, tokens: Sequence[int], texts: Sequence[str]) -> bool:
+        """Tell whether one of some texts is in what tokens say."""
+        whole = await self._tokenizing.text(part.offer.tokenizer, tokens, []) if texts else ""
+        return any(one in whole for one in texts)
+
+    async def _looked_at(self, part: Part, asked: Asked, verdict: Verdict) -> Verdict:
+        """Return a verdict, with what else is wrong with an answer whose tokens are those of the model."""
         n, sampling = len(part.tokens), asked.sampling
+        if verdict.passed and n and await self._says(part, [*part.said, *part.tokens[:-1]], asked.stop):
+            return verdict._replace(words="it goes on after a text that was to end it")
         if not verdict.passed or n < LONG or part.said or sampling.grammar or sampling.json_schema:
             return verdict
         # Of all tokens, a stop text among them; grammars force splits that no tokenizer would make.
@@ -218,6 +226,7 @@ class Examiner:
             (choice.burden, i, one, offer)
             for i, one in enumerate(quoted)
             if one.account.parties.payee_swarm != swarm and (offer := one.of(None, sample.model)) is not None
+            if offer.tokenizer.content == part.offer.tokenizer.content
             for choice in choices([one.quote(offer, budget)], n, 1)
         ]
         if not able:
@@ -241,16 +250,14 @@ class Examiner:
             order,
             model=Model(offer.model, offer.name, offer.parameters),
             log=self._log,
-            getting_ready=self._timing.getting_ready,
+            getting_ready=self._timing.check_bought,
             n_tokens=1,
         )
         margins: list[float] = []
         try:
-            async with asyncio.timeout(self._timing.check_bought), contextlib.aclosing(session.events()) as events:
+            async with contextlib.aclosing(session.events()) as events:
                 async for event in events:
                     margins += event.margins if isinstance(event, Judged) else []
-        except TimeoutError:
-            raise PeerUnreachable(f"{one.link.peer_name} did not check it in time") from None
         finally:
             if session.paid:
                 part.check = replace(bought(one, order, session.paid, 0), is_check=True)

@@ -262,6 +262,7 @@ class PairAccount:
                 return None
             sale = self.seller.end(session, now(), is_done=receipt is not None)
             await self._note_end(sale, receipt)
+            self.seller.go_on(now())  # the next one may have waited for what this one leaves unpaid
         self._wake()
         return sale
 
@@ -273,6 +274,8 @@ class PairAccount:
             if self.seller.write_off(sale, now()):
                 await self._note_end(sale, None)
             self._sales.pop(session, None)
+            self.seller.go_on(now())
+        self._wake()
 
     @to_its_end
     async def cut(self) -> None:
@@ -327,32 +330,39 @@ class PairAccount:
             The answer so far, of the session that is signed for.
         """
         async with self._lock:
-            self._check_open()
-            for one in signs:
-                before = _body(self.signed)
-                added = one.total - (before.total if before is not None else 0)
-                is_session = one.kind == vouchers.Kind.WORK
-                body = vouchers.Body(
-                    self.parties.payer,
-                    self.parties.payee,
-                    one.total,
-                    one.gifts,
-                    one.kind,
-                    one.session,
-                    one.tokens,
-                    digest_of(tokens[: one.tokens]) if is_session else NO_DIGEST,
-                    int(time.time()),
-                )
-                voucher = vouchers.sign(body, self.parties, self._signer)
-                parts = {one.session: added} if is_session else {}
-                await self._journal(
-                    functools.partial(
-                        self._ledger.note_voucher, self.number, voucher, body, parts, is_own=True, note=note
-                    )
-                )
-                self.signed = voucher
-                self._note_signed()
+            left = list(signs)
+            try:
+                self._check_open()
+                while left:
+                    await self._sign(left[0], tokens, note)
+                    del left[0]
+            finally:
+                for one in left:
+                    self.buyer.take_back(one)
         return self.signed if signs else None
+
+    async def _sign(self, one: Sign, tokens: Sequence[int], note: str) -> None:
+        before = _body(self.signed)
+        total, gifts = (before.total, before.gifts) if before is not None else (0, 0)
+        is_session = one.kind == vouchers.Kind.WORK
+        body = vouchers.Body(
+            self.parties.payer,
+            self.parties.payee,
+            total + one.added,
+            gifts if is_session else gifts + one.added,
+            one.kind,
+            one.session,
+            one.tokens,
+            digest_of(tokens[: one.tokens]) if is_session else NO_DIGEST,
+            int(time.time()),
+        )
+        voucher = vouchers.sign(body, self.parties, self._signer)
+        parts = {one.session: one.added} if is_session else {}
+        await self._journal(
+            functools.partial(self._ledger.note_voucher, self.number, voucher, body, parts, is_own=True, note=note)
+        )
+        self.signed = voucher
+        self._note_signed()
 
     async def give(self, amount: int, kind: vouchers.Kind, note: str = "") -> Voucher | None:
         """Sign for something that was not received; raises `ValueError` for an amount that is not possible."""

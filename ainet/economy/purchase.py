@@ -12,13 +12,14 @@ if TYPE_CHECKING:
 
 
 class Sign(NamedTuple):
-    """A voucher to be signed, journalled and sent: the new totals, and the session that raised them."""
+    """A voucher to be signed, journalled and sent: the new totals, the session that raised them, and by how much."""
 
     total: int
     gifts: int
     kind: Kind
     session: bytes
     tokens: int
+    added: int
 
 
 @dataclass

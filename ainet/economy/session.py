@@ -131,7 +131,7 @@ class Seller:
             raise ValueError("too expensive")
         sale = self.sales[order.session] = Sale(order, window_of(order, window), waiting=moment)
         self._window = max(self._window, sale.window)
-        return self._go_on(moment)
+        return self.go_on(moment)
 
     def room(self, session: bytes) -> int:
         """Return how many tokens of an answer may be handed over now."""
@@ -187,7 +187,7 @@ class Seller:
                 sale.waiting = None
             elif sale.waiting is None:  # what does not suffice for a token does not prolong the wait
                 sale.waiting = moment
-        return self._go_on(moment)
+        return self.go_on(moment)
 
     def tick(self, moment: int) -> list[Do]:
         """Return which sessions end because their buyer is silent."""
@@ -238,7 +238,8 @@ class Seller:
         self.charged = self.balance.acknowledged
         return ended
 
-    def _go_on(self, moment: int) -> list[Do]:
+    def go_on(self, moment: int) -> list[Do]:
+        """Return what can be done now that something was acknowledged, or that a session has ended."""
         found = []
         for session, sale in self.sales.items():
             if sale.stage is Stage.ACCEPTED and self.unacknowledged <= self.window:
@@ -384,7 +385,15 @@ class Buyer:
             raise ValueError("no such gift")
         self.signed += amount
         self.gifts += amount
-        return Sign(self.signed, self.gifts, kind, bytes(16), 0)
+        return Sign(self.signed, self.gifts, kind, bytes(16), 0, amount)
+
+    def take_back(self, sign: Sign) -> None:
+        """Take back what could not be written down: it is not signed, and what came is signed for with what comes."""
+        self.signed -= sign.added
+        if sign.kind is not Kind.WORK:
+            self.gifts -= sign.added
+        elif sign.session in self.purchases:
+            self.purchases[sign.session].signed -= sign.added
 
     def _of(self, session: bytes) -> Purchase | None:
         purchase = self.purchases.get(session)
@@ -397,7 +406,7 @@ class Buyer:
         purchase.signed += added
         purchase.signed_tokens = purchase.received
         self.signed += added
-        return [Sign(self.signed, self.gifts, Kind.WORK, purchase.order.session, purchase.received)]
+        return [Sign(self.signed, self.gifts, Kind.WORK, purchase.order.session, purchase.received, added)]
 
     def _wrong(self, purchase: Purchase, why: str) -> list[Sign]:
         """End a session in which the seller did something wrong: nothing more is signed for it."""

@@ -96,10 +96,11 @@ class Works(Protocol):
 
 
 class KnownModel(NamedTuple):
-    """What a model is called here, and its active parameters in millions."""
+    """What a model is called here, its active parameters in millions, and what identifies its vocabulary."""
 
     name: str
     parameters: int
+    vocabulary: str
 
 
 class Judges(Protocol):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from ainet.api.models import ModelSettings
 from ainet.economy.buying import USUAL_BUDGET, Wanted
-from ainet.economy.credits import millions
 from ainet.errors import AinetError, UsageError
 from ainet.executor.request import to_open
+from ainet.node.judging import known_model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -54,12 +54,12 @@ class Bought:
             raise UsageError("Who sells an answer places the layers: no --from with --stages.")
         if request.budget is not None and not 0 < request.budget <= 86400:
             raise UsageError("The budget must be a time of at most a day, such as 20m.")
-        settings, digest, parameters = ModelSettings(), None, None
+        settings, digest, known = ModelSettings(), None, None
         if request.model is not None:
             try:
                 settings = await self._provider.settings(request.model)
-                known = await asyncio.to_thread(self._catalog.known, request.model)
-                digest, parameters = bytes.fromhex(known.digest), millions(known.active_parameters)
+                manifest = await asyncio.to_thread(self._catalog.known, request.model)
+                digest, known = bytes.fromhex(manifest.digest), known_model(manifest)
             except AinetError:
                 pass  # it need not be here
         opened, notes = to_open(request, settings)
@@ -68,7 +68,7 @@ class Bought:
             notes,
             request.model,
             digest,
-            parameters,
+            known,
             request.seller,
             USUAL_BUDGET if request.budget is None else request.budget,
             request.strangers,

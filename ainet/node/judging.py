@@ -48,12 +48,12 @@ class Judging:
             except AinetError:
                 continue
             if known.digest == model.hex():
-                return _known(known)
+                return known_model(known)
         try:
             known = await self._provider.manifest(model.hex())
         except AinetError:
             return None
-        return _known(known) if known.digest == model.hex() else None
+        return known_model(known) if known.digest == model.hex() else None
 
     async def judge(self, model: bytes, request: Open) -> list[float]:
         """Return the margins of the tokens that are expected; see `Judges`."""
@@ -96,5 +96,6 @@ class Judging:
             await self._provider.finish(loading)
 
 
-def _known(manifest: Manifest) -> KnownModel:
-    return KnownModel(manifest.name, millions(manifest.active_parameters))
+def known_model(manifest: Manifest) -> KnownModel:
+    """Return what others are to say of a model, too."""
+    return KnownModel(manifest.name, millions(manifest.active_parameters), manifest.tokenizer.content)

@@ -213,6 +213,7 @@ class Pair:
             return
         sale = self.seller.end(session, self.moment)
         self.write_seller()
+        self.do(self.seller.go_on(self.moment))
         self.to_buyer.append(("done", session, sale.order.prompt, sale.generated + more))
         self.deliver()
 

@@ -192,7 +192,9 @@ class Session:
                 margins.append(self._sampler.end_margin(position, row + i))
                 finish = "stop"
                 break
-            margins.append(self._sampler.margin(position, expected[at], row + i))
+            margin = self._sampler.margin(position, expected[at], row + i)
+            # A token that ends answers is never said: whoever says it goes on where it should have ended.
+            margins.append(1.0 if self._ends(expected[at]) else margin)
             judged.append(expected[at])
             self.generated.append(expected[at])
             if at + 1 == len(expected) and not self.request.expects_end:

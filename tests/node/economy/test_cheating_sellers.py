@@ -18,7 +18,7 @@ from ainet.economy.selling import Selling
 from ainet.economy.sold_session import SoldSession
 from ainet.errors import AinetError, ProtocolError, Refused, UsageError
 
-SOON = dataclasses.replace(QUICK, getting_ready=1.0)
+SOON = dataclasses.replace(QUICK, getting_ready=4.0)
 ASKED = {"text": SEA, "max_tokens": 40, "temperature": 0.7, "seed": 5}
 _answer = SoldSession._answer
 
@@ -137,7 +137,7 @@ async def test_who_does_not_keep_to_the_rules_is_left_for_the_next_one(trio, mon
         (no_token, "ana sends tokens that its model does not have."),
         (judged, "ana has judged what it was not asked to judge."),
         (blamed, "Your question makes no sense."),
-        (getting_ready, "ana has done nothing but get ready for 1 seconds."),
+        (getting_ready, "ana has done nothing but get ready for 7.6 seconds."),
     ):
         cheat(monkeypatch, answer)
         notices, said, done = await bought(ben, seller="anyone")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import msgspec
 import pytest
 from support.market_pair import ANA, BEN, PARTIES, RATE, raw, voucher
 
@@ -12,6 +13,9 @@ from ainet.economy.balance import Allowance, Balance
 from ainet.economy.ledger import DistributedLedger, Model
 from ainet.economy.order import Order
 from ainet.economy.pair_account import PairAccount
+from ainet.economy.sale import Stage
+from ainet.economy.voucher import Body, Kind
+from ainet.errors import NotEnough
 from ainet.identity.keys import node_id
 
 MODEL = Model(bytes(32), "small", RATE.parameters)
@@ -24,9 +28,12 @@ class Disk:
     def __init__(self) -> None:
         self.may_go_on = threading.Event()
         self.may_go_on.set()
+        self.is_full = False
 
     async def do(self, work):
         def slowly():
+            if self.is_full:
+                raise NotEnough("The disk is full.")
             found = work()
             self.may_go_on.wait(10)
             return found
@@ -91,3 +98,47 @@ async def test_a_voucher_that_is_being_written_down_counts_although_its_bringer_
         while account.held != newest:
             await asyncio.sleep(0.01)
     assert account.seller.unacknowledged == 0
+
+
+def said(given):
+    return msgspec.msgpack.decode(given.body, type=Body)
+
+
+async def test_what_cannot_be_written_down_is_not_given_and_not_paid(account, disk):
+    order = Order(bytes(range(16)), RATE, 10, 100)
+    purchase = await account.buy(order, MODEL)
+    half = account.buyer.sold(order.session, 10, RATE.price, 1)
+    disk.is_full = True
+    with pytest.raises(NotEnough):
+        await account.give(1000, Kind.BONUS)
+    with pytest.raises(NotEnough):
+        await account.sign(half)
+    assert (account.buyer.signed, account.buyer.gifts, purchase.signed, account.signed) == (0, 0, 0, None)
+    disk.is_full = False
+    signs = account.buyer.said(order.session, 0, 1, 2)  # it is signed for with what comes
+    assert said(await account.sign(signs, [7])).total == order.so_far(1) == account.buyer.signed
+    newest = said(await account.give(1000, Kind.GIFT))
+    assert (newest.total, newest.gifts) == (order.so_far(1) + 1000, 1000)
+    # Of two that are signed at the same time, one fails: the other one is of what it was for.
+    first = account.buyer.said(order.session, 1, 20, 3)
+    disk.is_full = True
+    with pytest.raises(NotEnough):
+        await account.sign(first, range(21))
+    disk.is_full = False
+    newest = said(await account.give(5, Kind.GIFT))
+    assert (newest.total, newest.gifts) == (order.so_far(1) + 1005, 1005)
+    assert said(await account.sign(account.buyer.end(order.session), range(21))).total == order.so_far(21) + 1005
+    await account.end_purchase(purchase, None)
+
+
+async def test_a_session_goes_on_when_another_one_is_over_that_left_something_unpaid(account):
+    first = await sold(account, 1)
+    paid = account.seller.charged
+    assert await account.charge(first, 1) == 1
+    second = Order((2).to_bytes(16, "big"), RATE, 10, 50)
+    await account.sell(second, MODEL, window=0)
+    # Half of the second prompt is acknowledged, but not what came of the first answer; then that one is interrupted.
+    await account.acknowledge(voucher(paid + second.half, second.session))
+    assert account.sale(second.session).stage is Stage.SOLD
+    await account.end_sale(first, None)
+    assert account.sale(second.session).stage is Stage.READING

@@ -27,6 +27,8 @@ from ainet.timing import Timing
 
 QUESTION = "Name three colours of the rainbow and explain them."
 GREEDY = SamplingParams(temperature=0)
+#: SmolLM2's token that ends an answer.
+END = 2
 
 
 @pytest.fixture
@@ -193,6 +195,22 @@ async def test_an_answer_is_judged_as_it_would_have_been_drawn(pipeline, samplin
         # An answer that is said to have ended where it could not.
         margins, finish = await judge(client, ask(7, expected=said[:9], expects_end=True, **asked))
         assert (len(margins), finish, margins[-1]) == (10, "stop", 1.0)
+
+
+async def test_an_answer_that_goes_on_where_it_should_have_ended_is_not_the_model_s(pipeline):
+    _, connect = pipeline
+    async with connect() as client:
+        asked = {"max_tokens": 20, "sampling": SamplingParams(temperature=0, grammar='root ::= "yes"')}
+        begun = [event async for event in client.ask(ask(1, **asked))]
+        said = [token for event in begun if isinstance(event, Text) for token in event.tokens]
+        assert begun[-1].finish == "stop"
+        margins, _ = await judge(client, ask(2, expected=said, expects_end=True, **asked))
+        assert (len(margins), margins[-1] < 1) == (len(said) + 1, True)
+        margins, _ = await judge(client, ask(3, expected=[*said, END], **asked))
+        assert (len(margins), margins[-1]) == (len(said) + 1, 1.0)
+        # An empty answer has an end, too.
+        margins, finish = await judge(client, ask(4, expects_end=True, **asked))
+        assert (margins, finish) == ([1.0], "stop")
 
 
 async def test_a_lost_requester_frees_the_stage(pipeline):
