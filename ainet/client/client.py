@@ -17,6 +17,8 @@ import msgspec
 from ainet.api import models
 from ainet.api.generate import PATH as GENERATE
 from ainet.api.generate import Done, Message, decode_event
+from ainet.api.news import KINDS, decode_news
+from ainet.api.news import PATH as WATCH
 from ainet.api.verb import SHORT, all_verbs
 from ainet.client.answer import Answer
 from ainet.config import default_data_dir
@@ -24,17 +26,22 @@ from ainet.daemon.runtime import wait_until_ready
 from ainet.errors import AinetError, NodeNotRunning, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
     import httpx
 
     from ainet.api.generate import Event
     from ainet.api.models import Plan
+    from ainet.api.news import Kind, News
     from ainet.api.verb import P, R, Verb
 
     #: The turns of a conversation, or a single question.
     Conversation = str | Sequence[Message | Mapping[str, str]]
+
+
+#: A node that says nothing to a listener for so many seconds is gone.
+SILENCE = 30.0
 
 
 class NodeClient:
@@ -169,8 +176,6 @@ class NodeClient:
         AinetError
             The node refused or failed.
         """
-        import httpx
-
         if isinstance(messages, str):
             messages = [Message("user", messages)]
         body = {name: value for name, value in options.items() if value is not None}
@@ -182,21 +187,13 @@ class NodeClient:
         except UnicodeEncodeError as exc:
             raise UsageError(f"The question or an option is not valid Unicode: {exc.reason}.") from exc
         # Loading a model or fetching layers may be silent for long; a dead node closes the connection.
-        timeout = httpx.Timeout(SHORT, read=None)
-        try:
-            headers = {"Content-Type": "application/json"}
-            with self._http.stream("POST", GENERATE, content=content, headers=headers, timeout=timeout) as response:
-                if not response.is_success:
-                    response.read()
-                    raise _error(response)
-                for line in response.iter_lines():
-                    event = decode_event(line)
-                    if event is not None:
-                        yield event
-                    if isinstance(event, Done):
-                        return
-        except httpx.TransportError as exc:
-            raise self._gone(exc) from exc
+        with self._stream("POST", GENERATE, content=content, headers={"Content-Type": "application/json"}) as lines:
+            for line in lines:
+                event = decode_event(line)
+                if event is not None:
+                    yield event
+                if isinstance(event, Done):
+                    return
         raise NodeNotRunning(f"The node at {self.url} stopped in the middle of the answer. `ainet logs` may say why.")
 
     def ask(self, messages: Conversation, **options: Any) -> Answer:
@@ -205,6 +202,47 @@ class NodeClient:
         for event in self.generate(messages, **options):
             answer.add(event)
         return answer
+
+    def watch(self, *kinds: Kind) -> Generator[News, None, None]:
+        """Listen to the node: yield all there is, then what changes, until the generator is closed.
+
+        Another client must be used for anything else meanwhile.
+
+        Parameters
+        ----------
+        kinds
+            What the listener wants to know, such as ``members`` or ``sessions``; none: everything.
+
+        Raises
+        ------
+        AinetError
+            There is no such kind, or too many listen.
+        NodeNotRunning
+            The node has stopped.
+        """
+        with self._stream("GET", WATCH, params={KINDS: ",".join(kinds)}, silence=SILENCE) as lines:
+            for line in lines:
+                news = decode_news(line)
+                if news is not None:
+                    yield news
+        raise NodeNotRunning(f"The node at {self.url} has stopped.")
+
+    @contextlib.contextmanager
+    def _stream(
+        self, method: str, path: str, *, silence: float | None = None, **options: Any
+    ) -> Generator[Iterator[str], None, None]:
+        """Yield the lines of a stream, between which there may be so many seconds."""
+        import httpx
+
+        try:
+            timeout = httpx.Timeout(SHORT, read=silence)
+            with self._http.stream(method, path, timeout=timeout, **options) as response:
+                if not response.is_success:
+                    response.read()
+                    raise _error(response)
+                yield response.iter_lines()
+        except httpx.TransportError as exc:
+            raise self._gone(exc) from exc
 
     @cached_property
     def _http(self) -> httpx.Client:

@@ -92,6 +92,8 @@ class Context:
         self._beginning: asyncio.Task[None] | None = None
         #: Emitted after something has become unknown.
         self.removed: Signal[[]] = Signal("something was forgotten", log)
+        #: Emitted after something has become known or unknown, and now and then while files are read.
+        self.changed: Signal[[]] = Signal("something else is known than before", log)
         self._places = Places(links.identity)
         self._peers = ContextPeers(links, self._places, self._open_if_known, note_work)
         links.on_revoked(self._revoked)
@@ -174,6 +176,7 @@ class Context:
         await asyncio.to_thread(opened.storage.know_again, folder.id)
         opened.replication.notice()
         opened.folders.look(folder.id)
+        self.changed.emit()
         return await self.state()
 
     async def remove(self, path: str) -> ContextState:
@@ -191,6 +194,7 @@ class Context:
         opened = await self._open_known()
         await opened.folders.pause(on)
         opened.vectors.pause(on)
+        self.changed.emit()
         return await self.state()
 
     async def forget(self, path: str | None = None, query: str | None = None) -> api.Forgotten:
@@ -375,6 +379,7 @@ class Context:
                     links=self._links,
                     feeds=self._feeds,
                     removed=self.removed.emit,
+                    changed=self.changed.emit,
                     log=self._log,
                     note_work=self._note_work,
                     timing=self._timing,

@@ -56,6 +56,8 @@ class Folders:
         Called after something has become known.
     removed
         Called after something has become unknown.
+    progressed
+        Called now and then while files are read, and at the end.
     """
 
     def __init__(
@@ -65,11 +67,12 @@ class Folders:
         *,
         changed: Callable[[], None],
         removed: Callable[[], None],
+        progressed: Callable[[], object] = lambda: None,
         log: logging.Logger,
         timing: Timing,
     ) -> None:
         self._storage, self._reader, self._changed, self._removed = storage, reader, changed, removed
-        self._log, self._timing = log, timing
+        self._progressed, self._log, self._timing = progressed, log, timing
         self._watch = Watch(log)
         self._progress: dict[int, Progress] = {}
         self._seen: dict[int, list[str]] = {}
@@ -206,6 +209,7 @@ class Folders:
             progress.failed = f"was not looked through ({exc!r}); the log has the details"
             self._log.exception("%s was not looked through.", folder.path)
         progress.is_reading = False
+        self._progressed()
 
     async def _try(self, folder: Folder, progress: Progress, only: Collection[str] | None) -> None:
         loop = asyncio.get_running_loop()
@@ -223,6 +227,7 @@ class Folders:
             if time.monotonic() - told > self._timing.context_told:
                 told = time.monotonic()
                 loop.call_soon_threadsafe(self._changed)
+                loop.call_soon_threadsafe(self._progressed)
             is_wanted = self._progress.get(folder.id) is progress
             return is_wanted and not (self._is_stopping or self.is_paused or self._holds)
 

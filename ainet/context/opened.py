@@ -60,6 +60,7 @@ class Opened:
         links: Links,
         feeds: Feeds,
         removed: Callable[[], object],
+        changed: Callable[[], object] = lambda: None,
         log: logging.Logger,
         note_work: NoteWork = unmetered,
         timing: Timing,
@@ -67,7 +68,7 @@ class Opened:
         self.storage = storage
         #: Where it lies.
         self.folder = folder
-        self._removed, self._log, self._timing = removed, log, timing
+        self._removed, self._told, self._log, self._timing = removed, changed, log, timing
         self._tasks = Tasks("What was removed is still on the disk", log)
         self._is_dirty = asyncio.Event()
         self.reader = Reader(engine, workers, log, timing)
@@ -96,7 +97,13 @@ class Opened:
             timing=timing,
         )
         self.folders = Folders(
-            storage, self.reader, changed=self._changed, removed=self._is_dirty.set, log=log, timing=timing
+            storage,
+            self.reader,
+            changed=self._changed,
+            removed=self._is_dirty.set,
+            progressed=changed,
+            log=log,
+            timing=timing,
         )
         self.vectors.pause(self.folders.is_paused)
         self._tasks.spawn(self._keep_clean(), name="leaving nothing of what was removed")
@@ -143,3 +150,4 @@ class Opened:
     def _changed(self) -> None:
         self.vectors.notice()
         self.replication.notice()
+        self._told()

@@ -23,6 +23,7 @@ from ainet.economy.voucher import Voucher, said
 from ainet.errors import AinetError, NotEnough, NotFound, ProtocolError, Refused
 from ainet.identity.certificates import read_ca, swarm_of
 from ainet.links.standing import Standing, stranger_name
+from ainet.signals import Signal
 from ainet.sqlite import put_aside
 from ainet.tasks import Tasks
 
@@ -93,6 +94,8 @@ class Accounts:
         self._tasks = Tasks("An account was not compared with another device's", log)
         #: Why the ledger was begun anew, if it was.
         self.damage = ""
+        #: Something was bought, sold, given or agreed.
+        self.changed: Signal[[]] = Signal("an account has changed", log)
         links.handle(ShowAccount, self._show)
         links.on_linked(self._linked, Standing.CONTACT)
         links.on_linked(lambda link: link.on_close(self._stranger_left), Standing.STRANGER)
@@ -191,6 +194,7 @@ class Accounts:
                 found,
                 given,
                 is_stranger=is_stranger,
+                changed=self.changed.emit,
                 ledger=ledger,
                 journal=self.do,
                 signer=self._identity.sign,

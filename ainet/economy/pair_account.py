@@ -80,6 +80,8 @@ class PairAccount:
         Seconds of the other side's silence after which a session ends.
     is_stranger
         Whether nothing is known of the other device, which then is retired when its link is lost.
+    changed
+        Called after something was signed, acknowledged, given or lost.
     """
 
     def __init__(
@@ -94,8 +96,10 @@ class PairAccount:
         signer: Callable[[bytes], bytes],
         patience: float,
         is_stranger: bool = False,
+        changed: Callable[[], object] = lambda: None,
     ) -> None:
         self.peer, self.name, self.is_stranger = peer, name, is_stranger
+        self._told = changed
         #: Whether the other device is gone; its account is opened anew when it comes again.
         self.is_retired = False
         #: The total, and the gifts in it, that a stranger says that it has signed before.
@@ -170,6 +174,7 @@ class PairAccount:
             if balance != self.seller.balance:
                 self.seller.balance = balance
                 await self._journal(lambda: self._ledger.keep(self.number, balance))
+        self._told()
 
     @to_its_end
     async def sell(self, order: Order, model: Model, *, window: int) -> list[Do]:
@@ -395,6 +400,7 @@ class PairAccount:
     def _note_signed(self) -> None:
         balance = self.seller.balance.at(now(), self.seller.allowance)
         self.seller.balance = replace(balance, signed=self.buyer.signed, signed_gifts=self.buyer.gifts)
+        self._told()
 
     async def _note_end(self, sale: Sale, receipt: tuple[Receipt, ReceiptBody] | None) -> None:
         balance, at_risk = self.seller.balance, self.seller.at_risk
@@ -415,6 +421,7 @@ class PairAccount:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+        self._told()
 
 
 def now() -> int:

@@ -38,10 +38,14 @@ class ResourceManager:
         Returns what was seen of another one (node id): whom this device owes most is served first.
     every
         Seconds between two looks at the load.
+    changed
+        Called when it may be another one.
     """
 
-    def __init__(self, record: Callable[[str], Record], *, every: float) -> None:
-        self._every = every
+    def __init__(
+        self, record: Callable[[str], Record], *, every: float, changed: Callable[[], object] = lambda: None
+    ) -> None:
+        self._every, self._changed = every, changed
         #: How busy this device is for its owner, and with what it sells; never with both.
         self._own, self._sold = BusyTime(), BusyTime()
         self._places = Places(record)
@@ -146,6 +150,7 @@ class ResourceManager:
             self._pause()
 
     def _pause(self) -> None:
+        self._changed()
         self._places.hold(is_held=bool(self._owners))
         now = time.monotonic()
         is_asking = any(until is None or now < until for until in self._owners.values())

@@ -18,6 +18,7 @@ from ainet.economy.words import beyond_allowance
 from ainet.economy.works import is_called
 from ainet.errors import Busy, NotFound, PeerUnreachable, PromptTooLong, ProtocolError, Refused
 from ainet.links.standing import Standing, stranger_name
+from ainet.signals import Signal
 from ainet.stages.protocol.flow import Flow
 from ainet.tasks import Tasks
 
@@ -69,13 +70,15 @@ class Selling:
         self._accounts, self._works, self._links = accounts, works, links
         self._demand, self._wants, self._log, self._timing = demand, wants, log, timing
         self._identity = links.identity
+        #: Something else is sold than before, or at another price.
+        self.changed: Signal[[]] = Signal("what is sold has changed", log)
         #: On what terms; None: nothing is sold.
         self.terms: Terms | None = None
         self.models: list[SoldModel] = []
         #: Credits of what this device computes in a second.
         self.pace = 0
         #: What is left of this device for others.
-        self.resources = ResourceManager(accounts.record, every=timing.sold_load)
+        self.resources = ResourceManager(accounts.record, every=timing.sold_load, changed=self.changed.emit)
         self._told = 0
         self._tasks = Tasks("The end of a session was not written down", log)
         links.handle(AskPrice, self._price)
@@ -99,6 +102,7 @@ class Selling:
         if terms is not None:
             self.pace = terms.pace or round(max(paces, default=0))
         self.resources.open(terms)
+        self.changed.emit()
 
     async def stop(self) -> None:
         """End what is being done."""

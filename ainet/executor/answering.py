@@ -16,6 +16,7 @@ from ainet.executor.metered import metered
 from ainet.executor.peer_pipeline import PeerPipelineGone
 from ainet.executor.request import conversation, to_open, turn
 from ainet.executor.requests import AskPipeline, DescribePipeline, PipelineState, Said
+from ainet.executor.running import RunningAnswers
 from ainet.executor.transcript import Transcript
 from ainet.resources.work import NoteWork, unmetered
 from ainet.stages.protocol.generation import Started
@@ -71,6 +72,8 @@ class Answering:
     def __init__(
         self, provider: Provider, links: Links, log: logging.Logger, *, note_work: NoteWork = unmetered
     ) -> None:
+        #: The answers that grow.
+        self.running = RunningAnswers(log)
         self._provider = provider
         self._log = log
         self._note_work = note_work
@@ -169,6 +172,7 @@ class Answering:
             try:
                 rest = transcript.rest
                 answer = metered(pipeline.ask(rest), pipeline, rest, "", self._note_work)
+                answer = self.running.follow(answer, pipeline, "")
                 async with contextlib.aclosing(answer) as events:
                     async for event in events:
                         started = True
@@ -193,6 +197,7 @@ class Answering:
         asked = msgspec.structs.replace(request.request, user=link.peer_id)
         try:
             answer = metered(pipeline.ask(asked), pipeline, asked, link.peer_id, self._note_work)
+            answer = self.running.follow(answer, pipeline, link.peer_id)
             with self.first() as tell:
                 async with contextlib.aclosing(answer) as events:
                     async for event in events:

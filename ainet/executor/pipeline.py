@@ -119,16 +119,16 @@ class Pipeline:
         self.is_replica = is_replica
         #: Whether it was unloaded on purpose, whoever used it.
         self.unwanted = False
-        #: Called with the pipeline when it was lost, by whoever keeps it.
+        #: Called by whoever keeps it: with the pipeline when it was lost, and when others use it than before.
         self.abandoned: Callable[[Pipeline], object] = lambda _: None
+        self.used: Callable[[], object] = lambda: None
         self._lease = lease
         self.name = secrets.token_hex(8)
         self.last_used = time.monotonic()
         self._epoch = secrets.token_bytes(EPOCH_BYTES)
         self.manifest = manifest
         self._sources = sources
-        self._identity = identity
-        self._service = service
+        self._identity, self._service = identity, service
         self._links = links
         self._options = options
         self._log = log
@@ -202,11 +202,13 @@ class Pipeline:
         """Note that somebody uses it, who calls the model `name`; `release` takes that back."""
         self._claims += 1
         self._names.add(name.casefold())
+        self.used()
 
     def release(self) -> None:
         """Note that somebody has finished."""
         self._claims -= 1
         self.last_used = time.monotonic()
+        self.used()
 
     def abandon(self) -> None:
         """Ask it no more: it was lost. Whoever keeps it unloads it."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ainet.errors import AinetError
 from ainet.resources.memory import Memory
+from ainet.signals import Signal
 from ainet.tasks import Tasks
 from ainet.timing import TIMING, Timing
 
@@ -60,7 +61,9 @@ class PipelinePool:
         self._is_outdated = is_outdated
         #: When each pipeline had been used last when it was checked, and how often in a row it was outdated.
         self._checked: weakref.WeakKeyDictionary[Pipeline, tuple[float, int]] = weakref.WeakKeyDictionary()
-        self._changed = changed
+        self._publish = changed
+        #: Pipelines are loaded or gone, or others use them than before.
+        self.changed: Signal[[]] = Signal("pipelines came, went or are used", log)
         self._loaded: list[Pipeline] = []
         self._locks: weakref.WeakValueDictionary[tuple[str, int | None, bool], asyncio.Lock] = (
             weakref.WeakValueDictionary()
@@ -118,7 +121,7 @@ class PipelinePool:
         except BaseException:
             self._closed(pipeline)
             raise
-        pipeline.abandoned = self.abandon
+        pipeline.abandoned, pipeline.used = self.abandon, self.changed.emit
         self._loaded.append(pipeline)
         self._notify_untold()
 
@@ -205,8 +208,9 @@ class PipelinePool:
             self._closed(pipeline)
 
     def _notify_untold(self) -> None:
+        self.changed.emit()
         try:
-            self._changed(self.usable())
+            self._publish(self.usable())
         except AinetError as exc:
             self._log.warning("The members are not told what is loaded: %s", exc.message)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ainet.errors import LeaseLost, NotEnough, NotFound
 from ainet.executor.draft_model import DraftModel
+from ainet.executor.loads import Loads
 from ainet.executor.peer_pipeline import PeerPipeline
 from ainet.executor.pipeline import Pipeline, PipelineOptions
 from ainet.executor.pool import PipelinePool
@@ -99,6 +100,8 @@ class Provider:
         self._drafts = Tasks("A model that guesses was not loaded", log)
         self.router = Router(config, survey, load=self._load_replica, avoid=directory.avoid, log=log, timing=timing)
         self._loading: dict[asyncio.Task[Provided], str] = {}
+        #: What is being loaded, and how far that is.
+        self.loads = Loads(log)
 
     async def start(self) -> None:
         """Begin to look for idle pipelines."""
@@ -141,8 +144,11 @@ class Provider:
         progress
             Told how far it is.
         """
-        loading = asyncio.create_task(self._ready(request, text, progress))
-        self._loading[loading] = request.model or self._config.model
+        name = request.model or self._config.model
+        tell, done = self.loads.follow(name, progress)
+        loading = asyncio.create_task(self._ready(request, text, tell))
+        loading.add_done_callback(done)
+        self._loading[loading] = name
         return loading
 
     async def finish(self, loading: asyncio.Task[Provided]) -> None:

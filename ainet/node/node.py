@@ -33,6 +33,8 @@ from ainet.node.kept_prompts import KeptPrompts
 from ainet.node.membership import Membership
 from ainet.node.model_list import ModelList
 from ainet.node.models import Models
+from ainet.node.news import NewsDesk
+from ainet.node.news_sources import NewsSources
 from ainet.node.peers import Peers
 from ainet.node.status import Status
 from ainet.node.trading import Trading
@@ -54,10 +56,11 @@ from ainet.units import parse_bytes
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Collection
     from pathlib import Path
 
     from ainet.api.generate import Event, GenerateRequest
+    from ainet.api.news import News
     from ainet.api.verb import P, R, Verb
     from ainet.config import AinetConfig
     from ainet.resources.gpus import Gpu
@@ -88,6 +91,7 @@ class Node:
         self._data_dir = config.make_data_dir()
         self.identity = Identity.open(self._data_dir, config.name)
         self._stack = Closing(log, timing.stop_steps)
+        self._news = NewsDesk(log)
         self._cutting = Tasks("A removed member was not cut off cleanly", log)
 
     @property
@@ -263,6 +267,15 @@ class Node:
         )
         stack.push_async_callback(self._grounded.stop)
         context.start()
+        sources = NewsSources(
+            self._news,
+            links=self.links,
+            provider=self.provider,
+            running=answering.running,
+            context=context,
+            trading=trading,
+        )
+        stack.push_async_callback(sources.stop)
         ModelList(self.links, self.catalog, self.answers, log)
         Status(
             links=self.links,
@@ -347,6 +360,10 @@ class Node:
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Answer `request`; see `Answering.generate`."""
         return self._grounded.generate(request)
+
+    def watch(self, kinds: Collection[str] = ()) -> AsyncGenerator[News, None]:
+        """Tell all there is of some kinds, or of all, and then what changes; see `NewsDesk.listen`."""
+        return self._news.listen(kinds)
 
     async def _leave(self) -> None:
         """End what must not follow this device into another swarm."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ainet.economy.works import Ready
     from ainet.executor.provider import Provider
+    from ainet.executor.running import RunningAnswers
     from ainet.hosting.requests import LoadProgress
     from ainet.models.manifest import Manifest
     from ainet.models.tensors import TensorStore
@@ -39,15 +40,22 @@ class SoldModels:
         Which model is answered with when none is named.
     store
         Has vocabularies.
-    note_work
-        Takes note of what is done for others.
+    note_work, running
+        Take note of what is done for others.
     """
 
     def __init__(
-        self, provider: Provider, settings: SwarmSettings, store: TensorStore, window: int, note_work: NoteWork
+        self,
+        provider: Provider,
+        settings: SwarmSettings,
+        store: TensorStore,
+        window: int,
+        *,
+        note_work: NoteWork,
+        running: RunningAnswers,
     ) -> None:
         self._provider, self._settings, self._store = provider, settings, store
-        self._window, self._note_work = window, note_work
+        self._window, self._note_work, self._running = window, note_work, running
 
     async def models(self, names: Sequence[str], *, measure: bool = False) -> list[SoldModel]:
         """Return the models with these names; see `Works`."""
@@ -76,7 +84,7 @@ class SoldModels:
             pipeline = loading.result()
             if not isinstance(pipeline, Pipeline):
                 raise NotFound(f"{model.name} is not loaded here any more.")
-            yield _ReadyPipeline(pipeline, requester, self._note_work)
+            yield _ReadyPipeline(pipeline, requester, self._note_work, self._running)
         finally:
             await self._provider.finish(loading)
 
@@ -113,9 +121,10 @@ class SoldModels:
 class _ReadyPipeline:
     """A pipeline that is loaded; what it answers is counted."""
 
-    def __init__(self, pipeline: Pipeline, requester: str, note_work: NoteWork) -> None:
-        self._pipeline, self._requester, self._note_work = pipeline, requester, note_work
+    def __init__(self, pipeline: Pipeline, requester: str, note_work: NoteWork, running: RunningAnswers) -> None:
+        self._pipeline, self._requester, self._note_work, self._running = pipeline, requester, note_work, running
 
     def answer(self, request: Open, flow: Flow) -> AsyncGenerator[Event, None]:
         answer = self._pipeline.ask(request, flow)
-        return metered(answer, self._pipeline, request, self._requester, self._note_work, is_new=True)
+        answer = metered(answer, self._pipeline, request, self._requester, self._note_work, is_new=True)
+        return self._running.follow(answer, self._pipeline, self._requester)

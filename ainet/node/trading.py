@@ -69,7 +69,7 @@ class Trading:
         note_work: NoteWork,
         timing: Timing,
     ) -> None:
-        works = SoldModels(provider, settings, store, window, note_work)
+        works = SoldModels(provider, settings, store, window, note_work=note_work, running=answering.running)
         self.accounts = Accounts(
             data_dir / "ledger.sqlite",
             links,
@@ -92,7 +92,7 @@ class Trading:
         examiner = Examiner(quotes, self._tokenizing, self._checking, self.accounts, log=log, timing=timing)
         buying = Buying(quotes, self._tokenizing, examiner, self.accounts, log=log, timing=timing)
         self.bought = Bought(buying, provider, catalog)
-        self._market = Market(
+        self.market = Market(
             data_dir / "selling.json",
             selling=self.selling,
             quotes=quotes,
@@ -101,11 +101,12 @@ class Trading:
             answers=answers,
             log=log,
         )
+        self.books = Bookkeeping(self.accounts, self.selling, links, answers, log)
         self._incentives = IncentiveManager(
             wants=wants,
             demand=demand,
             selling=self.selling,
-            books=Bookkeeping(self.accounts, self.selling, links, answers, log),
+            books=self.books,
             links=links,
             answers=answers,
             log=log,
@@ -115,7 +116,7 @@ class Trading:
 
     async def start(self) -> None:
         """Sell on the terms that were kept."""
-        await self._market.open()
+        await self.market.open()
 
     async def stop(self) -> None:
         """End all sessions, and close the ledger."""

@@ -10,10 +10,12 @@ from jupyter_server.auth.decorator import authorized
 from tornado import web
 
 from ainet.api.generate import PATH as GENERATE
+from ainet.api.news import PATH as WATCH
 from ainet.api.verb import all_verbs
 from ainet.errors import AinetError
 from ainet.server.base import NodeHandler
 from ainet.server.generate import GenerateHandler
+from ainet.server.watch import WatchHandler
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -72,5 +74,6 @@ def routes() -> list[tuple[str, type[NodeHandler], dict[str, Any]]]:
     patterns = sorted(paths, key=lambda path: "(" in path)
     return [
         (PREFIX + GENERATE, GenerateHandler, {}),
+        (PREFIX + WATCH, WatchHandler, {}),
         *((PREFIX + pattern, VerbHandler, {"verbs": paths[pattern]}) for pattern in patterns),
     ]

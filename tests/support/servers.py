@@ -14,15 +14,17 @@ from ainet.api import models, node
 from ainet.api.answers import Answers
 from ainet.api.generate import Done, PlacedStage, Progress, Start, Text, Timings
 from ainet.api.models import Plan, Unloaded
+from ainet.api.news import Changes, LinkState, News
 from ainet.api.node import NodeStatus
 from ainet.api.swarm import Removed
 from ainet.api.verb import all_verbs
 from ainet.daemon import runtime
+from ainet.errors import UsageError
 from support.views import node_state
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Collection
     from pathlib import Path
 
     from ainet.api.generate import Event, GenerateRequest
@@ -51,7 +53,7 @@ class NodeDouble:
         self.url = url
         self.calls: list[tuple[Any, ...]] = []
         self.requests: list[GenerateRequest] = []
-        self.generating = 0
+        self.generating = self.listening = 0
         self.words = 0
         self.stopped = False
         self.answers = Answers()
@@ -85,6 +87,17 @@ class NodeDouble:
     async def _note(self, verb: Verb[..., Any], **given: Any) -> Any:
         self.calls.append((verb.name, *given.values()))
         return Unloaded([]) if verb.reply is Unloaded else Removed("", "", 0.0, [], False, 1)
+
+    async def watch(self, kinds: Collection[str] = ()) -> AsyncGenerator[News, None]:
+        self.listening += 1
+        try:
+            if "weather" in kinds:
+                raise UsageError("There is no news of 'weather'.")
+            for n in range(3):
+                yield News(links=Changes({"a": LinkState(f"{n}", True, "direct", False, None)}))
+            await asyncio.sleep(3600)
+        finally:
+            self.listening -= 1
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         self.requests.append(request)

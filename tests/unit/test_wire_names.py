@@ -21,6 +21,7 @@ from support.wire import import_everything, shape, struct_shape, subclasses
 
 from ainet.api import swarm
 from ainet.api.generate import Event, GenerateRequest
+from ainet.api.news import News
 from ainet.api.verb import all_verbs
 from ainet.config import AinetConfig
 from ainet.daemon.runtime import Runtime
@@ -51,6 +52,7 @@ from ainet.replication.replication import FEED, HEAD
 from ainet.resources.monitor import _Speed
 from ainet.server.generate import GenerateHandler
 from ainet.server.verbs import routes
+from ainet.server.watch import WatchHandler
 from ainet.sharing import shares
 from ainet.sharing.shared_notebook import Remembered
 from ainet.stages.protocol import generation, segments
@@ -75,8 +77,9 @@ def requests() -> dict[str, Any]:
 
 def methods() -> dict[str, list[str]]:
     """Return the HTTP methods that are answered at each address."""
-    generate = {pattern: ["post"] for pattern, handler, _ in routes() if handler is GenerateHandler}
-    return generate | {pattern: sorted(map(str.lower, given["verbs"])) for pattern, _, given in routes() if given}
+    streams = {GenerateHandler: ["post"], WatchHandler: ["get"]}
+    streamed = {pattern: streams[handler] for pattern, handler, _ in routes() if handler in streams}
+    return streamed | {pattern: sorted(map(str.lower, given["verbs"])) for pattern, _, given in routes() if given}
 
 
 def described() -> dict[str, Any]:
@@ -100,6 +103,7 @@ def described() -> dict[str, Any]:
             name: {"takes": shape(verb.request), "gives": shape(verb.reply)} for name, verb in all_verbs().items()
         },
         "events of an answer": shape(Event),
+        "news": shape(News),
         "body of generate": shape(GenerateRequest),
         "documents": [SETTINGS, SHARED, shares.NOTEBOOK],
         "signed logs": {

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 
@@ -54,6 +55,19 @@ async def test_a_wrong_token_is_refused(served):
             await asyncio.to_thread(client.status)
         assert refused.value.code == "refused"
         assert served.url not in refused.value.message
+
+
+async def test_news_are_heard_until_nobody_listens(served, client, monkeypatch):
+    def listen():
+        with contextlib.closing(client.watch("links")) as listening:
+            return [next(listening).links.changed["a"].name for _ in range(3)]
+
+    assert await asyncio.to_thread(listen) == ["0", "1", "2"]
+    with pytest.raises(UsageError, match="no news of 'weather'"):
+        await asyncio.to_thread(next, client.watch("weather"))
+    monkeypatch.setattr("ainet.client.client.SILENCE", 0.2)
+    with pytest.raises(NodeNotRunning):
+        await asyncio.to_thread(lambda: list(client.watch("links")))
 
 
 async def test_events_come_in_order_and_the_answer_is_whole(client):

@@ -274,6 +274,20 @@ async def test_a_client_that_goes_away_cancels_within_a_token(served, http):
     assert served.node.words - words <= 5
 
 
+async def test_news_arrive_while_they_happen_and_nobody_is_told_who_has_gone(served, http, monkeypatch):
+    monkeypatch.setattr("ainet.server.watch.ALIVE", 0.1)
+    async with http.stream("GET", "watch", params={"kinds": "links,members"}) as answer:
+        assert answer.headers["Content-Type"] == "application/x-ndjson"
+        lines = answer.aiter_lines()
+        told = [json.loads(await anext(lines)) for _ in range(3)]
+        assert [one["links"]["changed"]["a"]["name"] for one in told] == ["0", "1", "2"]
+        assert [await anext(lines) for _ in range(2)] == ["", ""]  # the node is there
+        assert served.node.listening == 1
+    await until(lambda: served.node.listening == 0)
+    answer = await http.get("watch", params={"kinds": "weather"})
+    assert (answer.status_code, answer.json()["message"]) == (400, "There is no news of 'weather'.")
+
+
 async def test_stopping_the_server_ends_a_running_stream(tmp_path):
     async with serve(tmp_path) as served, httpx.AsyncClient(trust_env=False, headers=served.headers) as http:
         node = served.node

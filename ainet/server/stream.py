@@ -1,0 +1,94 @@
+"""Routes that stream lines of JSON for as long as there is something to say, and somebody to listen."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from tornado.iostream import StreamClosedError
+
+from ainet.api.generate import Failed
+from ainet.errors import AinetError
+from ainet.server.base import MISTAKE, NodeHandler
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+
+class StreamHandler(NodeHandler):
+    """Streams what a generator yields; closes it when the connection does."""
+
+    def initialize(self) -> None:
+        super().initialize()
+        self._sending: asyncio.Task[None] | None = None
+
+    async def stream(self, items: AsyncGenerator[Any, None], *, alive: float | None = None) -> None:
+        """Send each item as a line; an error before the first one has its own status, a later one is a line, too.
+
+        Parameters
+        ----------
+        alive
+            Seconds of silence after which an empty line is sent: so that both ends notice when the other one is gone.
+        """
+        # Small writes must leave at once: the next item may be long in coming.
+        self.connection.stream.set_nodelay(True)
+        self._sending = asyncio.create_task(self._send(items, alive))
+        with contextlib.suppress(asyncio.CancelledError, StreamClosedError):
+            await self._sending
+
+    async def _send(self, items: AsyncGenerator[Any, None], alive: float | None) -> None:
+        self.set_header("X-Accel-Buffering", "no")
+        try:
+            async with contextlib.aclosing(items):
+                if alive is None:
+                    async for item in items:
+                        await self._write_line(msgspec.json.encode(item))
+                else:
+                    await self._send_and_live(items, alive)
+        except (StreamClosedError, asyncio.CancelledError):
+            raise
+        except Exception as exc:
+            if not self._headers_written:
+                if not isinstance(exc, AinetError):
+                    raise
+                self.fail(exc)
+                return
+            if not isinstance(exc, AinetError):
+                self.log.exception("A stream failed.")
+                exc = AinetError(MISTAKE)
+            await self._write_line(msgspec.json.encode(Failed(error=exc.to_dict())))
+        self.finish(set_content_type="application/x-ndjson")
+
+    async def _send_and_live(self, items: AsyncGenerator[Any, None], alive: float) -> None:
+        coming: asyncio.Task[Any] | None = None
+        try:
+            while True:
+                coming = coming or asyncio.create_task(anext(items))
+                await asyncio.wait([coming], timeout=alive)
+                if not coming.done():
+                    await self._write_line(b"")
+                    continue
+                done, coming = coming, None
+                try:
+                    item = done.result()
+                except StopAsyncIteration:
+                    return
+                await self._write_line(msgspec.json.encode(item))
+        finally:
+            if coming is not None:
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
+
+    async def _write_line(self, line: bytes) -> None:
+        if not self._headers_written:
+            self.set_header("Content-Type", "application/x-ndjson")
+        self.write(line + b"\n")
+        await self.flush()
+
+    def on_connection_close(self) -> None:
+        """Close the generator: nobody listens any more."""
+        super().on_connection_close()
+        if self._sending is not None:
+            self._sending.cancel()
