@@ -36,7 +36,7 @@ class GenerateRequest:
         Number of stages to force.
     raw
         Whether the last message is completed as plain text, without chat template.
-    temperature, top_k, top_p, min_p, repeat_penalty, seed
+    temperature, top_k, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty, logit_bias, seed
         Parameters for drawing tokens; see `SamplingParams`.
     max_tokens
         Most tokens to generate.
@@ -72,6 +72,9 @@ class GenerateRequest:
     top_p: float | None = None
     min_p: float | None = None
     repeat_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[int, float] | None = None
     seed: int | None = None
     max_tokens: int | None = None
     stop: list[str] = field(default_factory=list)

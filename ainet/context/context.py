@@ -15,7 +15,7 @@ from ainet.context.peers import ContextPeers
 from ainet.context.places import Places
 from ainet.context.remembered import REMEMBERED, NotebookMemory
 from ainet.context.search import search
-from ainet.context.state import state_of
+from ainet.context.state import folders_of, state_of
 from ainet.errors import AinetError, NotFound, UsageError
 from ainet.replication.replication import FEED, HEAD
 from ainet.resources.work import NoteWork, unmetered
@@ -84,11 +84,9 @@ class Context:
     ) -> None:
         self._data_dir, self._engine, self._workers = data_dir.resolve(), engine, workers
         self._log, self._timing, self._better, self._disk = log, timing, better, disk
-        self._links, self._feeds, self._note_work = links, feeds, note_work
-        self._folder = data_dir / FOLDER
-        self._opening = asyncio.Lock()
+        self._links, self._feeds, self._note_work, self._folder = links, feeds, note_work, data_dir / FOLDER
+        self._opening, self._is_stopping = asyncio.Lock(), False
         self._opened: Opened | None = None
-        self._is_stopping = False
         self._beginning: asyncio.Task[None] | None = None
         #: Emitted after something has become unknown.
         self.removed: Signal[[]] = Signal("something was forgotten", log)
@@ -131,13 +129,19 @@ class Context:
         return await asyncio.to_thread(self._opened.storage.replicas.kept_bytes)
 
     # --- which files are known -------------------------------------------------------------------
-
     async def state(self) -> ContextState:
         """Return what is known of which folders."""
         opened = await self._open_if_known()
-        if opened is None:
-            return ContextState(folders=[], size=0)
-        return await asyncio.to_thread(state_of, opened, self._places)
+        return (
+            ContextState(folders=[], size=0)
+            if opened is None
+            else await asyncio.to_thread(state_of, opened, self._places)
+        )
+
+    async def folders(self) -> list[api.ContextFolder]:
+        """Return the folders that were added; see `state`."""
+        opened = await self._open_if_known()
+        return [] if opened is None else (await asyncio.to_thread(folders_of, opened, self._places))[0]
 
     async def add(self, path: str, label: Label | None = None, audience: Sequence[str] = ()) -> ContextState:
         """Let a folder, or a file, be known.
@@ -228,8 +232,8 @@ class Context:
             raise NotFound(f"Nothing is known of {path}." if path else f"No file that is known says {query!r}.")
         await opened.leave_nothing()
         return api.Forgotten(
-            paths=sorted(map(self._whole_name, sources.values())),
-            elsewhere=sorted(self._whole_name(path) for path in elsewhere),
+            paths=sorted(map(self._places.whole_name, sources.values())),
+            elsewhere=sorted(self._places.whole_name(path) for path in elsewhere),
         )
 
     async def check(self) -> ContextCheck:
@@ -315,7 +319,7 @@ class Context:
         def known() -> set[str]:
             return set(names) & {
                 # What was done in a notebook is called as the notebook.
-                self._whole_name(folder.path if folder.origin == REMEMBERED else str(Path(folder.path) / path))
+                self._places.whole_name(folder.path if folder.origin == REMEMBERED else str(Path(folder.path) / path))
                 for folder in opened.storage.folders(None)
                 for path in opened.storage.sources(folder.id)
             }
@@ -343,8 +347,8 @@ class Context:
     # --- what is behind it -----------------------------------------------------------------------
 
     def _is_known(self) -> bool:
-        members = self._links.identity.roster.members
-        return self._folder.exists() or any(self._feeds.get(member.id, FEED, HEAD, int) for member in members)
+        members = (one.id for one in self._links.identity.roster.members)
+        return self._folder.exists() or any(self._feeds.get(one, FEED, HEAD, int) for one in members)
 
     async def _begin(self) -> None:
         try:
@@ -403,11 +407,7 @@ class Context:
             self._log.warning("This device belongs to another swarm now: the folders that it knows are private.")
         if self._opened is not None:
             self._opened.revoked("")
-
-    def _whole_name(self, path: str) -> str:
-        """Return a path of the storage for people: that of another device with its name."""
-        device, path = self._places.split(path)
-        return f"{self._places.name(device)}:{path}" if device else path
+        self.changed.emit()
 
     def _shown(self, one: Ranked) -> FoundPassage:
         passage = one.passage.passage

@@ -130,6 +130,7 @@ class Opened:
     async def _revoke(self, node_id: str) -> None:
         await asyncio.to_thread(self.storage.unshare, node_id)
         await self.replication.keep_members()
+        self._told()
 
     async def _keep_clean(self) -> None:
         if not await asyncio.to_thread(self.storage.is_scrubbed):  # the node ended before it was done

@@ -88,6 +88,11 @@ class Places:
         known = self._identity.roster.member(device) or self._identity.contacts.get(device)
         return known.name if known is not None else device[:8]
 
+    def whole_name(self, path: str) -> str:
+        """Return a path of the storage for people: that of another device with its name."""
+        device, path = self.split(path)
+        return f"{self.name(device)}:{path}" if device else path
+
     def split(self, path: str) -> tuple[str, str]:
         """Return the node id of the device on which a path of the storage is (empty: this one), and the path there."""
         device, _, there = path.partition(":")

@@ -21,6 +21,26 @@ MOST_PROBLEMS = 100
 
 def state_of(opened: Opened, places: Places) -> ContextState:
     """Return what is known of which folders; waits for the disk."""
+    folders, problems = folders_of(opened, places)
+    return ContextState(
+        folders=folders,
+        size=_size(opened.folder),
+        problems=problems[:MOST_PROBLEMS],
+        is_paused=opened.folders.is_paused,
+        unwatched=opened.folders.unwatched,
+        vectors=[ContextVectorState(name=one.name, left=one.left, owed=one.owed) for one in opened.storage.indexes()],
+        vectors_failed=opened.vectors.failed,
+        is_scrubbed=opened.storage.is_scrubbed(),
+        notebooks=notebooks(opened.storage),
+        devices=[
+            ContextDevice(name=places.name(device), documents=one.all, here=one.whole, passages=one.passages)
+            for device, one in opened.storage.replicas.kept().items()
+        ],
+    )
+
+
+def folders_of(opened: Opened, places: Places) -> tuple[list[ContextFolder], list[ContextProblem]]:
+    """Return the folders that were added, and what cannot be read of them; waits for the disk."""
     folders, problems = [], []
     for folder in opened.storage.folders():
         sources = opened.storage.sources(folder.id)
@@ -43,21 +63,7 @@ def state_of(opened: Opened, places: Places) -> ContextState:
                 shared_with=[places.name(node) for node in opened.storage.audience(folder.id)],
             )
         )
-    return ContextState(
-        folders=folders,
-        size=_size(opened.folder),
-        problems=problems[:MOST_PROBLEMS],
-        is_paused=opened.folders.is_paused,
-        unwatched=opened.folders.unwatched,
-        vectors=[ContextVectorState(name=one.name, left=one.left, owed=one.owed) for one in opened.storage.indexes()],
-        vectors_failed=opened.vectors.failed,
-        is_scrubbed=opened.storage.is_scrubbed(),
-        notebooks=notebooks(opened.storage),
-        devices=[
-            ContextDevice(name=places.name(device), documents=one.all, here=one.whole, passages=one.passages)
-            for device, one in opened.storage.replicas.kept().items()
-        ],
-    )
+    return folders, problems
 
 
 def _size(folder: Path) -> int:

@@ -121,7 +121,8 @@ class BoughtSession:
         except AinetError as exc:
             # Whoever says why it cannot, before it has accepted, has broken no promise; nor whoever is asked nonsense.
             is_fault = isinstance(exc, (ProtocolError, PeerUnreachable))
-            purchase.is_left = not (is_fault or purchase.is_sold) or isinstance(exc, UsageError)
+            is_nonsense = isinstance(exc, UsageError) and not purchase.received
+            purchase.is_left = not (is_fault or purchase.is_sold) or is_nonsense
             raise
         finally:
             # Whoever asks may have left; what came is signed for nevertheless.
@@ -223,7 +224,9 @@ class BoughtSession:
                 await self._link.request(Pay(self._sent), timeout=self._account.patience)
             except AinetError as exc:
                 self._log.info("A voucher did not reach %s: %s", self._link.peer_name, exc.message)
-                return
+                failed, self._sent = self._sent, None
+                if self._newest == failed:
+                    return  # it is sent again with the next one, or at the end
 
     async def _end(self, purchase: Purchase) -> None:
         """Sign for what came, and write down the end; also when whoever asks has left."""

@@ -197,8 +197,8 @@ class Examiner:
 
     async def _says(self, part: Part, tokens: Sequence[int], texts: Sequence[str]) -> bool:
         """Tell whether one of some texts is in what tokens say."""
-        whole = await self._tokenizing.text(part.offer.tokenizer, tokens, []) if texts else ""
-        return any(one in whole for one in texts)
+        whole = await self._tokenizing.text(part.offer.tokenizer, tokens, []) if any(texts) else ""
+        return any(one in whole for one in texts if one)
 
     async def _looked_at(self, part: Part, asked: Asked, verdict: Verdict) -> Verdict:
         """Return a verdict, with what else is wrong with an answer whose tokens are those of the model."""

@@ -233,6 +233,7 @@ class PairAccount:
                     return []
                 self._check_stranger(body)
             before = {session: sale.acknowledged for session, sale in self._sales.items()}
+            take_back = self.seller.remember()
             did = self.seller.acknowledge(body.total, body.gifts, body.session, now())
             parts = {
                 session: sale.acknowledged - before[session]
@@ -240,11 +241,15 @@ class PairAccount:
                 if sale.acknowledged > before[session]
             }
             balance, at_risk = self.seller.balance, self.seller.at_risk
-            await self._journal(
-                lambda: self._ledger.note_voucher(
-                    self.number, voucher, body, parts, is_own=False, balance=balance, at_risk=at_risk
+            try:
+                await self._journal(
+                    lambda: self._ledger.note_voucher(
+                        self.number, voucher, body, parts, is_own=False, balance=balance, at_risk=at_risk
+                    )
                 )
-            )
+            except BaseException:
+                take_back()
+                raise
             self.held = voucher
             self._shown = (0, 0)  # it is written down now, in one row
         self._wake()
@@ -266,9 +271,11 @@ class PairAccount:
             if session not in self.seller.sales:
                 return None
             sale = self.seller.end(session, now(), is_done=receipt is not None)
-            await self._note_end(sale, receipt)
-            self.seller.go_on(now())  # the next one may have waited for what this one leaves unpaid
-        self._wake()
+            try:
+                await self._note_end(sale, receipt)
+            finally:
+                self.seller.go_on(now())  # the next one may have waited for what this one leaves unpaid
+                self._wake()
         return sale
 
     @to_its_end
@@ -276,11 +283,13 @@ class PairAccount:
         """Count what a session has not acknowledged as had: nobody will acknowledge it any more."""
         session = sale.order.session
         async with self._lock:
-            if self.seller.write_off(sale, now()):
-                await self._note_end(sale, None)
-            self._sales.pop(session, None)
-            self.seller.go_on(now())
-        self._wake()
+            try:
+                if self.seller.write_off(sale, now()):
+                    await self._note_end(sale, None)
+            finally:
+                self._sales.pop(session, None)
+                self.seller.go_on(now())
+                self._wake()
 
     @to_its_end
     async def cut(self) -> None:

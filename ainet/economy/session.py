@@ -21,7 +21,7 @@ from ainet.economy.sale import Do, Sale, Stage
 from ainet.economy.voucher import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ainet.economy.balance import Allowance, Balance
     from ainet.economy.shared_allowance import SharedAllowance
@@ -188,6 +188,19 @@ class Seller:
             elif sale.waiting is None:  # what does not suffice for a token does not prolong the wait
                 sale.waiting = moment
         return self.go_on(moment)
+
+    def remember(self) -> Callable[[], None]:
+        """Return what takes back all that happens from now on: it could not be written down."""
+        balance, charged, charges = self.balance, self.charged, deque(self._charges)
+        sales = {id(sale): sale for sale in (*self.sales.values(), *(charge.sale for charge in charges))}
+        before = [(sale, replace(sale)) for sale in sales.values()]
+
+        def take_back() -> None:
+            self.balance, self.charged, self._charges = balance, charged, charges
+            for sale, known in before:
+                vars(sale).update(vars(known))
+
+        return take_back
 
     def tick(self, moment: int) -> list[Do]:
         """Return which sessions end because their buyer is silent."""

@@ -38,14 +38,17 @@ class Loads:
         model
             As it was asked for.
         """
-        number = next(self._numbers)
+        number, is_over = next(self._numbers), False
 
         def tell(one: LoadProgress) -> None:
-            self._known[number] = model, one
-            self.changed.emit()
+            if not is_over:  # a thread that nobody waits for any more may go on
+                self._known[number] = model, one
+                self.changed.emit()
             progress(one)
 
         def done(_: asyncio.Task[object]) -> None:
+            nonlocal is_over
+            is_over = True
             if self._known.pop(number, None) is not None:
                 self.changed.emit()
 

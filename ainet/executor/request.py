@@ -23,6 +23,11 @@ MAX_STOPS = 16
 MAX_STOP = 1000  # characters
 MAX_TOKENS = 256  # when the request names no number
 MOST_TOKENS = 2**31 - 1
+#: Wishes for the drawing of tokens that stand in requests as in `SamplingParams`.
+SAMPLING = (
+    *("temperature", "top_k", "top_p", "min_p", "repeat_penalty"),
+    *("frequency_penalty", "presence_penalty", "logit_bias", "seed", "grammar"),
+)
 
 
 def conversation(request: GenerateRequest) -> str:
@@ -69,11 +74,7 @@ def to_open(request: GenerateRequest, settings: ModelSettings | None = None) -> 
             prompt_bytes=size,
             most_bytes=MAX_PROMPT,
         )
-    given = {
-        name: value
-        for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "grammar")
-        if (value := getattr(request, name)) is not None
-    }
+    given = {name: value for name in SAMPLING if (value := getattr(request, name)) is not None}
     if "grammar" in given:
         given["grammar"] = given["grammar"].removeprefix("\N{BYTE ORDER MARK}")
     given.setdefault("seed", secrets.randbits(31))

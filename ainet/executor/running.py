@@ -40,8 +40,8 @@ class Running:
 
     @property
     def tokens_per_s(self) -> float:
-        """The speed of the last seconds; 0 until there is one."""
-        if len(self._recent) < 2:
+        """The speed of the last seconds; 0 where there is none."""
+        if len(self._recent) < 2 or time.monotonic() - self._recent[-1][0] > RECENT:
             return 0.0
         (begin, before), (end, after) = self._recent[0], self._recent[-1]
         return (after - before) / (end - begin) if end > begin else 0.0

@@ -6,14 +6,13 @@ What there is of a kind is looked at only while somebody listens, and only after
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from typing import TYPE_CHECKING, Any, get_args
 
 from ainet.api import news as shown
 from ainet.errors import AinetError, Busy, UsageError
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 
     #: Returns all there is of a kind, by key.
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two news for one listener.
 EVERY = 0.1
+#: What could not be looked at is looked at again after so many seconds.
+AGAIN = 1.0
 #: Those who listen at the same time.
 MOST_LISTENERS = 64
 KINDS: tuple[shown.Kind, ...] = get_args(shown.Kind)
@@ -51,6 +52,13 @@ class NewsDesk:
         self._log, self._every = log, every
         self._kinds: dict[shown.Kind, _Kind] = {}
         self._listeners: set[_Listener] = set()
+        self._is_over = False
+
+    def stop(self) -> None:
+        """End all listening: the parts of the node are about to stop."""
+        self._is_over = True
+        for listener in self._listeners:
+            listener.told.set()
 
     def add(self, kind: shown.Kind, view: View) -> Callable[..., None]:
         """Let there be news of a kind; returns what is to be called, with anything, whenever something has changed."""
@@ -64,13 +72,16 @@ class NewsDesk:
         """How many listen."""
         return len(self._listeners)
 
+    def is_heard(self, kind: shown.Kind) -> bool:
+        """Whether somebody listens to news of a kind."""
+        return any(kind in listener.kinds for listener in self._listeners)
+
     def touch(self, kind: shown.Kind) -> None:
         """Note that something of a kind may have changed."""
         self._kinds[kind].is_known = False
         for listener in self._listeners:
             if kind in listener.kinds:
-                listener.waiting.add(kind)
-                listener.told.set()
+                self._tell(listener, kind)
 
     async def listen(self, kinds: Collection[str] = ()) -> AsyncGenerator[shown.News, None]:
         """Yield all there is of some kinds, then what changes.
@@ -93,29 +104,40 @@ class NewsDesk:
         if len(self._listeners) >= MOST_LISTENERS:
             raise Busy(f"{MOST_LISTENERS} listen already.", retry_after=5.0)
         listener = _Listener([kind for kind in self._kinds if not kinds or kind in kinds])
+        for kind in listener.kinds - {one for other in self._listeners for one in other.kinds}:
+            self._kinds[kind].is_known = False  # nobody has listened for a while
         told: dict[shown.Kind, Mapping[str, Any]] = {}
         self._listeners.add(listener)
         try:
             while True:
                 await listener.told.wait()
                 listener.told.clear()
+                if self._is_over:
+                    return
                 waiting, listener.waiting = listener.waiting, set()
                 found: dict[str, shown.Changes[Any]] = {}
                 for kind in waiting:
-                    with contextlib.suppress(AinetError):
-                        now = await self._look(kind)
-                        changes = _changes(told.get(kind), now)
-                        told[kind] = now
-                        if changes is not None:
-                            found[kind] = changes
+                    now = await self._look(kind)
+                    if now is None:
+                        asyncio.get_running_loop().call_later(AGAIN, self._tell, listener, kind)
+                        continue
+                    changes = _changes(told.get(kind), now)
+                    told[kind] = now
+                    if changes is not None:
+                        found[kind] = changes
                 if found:
                     yield shown.News(**found)
-                    await asyncio.sleep(self._every)
+                await asyncio.sleep(self._every)
         finally:
             self._listeners.discard(listener)
 
-    async def _look(self, kind: shown.Kind) -> Mapping[str, Any]:
-        """Return all there is of a kind; all listeners have the same look."""
+    @staticmethod
+    def _tell(listener: _Listener, kind: shown.Kind) -> None:
+        listener.waiting.add(kind)
+        listener.told.set()
+
+    async def _look(self, kind: shown.Kind) -> Mapping[str, Any] | None:
+        """Return all there is of a kind; None where that cannot be known now. All listeners have the same look."""
         known = self._kinds[kind]
         async with known.looking:
             if not known.is_known:
@@ -124,10 +146,15 @@ class NewsDesk:
                     known.now = await known.view()
                 except BaseException as exc:
                     known.is_known = False
-                    if not isinstance(exc, asyncio.CancelledError):
-                        self._log.info("What there is of %s cannot be looked at: %s", kind, exc)
-                    raise
+                    if not isinstance(exc, Exception):
+                        raise
+                    self._log.log(_level(exc), "What there is of %s cannot be looked at: %s", kind, exc)
+                    return None
             return known.now
+
+
+def _level(exc: Exception) -> int:
+    return logging.INFO if isinstance(exc, AinetError) else logging.WARNING
 
 
 def _changes(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> shown.Changes[Any] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import time
 from typing import TYPE_CHECKING
 
 from ainet.api import news as shown
@@ -13,7 +12,7 @@ from ainet.errors import AinetError
 from ainet.links.standing import Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from ainet.api.context import ContextFolder
     from ainet.api.ledger import PairBalance
@@ -54,7 +53,7 @@ class NewsSources:
     ) -> None:
         self._desk, self._links, self._provider, self._running = desk, links, provider, running
         self._context, self._trading = context, trading
-        self._figures: dict[str, tuple[float, Sequence[StageFigures]]] = {}
+        self._figures: dict[str, list[StageFigures]] = {}
         members, linked = desk.add("members", self._members), desk.add("links", self._links_now)
         for told in (members, linked):
             links.table.changed.connect(told)
@@ -65,12 +64,15 @@ class NewsSources:
         running.changed.connect(desk.add("sessions", self._sessions))
         provider.loads.changed.connect(desk.add("downloads", self._downloads))
         context.changed.connect(desk.add("context", self._folders))
-        trading.accounts.changed.connect(desk.add("ledger", self._balances))
+        owed = desk.add("ledger", self._balances)
+        trading.accounts.changed.connect(owed)
+        links.on_revoked(owed)
         trading.selling.changed.connect(desk.add("offers", self._offers))
         self._looking = asyncio.create_task(self._look_again(), name="news of what nobody tells")
 
     async def stop(self) -> None:
         """Look at nothing any more."""
+        self._desk.stop()
         self._looking.cancel()
         await asyncio.gather(self._looking, return_exceptions=True)
 
@@ -119,27 +121,25 @@ class NewsSources:
                 float(f"{speed:.3g}"),
                 [
                     shown.StageTime(
-                        device, stage.first_layer, stage.last_layer, stage.token_seconds, _waiting(stage, speed)
+                        placed.device, stage.first_layer, stage.last_layer, stage.token_seconds, _waiting(stage, speed)
                     )
-                    for device, stage in await self._stages(one.pipeline.name)
+                    for placed, stage in zip(
+                        one.pipeline.placement, self._figures.get(one.pipeline.name, ()), strict=False
+                    )
                 ],
             )
         return found
 
-    async def _stages(self, pipeline: str) -> list[tuple[str, StageFigures]]:
-        """Return the stages of a pipeline, each with its device's name; what they measured may be seconds old."""
-        loaded = next((one for one in self._provider.pipelines.usable() if one.name == pipeline), None)
-        if loaded is None:
-            self._figures.pop(pipeline, None)
-            return []
-        looked, figures = self._figures.get(pipeline, (0.0, ()))
-        if time.monotonic() - looked > AGAIN / 2:
-            with contextlib.suppress(AinetError, TimeoutError):  # the stages may be about to be placed anew
-                async with asyncio.timeout(AGAIN):
-                    figures = await loaded.figures()
-            self._figures[pipeline] = time.monotonic(), figures
-        devices = [stage.device for stage in loaded.placement]
-        return list(zip(devices, figures, strict=False))
+    async def _measure(self) -> None:
+        """Ask the stages of what is used for their times."""
+        used = {one.pipeline.name for _, one in self._running}
+        figures = {}
+        for loaded in self._provider.pipelines.usable():
+            if loaded.name in used:
+                with contextlib.suppress(AinetError, TimeoutError):  # they may be about to be placed anew
+                    async with asyncio.timeout(AGAIN):
+                        figures[loaded.name] = await loaded.figures()
+        self._figures = figures
 
     async def _downloads(self) -> Mapping[str, shown.Download]:
         return {
@@ -148,7 +148,7 @@ class NewsSources:
         }
 
     async def _folders(self) -> Mapping[str, ContextFolder]:
-        return {one.path: one for one in (await self._context.state()).folders}
+        return {one.path: one for one in await self._context.folders()}
 
     async def _balances(self) -> Mapping[str, PairBalance]:
         return {one.peer: one for one in (await self._trading.books.balance()).accounts}
@@ -160,10 +160,13 @@ class NewsSources:
         """Have what changes all the time, and what nobody tells, looked at now and then."""
         while True:
             await asyncio.sleep(AGAIN)
-            if self._desk.listeners:
-                self._desk.touch("links")
-                if any(True for _ in self._running):
-                    self._desk.touch("sessions")
+            if not self._desk.listeners:
+                continue
+            self._desk.touch("members")
+            self._desk.touch("links")
+            if self._desk.is_heard("sessions") and any(True for _ in self._running):
+                await self._measure()
+                self._desk.touch("sessions")
 
 
 def _waiting(stage: StageFigures, speed: float) -> float:

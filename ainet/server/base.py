@@ -88,6 +88,10 @@ class NodeHandler(APIHandler):
         """Return the arguments of the query."""
         return {name: values[-1].decode(errors="replace") for name, values in self.request.arguments.items()}
 
+    def push(self) -> None:
+        """Send what was written, without waiting for whoever reads it."""
+        self.flush().add_done_callback(lambda sent: sent.cancelled() or sent.exception())
+
     def fail(self, error: AinetError) -> None:
         self.set_status(error.status)
         if isinstance(error, Busy):

@@ -62,11 +62,14 @@ class AinetExtension(ExtensionApp):
         self.settings[SETTING] = self.served
 
     def initialize_handlers(self) -> None:
+        from ainet.server.model_api.handlers import routes as model_routes
         from ainet.server.peer import PeerHandler
         from ainet.server.sync import SyncHandler
         from ainet.server.verbs import routes
 
-        self.handlers.extend([*routes(), (r"/ainet/api/sync/(.+)", SyncHandler), (r"/ainet/peer", PeerHandler)])
+        self.handlers.extend(
+            [*routes(), *model_routes(), (r"/ainet/api/sync/(.+)", SyncHandler), (r"/ainet/peer", PeerHandler)]
+        )
 
     def make_config(self, server_options: Config) -> AinetConfig:
         """Return the node's configuration: Jupyter's files, then the data directory's, then the command line.

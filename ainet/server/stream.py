@@ -31,6 +31,8 @@ class StreamHandler(NodeHandler):
         ----------
         alive
             Seconds of silence after which an empty line is sent: so that both ends notice when the other one is gone.
+            Then the next item waits for who reads slowly. Else there are not so many items that they could not wait
+            here: whoever does not read what it has asked for keeps nothing else busy.
         """
         # Small writes must leave at once: the next item may be long in coming.
         self.connection.stream.set_nodelay(True)
@@ -68,24 +70,27 @@ class StreamHandler(NodeHandler):
                 coming = coming or asyncio.create_task(anext(items))
                 await asyncio.wait([coming], timeout=alive)
                 if not coming.done():
-                    await self._write_line(b"")
+                    await self._write_line(b"", waits=True)
                     continue
                 done, coming = coming, None
                 try:
                     item = done.result()
                 except StopAsyncIteration:
                     return
-                await self._write_line(msgspec.json.encode(item))
+                await self._write_line(msgspec.json.encode(item), waits=True)
         finally:
             if coming is not None:
                 coming.cancel()
                 await asyncio.gather(coming, return_exceptions=True)
 
-    async def _write_line(self, line: bytes) -> None:
+    async def _write_line(self, line: bytes, *, waits: bool = False) -> None:
         if not self._headers_written:
             self.set_header("Content-Type", "application/x-ndjson")
         self.write(line + b"\n")
-        await self.flush()
+        if waits:
+            await self.flush()
+        else:
+            self.push()
 
     def on_connection_close(self) -> None:
         """Close the generator: nobody listens any more."""

@@ -14,7 +14,7 @@ from ainet.errors import UsageError
 from ainet.stages.llama.json_mask import JsonMask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -27,6 +27,7 @@ WORST = 1.0
 #: Among so many of the best candidates an end is looked for.
 MANY = 200
 LAST_TOKENS = 64  # tokens that the repeat penalty looks at: llama.cpp's default
+ALL_TOKENS = 1 << 16  # tokens that the other penalties look at: more than most contexts have
 
 
 def gumbels(seed: int, position: int, tokens: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -79,7 +80,10 @@ class Sampler:
         self._mask = JsonMask(params.json_schema, vocabulary) if params.json_schema else None
         # The chain is then the greedy sampler alone, which takes the first of the largest logits.
         is_free = not params.grammar and self._mask is None
-        self._largest = self._greedy and is_free and params.repeat_penalty == 1.0
+        is_plain = params.repeat_penalty == 1.0 and not (
+            params.frequency_penalty or params.presence_penalty or params.logit_bias
+        )
+        self._largest = self._greedy and is_free and is_plain
         #: Owned by the chain.
         self._grammar: Any = None
         self._is_refused = False
@@ -200,6 +204,11 @@ class Sampler:
                 )
             self._grammar = sampler
             self._add(sampler)
+        if params.logit_bias:
+            self._add(_biases(params.logit_bias, vocabulary))
+        if params.frequency_penalty or params.presence_penalty:
+            given = params.frequency_penalty, params.presence_penalty
+            self._add(C.llama_sampler_init_penalties(vocabulary.n_tokens, ALL_TOKENS, 1.0, *given))
         if params.repeat_penalty != 1.0:
             self._add(C.llama_sampler_init_penalties(vocabulary.n_tokens, LAST_TOKENS, params.repeat_penalty, 0.0, 0.0))
         if params.temperature == 0:
@@ -215,3 +224,12 @@ class Sampler:
 
     def _add(self, sampler: Any) -> None:
         C.llama_sampler_chain_add(self._chain, sampler)
+
+
+def _biases(biases: Mapping[int, float], vocabulary: Vocabulary) -> Any:
+    """Return llama.cpp's sampler that adds to the logits of tokens; raises `UsageError` for one that is none."""
+    wrong = [token for token in biases if not 0 <= token < vocabulary.n_tokens]
+    if wrong:
+        raise UsageError(f"logit_bias names {wrong[0]}; the model's tokens are 0 to {vocabulary.n_tokens - 1}.")
+    given = (C.llama_logit_bias * len(biases))(*((token, bias) for token, bias in biases.items()))
+    return C.llama_sampler_init_logit_bias(vocabulary.n_tokens, len(biases), given)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from ainet.errors import UsageError
 from ainet.stages.protocol.grammar import MAX_GRAMMAR, check_grammar
+
+#: Tokens whose logits are changed.
+MOST_BIASES = 1024
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +24,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         Limits of the candidates; 0, 1.0 and 0.0 switch them off.
     repeat_penalty
         1.0 switches it off.
+    frequency_penalty, presence_penalty
+        Taken from a token's logit for each time that it was said, and once if it was said at all; 0.0 switches them
+        off.
+    logit_bias
+        Added to the logits of tokens.
     seed
         The draw at a position depends on the seed and the position only.
     grammar
@@ -32,6 +42,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     top_p: float = 0.95
     min_p: float = 0.05
     repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Annotated[dict[Annotated[int, msgspec.Meta(ge=0)], float], msgspec.Meta(max_length=MOST_BIASES)] = (
+        msgspec.field(default_factory=dict)
+    )
     seed: int = 0
     grammar: str = ""
     json_schema: str = ""
@@ -44,11 +59,16 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
             ("top_p", self.top_p, 0, 1),
             ("min_p", self.min_p, 0, 1),
             ("repeat_penalty", self.repeat_penalty, 0.01, 100),
+            ("frequency_penalty", self.frequency_penalty, -2, 2),
+            ("presence_penalty", self.presence_penalty, -2, 2),
+            *(("logit_bias", bias, -100, 100) for bias in self.logit_bias.values()),
             ("seed", self.seed, 0, 2**63 - 1),
         )
         for name, value, least, most in limits:
             if not least <= value <= most:
                 raise UsageError(f"{name} is {value}; it must lie between {least} and {most}.")
+        if len(self.logit_bias) > MOST_BIASES:
+            raise UsageError(f"logit_bias names {len(self.logit_bias)} tokens; at most {MOST_BIASES} are allowed.")
         if self.grammar and self.json_schema:
             raise UsageError("Give a grammar or a JSON schema, not both.")
         size = len(self.json_schema.encode(errors="replace"))

@@ -130,7 +130,7 @@ async def test_what_cannot_be_bought_is_said_in_one_sentence(tmp_path):
         words = await refused(Refused, seller="ana", max_tokens=300, budget=0.5)
         assert "This answer may take" in words
         assert "of ana, and the budget is 0 seconds. " in words
-        await ana.call(market.sell, [], allow="1s", price="1000")
+        await ana.call(market.sell, [], allow="1s", price="200")
         words = await refused(Refused, seller="ana", max_tokens=300)
         assert words.startswith("ana gives you 1 second a day; ")
         assert " are left, this answer may take " in words

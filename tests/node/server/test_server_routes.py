@@ -8,6 +8,8 @@ from support.servers import JUPYTER_TOKEN, serve, until
 
 from ainet.errors import Busy, CannotSplit, StageLost
 from ainet.server.base import MAX_BODY, MAX_DROPPED
+from ainet.server.model_api.handlers import PREFIX
+from ainet.server.model_api.handlers import routes as model_routes
 from ainet.server.verbs import routes
 
 #: The one route without a login: whoever comes in proves itself inside (tests/node/links/test_websocket_links.py).
@@ -46,7 +48,9 @@ def routes_of(app) -> list[str]:
                 yield rule.matcher.regex.pattern
 
     patterns = set(walk(app.web_app.default_router))
-    return [pattern.rstrip("$").replace("([^/]+)", "anything") for pattern in patterns]
+    return [
+        pattern.rstrip("$").replace("([^/]+)", "anything").replace("models/(.+)", "models/x") for pattern in patterns
+    ]
 
 
 @pytest.mark.parametrize("allow_unauthenticated_access", [False, True])
@@ -68,14 +72,16 @@ async def test_no_route_answers_without_a_token(tmp_path, allow_unauthenticated_
     ):
         paths = routes_of(served.app)
         assert OPEN_ROUTE in paths
-        assert len(paths) == len(routes()) + 2
+        assert len(paths) == len(routes()) + len(model_routes()) + 2
         paths.remove(OPEN_ROUTE)
         for path in paths:
             for verb in ("GET",) if path == SYNC_ROUTE else VERBS:
                 answer = await http.request(verb, served.url.rstrip("/") + path, **credentials)
                 assert answer.status_code in {401, 403}, (verb, path)
                 assert "double" not in answer.text
-                if verb != "HEAD" and path != SYNC_ROUTE:
+                if verb != "HEAD" and path.startswith(PREFIX):
+                    assert answer.json()["error"]["code"] == "invalid_api_key", (verb, path)
+                elif verb != "HEAD" and path != SYNC_ROUTE:
                     assert answer.json()["code"] == "refused", (verb, path)
         assert not served.node.calls
         assert not served.node.requests
@@ -118,6 +124,9 @@ async def test_wrong_verbs_are_named(served, http):
     for path in set(routes_of(served.app)) - {OPEN_ROUTE, SYNC_ROUTE}:
         answer = await http.put(served.url.rstrip("/") + path)
         assert answer.status_code == 405, path
+        if path.startswith(PREFIX):
+            assert answer.json()["error"]["message"] == "PUT is not possible here."
+            continue
         assert answer.json() == {"code": "usage", "message": "PUT is not possible here.", "details": {}}
 
 

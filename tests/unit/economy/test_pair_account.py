@@ -142,3 +142,18 @@ async def test_a_session_goes_on_when_another_one_is_over_that_left_something_un
     assert account.sale(second.session).stage is Stage.SOLD
     await account.end_sale(first, None)
     assert account.sale(second.session).stage is Stage.READING
+
+
+async def test_a_voucher_that_cannot_be_written_down_does_not_count_and_can_come_again(account, disk):
+    order = Order((1).to_bytes(16, "big"), RATE, 10, 200)
+    await account.sell(order, MODEL, window=0)
+    half = voucher(order.half, order.session)
+    disk.is_full = True
+    with pytest.raises(NotEnough):
+        await account.acknowledge(half)
+    sale = account.sale(order.session)
+    assert (sale.stage, sale.acknowledged, account.seller.balance.acknowledged) == (Stage.SOLD, 0, 0)
+    assert account.seller.unacknowledged == order.half
+    disk.is_full = False
+    await account.acknowledge(half)
+    assert (sale.stage, sale.acknowledged, account.held) == (Stage.READING, order.half, half)

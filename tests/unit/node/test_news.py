@@ -159,6 +159,12 @@ async def test_what_cannot_be_looked_at_is_told_when_it_can(caplog):
             things.error = None
             things.set(a=1)
             assert await heard(listening) == News(members=Changes({"a": 1}, [], True))
+            things.error = OSError("gone")
+            things.touch()
+            others.set(x=2)
+            assert await heard(listening) == News(links=Changes({"x": 2}))
+            things.error, things.there = None, {"a": 2}  # and nobody says so
+            assert await heard(listening) == News(members=Changes({"a": 2}))
     assert "members cannot be looked at: The ledger is damaged." in caplog.text
 
 
@@ -175,6 +181,20 @@ async def test_what_is_not_there_and_who_is_too_many_is_said():
     assert desk.listeners == 0
     with pytest.raises(ValueError, match="two views of members"):
         Things(desk)
+
+
+async def test_who_listens_after_a_while_hears_what_there_is_then():
+    desk = NewsDesk(LOG)
+    things = Things(desk)
+    things.set(a=1)
+    async with contextlib.aclosing(desk.listen()) as listening:
+        await heard(listening)
+    things.there = {"a": 2}  # nobody says so
+    async with contextlib.aclosing(desk.listen()) as listening:
+        assert await heard(listening) == News(members=Changes({"a": 2}, [], True))
+        desk.stop()
+        with pytest.raises(StopAsyncIteration):
+            await heard(listening)
 
 
 def test_a_line_is_news_a_sign_of_life_or_an_error():

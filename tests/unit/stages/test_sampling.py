@@ -105,6 +105,33 @@ def test_a_repeat_penalty_changes_the_choice_after_the_token_was_seen(llama):
     sampler.close()
 
 
+def test_penalties_count_what_was_said_and_biases_choose(llama):
+    llama.clear()
+    llama.decode(np.arange(10, 30, dtype=np.int32), [Segment(0, 0, 20, 1)])
+    logits = llama.logits()
+    logits[:] = 0.0
+    logits[[7, 8, 9]] = 10.0, 9.0, 8.5
+
+    def drawn(n, **given):
+        sampler = Sampler(SamplingParams(temperature=0, **given), llama, Vocabulary(llama))
+        said = []
+        for position in range(20, 20 + n):
+            margin = Sampler(SamplingParams(temperature=0, **given), llama, Vocabulary(llama))
+            margin.accept(said)
+            said.append(sampler.sample(position))
+            assert margin.margin(position, said[-1]) == 0.0  # and whoever checks finds the same
+            margin.close()
+        sampler.close()
+        return said
+
+    assert drawn(3) == [7, 7, 7]
+    assert drawn(4, presence_penalty=1.2) == [7, 8, 7, 7]  # 10 9 8.5; 8.8 9 8.5; 8.8 7.8 8.5
+    assert drawn(4, frequency_penalty=0.8) == [7, 7, 8, 9]  # 10; 9.2; 8.4 9; 8.4 8.2 8.5
+    assert drawn(2, logit_bias={9: 5.0, 7: -100.0}) == [9, 9]
+    with pytest.raises(UsageError, match=r"logit_bias names 49152; the model's tokens are 0 to 49151\."):
+        drawn(1, logit_bias={49_152: 1.0})
+
+
 def test_a_json_schema_is_followed(smollm2_path):
     schema = {
         "type": "object",
@@ -133,6 +160,9 @@ def test_a_wrong_grammar_is_refused(llama):
         ({"temperature": -1.0}, "temperature is -1.0; it must lie between 0 and 100"),
         ({"top_p": 2.0}, "top_p is 2.0"),
         ({"seed": -4}, "seed is -4"),
+        ({"presence_penalty": 3.0}, "presence_penalty is 3.0; it must lie between -2 and 2"),
+        ({"logit_bias": {5: 200.0}}, "logit_bias is 200.0"),
+        ({"logit_bias": dict.fromkeys(range(2000), 1.0)}, "logit_bias names 2000 tokens; at most 1024"),
         ({"max_tokens": 0}, "max_tokens is 0"),
         ({"stages": 0}, "stages is 0"),
         ({"stop": ["x"] * 17}, "17 stop strings"),

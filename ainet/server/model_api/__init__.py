@@ -1,0 +1,1 @@
+"""The model API: what speaks OpenAI's API asks this node, unchanged."""

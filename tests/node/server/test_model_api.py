@@ -1,0 +1,279 @@
+"""The model API as its clients see it: forms, refusals, and what a closed connection ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httpx
+import pytest
+from support.servers import JUPYTER_TOKEN, serve, until
+
+from ainet.api import models
+from ainet.api.generate import Start, Text
+from ainet.api.models import ListedModel
+from ainet.errors import Busy, NodeNotRunning, NotEnough, NotFound, PromptTooLong, StageLost, UsageError
+from ainet.executor.request import MOST_TOKENS
+
+pytestmark = pytest.mark.usefixtures("own_jupyter")
+HELLO = [{"role": "user", "content": "hi"}]
+CHAT = {"model": "words", "messages": HELLO, "max_tokens": 3}
+
+
+@pytest.fixture
+async def served(tmp_path):
+    async with serve(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+async def http(served):
+    async with httpx.AsyncClient(base_url=f"{served.url}ainet/v1/", trust_env=False, headers=served.headers) as client:
+        yield client
+
+
+def chunks(text):
+    """Return the data of a stream's events; the last one says that it is over."""
+    events = [one.removeprefix("data: ") for one in text.split("\n\n") if one.startswith("data: ")]
+    assert events[-1] == "[DONE]"
+    return [json.loads(one) for one in events[:-1]]
+
+
+async def test_a_chat_is_answered_whole(served, http):
+    answer = (await http.post("chat/completions", json=CHAT)).json()
+    assert answer["object"] == "chat.completion"
+    assert answer["id"].startswith("chatcmpl-")
+    (choice,) = answer["choices"]
+    assert choice["message"] == {"content": "w0 w1 w2 ", "role": "assistant", "refusal": None}
+    assert (choice["index"], choice["finish_reason"], choice["logprobs"]) == (0, "length", None)
+    assert answer["usage"] == {
+        "prompt_tokens": 3,
+        "completion_tokens": 3,
+        "total_tokens": 6,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
+    assert answer["ainet"]["placement"][0]["node"] == "double"
+    assert answer["ainet"]["seed"] == 7
+    (request,) = served.node.requests
+    assert (request.model, request.max_tokens, request.raw) == ("words", 3, False)
+
+
+async def test_a_chat_streams_as_it_grows(http):
+    answer = await http.post("chat/completions", json=CHAT | {"stream": True})
+    assert answer.headers["Content-Type"] == "text/event-stream"
+    told = chunks(answer.text)
+    assert len({one["id"] for one in told}) == 1
+    assert {one["object"] for one in told} == {"chat.completion.chunk"}
+    assert [one["choices"][0]["delta"] for one in told] == [
+        {"role": "assistant", "content": ""},
+        *({"content": f"w{n} "} for n in range(3)),
+        {},
+    ]
+    assert [one["choices"][0]["finish_reason"] for one in told] == [None] * 4 + ["length"]
+    assert all("usage" not in one for one in told)
+    assert told[-1]["ainet"]["timings"]["tokens_per_s"] == 42.0
+
+
+async def test_a_stream_counts_tokens_where_that_is_asked_for(http):
+    asked = CHAT | {"stream": True, "stream_options": {"include_usage": True}}
+    *told, last = chunks((await http.post("chat/completions", json=asked)).text)
+    assert last["choices"] == []
+    assert last["usage"]["total_tokens"] == 6
+    assert all(one["usage"] is None for one in told)
+    *told, last = chunks((await http.post("completions", json={"prompt": "a"} | asked)).text)
+    assert (last["choices"], last["usage"]["completion_tokens"]) == ([], 3)
+
+
+async def test_a_text_goes_on_whole_and_as_it_grows(served, http):
+    asked = {"model": "words", "prompt": "Once", "max_tokens": 3, "stop": "\n"}
+    answer = (await http.post("completions", json=asked)).json()
+    assert answer["object"] == "text_completion"
+    assert answer["choices"] == [{"text": "w0 w1 w2 ", "finish_reason": "length", "index": 0, "logprobs": None}]
+    told = chunks((await http.post("completions", json=asked | {"stream": True, "prompt": ["Once"]})).text)
+    assert [one["choices"][0]["text"] for one in told] == ["w0 ", "w1 ", "w2 ", ""]
+    for request in served.node.requests:
+        assert (request.messages[0].content, request.raw, request.stop) == ("Once", True, ["\n"])
+
+
+async def test_all_that_changes_an_answer_reaches_the_node(served, http):
+    asked = {
+        "model": "words",
+        "messages": [
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}], "name": "x"},
+            {"role": "assistant", "content": None},
+            {"role": "user", "content": "?"},
+        ],
+        "max_completion_tokens": 2,
+        "max_tokens": 5,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "seed": 11,
+        "stop": ["a", "b"],
+        "frequency_penalty": 0.5,
+        "presence_penalty": -0.5,
+        "logit_bias": {"5": -100},
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}},
+        "user": "somebody",
+        "metadata": {"a": "b"},
+        "store": True,
+        "parallel_tool_calls": False,
+        "tools": [],
+        "n": 1,
+        "ainet": {"stages": 2, "top_k": 7, "private": False, "context": "auto"},
+    }
+    assert (await http.post("chat/completions", json=asked)).status_code == 200
+    (request,) = served.node.requests
+    assert [(one.role, one.content) for one in request.messages] == [
+        ("system", "Be brief."),
+        ("user", "Hello"),
+        ("assistant", ""),
+        ("user", "?"),
+    ]
+    assert (request.max_tokens, request.temperature, request.top_p, request.seed) == (2, 0.5, 0.9, 11)
+    assert (request.stop, request.logit_bias, request.json_schema) == (["a", "b"], {5: -100.0}, {"type": "object"})
+    assert (request.frequency_penalty, request.presence_penalty) == (0.5, -0.5)
+    assert (request.stages, request.top_k, request.context) == (2, 7, "auto")
+    served.node.early_error = NotFound("enough")
+    await http.post("chat/completions", json={"messages": HELLO, "response_format": {"type": "json_object"}})
+    request = served.node.requests[-1]
+    assert (request.model, request.max_tokens, request.json_schema) == (None, MOST_TOKENS, {"type": "object"})
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"logprobs": True}, "logprobs"),
+        ({"audio": {"voice": "x"}}, "audio"),
+        ({"modalities": ["audio"]}, "modalities"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"stop": ["x"] * 17}, "stop"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+        ({"messages": "hi"}, "messages"),
+        ({"ainet": {"seller": "ana"}}, "ainet"),
+    ],
+)
+async def test_what_cannot_be_done_is_refused_by_name(served, http, more, param):
+    for stream in (False, True):
+        answer = await http.post("chat/completions", json=CHAT | more | {"stream": stream})
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert (error["type"], error["param"]) == ("invalid_request_error", param)
+        assert set(error) == {"message", "type", "param", "code"}
+    assert not served.node.requests
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"prompt": [1, 2]}, "prompt"),
+        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"echo": True}, "echo"),
+        ({"best_of": 3}, "best_of"),
+    ],
+)
+async def test_texts_that_cannot_go_on_are_refused_by_name(served, http, more, param):
+    answer = await http.post("completions", json={"prompt": "a"} | more)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    assert not served.node.requests
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (NotFound("No model is called 'x'."), (404, "model_not_found", "model", None)),
+        (
+            PromptTooLong("The prompt has 9 tokens.", prompt_tokens=9),
+            (400, "context_length_exceeded", "messages", None),
+        ),
+        (UsageError("temperature is 200; it must lie between 0 and 100."), (400, None, "temperature", None)),
+        (Busy("The queue is full.", retry_after=7.4), (429, "rate_limit_exceeded", None, "7")),
+        (NodeNotRunning("The node is still starting."), (503, "loading", None, "5")),
+        (NotEnough("There is no memory."), (503, "no_memory", None, "5")),
+        (StageLost("A stage was lost."), (500, None, None, None)),
+        (RuntimeError("secret detail"), (500, None, None, None)),
+    ],
+)
+async def test_failures_have_their_own_form(served, http, error, expected):
+    served.node.early_error = error
+    for stream in (False, True):
+        answer = await http.post("chat/completions", json=CHAT | {"stream": stream})
+        found = answer.json()["error"]
+        assert (answer.status_code, found["code"], found["param"], answer.headers.get("Retry-After")) == expected
+        assert "secret" not in answer.text
+    served.node.early_error, served.node.late_error = None, error
+    told = chunks((await http.post("chat/completions", json=CHAT | {"max_tokens": 9, "stream": True})).text)
+    assert told[-1]["error"]["code"] == expected[1]
+    assert "secret" not in json.dumps(told[-1])
+
+
+async def test_who_has_no_key_hears_so_in_json(served, http):
+    del http.headers["Authorization"]
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        for path, method in (("models", "GET"), ("chat/completions", "POST"), ("completions", "POST")):
+            answer = await http.request(method, path, headers=headers, json=CHAT if method == "POST" else None)
+            assert answer.status_code == 401
+            assert answer.json()["error"]["code"] == "invalid_api_key"
+    as_user = {"Authorization": f"Bearer {JUPYTER_TOKEN}"}
+    assert (await http.post("chat/completions", json=CHAT, headers=as_user)).status_code == 200
+    assert (await http.get("chat/completions", headers=served.headers)).status_code == 405
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_closed_connection_ends_the_answer(served, http, stream):
+    asked = {"messages": HELLO, "stream": stream}
+    if stream:
+        async with http.stream("POST", "chat/completions", json=asked) as answer:
+            await anext(answer.aiter_lines())
+    else:
+        with pytest.raises(httpx.ReadTimeout):
+            await http.post("chat/completions", json=asked, timeout=0.3)
+    assert len(served.node.requests) == 1
+    await until(lambda: served.node.generating == 0)
+
+
+@pytest.mark.parametrize("path", ["v1/chat/completions", "api/generate"])
+async def test_who_does_not_read_keeps_nothing_busy(served, monkeypatch, path):
+    ended = asyncio.Event()
+
+    async def much(request):
+        yield Start(model="words", placement=[], prompt_tokens=1)
+        for _ in range(100):
+            yield Text(text="x" * 200_000, tokens=[1])
+            await asyncio.sleep(0)
+        ended.set()
+
+    monkeypatch.setattr(served.node, "generate", much)
+    url = httpx.URL(served.url)
+    body = json.dumps({"messages": HELLO} | ({"stream": True} if "chat" in path else {})).encode()
+    reader, writer = await asyncio.open_connection(url.host, url.port, limit=1024)
+    lines = [f"POST {url.path}ainet/{path} HTTP/1.1", f"Host: {url.host}:{url.port}"]
+    lines += [f"Authorization: {served.headers['Authorization']}", f"Content-Length: {len(body)}", "", ""]
+    writer.write("\r\n".join(lines).encode() + body)
+    async with asyncio.timeout(20):
+        assert b" 200 " in await reader.readline()
+        await ended.wait()
+    writer.close()
+
+
+async def test_the_models_are_listed(served, http):
+    known = [
+        ListedModel(name="small", where="here", members=[]),
+        ListedModel(name="no", where="", members=[], error="x"),
+    ]
+
+    async def listed():
+        return known
+
+    served.node.answers._answers[models.models] = listed
+    answer = (await http.get("models")).json()
+    assert [(one["id"], one["object"]) for one in answer["data"]] == [("small", "model")]
+    assert (await http.get("models/small")).json()["id"] == "small"
+    answer = await http.get("models/a%2Fb")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
