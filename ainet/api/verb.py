@@ -126,7 +126,7 @@ def read(fields: Any, kind: type[T], *, strict: bool = True) -> T:
         for name in fields:
             if name not in known:
                 raise ValueError(f"Object contains unknown field `{name}`")
-    return msgspec.convert(fields, kind, strict=strict)
+    return msgspec.convert(fields, kind, strict=strict, str_keys=True)
 
 
 @cache

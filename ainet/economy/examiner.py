@@ -205,9 +205,10 @@ class Examiner:
         n, sampling = len(part.tokens), asked.sampling
         if verdict.passed and n and await self._says(part, [*part.said, *part.tokens[:-1]], asked.stop):
             return verdict._replace(words="it goes on after a text that was to end it")
-        if not verdict.passed or n < LONG or part.said or sampling.grammar or sampling.json_schema:
+        is_forced = sampling.grammar or sampling.json_schema or sampling.shifts_logits
+        if not verdict.passed or n < LONG or part.said or is_forced:
             return verdict
-        # Of all tokens, a stop text among them; grammars force splits that no tokenizer would make.
+        # Of all tokens, a stop text among them; what is forced is split as no tokenizer would.
         whole = await self._tokenizing.text(part.offer.tokenizer, part.tokens, [])
         ratio = n / max(await self._tokenizing.count(part.offer.tokenizer, whole), 1)
         if ratio > PADDED:

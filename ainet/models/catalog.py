@@ -95,13 +95,16 @@ class ModelCatalog:
             if path is None:
                 return ModelEntry(name=name, where="on the Hugging Face Hub")
             return self._entry(Found(_plain_name(path), path, "Hugging Face Hub"))
-        path = Path(name).expanduser()
+        path = Path(name)
+        with contextlib.suppress(RuntimeError):  # nobody has that home
+            path = path.expanduser()
         if os.sep in name or path.suffix.lower() == ".gguf":
-            if path.is_file():
-                return self._entry(Found(path.stem, path.absolute(), str(path.absolute().parent)))
+            with contextlib.suppress(OSError, ValueError):  # no file can be called so, or it must not be looked at
+                if path.is_file():
+                    return self._entry(Found(path.stem, path.absolute(), str(path.absolute().parent)))
             with contextlib.suppress(NotFound):
                 return self._named(name)
-            raise NotFound(f"There is no file {path.absolute()}.")
+            raise NotFound(f"There is no file {str(path.absolute())[:300]}.")
         return self._named(name)
 
     def manifest(self, name: str, *, progress: Progress | None = None) -> Manifest:

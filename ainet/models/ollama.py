@@ -26,6 +26,7 @@ _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 #: Ollama's names of parameters, and those of a request here.
 PARAMETERS = {
     **{name: name for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "stop")},
+    **{name: name for name in ("frequency_penalty", "presence_penalty")},
     "num_predict": "max_tokens",
 }
 #: The kinds of values that a request takes.

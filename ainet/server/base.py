@@ -8,6 +8,7 @@ import msgspec
 from jupyter_server.base.handlers import APIHandler
 from tornado import web
 from tornado.http1connection import HTTP1Connection
+from tornado.iostream import StreamBufferFullError
 
 from ainet.errors import AinetError, Busy, NotFound, Refused, TooLarge, UsageError
 from ainet.server.served import Served
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 MAX_BODY = 4 * 1024 * 1024
 #: Up to here a body that is too large is read and dropped, so that its sender hears why; beyond, it is cut off.
 MAX_DROPPED = 64 * 1024 * 1024
+
+#: Bytes of an answer that may wait for whoever does not read them.
+MAX_UNREAD = 32 * 1024 * 1024
 
 #: The words for an error that nobody has foreseen.
 MISTAKE = "The node made a mistake; its log says more (`ainet logs`)."
@@ -81,7 +85,7 @@ class NodeHandler(APIHandler):
             raise TooLarge(f"The request has {self.received} bytes; at most {MAX_BODY} are accepted.")
         try:
             return msgspec.json.decode(bytes(self.body) or b"{}", type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise UsageError(f"The request is not understood: {exc}.") from exc
 
     def query(self) -> dict[str, Any]:
@@ -89,8 +93,12 @@ class NodeHandler(APIHandler):
         return {name: values[-1].decode(errors="replace") for name, values in self.request.arguments.items()}
 
     def push(self) -> None:
-        """Send what was written, without waiting for whoever reads it."""
-        self.flush().add_done_callback(lambda sent: sent.cancelled() or sent.exception())
+        """Send what was written, without waiting for whoever reads it; who has left too much unread is cut off."""
+        self.connection.stream.max_write_buffer_size = MAX_UNREAD
+        try:
+            self.flush().add_done_callback(lambda sent: sent.cancelled() or sent.exception())
+        except StreamBufferFullError:
+            self.connection.stream.close()
 
     def fail(self, error: AinetError) -> None:
         self.set_status(error.status)

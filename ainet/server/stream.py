@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from tornado.iostream import StreamClosedError
@@ -15,6 +15,31 @@ from ainet.server.base import MISTAKE, NodeHandler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+
+T = TypeVar("T")
+
+
+async def with_pauses(items: AsyncGenerator[T, None], seconds: float) -> AsyncGenerator[T | None, None]:
+    """Pass on what a generator yields, and None whenever it has yielded nothing for so many seconds; closes it."""
+    coming: asyncio.Task[T] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.create_task(anext(items))
+            await asyncio.wait([coming], timeout=seconds)
+            if not coming.done():
+                yield None
+                continue
+            done, coming = coming, None
+            try:
+                item = done.result()
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        if coming is not None:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
+        await items.aclose()
 
 
 class StreamHandler(NodeHandler):
@@ -48,7 +73,8 @@ class StreamHandler(NodeHandler):
                     async for item in items:
                         await self._write_line(msgspec.json.encode(item))
                 else:
-                    await self._send_and_live(items, alive)
+                    async for item in with_pauses(items, alive):
+                        await self._write_line(b"" if item is None else msgspec.json.encode(item), waits=True)
         except (StreamClosedError, asyncio.CancelledError):
             raise
         except Exception as exc:
@@ -62,26 +88,6 @@ class StreamHandler(NodeHandler):
                 exc = AinetError(MISTAKE)
             await self._write_line(msgspec.json.encode(Failed(error=exc.to_dict())))
         self.finish(set_content_type="application/x-ndjson")
-
-    async def _send_and_live(self, items: AsyncGenerator[Any, None], alive: float) -> None:
-        coming: asyncio.Task[Any] | None = None
-        try:
-            while True:
-                coming = coming or asyncio.create_task(anext(items))
-                await asyncio.wait([coming], timeout=alive)
-                if not coming.done():
-                    await self._write_line(b"", waits=True)
-                    continue
-                done, coming = coming, None
-                try:
-                    item = done.result()
-                except StopAsyncIteration:
-                    return
-                await self._write_line(msgspec.json.encode(item), waits=True)
-        finally:
-            if coming is not None:
-                coming.cancel()
-                await asyncio.gather(coming, return_exceptions=True)
 
     async def _write_line(self, line: bytes, *, waits: bool = False) -> None:
         if not self._headers_written:

@@ -34,6 +34,8 @@ SAMPLING = (
     "top_p",
     "min_p",
     "repeat_penalty",
+    "frequency_penalty",
+    "presence_penalty",
     "seed",
     "max_tokens",
     "stop",
@@ -55,6 +57,9 @@ def ask_options(parser: argparse.ArgumentParser, kernel: bool) -> None:
     parser.add_argument("--top-p", metavar="P", type=number, help="draw from the likeliest tokens of probability P")
     parser.add_argument("--min-p", metavar="P", type=number, help="least probability, relative to the likeliest token")
     parser.add_argument("--repeat-penalty", metavar="R", type=number, help="above 1: repeats become less likely")
+    often = "above 0: a token becomes less likely with each time that it was said"
+    parser.add_argument("--frequency-penalty", metavar="P", type=number, help=often)
+    parser.add_argument("--presence-penalty", metavar="P", type=number, help="the same, once, if it was said at all")
     parser.add_argument("--seed", metavar="N", type=int, help="the same seed draws the same tokens")
     parser.add_argument("--max-tokens", metavar="N", type=count, help="most tokens of the answer (default: 256)")
     parser.add_argument(

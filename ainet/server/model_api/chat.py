@@ -19,6 +19,7 @@ class ContentPart(msgspec.Struct, frozen=True):
 
     type: str
     text: str = ""
+    refusal: str = ""
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -88,7 +89,7 @@ def _message(n: int, one: Turn) -> Message:
     for part in one.content:
         if part.type not in ("text", "input_text", "refusal"):
             raise bad(f"{where}.content", f"A part of type {part.type[:40]!r} cannot be read: conversations are text.")
-    return Message(ROLES[one.role], "".join(part.text for part in one.content))
+    return Message(ROLES[one.role], "".join(part.text or part.refusal for part in one.content))
 
 
 class PromptDetails(msgspec.Struct, frozen=True):

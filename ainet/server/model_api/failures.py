@@ -10,7 +10,10 @@ import msgspec
 from ainet.errors import (
     AinetError,
     Busy,
+    CannotSplit,
+    ModelError,
     NodeNotRunning,
+    NodeTaken,
     NotEnough,
     NotFound,
     PeerUnreachable,
@@ -24,6 +27,9 @@ from ainet.errors import (
 _KINDS: tuple[tuple[type[AinetError], int, str, str | None], ...] = (
     (PromptTooLong, 400, "invalid_request_error", "context_length_exceeded"),
     (NotFound, 404, "invalid_request_error", "model_not_found"),
+    (ModelError, 400, "invalid_request_error", "model_unusable"),
+    (CannotSplit, 400, "invalid_request_error", None),
+    (NodeTaken, 503, "server_error", "elsewhere"),
     (TooLarge, 413, "invalid_request_error", None),
     (UsageError, 400, "invalid_request_error", None),
     (Busy, 429, "rate_limit_error", "rate_limit_exceeded"),
@@ -67,8 +73,12 @@ def failure(error: AinetError) -> tuple[int, FailureBody]:
 
 def _param(error: AinetError, kind: type[AinetError]) -> str | None:
     """Return which parameter an error is about, where its words begin with its name."""
-    if kind is NotFound:
+    if kind is NotFound or kind is ModelError:
         return "model"
+    if kind is CannotSplit:
+        return "ainet.stages"
+    if "JSON schema" in error.message:
+        return "response_format"
     if kind is PromptTooLong:
         return "messages"
     found = re.match(r"([a-z]+(?:_[a-z]+)+|seed|temperature|stages) (?:is|names|has) ", error.message)

@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 
 from ainet.api.generate import GenerateRequest, Message
-from ainet.executor.request import MOST_TOKENS
+from ainet.executor.request import MAX_STOP, MOST_TOKENS
 from ainet.server.model_api.failures import bad
 
 #: Most texts that end an answer, in their API.
 MOST_STOPS = 16
+#: Digits of the largest token.
+LONGEST = 10
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -69,8 +71,12 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
         if self.n not in (None, 1):
             raise bad("n", f"n is {self.n}: one answer is given for each request.")
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        if len(stop) > MOST_STOPS:
-            raise bad("stop", f"There are {len(stop)} stop texts; at most {MOST_STOPS} are allowed.")
+        if len(stop) > MOST_STOPS or max(map(len, stop), default=0) > MAX_STOP:
+            raise bad("stop", f"There may be {MOST_STOPS} stop texts of {MAX_STOP} characters.")
+        if not messages or not messages[-1].content.strip():
+            raise bad("messages", "There is nothing to answer: the question is empty.")
+        if most is not None and not 1 <= most <= MOST_TOKENS:
+            raise bad("max_tokens", f"max_tokens must lie between 1 and {MOST_TOKENS}.")
         ours = self.ainet or Ours()
         asked: dict[str, Any] = {
             "messages": messages,
@@ -91,7 +97,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 def _biases(given: dict[str, float] | None) -> dict[int, float] | None:
     if not given:
         return None
-    wrong = [token for token in given if not token.isdecimal()]
+    wrong = [token for token in given if not (token.isdecimal() and len(token) <= LONGEST)]
     if wrong:
         raise bad("logit_bias", f"logit_bias names {wrong[0][:40]!r}, which is no token.")
     return {int(token): bias for token, bias in given.items()}

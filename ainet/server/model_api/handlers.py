@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
+import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -20,6 +20,7 @@ from ainet.server.model_api.chat import ChatRequest
 from ainet.server.model_api.completion import CompletionRequest
 from ainet.server.model_api.failures import Failure, FailureBody, detail, failure, retry_after
 from ainet.server.model_api.writers import ChatWriter, CompletionWriter
+from ainet.server.stream import with_pauses
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -70,7 +71,6 @@ class AnswerHandler(ModelApiHandler):
     def initialize(self) -> None:
         super().initialize()
         self._answering: asyncio.Task[None] | None = None
-        self._told = time.monotonic()
 
     @web.authenticated
     @authorized
@@ -100,9 +100,10 @@ class AnswerHandler(ModelApiHandler):
             raise TooLarge(f"The request has {self.received} bytes; at most {MAX_BODY} are accepted.")
         try:
             return msgspec.json.decode(bytes(self.body), type=self.asked)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            _, _, where = str(exc).partition("`$.")
-            raise UsageError(f"The request is not understood: {exc}.", param=where.rstrip("`") or None) from exc
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            where = re.search(r"`\$\.([^`]+)`|required field `([^`]+)`", str(exc))
+            param = where[1] or where[2] if where is not None else None
+            raise UsageError(f"The request is not understood: {exc}.", param=param) from exc
 
     async def _whole(self, events: AsyncGenerator[Event, None], writer: Writer) -> None:
         try:
@@ -117,8 +118,8 @@ class AnswerHandler(ModelApiHandler):
     async def _stream(self, events: AsyncGenerator[Event, None], writer: Writer) -> None:
         has_begun = False
         try:
-            async with contextlib.aclosing(events):
-                async for event in events:
+            async with contextlib.aclosing(with_pauses(events, ALIVE)) as heard:
+                async for event in heard:
                     if isinstance(event, Start) and not has_begun:
                         has_begun = True
                         first = writer.begin(event.model)
@@ -129,7 +130,7 @@ class AnswerHandler(ModelApiHandler):
                     elif isinstance(event, Done):
                         for chunk in writer.end(event):
                             self._send(chunk)
-                    elif time.monotonic() - self._told > ALIVE:
+                    elif event is None:
                         self._write(b": one moment\n\n")
         except (StreamClosedError, asyncio.CancelledError):
             raise
@@ -152,7 +153,6 @@ class AnswerHandler(ModelApiHandler):
             self.set_header("Content-Type", "text/event-stream")
             self.set_header("Cache-Control", "no-cache")
             self.set_header("X-Accel-Buffering", "no")
-        self._told = time.monotonic()
         self.write(data)
         self.push()
 

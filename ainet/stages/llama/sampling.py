@@ -80,9 +80,7 @@ class Sampler:
         self._mask = JsonMask(params.json_schema, vocabulary) if params.json_schema else None
         # The chain is then the greedy sampler alone, which takes the first of the largest logits.
         is_free = not params.grammar and self._mask is None
-        is_plain = params.repeat_penalty == 1.0 and not (
-            params.frequency_penalty or params.presence_penalty or params.logit_bias
-        )
+        is_plain = params.repeat_penalty == 1.0 and not params.shifts_logits
         self._largest = self._greedy and is_free and is_plain
         #: Owned by the chain.
         self._grammar: Any = None

@@ -11,6 +11,7 @@ from ainet.stages.protocol.grammar import MAX_GRAMMAR, check_grammar
 
 #: Tokens whose logits are changed.
 MOST_BIASES = 1024
+MOST_TOKEN = 2**31 - 1
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +52,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     grammar: str = ""
     json_schema: str = ""
 
+    @property
+    def shifts_logits(self) -> bool:
+        """Whether tokens become likelier or less likely, other than by being repeated lately."""
+        return bool(self.frequency_penalty or self.presence_penalty or self.logit_bias)
+
     def check(self) -> None:
         """Raise `UsageError` for values that make no sense."""
         limits = (
@@ -67,6 +73,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         for name, value, least, most in limits:
             if not least <= value <= most:
                 raise UsageError(f"{name} is {value}; it must lie between {least} and {most}.")
+        wrong = [token for token in self.logit_bias if not 0 <= token <= MOST_TOKEN]
+        if wrong:
+            raise UsageError(f"logit_bias names {str(wrong[0])[:20]}, which is no token.")
         if len(self.logit_bias) > MOST_BIASES:
             raise UsageError(f"logit_bias names {len(self.logit_bias)} tokens; at most {MOST_BIASES} are allowed.")
         if self.grammar and self.json_schema:

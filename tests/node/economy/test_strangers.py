@@ -343,7 +343,7 @@ async def test_what_a_stranger_shows_uses_up_nothing_and_leaves_no_row(tmp_path)
         assert await left(ana) == before
         # What is shown counts where something is bought: a device that was restored goes on from there.
         account = await ben.accounts.met(link)
-        account.buyer.shown(10**6, 0)
+        await account.take_shown(None, work(ben, ana, 10**6), None)
         assert len(await ben.ask(most=20, stranger=ana)) == 20
         assert {row.kind for row in (await ana.books.ledger()).rows} == {"session", "recovered"}
         assert (await ana.books.verify()).problems == []
@@ -411,7 +411,7 @@ async def test_after_something_was_shown_a_stranger_pays_for_what_it_is_sold_and
         await link.request(ShowAccount(None, work(ben, ana, 10**9)))
         mine = await ana.accounts.of(ben.id)
         account = await ben.accounts.met(link)
-        account.buyer.shown(10**9, 0)
+        await account.take_shown(None, work(ben, ana, 10**9), None)
         await ben.ask(most=3, stranger=ana)
         total = mine.seller.balance.acknowledged
         assert total > 10**9

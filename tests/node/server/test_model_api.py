@@ -12,7 +12,17 @@ from support.servers import JUPYTER_TOKEN, serve, until
 from ainet.api import models
 from ainet.api.generate import Start, Text
 from ainet.api.models import ListedModel
-from ainet.errors import Busy, NodeNotRunning, NotEnough, NotFound, PromptTooLong, StageLost, UsageError
+from ainet.errors import (
+    Busy,
+    CannotSplit,
+    ModelError,
+    NodeNotRunning,
+    NotEnough,
+    NotFound,
+    PromptTooLong,
+    StageLost,
+    UsageError,
+)
 from ainet.executor.request import MOST_TOKENS
 
 pytestmark = pytest.mark.usefixtures("own_jupyter")
@@ -151,6 +161,11 @@ async def test_all_that_changes_an_answer_reaches_the_node(served, http):
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"stop": ["x"] * 17}, "stop"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"9" * 5000: 1}}, "logit_bias"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user", "content": " "}]}, "messages"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"stop": "x" * 1001}, "stop"),
         ({"temperature": "hot"}, "temperature"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
@@ -197,6 +212,9 @@ async def test_texts_that_cannot_go_on_are_refused_by_name(served, http, more, p
         (NodeNotRunning("The node is still starting."), (503, "loading", None, "5")),
         (NotEnough("There is no memory."), (503, "no_memory", None, "5")),
         (StageLost("A stage was lost."), (500, None, None, None)),
+        (ModelError("It does not begin with 'GGUF'."), (400, "model_unusable", "model", None)),
+        (CannotSplit("30 layers are no 99 stages."), (400, None, "ainet.stages", None)),
+        (UsageError("The JSON schema is none."), (400, None, "response_format", None)),
         (RuntimeError("secret detail"), (500, None, None, None)),
     ],
 )
@@ -211,6 +229,55 @@ async def test_failures_have_their_own_form(served, http, error, expected):
     told = chunks((await http.post("chat/completions", json=CHAT | {"max_tokens": 9, "stream": True})).text)
     assert told[-1]["error"]["code"] == expected[1]
     assert "secret" not in json.dumps(told[-1])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b"\xff",
+        b'{"messages": [{"role": "user"',
+        b'{"messages": [], "tools": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+        b'{"messages": [{"role": "user", "content": "x"}], "seed": 1e400}',
+        b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": 99999999999999999999}',
+        b'{"messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
+    ],
+)
+async def test_what_is_no_request_is_refused(served, http, body):
+    for path in ("chat/completions", "completions"):
+        answer = await http.post(path, content=body)
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert not served.node.requests
+    answer = await http.post("chat/completions", content=b'{"model": "words"}')
+    assert answer.json()["error"]["param"] == "messages"
+    answer = await http.post(f"{served.url}ainet/api/generate", content=b'{"messages": ' + b"[" * 5000)
+    assert answer.status_code == 400
+
+
+async def test_a_stream_that_waits_says_that_it_lives(served, http, monkeypatch):
+    monkeypatch.setattr("ainet.server.model_api.handlers.ALIVE", 0.05)
+    generate = served.node.generate
+
+    async def slow(request):
+        await asyncio.sleep(0.3)
+        async for event in generate(request):
+            yield event
+
+    monkeypatch.setattr(served.node, "generate", slow)
+    answer = await http.post("chat/completions", json=CHAT | {"stream": True})
+    assert answer.text.startswith(": one moment\n\n: one moment\n\n")
+    assert len(chunks(answer.text)) == 5
+
+
+async def test_biases_reach_the_node_by_its_own_route_too(served, http):
+    asked = {"messages": HELLO, "max_tokens": 1, "logit_bias": {"5": -100}}
+    answer = await http.post(f"{served.url}ainet/api/generate", json=asked)
+    assert answer.status_code == 200
+    assert served.node.requests[-1].logit_bias == {5: -100.0}
 
 
 async def test_who_has_no_key_hears_so_in_json(served, http):
