@@ -77,6 +77,8 @@ def to_open(request: GenerateRequest, settings: ModelSettings | None = None) -> 
     given = {name: value for name in SAMPLING if (value := getattr(request, name)) is not None}
     if "grammar" in given:
         given["grammar"] = given["grammar"].removeprefix("\N{BYTE ORDER MARK}")
+    if "logit_bias" in given:
+        given["logit_bias"] = tuple(sorted(given["logit_bias"].items()))
     given.setdefault("seed", secrets.randbits(31))
     passed: list[str] = []
     if request.json_schema is not None:

@@ -14,7 +14,7 @@ from ainet.errors import UsageError
 from ainet.stages.llama.json_mask import JsonMask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -224,10 +224,10 @@ class Sampler:
         C.llama_sampler_chain_add(self._chain, sampler)
 
 
-def _biases(biases: Mapping[int, float], vocabulary: Vocabulary) -> Any:
+def _biases(biases: Sequence[tuple[int, float]], vocabulary: Vocabulary) -> Any:
     """Return llama.cpp's sampler that adds to the logits of tokens; raises `UsageError` for one that is none."""
-    wrong = [token for token in biases if not 0 <= token < vocabulary.n_tokens]
+    wrong = [token for token, _ in biases if not 0 <= token < vocabulary.n_tokens]
     if wrong:
         raise UsageError(f"logit_bias names {wrong[0]}; the model's tokens are 0 to {vocabulary.n_tokens - 1}.")
-    given = (C.llama_logit_bias * len(biases))(*((token, bias) for token, bias in biases.items()))
+    given = (C.llama_logit_bias * len(biases))(*biases)
     return C.llama_sampler_init_logit_bias(vocabulary.n_tokens, len(biases), given)

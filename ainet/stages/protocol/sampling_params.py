@@ -12,6 +12,7 @@ from ainet.stages.protocol.grammar import MAX_GRAMMAR, check_grammar
 #: Tokens whose logits are changed.
 MOST_BIASES = 1024
 MOST_TOKEN = 2**31 - 1
+BiasedToken = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +30,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         Taken from a token's logit for each time that it was said, and once if it was said at all; 0.0 switches them
         off.
     logit_bias
-        Added to the logits of tokens.
+        Added to the logits of tokens: pairs of a token and what is added.
     seed
         The draw at a position depends on the seed and the position only.
     grammar
@@ -45,9 +46,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     repeat_penalty: float = 1.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
-    logit_bias: Annotated[dict[Annotated[int, msgspec.Meta(ge=0)], float], msgspec.Meta(max_length=MOST_BIASES)] = (
-        msgspec.field(default_factory=dict)
-    )
+    logit_bias: Annotated[tuple[tuple[BiasedToken, float], ...], msgspec.Meta(max_length=MOST_BIASES)] = ()
     seed: int = 0
     grammar: str = ""
     json_schema: str = ""
@@ -67,13 +66,13 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
             ("repeat_penalty", self.repeat_penalty, 0.01, 100),
             ("frequency_penalty", self.frequency_penalty, -2, 2),
             ("presence_penalty", self.presence_penalty, -2, 2),
-            *(("logit_bias", bias, -100, 100) for bias in self.logit_bias.values()),
+            *(("logit_bias", bias, -100, 100) for _, bias in self.logit_bias),
             ("seed", self.seed, 0, 2**63 - 1),
         )
         for name, value, least, most in limits:
             if not least <= value <= most:
                 raise UsageError(f"{name} is {value}; it must lie between {least} and {most}.")
-        wrong = [token for token in self.logit_bias if not 0 <= token <= MOST_TOKEN]
+        wrong = [token for token, _ in self.logit_bias if not 0 <= token <= MOST_TOKEN]
         if wrong:
             raise UsageError(f"logit_bias names {str(wrong[0])[:20]}, which is no token.")
         if len(self.logit_bias) > MOST_BIASES:

@@ -127,9 +127,9 @@ def test_penalties_count_what_was_said_and_biases_choose(llama):
     assert drawn(3) == [7, 7, 7]
     assert drawn(4, presence_penalty=1.2) == [7, 8, 7, 7]  # 10 9 8.5; 8.8 9 8.5; 8.8 7.8 8.5
     assert drawn(4, frequency_penalty=0.8) == [7, 7, 8, 9]  # 10; 9.2; 8.4 9; 8.4 8.2 8.5
-    assert drawn(2, logit_bias={9: 5.0, 7: -100.0}) == [9, 9]
+    assert drawn(2, logit_bias=((7, -100.0), (9, 5.0))) == [9, 9]
     with pytest.raises(UsageError, match=r"logit_bias names 49152; the model's tokens are 0 to 49151\."):
-        drawn(1, logit_bias={49_152: 1.0})
+        drawn(1, logit_bias=((49_152, 1.0),))
 
 
 def test_a_json_schema_is_followed(smollm2_path):
@@ -175,6 +175,13 @@ def test_a_wrong_grammar_is_refused(llama):
 def test_requests_that_make_no_sense_are_refused(values, words):
     with pytest.raises(UsageError, match=words):
         to_open(GenerateRequest(**{"messages": [Message("user", "hello")], **values}))
+
+
+def test_biases_reach_the_sampler_in_an_order_of_their_own():
+    request = GenerateRequest(messages=[Message("user", "hello")], logit_bias={9: 1.0, 3: -2.0}, seed=1)
+    sampling = to_open(request)[0].sampling
+    assert sampling.logit_bias == ((3, -2.0), (9, 1.0))
+    assert {sampling: 1}[msgspec.msgpack.decode(msgspec.msgpack.encode(sampling), type=SamplingParams)] == 1
 
 
 def test_a_request_without_seed_gets_one_that_is_told():
