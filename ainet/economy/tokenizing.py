@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -164,9 +165,10 @@ def _write(path: Path, tokenizer: Tokenizer, blob: bytes) -> None:
     check_vocabulary(found)
     make_private_dir(path.parent)
     write_private(path, vocabulary_file(found))
-    kept = sorted(path.parent.glob("*.gguf"), key=lambda one: one.stat().st_mtime_ns)
-    for old in kept[:-MOST_KEPT]:
-        old.unlink(missing_ok=True)  # whoever has it open goes on
+    with contextlib.suppress(FileNotFoundError):  # somebody else does the same
+        kept = sorted(path.parent.glob("*.gguf"), key=lambda one: one.stat().st_mtime_ns)
+        for old in kept[:-MOST_KEPT]:
+            old.unlink(missing_ok=True)  # whoever has it open goes on
 
 
 def _is_kept(path: Path) -> bool:

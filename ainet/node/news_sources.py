@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Seconds after which latencies and the times of stages are looked at again, while somebody listens.
 AGAIN = 2.0
+#: Seconds between two times that stages are asked.
+REST = 0.5
 #: The time of a member that is linked is told to the minute.
 MINUTE = 60.0
 
@@ -54,6 +56,8 @@ class NewsSources:
         self._desk, self._links, self._provider, self._running = desk, links, provider, running
         self._context, self._trading = context, trading
         self._figures: dict[str, list[StageFigures]] = {}
+        #: An answer grows whose stages were not asked yet.
+        self._unmeasured = asyncio.Event()
         members, linked = desk.add("members", self._members), desk.add("links", self._links_now)
         for told in (members, linked):
             links.table.changed.connect(told)
@@ -110,6 +114,8 @@ class NewsSources:
         names |= {one.id: one.name for one in self._links.identity.contacts.all()}
         names[""] = self._links.identity.name
         found = {}
+        if any(one.pipeline.name not in self._figures for _, one in self._running):
+            self._unmeasured.set()
         for number, one in self._running:
             speed = one.tokens_per_s
             found[str(number)] = shown.Session(
@@ -159,7 +165,10 @@ class NewsSources:
     async def _look_again(self) -> None:
         """Have what changes all the time, and what nobody tells, looked at now and then."""
         while True:
-            await asyncio.sleep(AGAIN)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(AGAIN):
+                    await self._unmeasured.wait()
+            self._unmeasured.clear()
             if not self._desk.listeners:
                 continue
             self._desk.touch("members")
@@ -167,6 +176,7 @@ class NewsSources:
             if self._desk.is_heard("sessions") and any(True for _ in self._running):
                 await self._measure()
                 self._desk.touch("sessions")
+                await asyncio.sleep(REST)
 
 
 def _waiting(stage: StageFigures, speed: float) -> float:

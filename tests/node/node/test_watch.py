@@ -76,7 +76,7 @@ async def test_answers_loads_and_placements_are_told_while_they_last(tmp_path):
             assert last.tokens_per_s > 1
             stages = next(one.stages for one in reversed(told) if one.stages)
             assert [one.first_layer for one in stages] == [0, placed.stages[1].first_layer]
-            assert all(one.compute_s > 0 for one in stages)
+            assert all(one.compute_s >= 0 for one in stages)
             assert [one.sessions for one in listener.heard("placements")][-1] == 0
             await desk.call(models.unload, "smollm2")
             await listener.until(lambda known: not known["placements"])
