@@ -29,10 +29,11 @@ class Things:
 
     async def view(self):
         self.looks += 1
-        await asyncio.sleep(0)
+        now = dict(self.there)
+        await asyncio.sleep(0)  # what changes from here on is not in it
         if self.error is not None:
             raise self.error
-        return dict(self.there)
+        return now
 
     def set(self, **there):
         self.there = there
