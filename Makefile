@@ -71,7 +71,7 @@ quick: setup $(SUITE)/tests
 
 # Most tests wait for devices rather than for a processor, so there are more of them at once than processors.
 test: lint $(YJS) $(SUITE)/tests
-	@start=$$(date +%s); $(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder; status=$$?; \
+	@start=$$(date +%s); $(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0; status=$$?; \
 		echo "== the tests took $$(( ($$(date +%s) - start) / 60 )) min $$(( ($$(date +%s) - start) % 60 )) s"; exit $$status
 
 soak: setup
