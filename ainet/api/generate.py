@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from ainet.api.context import FoundPassage
+from ainet.api.logprobs import TokenLogprob
 from ainet.errors import AinetError
 
 #: The route that streams a generation.
@@ -61,6 +62,14 @@ class GenerateRequest:
     strangers
         Whether it may be bought of devices of which nothing is known: those on the local network, or the one at the
         address that `seller` names.
+    prompt
+        Tokens that are continued, in place of `messages`.
+    suffix
+        With `raw`, a text that the answer leads up to: the model fills in what is between.
+    logprobs
+        How many alternatives are told of each token of the answer, with how probable it was; None: none of that.
+    scores_prompt
+        Whether that is told of the prompt's tokens, too.
     """
 
     messages: list[Message]
@@ -86,6 +95,10 @@ class GenerateRequest:
     seller: str | None = None
     budget: float | None = None
     strangers: bool = False
+    prompt: list[int] = field(default_factory=list)
+    suffix: str | None = None
+    logprobs: int | None = None
+    scores_prompt: bool = False
 
 
 @dataclass(frozen=True)
@@ -210,11 +223,21 @@ class Citation:
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """The next piece of the answer, and its tokens."""
+    """The next piece of the answer, its tokens, and how probable they were, where that was asked for."""
 
     event: Literal["text"] = "text"
     text: str
     tokens: list[int]
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptScored:
+    """How probable the prompt's tokens were, from number `begin` on."""
+
+    event: Literal["prompt scored"] = "prompt scored"
+    begin: int
+    logprobs: list[TokenLogprob]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +297,8 @@ class Done:
         Its sentences, where passages went along with the question.
     bought
         What was bought, where it was: of several sellers, in their order.
+    logprobs, prompt_logprobs
+        How probable its tokens were, and those of the prompt, where that was asked for.
     """
 
     event: Literal["done"] = "done"
@@ -288,6 +313,8 @@ class Done:
     notes: list[str] = field(default_factory=list)
     citations: list[Citation] = field(default_factory=list)
     bought: list[Bought] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,11 +326,12 @@ class Failed:
 
 
 #: The events that `generate` yields.
-Event = Progress | Grounds | Start | Text | Done
+Event = Progress | Grounds | Start | PromptScored | Text | Done
 _KINDS: dict[str, type[Event | Failed]] = {
     "progress": Progress,
     "grounds": Grounds,
     "start": Start,
+    "prompt scored": PromptScored,
     "text": Text,
     "done": Done,
     "error": Failed,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ainet.api.generate import Message
+from ainet.api.logprobs import MOST_ALTERNATIVES
 from ainet.api.models import ModelSettings
 from ainet.errors import PromptTooLong, UsageError
 from ainet.models.ollama import PROJECTOR
@@ -32,7 +33,8 @@ SAMPLING = (
 
 def conversation(request: GenerateRequest) -> str:
     """Return all of a conversation as one text, by which it is known again."""
-    return "".join(turn(message.role, message.content) for message in request.messages)
+    tokens = turn("tokens", " ".join(map(str, request.prompt))) if request.prompt else ""
+    return tokens or "".join(turn(message.role, message.content) for message in request.messages)
 
 
 def to_open(request: GenerateRequest, settings: ModelSettings | None = None) -> tuple[Open, list[str]]:
@@ -47,8 +49,7 @@ def to_open(request: GenerateRequest, settings: ModelSettings | None = None) -> 
     PromptTooLong
         For a conversation that no message to a pipeline can hold.
     """
-    if not request.messages or not request.messages[-1].content.strip():
-        raise UsageError("There is nothing to answer: the question is empty.")
+    _check_prompt(request)
     settings = settings or ModelSettings()
     request = _settled(request, settings)
     if request.max_tokens is not None and not 1 <= request.max_tokens <= MOST_TOKENS:
@@ -63,7 +64,8 @@ def to_open(request: GenerateRequest, settings: ModelSettings | None = None) -> 
         raise UsageError(f"A stop string has {longest} characters; at most {MAX_STOP} are allowed.")
     # As it will travel: many short turns weigh more than their texts.
     try:
-        size = len(msgspec.msgpack.encode((request.messages, request.stop)))
+        parts = request.messages, request.stop, request.prompt, request.suffix
+        size = len(msgspec.msgpack.encode(parts))
     except UnicodeEncodeError as exc:
         raise UsageError(
             f"The prompt or a stop string is not valid Unicode: {exc.reason} at character {exc.start}."
@@ -94,15 +96,37 @@ def to_open(request: GenerateRequest, settings: ModelSettings | None = None) -> 
         stop=request.stop,
         template="" if request.raw else settings.template,
         tells=True,
+        prompt=request.prompt,
+        suffix=request.suffix,
+        logprobs=request.logprobs,
+        scores_prompt=request.scores_prompt,
     )
     notes = [note for note in settings.notes if note == PROJECTOR]
     return opened, [*notes, *([f"the JSON schema's {', '.join(passed)} passed over"] if passed else [])]
 
 
+def _check_prompt(request: GenerateRequest) -> None:
+    """Raise `UsageError` where it is not clear what is to go on."""
+    if request.prompt and (request.messages or request.suffix is not None):
+        raise UsageError("A prompt is tokens or text, not both.", param="prompt")
+    if request.suffix is not None and not (request.raw and request.messages):
+        raise UsageError("A suffix goes with a text that is to be continued.", param="suffix")
+    last = request.messages[-1].content if request.messages else ""
+    has_text = bool(last if request.raw else last.strip())
+    if not (has_text or request.prompt or (request.suffix or "").strip()):
+        raise UsageError("There is nothing to answer: the question is empty.")
+    if request.logprobs is not None and not 0 <= request.logprobs <= MOST_ALTERNATIVES:
+        raise UsageError(
+            f"logprobs is {request.logprobs}: from 0 to {MOST_ALTERNATIVES} alternatives are told of a token.",
+            param="logprobs",
+        )
+
+
 def _settled(request: GenerateRequest, settings: ModelSettings) -> GenerateRequest:
     """Return a request whose open wishes are the model's own."""
     wishes = {name: value for name, value in settings.parameters.items() if getattr(request, name) in (None, [])}
-    if settings.system and not request.raw and all(message.role != "system" for message in request.messages):
+    is_chat = not request.raw and not request.prompt
+    if settings.system and is_chat and all(message.role != "system" for message in request.messages):
         wishes["messages"] = [Message("system", settings.system), *request.messages]
     return dataclasses.replace(request, **wishes)
 

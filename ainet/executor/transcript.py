@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ainet.api import generate as shown
-from ainet.stages.protocol.generation import Done, Event, PromptRead, Resume, Started, Text
+from ainet.stages.protocol.generation import Done, Event, PromptRead, PromptScored, Resume, Started, Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ainet.api.logprobs import TokenLogprob
     from ainet.executor.provided import Provided
     from ainet.stages.protocol.generation import Lap, Open
 
@@ -43,6 +44,8 @@ class Transcript:
         self._tokens: list[int] = []
         self._at_first = 0  # tokens that came with the first text
         self._laps: list[Lap] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._scored: list[TokenLogprob] = []
         self._prompt: list[int] = []
         self._reused = self._key = 0
 
@@ -67,7 +70,10 @@ class Transcript:
         if not self.accepted:
             return self._request
         resume = Resume(self._prompt, self._tokens, self._laps, self._key)
-        return msgspec.structs.replace(self._request, messages=[], resume=resume)
+        scores = self._request.scores_prompt and not self._tokens
+        return msgspec.structs.replace(
+            self._request, messages=[], prompt=[], suffix=None, scores_prompt=scores, resume=resume
+        )
 
     def receive(self, pipeline: Provided, event: Event) -> Iterator[shown.Event]:
         """Yield what the pipeline said in the form in which it travels to the notebook."""
@@ -86,6 +92,10 @@ class Transcript:
                 if not self._tokens:
                     n_tokens = len(self._prompt)
                     yield shown.Progress(text="reading the question", done=event.done, total=n_tokens, unit="tokens")
+            case PromptScored():
+                # Another pipeline may begin anew.
+                self._scored = [*self._scored[: event.begin], *event.logprobs]
+                yield shown.PromptScored(begin=event.begin, logprobs=event.logprobs)
             case Text():
                 self._last = time.monotonic()
                 if not self._tokens:
@@ -93,7 +103,8 @@ class Transcript:
                 self._text.append(event.text)
                 self._tokens += event.tokens
                 self._laps += event.laps
-                yield shown.Text(text=event.text, tokens=event.tokens)
+                self._logprobs += event.logprobs
+                yield shown.Text(text=event.text, tokens=event.tokens, logprobs=event.logprobs)
             case Done():
                 if event.text:
                     self._text.append(event.text)
@@ -112,6 +123,8 @@ class Transcript:
             placement=pipeline.placement,
             received=pipeline.received,
             notes=self._notes,
+            logprobs=self._logprobs,
+            prompt_logprobs=self._scored,
             timings=shown.Timings(
                 prompt_tokens=len(self._prompt),
                 reused_tokens=self._reused,

@@ -52,6 +52,12 @@ class Bought:
             raise UsageError("Your documents stay on your devices: no --from with --context.")
         if request.stages is not None:
             raise UsageError("Who sells an answer places the layers: no --from with --stages.")
+        if request.prompt or request.suffix is not None:
+            raise UsageError("Only conversations and texts are bought: no tokens and no suffix with --from.")
+        if request.logprobs is not None or request.scores_prompt:
+            raise UsageError(
+                "Nobody could check log probabilities that are bought: leave them out, or ask without --from."
+            )
         if request.budget is not None and not 0 < request.budget <= 86400:
             raise UsageError("The budget must be a time of at most a day, such as 20m.")
         settings, digest, known = ModelSettings(), None, None

@@ -76,7 +76,7 @@ class Grounded:
         return self._models.generate(request) if request.context in NO_CONTEXT else self._answer(request)
 
     async def _answer(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        if request.raw or not request.messages:
+        if request.raw or request.prompt or not request.messages:
             raise UsageError("Passages go along with a question, not with a text that is to be continued: no --raw.")
         *before, question = request.messages
         yield Progress(text="looking through your documents")

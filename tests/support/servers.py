@@ -12,7 +12,8 @@ from traitlets.config import Config
 
 from ainet.api import models, node
 from ainet.api.answers import Answers
-from ainet.api.generate import Done, PlacedStage, Progress, Start, Text, Timings
+from ainet.api.generate import Done, PlacedStage, Progress, PromptScored, Start, Text, Timings
+from ainet.api.logprobs import Alternative, TokenLogprob
 from ainet.api.models import Plan, Unloaded
 from ainet.api.news import Changes, LinkState, News
 from ainet.api.node import NodeStatus
@@ -108,7 +109,10 @@ class NodeDouble:
                 raise self.early_error
             yield Progress(text="loading", done=1, total=2)
             yield Start(model="words", placement=PLACEMENT, prompt_tokens=3)
-            text = ""
+            scored = [_told(token, b"p%d " % token) for token in range(3)] if request.scores_prompt else []
+            if scored:
+                yield PromptScored(begin=0, logprobs=scored)
+            text, told = "", []
             limit = request.max_tokens or 10**9
             while self.words < limit:
                 if self.late_error is not None and self.words == 3:
@@ -116,7 +120,9 @@ class NodeDouble:
                 await asyncio.sleep(0.005)
                 piece = f"w{self.words} "
                 text += piece
-                yield Text(text=piece, tokens=[self.words])
+                logprobs = [_told(self.words, piece.encode())] if request.logprobs is not None else []
+                told += logprobs
+                yield Text(text=piece, tokens=[self.words], logprobs=logprobs)
                 self.words += 1
             timings = Timings(prompt_tokens=3, generated_tokens=limit, first_token_s=0.1, tokens_per_s=42.0)
             yield Done(
@@ -128,9 +134,16 @@ class NodeDouble:
                 placement=PLACEMENT,
                 received={},
                 timings=timings,
+                logprobs=told,
+                prompt_logprobs=scored,
             )
         finally:
             self.generating -= 1
+
+
+def _told(token: int, piece: bytes) -> TokenLogprob:
+    """Return what the double tells of a token."""
+    return TokenLogprob(token, piece, -0.5, [Alternative(token, piece, -0.5), Alternative(99, b"\xe2", -1.5)])
 
 
 class Served:

@@ -34,6 +34,7 @@ def write_model(
     name: str = "Tiny",
     n_embd: int = N_EMBD,
     n_experts: int = 0,
+    tokens: Mapping[str, int] | None = None,
 ) -> Path:
     """Write a model of `architecture`.
 
@@ -43,6 +44,8 @@ def write_model(
         Further keys after the architecture's name: numbers become uint32 or float32, lists become arrays.
     extra
         Further tensors outside the layers, with their shapes in numpy's order.
+    tokens
+        Tokens with a meaning of their own, by its name: ``fim_pre`` for ``tokenizer.ggml.fim_pre_token_id``.
     """
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, architecture)
@@ -68,6 +71,8 @@ def write_model(
     writer.add_token_types(TOKEN_TYPES)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
+    for meaning, token in (tokens or {}).items():
+        writer.add_uint32(f"tokenizer.ggml.{meaning}_token_id", token)
     writer.add_chat_template("{% for message in messages %}{{ message['content'] }}{% endfor %}")
 
     def weights(tensor: str, *shape: int) -> None:

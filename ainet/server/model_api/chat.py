@@ -7,8 +7,10 @@ from typing import Any, Literal
 import msgspec
 
 from ainet.api.generate import GenerateRequest, Message
+from ainet.api.logprobs import MOST_ALTERNATIVES
 from ainet.server.model_api.failures import bad
 from ainet.server.model_api.fields import Sampling
+from ainet.server.model_api.logprobs import ChatLogprobs
 
 #: What roles are called by chat templates.
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -52,20 +54,32 @@ class ChatRequest(Sampling, frozen=True, kw_only=True):
     max_completion_tokens: int | None = None
     response_format: ResponseFormat | None = None
     logprobs: bool | None = None
+    top_logprobs: int | None = None
     tools: list[Any] | None = None
     functions: list[Any] | None = None
     modalities: list[str] | None = None
     audio: Any = None
 
-    def to_generate(self) -> GenerateRequest:
-        """Return the request that a node answers; raises `UsageError` for what is not known here."""
-        for name in ("logprobs", "tools", "functions", "audio"):
+    def to_generate(self) -> list[list[GenerateRequest]]:
+        """Return the requests that a node answers; raises `UsageError` for what is not known here."""
+        for name in ("tools", "functions", "audio"):
             if getattr(self, name):
                 raise bad(name, f"{name} is not known to this node yet, and would change the answer.")
         if self.modalities not in (None, [], ["text"]):
             raise bad("modalities", f"modalities is {self.modalities}: answers are text.")
         most = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
-        return self.generate_request([_message(n, one) for n, one in enumerate(self.messages)], most, **self._format())
+        messages = [_message(n, one) for n, one in enumerate(self.messages)]
+        if not messages or not messages[-1].content.strip():
+            raise bad("messages", "There is nothing to answer: the question is empty.")
+        request = self.generate_request(messages, most, **self._format(), logprobs=self._alternatives())
+        return [self.several(request)]
+
+    def _alternatives(self) -> int | None:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise bad("top_logprobs", "top_logprobs needs logprobs to be true.")
+        if not 0 <= (self.top_logprobs or 0) <= MOST_ALTERNATIVES:
+            raise bad("top_logprobs", f"top_logprobs is {self.top_logprobs}: from 0 to {MOST_ALTERNATIVES} are told.")
+        return self.top_logprobs or 0 if self.logprobs else None
 
     def _format(self) -> dict[str, Any]:
         wanted = self.response_format
@@ -121,7 +135,7 @@ class ChatChoice(msgspec.Struct, frozen=True):
     message: ChatMessage
     finish_reason: str
     index: int = 0
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
 
 
 class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,7 +163,7 @@ class DeltaChoice(msgspec.Struct, frozen=True):
     delta: Delta
     finish_reason: str | None = None
     index: int = 0
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
 
 
 class ChatChunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):

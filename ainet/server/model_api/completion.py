@@ -7,13 +7,15 @@ from typing import Any, Literal
 import msgspec
 
 from ainet.api.generate import GenerateRequest, Message
+from ainet.api.logprobs import MOST_ALTERNATIVES
 from ainet.server.model_api.chat import Usage
 from ainet.server.model_api.failures import bad
-from ainet.server.model_api.fields import Sampling
+from ainet.server.model_api.fields import MOST_ANSWERS, Sampling
+from ainet.server.model_api.logprobs import TextLogprobs
 
 
 class CompletionRequest(Sampling, frozen=True, kw_only=True):
-    """A text that is to go on."""
+    """Texts that are to go on."""
 
     prompt: str | list[Any] = ""
     suffix: str | None = None
@@ -21,17 +23,59 @@ class CompletionRequest(Sampling, frozen=True, kw_only=True):
     logprobs: int | None = None
     best_of: int | None = None
 
-    def to_generate(self) -> GenerateRequest:
-        """Return the request that a node answers; raises `UsageError` for what is not known here."""
-        for name in ("suffix", "echo", "logprobs"):
-            if getattr(self, name):
-                raise bad(name, f"{name} is not known to this node yet, and would change the answer.")
-        if self.best_of not in (None, 1):
-            raise bad("best_of", f"best_of is {self.best_of}: one answer is given for each request.")
-        texts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
-        if len(texts) != 1 or not isinstance(texts[0], str):
-            raise bad("prompt", "prompt must be one text: several, and tokens, are not known to this node yet.")
-        return self.generate_request([Message("user", texts[0])], self.max_tokens, raw=True)
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """What is to go on: texts, or tokens. Raises `UsageError` for anything else."""
+        given = self.prompt
+        if isinstance(given, str) or (given and all(map(_is_token, given))):
+            return [given]
+        wrong = next((one for one in given if not isinstance(one, str) and not _is_tokens(one)), None)
+        if wrong is not None or not given:
+            raise bad("prompt", "prompt must be a text, tokens, or a list of texts or of lists of tokens.")
+        return given
+
+    @property
+    def is_prompt_alone(self) -> bool:
+        """Whether nothing but the prompt is wanted, with what is told of its tokens."""
+        return bool(self.echo) and self.max_tokens == 0
+
+    def to_generate(self) -> list[list[GenerateRequest]]:
+        """Return the requests that a node answers; raises `UsageError` for what makes no sense."""
+        if self.best_of is not None and self.best_of != self.n_answers:
+            raise bad("best_of", f"best_of is {self.best_of}: as many answers are given as are made, {self.n_answers}.")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_ALTERNATIVES:
+            raise bad("logprobs", f"logprobs is {self.logprobs}: from 0 to {MOST_ALTERNATIVES} alternatives are told.")
+        if self.suffix is not None and self.echo:
+            raise bad("echo", "What stands between two texts is told alone: no echo with suffix.")
+        prompts = self.prompts
+        if len(prompts) * self.n_answers > MOST_ANSWERS:
+            raise bad("prompt", f"A request has at most {MOST_ANSWERS} answers: n times the number of prompts.")
+        return [self.several(self._request(prompt)) for prompt in prompts]
+
+    def _request(self, prompt: str | list[int]) -> GenerateRequest:
+        is_text = isinstance(prompt, str)
+        if not prompt and not self.suffix:
+            raise bad("prompt", "There is nothing to go on with: the prompt is empty.")
+        if not is_text and self.suffix is not None:
+            raise bad("suffix", "A suffix goes with a text, not with tokens.")
+        return self.generate_request(
+            [Message("user", prompt)] if isinstance(prompt, str) else [],
+            1 if self.is_prompt_alone else self.max_tokens,
+            raw=is_text,
+            prompt=[] if isinstance(prompt, str) else prompt,
+            suffix=self.suffix,
+            logprobs=self.logprobs,
+            # What tokens say is known to the model alone.
+            scores_prompt=bool(self.echo) and (self.logprobs is not None or not is_text),
+        )
+
+
+def _is_token(one: Any) -> bool:
+    return isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 2**31
+
+
+def _is_tokens(one: Any) -> bool:
+    return isinstance(one, list) and bool(one) and all(map(_is_token, one))
 
 
 class CompletionChoice(msgspec.Struct, frozen=True):
@@ -40,11 +84,11 @@ class CompletionChoice(msgspec.Struct, frozen=True):
     text: str
     finish_reason: str | None = None
     index: int = 0
-    logprobs: None = None
+    logprobs: TextLogprobs | None = None
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """How a text goes on, or a part of it."""
+    """How texts go on, or a part of one."""
 
     id: str
     created: int

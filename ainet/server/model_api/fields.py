@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import msgspec
@@ -15,6 +16,8 @@ from ainet.server.model_api.failures import bad
 
 #: Most texts that end an answer, in their API.
 MOST_STOPS = 16
+#: Most answers to one request.
+MOST_ANSWERS = 128
 #: Digits of the largest token.
 LONGEST = 10
 
@@ -60,6 +63,21 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a stream ends with counts of tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
 
+    @property
+    def n_answers(self) -> int:
+        """How many answers each prompt gets; raises `UsageError` for none, and for too many."""
+        n = 1 if self.n is None else self.n
+        if not 1 <= n <= MOST_ANSWERS:
+            raise bad("n", f"n is {n}: a request has between 1 and {MOST_ANSWERS} answers.")
+        return n
+
+    def several(self, request: GenerateRequest) -> list[GenerateRequest]:
+        """Return the requests for all answers to one prompt, each with a seed of its own."""
+        seed = request.seed
+        if seed is None:
+            return [request] * self.n_answers
+        return [dataclasses.replace(request, seed=(seed + i) % 2**32) for i in range(self.n_answers)]
+
     def generate_request(self, messages: list[Message], most: int | None, **more: Any) -> GenerateRequest:
         """Return the request that a node answers; without `most` the answer may fill the context.
 
@@ -68,13 +86,9 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
         UsageError
             A value makes no sense, or is not known here.
         """
-        if self.n not in (None, 1):
-            raise bad("n", f"n is {self.n}: one answer is given for each request.")
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if len(stop) > MOST_STOPS or max(map(len, stop), default=0) > MAX_STOP:
             raise bad("stop", f"There may be {MOST_STOPS} stop texts of {MAX_STOP} characters.")
-        if not messages or not messages[-1].content.strip():
-            raise bad("messages", "There is nothing to answer: the question is empty.")
         if most is not None and not 1 <= most <= MOST_TOKENS:
             raise bad("max_tokens", f"max_tokens must lie between 1 and {MOST_TOKENS}.")
         ours = self.ainet or Ours()

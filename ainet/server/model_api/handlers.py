@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 from jupyter_server.auth.decorator import authorized
@@ -13,25 +13,36 @@ from tornado import web
 from tornado.iostream import StreamClosedError
 
 from ainet.api import models
-from ainet.api.generate import Done, Start, Text
+from ainet.api.generate import Done
 from ainet.errors import AinetError, NotFound, TooLarge, UsageError
 from ainet.server.base import MAX_BODY, MISTAKE, NodeHandler
 from ainet.server.model_api.chat import ChatRequest
 from ainet.server.model_api.completion import CompletionRequest
 from ainet.server.model_api.failures import Failure, FailureBody, detail, failure, retry_after
+from ainet.server.model_api.several import several
 from ainet.server.model_api.writers import ChatWriter, CompletionWriter
 from ainet.server.stream import with_pauses
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from ainet.api.generate import Event
+    from ainet.api.generate import GenerateRequest
     from ainet.api.models import ListedModel
+    from ainet.server.model_api.several import Numbered
     from ainet.server.model_api.writers import Writer
 
+Asked = TypeVar("Asked", bound=msgspec.Struct)
 PREFIX = "/ainet/v1/"
 #: A stream in which nothing was said for so many seconds says that it is alive.
 ALIVE = 5.0
+
+
+class Understood(NamedTuple):
+    """What is asked, in groups with the same prompt; who puts the answers into their form; whether they stream."""
+
+    groups: list[list[GenerateRequest]]
+    writer: Writer
+    streams: bool
 
 
 class ModelApiHandler(NodeHandler):
@@ -65,9 +76,6 @@ class ModelApiHandler(NodeHandler):
 class AnswerHandler(ModelApiHandler):
     """Answers a request, whole or as it grows; a closed connection ends the answer on every stage."""
 
-    asked: ClassVar[type[ChatRequest | CompletionRequest]]
-    writer: ClassVar[type[ChatWriter | CompletionWriter]]
-
     def initialize(self) -> None:
         super().initialize()
         self._answering: asyncio.Task[None] | None = None
@@ -77,14 +85,13 @@ class AnswerHandler(ModelApiHandler):
     async def post(self) -> None:
         """Answer."""
         try:
-            asked = self._read()
-            events = self.served.running_node().generate(asked.to_generate())
+            groups, writer, streams = self.understood()
+            events = several(self.served.running_node().generate, groups)
         except AinetError as error:
             self.fail(error)
             return
-        writer = self.writer(asked)
         self.connection.stream.set_nodelay(True)
-        answering = self._stream(events, writer) if asked.stream else self._whole(events, writer)
+        answering = self._stream(events, writer) if streams else self._whole(events, writer)
         self._answering = asyncio.create_task(answering)
         with contextlib.suppress(asyncio.CancelledError, StreamClosedError):
             await self._answering
@@ -95,43 +102,40 @@ class AnswerHandler(ModelApiHandler):
         if self._answering is not None:
             self._answering.cancel()
 
-    def _read(self) -> ChatRequest | CompletionRequest:
+    def understood(self) -> Understood:
+        """Return what is asked; raises AinetError."""
+        raise NotImplementedError
+
+    def read(self, kind: type[Asked]) -> Asked:
+        """Return the body of the request; raises AinetError for what is not understood."""
         if self.received > MAX_BODY:
             raise TooLarge(f"The request has {self.received} bytes; at most {MAX_BODY} are accepted.")
         try:
-            return msgspec.json.decode(bytes(self.body), type=self.asked)
+            return msgspec.json.decode(bytes(self.body), type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             where = re.search(r"`\$\.([^`]+)`|required field `([^`]+)`", str(exc))
             param = where[1] or where[2] if where is not None else None
             raise UsageError(f"The request is not understood: {exc}.", param=param) from exc
 
-    async def _whole(self, events: AsyncGenerator[Event, None], writer: Writer) -> None:
+    async def _whole(self, events: AsyncGenerator[Numbered, None], writer: Writer) -> None:
         try:
             async with contextlib.aclosing(events):
-                async for event in events:
-                    if isinstance(event, Done):
-                        self.finish(msgspec.json.encode(writer.whole(event)))
-                        return
+                done = {number: event async for number, event in events if isinstance(event, Done)}
+            self.finish(msgspec.json.encode(writer.whole([done[number] for number in sorted(done)])))
         except AinetError as error:
             self.fail(error)
 
-    async def _stream(self, events: AsyncGenerator[Event, None], writer: Writer) -> None:
-        has_begun = False
+    async def _stream(self, events: AsyncGenerator[Numbered, None], writer: Writer) -> None:
         try:
             async with contextlib.aclosing(with_pauses(events, ALIVE)) as heard:
-                async for event in heard:
-                    if isinstance(event, Start) and not has_begun:
-                        has_begun = True
-                        first = writer.begin(event.model)
-                        if first is not None:
-                            self._send(first)
-                    elif isinstance(event, Text) and event.text:
-                        self._send(writer.text(event.text))
-                    elif isinstance(event, Done):
-                        for chunk in writer.end(event):
-                            self._send(chunk)
-                    elif event is None:
+                async for told in heard:
+                    if told is None:
                         self._write(b": one moment\n\n")
+                        continue
+                    for chunk in writer.receive(*told):
+                        self._send(chunk)
+            for chunk in writer.end():
+                self._send(chunk)
         except (StreamClosedError, asyncio.CancelledError):
             raise
         except Exception as exc:
@@ -160,13 +164,19 @@ class AnswerHandler(ModelApiHandler):
 class ChatHandler(AnswerHandler):
     """``/v1/chat/completions``."""
 
-    asked, writer = ChatRequest, ChatWriter
+    def understood(self) -> Understood:
+        """Return what is asked; raises AinetError."""
+        asked = self.read(ChatRequest)
+        return Understood(asked.to_generate(), ChatWriter(asked), bool(asked.stream))
 
 
 class CompletionHandler(AnswerHandler):
     """``/v1/completions``."""
 
-    asked, writer = CompletionRequest, CompletionWriter
+    def understood(self) -> Understood:
+        """Return what is asked; raises AinetError."""
+        asked = self.read(CompletionRequest)
+        return Understood(asked.to_generate(), CompletionWriter(asked), bool(asked.stream))
 
 
 class ModelsHandler(ModelApiHandler):

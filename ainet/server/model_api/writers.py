@@ -4,46 +4,70 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
+from ainet.api.generate import Done, PromptScored, Start, Text
 from ainet.server.model_api import chat, completion
+from ainet.server.model_api.logprobs import TextScores, of_chat
 
 if TYPE_CHECKING:
-    from ainet.api.generate import Done
+    from collections.abc import Sequence
+
+    from ainet.api.generate import Event
+    from ainet.api.logprobs import TokenLogprob
+    from ainet.server.model_api.chat import ChatRequest
+    from ainet.server.model_api.completion import CompletionRequest
     from ainet.server.model_api.fields import Sampling
+    from ainet.server.model_api.logprobs import TextLogprobs
 
 #: Why answers end, in their words.
 FINISH = {"stop": "stop", "length": "length", "context": "length"}
+Asked = TypeVar("Asked", bound="Sampling")
 
 
 class Writer(Protocol):
-    """Puts an answer into the form in which a client knows it."""
+    """Puts the answers to one request into the form in which a client knows them."""
 
-    def begin(self, model: str) -> msgspec.Struct | None:
-        """Return the first chunk, if there is one before the first text."""
+    def receive(self, number: int, event: Event) -> list[msgspec.Struct]:
+        """Return the chunks that tell of an event of an answer."""
 
-    def text(self, piece: str) -> msgspec.Struct:
-        """Return the chunk with the next piece."""
+    def end(self) -> list[msgspec.Struct]:
+        """Return the chunks behind all answers."""
 
-    def end(self, done: Done) -> list[msgspec.Struct]:
-        """Return the last chunks."""
-
-    def whole(self, done: Done) -> msgspec.Struct:
-        """Return the whole answer."""
+    def whole(self, done: Sequence[Done]) -> msgspec.Struct:
+        """Return all answers, in their order."""
 
 
 class _Writer:
     def __init__(self, prefix: str, asked: Sampling) -> None:
-        self._asked = asked
+        self._counts = asked.includes_usage
+        self._n_answers = asked.n_answers
         self._id = f"{prefix}-{secrets.token_hex(12)}"
         self._created, self._model = int(time.time()), asked.model or ""
+        self._begun: set[int] = set()
+        self._done: dict[int, Done] = {}
+
+    def _begins(self, number: int, event: Event) -> bool:
+        """Note that an answer begins, where it does; when another pipeline goes on with it that is said again."""
+        if not isinstance(event, Start) or number in self._begun:
+            return False
+        self._begun.add(number)
+        self._model = event.model
+        return True
 
     @property
     def _no_usage(self) -> msgspec.UnsetType | None:
         """What chunks before the last one say of usage, where the last one counts."""
-        return None if self._asked.includes_usage else msgspec.UNSET
+        return None if self._counts else msgspec.UNSET
+
+    def _usage(self, done: Sequence[Done]) -> chat.Usage:
+        """Return the counts of all answers; a prompt counts once, however many answers it has."""
+        told = [one.timings for one in done[:: self._n_answers]]
+        prompt = sum(one.prompt_tokens for one in told)
+        n = sum(len(one.tokens) for one in done)
+        return chat.Usage(prompt, n, prompt + n, chat.PromptDetails(sum(one.reused_tokens for one in told)))
 
     def _named(self, **more: Any) -> dict[str, Any]:
         return {"id": self._id, "created": self._created, "model": self._model, **more}
@@ -52,76 +76,125 @@ class _Writer:
 class ChatWriter(_Writer):
     """Chats."""
 
-    def __init__(self, asked: Sampling) -> None:
+    def __init__(self, asked: ChatRequest) -> None:
         super().__init__("chatcmpl", asked)
 
-    def begin(self, model: str) -> msgspec.Struct | None:
-        """Return the first chunk: who speaks, and nothing yet; see `Writer`."""
-        self._model = model
-        return self._chunk(chat.Delta(role="assistant", content=""))
+    def receive(self, number: int, event: Event) -> list[msgspec.Struct]:
+        """Return who speaks, what is new of it, or why it ended; see `Writer`."""
+        if self._begins(number, event):
+            return [self._chunk(number, chat.Delta(role="assistant", content=""))]
+        if isinstance(event, Text) and (event.text or event.logprobs):
+            return [self._chunk(number, chat.Delta(content=event.text), event.logprobs)]
+        if isinstance(event, Done):
+            self._done[number] = event
+            return [self._chunk(number, chat.Delta(), finish=FINISH[event.finish], ainet=ours(event))]
+        return []
 
-    def text(self, piece: str) -> msgspec.Struct:
-        """Return the next piece; see `Writer`."""
-        return self._chunk(chat.Delta(content=piece))
+    def end(self) -> list[msgspec.Struct]:
+        """Return the counts, where they are asked for; see `Writer`."""
+        if not self._counts:
+            return []
+        done = [self._done[number] for number in sorted(self._done)]
+        return [chat.ChatChunk(**self._named(choices=[], usage=self._usage(done)))]
 
-    def end(self, done: Done) -> list[msgspec.Struct]:
-        """Return why it ended, and the counts, where they are asked for; see `Writer`."""
-        last = self._chunk(chat.Delta(), FINISH[done.finish], ainet=ours(done))
-        if not self._asked.includes_usage:
-            return [last]
-        return [last, chat.ChatChunk(**self._named(choices=[], usage=usage(done)))]
+    def whole(self, done: Sequence[Done]) -> msgspec.Struct:
+        """Return the whole answers; see `Writer`."""
+        self._model = done[0].model
+        choices = [
+            chat.ChatChoice(
+                chat.ChatMessage(one.text), FINISH[one.finish], number, of_chat(one.logprobs) if one.logprobs else None
+            )
+            for number, one in enumerate(done)
+        ]
+        return chat.ChatCompletion(**self._named(choices=choices, usage=self._usage(done), ainet=ours(done[0])))
 
-    def whole(self, done: Done) -> msgspec.Struct:
-        """Return the whole answer; see `Writer`."""
-        self._model = done.model
-        choice = chat.ChatChoice(chat.ChatMessage(done.text), FINISH[done.finish])
-        return chat.ChatCompletion(**self._named(choices=[choice], usage=usage(done), ainet=ours(done)))
-
-    def _chunk(self, delta: chat.Delta, finish: str | None = None, **more: Any) -> chat.ChatChunk:
-        return chat.ChatChunk(**self._named(choices=[chat.DeltaChoice(delta, finish)], usage=self._no_usage, **more))
+    def _chunk(
+        self,
+        number: int,
+        delta: chat.Delta,
+        logprobs: list[TokenLogprob] | None = None,
+        *,
+        finish: str | None = None,
+        **more: Any,
+    ) -> chat.ChatChunk:
+        choice = chat.DeltaChoice(delta, finish, number, of_chat(logprobs) if logprobs else None)
+        return chat.ChatChunk(**self._named(choices=[choice], usage=self._no_usage, **more))
 
 
 class CompletionWriter(_Writer):
     """Texts that go on."""
 
-    def __init__(self, asked: Sampling) -> None:
+    def __init__(self, asked: CompletionRequest) -> None:
         super().__init__("cmpl", asked)
+        self._echoes, self._is_prompt_alone = bool(asked.echo), asked.is_prompt_alone
+        self._prompts = [text if isinstance(text, str) else None for text in asked.prompts]
+        self._has_logprobs, self._has_alternatives = asked.logprobs is not None, bool(asked.logprobs)
+        self._scores: dict[int, TextScores] = {}
 
-    def begin(self, model: str) -> msgspec.Struct | None:
-        """Return nothing: the first chunk is text; see `Writer`."""
-        self._model = model
-        return None
+    def receive(self, number: int, event: Event) -> list[msgspec.Struct]:
+        """Return what is new of a text, or why it ended; see `Writer`."""
+        if self._begins(number, event) and self._echoes and (given := self._prompt(number)) is not None:
+            return [self._part(number, given)]
+        if isinstance(event, PromptScored):
+            # The text is told as a whole where it was given as a text.
+            text = b"".join(one.piece for one in event.logprobs).decode(errors="replace")
+            return [self._part(number, "" if self._prompt(number) is not None else text, event.logprobs)]
+        if isinstance(event, Text) and (event.text or event.logprobs) and not self._is_prompt_alone:
+            return [self._part(number, event.text, event.logprobs)]
+        if isinstance(event, Done):
+            self._done[number] = event
+            return [self._part(number, "", finish=FINISH[event.finish], ainet=ours(event))]
+        return []
 
-    def text(self, piece: str) -> msgspec.Struct:
-        """Return the next piece; see `Writer`."""
-        return self._part(completion.CompletionChoice(piece), usage=self._no_usage)
+    def end(self) -> list[msgspec.Struct]:
+        """Return the counts, where they are asked for; see `Writer`."""
+        if not self._counts:
+            return []
+        done = [self._done[number] for number in sorted(self._done)]
+        return [completion.Completion(**self._named(choices=[], usage=self._usage(done)))]
 
-    def end(self, done: Done) -> list[msgspec.Struct]:
-        """Return why it ended, and the counts, where they are asked for; see `Writer`."""
-        choice = completion.CompletionChoice("", FINISH[done.finish])
-        last = self._part(choice, usage=self._no_usage, ainet=ours(done))
-        if not self._asked.includes_usage:
-            return [last]
-        return [last, completion.Completion(**self._named(choices=[], usage=usage(done)))]
+    def whole(self, done: Sequence[Done]) -> msgspec.Struct:
+        """Return the whole texts; see `Writer`."""
+        self._model = done[0].model
+        choices = [self._choice(number, one) for number, one in enumerate(done)]
+        return completion.Completion(**self._named(choices=choices, usage=self._usage(done), ainet=ours(done[0])))
 
-    def whole(self, done: Done) -> msgspec.Struct:
-        """Return the whole text; see `Writer`."""
-        self._model = done.model
-        choice = completion.CompletionChoice(done.text, FINISH[done.finish])
-        return self._part(choice, usage=usage(done), ainet=ours(done))
+    def _choice(self, number: int, done: Done) -> completion.CompletionChoice:
+        before = ""
+        if self._echoes:
+            pieces = b"".join(one.piece for one in done.prompt_logprobs)
+            given = self._prompt(number)
+            before = pieces.decode(errors="replace") if given is None else given
+        said = "" if self._is_prompt_alone else done.text
+        tokens = [*done.prompt_logprobs, *([] if self._is_prompt_alone else done.logprobs)]
+        logprobs = self._scored(number, tokens)
+        return completion.CompletionChoice(before + said, FINISH[done.finish], number, logprobs)
 
-    def _part(self, choice: completion.CompletionChoice, **more: Any) -> completion.Completion:
-        return completion.Completion(**self._named(choices=[choice], **more))
+    def _prompt(self, number: int) -> str | None:
+        """Return the prompt of an answer, if it is a text."""
+        return self._prompts[number // self._n_answers]
 
+    def _scored(self, number: int, tokens: Sequence[TokenLogprob] | None) -> TextLogprobs | None:
+        if not tokens or not self._has_logprobs:
+            return None
+        scores = self._scores.setdefault(number, TextScores(has_alternatives=self._has_alternatives))
+        return scores.add(tokens)
 
-def usage(done: Done) -> chat.Usage:
-    """Return the counts of an answer's tokens."""
-    n, told = len(done.tokens), done.timings
-    details = chat.PromptDetails(told.reused_tokens)
-    return chat.Usage(told.prompt_tokens, n, told.prompt_tokens + n, details)
+    def _part(
+        self,
+        number: int,
+        text: str,
+        logprobs: Sequence[TokenLogprob] | None = None,
+        *,
+        finish: str | None = None,
+        **more: Any,
+    ) -> completion.Completion:
+        choice = completion.CompletionChoice(text, finish, number, self._scored(number, logprobs))
+        return completion.Completion(**self._named(choices=[choice], usage=self._no_usage, **more))
 
 
 def ours(done: Done) -> dict[str, Any]:
     """Return what only this node knows of an answer."""
-    found: dict[str, Any] = msgspec.to_builtins(done)
-    return {name: found[name] for name in ("placement", "timings", "seed", "notes", "citations", "bought")}
+    names = ("placement", "timings", "seed", "notes", "citations", "bought")
+    found: dict[str, Any] = msgspec.to_builtins({name: getattr(done, name) for name in names})
+    return found

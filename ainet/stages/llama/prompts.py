@@ -47,6 +47,39 @@ def plain(text: str, vocabulary: Vocabulary) -> Prompt:
     return Prompt(vocabulary.tokenize(_without_bos(text, vocabulary), special=True), [])
 
 
+def given(tokens: Sequence[int], vocabulary: Vocabulary) -> Prompt:
+    """Return tokens as they are; raises `UsageError` for what is none."""
+    wrong = [token for token in tokens if not 0 <= token < vocabulary.n_tokens]
+    if wrong:
+        raise UsageError(
+            f"The prompt names {wrong[0]}; the model's tokens are 0 to {vocabulary.n_tokens - 1}.", param="prompt"
+        )
+    return Prompt(np.array(tokens, np.int32), [])
+
+
+def between(prefix: str, suffix: str, vocabulary: Vocabulary) -> Prompt:
+    """Return what asks a model for the text between two others, either of which may be empty.
+
+    (Bavarian et al., "Efficient Training of Language Models to Fill in the Middle", 2022: prefix, suffix, middle.)
+
+    Raises
+    ------
+    UsageError
+        The model was not taught to.
+    """
+    marks = vocabulary.fill_in_marks
+    if marks is None:
+        raise UsageError(
+            "This model cannot fill in: it has no tokens for what stands before and behind. "
+            "Leave out the suffix, or take a model for code.",
+            param="suffix",
+        )
+    begin, behind, middle = ([mark] for mark in marks)
+    first = vocabulary.tokenize("", special=True)[: int(vocabulary.adds_bos)]
+    texts = (vocabulary.tokenize(text, special=False) for text in (prefix, suffix))
+    return Prompt(np.concatenate([first, begin, next(texts), behind, next(texts), middle]).astype(np.int32), [])
+
+
 def chat(messages: Sequence[Message], vocabulary: Vocabulary, template: str = "") -> Prompt:
     """Return a conversation in the model's own template, or in another one, up to the assistant's turn.
 

@@ -104,6 +104,13 @@ class Vocabulary:
         return bool(C.llama_vocab_is_eog(self.pointer, token))
 
     @functools.cached_property
+    def fill_in_marks(self) -> tuple[int, int, int] | None:
+        """The tokens before a prefix, a suffix and what is between them; None for a model that has none."""
+        marks = (C.llama_vocab_fim_pre(self.pointer), C.llama_vocab_fim_suf(self.pointer))
+        found = (*marks, C.llama_vocab_fim_mid(self.pointer))
+        return found if min(found) >= 0 else None
+
+    @functools.cached_property
     def template(self) -> ChatTemplate | None:
         """The model's own chat template; raises `ModelError` when it cannot be read."""
         source = self._metadata(b"tokenizer.chat_template")

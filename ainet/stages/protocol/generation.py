@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 
 from ainet.api.generate import Message
+from ainet.api.logprobs import MOST_ALTERNATIVES, TokenLogprob
 from ainet.stages.protocol.sampling_params import SamplingParams
 
 MAX_MESSAGE = 4 << 20  # bytes: a prompt of a million tokens, and nothing larger
@@ -76,6 +77,14 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     expected
         Tokens of an answer that was given elsewhere: instead of drawing others, it is judged how well each of them
         would have been drawn. `expects_end`: whether it ended by itself.
+    prompt
+        The tokens of the prompt, in place of `messages`.
+    suffix
+        With `raw`: a text that the answer leads up to.
+    logprobs
+        How many alternatives are told of each token of the answer, with how probable it was; None: none of that.
+    scores_prompt
+        Whether that is told of the prompt's tokens, too.
     """
 
     session: int
@@ -91,6 +100,10 @@ class Open(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     allowed: Annotated[int, msgspec.Meta(ge=0)] | None = None
     expected: list[int] = []
     expects_end: bool = False
+    prompt: list[int] = []
+    suffix: str | None = None
+    logprobs: Annotated[int, msgspec.Meta(ge=0, le=MOST_ALTERNATIVES)] | None = None
+    scores_prompt: bool = False
 
     @property
     def is_judging(self) -> bool:
@@ -158,10 +171,19 @@ class PromptRead(msgspec.Struct, tag=True, frozen=True):
     done: int
 
 
+class PromptScored(msgspec.Struct, tag=True, frozen=True):
+    """How probable the prompt's tokens were, from number `begin` on; told to those who want to hear it."""
+
+    session: int
+    begin: int
+    logprobs: list[TokenLogprob]
+
+
 class Text(msgspec.Struct, tag=True, frozen=True):
     """A piece of the answer, the tokens it came with, and the laps that brought several.
 
-    `margins`: where tokens are judged, how much better each of them could have been, from 0 to 1.
+    `margins`: where tokens are judged, how much better each of them could have been, from 0 to 1. `logprobs`: how
+    probable each of them was, where somebody wants to hear that.
     """
 
     session: int
@@ -169,6 +191,7 @@ class Text(msgspec.Struct, tag=True, frozen=True):
     tokens: list[int]
     laps: list[Lap] = []
     margins: list[float] = []
+    logprobs: list[TokenLogprob] = []
 
 
 class Done(msgspec.Struct, tag=True, frozen=True):
@@ -193,4 +216,4 @@ class Alive(msgspec.Struct, tag=True, frozen=True):
 
 
 Command = Open | Allow | Cancel | Suggest | Guess
-Event = Started | PromptRead | Text | Done | Failed | Alive | Guessed
+Event = Started | PromptRead | PromptScored | Text | Done | Failed | Alive | Guessed

@@ -46,6 +46,11 @@ class Cells:
         return 1 if self._exact else self._llama.n_ubatch
 
     @property
+    def is_exact(self) -> bool:
+        """Whether nothing may depend on which sessions share the stages."""
+        return self._exact
+
+    @property
     def keeps_answers(self) -> bool:
         """Whether an answer is kept with its question."""
         return self._exact and self._llama.can_keep

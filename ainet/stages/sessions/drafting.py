@@ -46,10 +46,10 @@ class Drafting:
         is_alone
             Whether no other session runs or waits.
         judged
-            Tokens that may be judged at once, where that is what the session is for.
+            Tokens that may be looked at together, where they are known: those of a prompt, or of an expected answer.
         """
-        if session.request.is_judging:
-            return session.expected_next(judged)
+        if (certain := session.certain_next(drawn.position, judged)) is not None:
+            return certain
         drafter = session.drafter
         if drafter is None:
             return []

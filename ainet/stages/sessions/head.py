@@ -19,6 +19,7 @@ from ainet.stages.protocol.generation import (
     Guessed,
     Open,
     PromptRead,
+    PromptScored,
     Started,
     Suggest,
     Text,
@@ -193,7 +194,7 @@ class Head:
                 session.reply(PromptRead(session.request.session, min(segment.end, len(session.prompt))))
             if not segment.outputs:
                 continue
-            if not session.has_begun:
+            if not session.has_begun and not session.scores_prompt:
                 self._keep(session, segment.end, segment.end)
             tried = len(session.draft)
             drawn = session.draw(segment, row - segment.outputs)
@@ -203,9 +204,11 @@ class Head:
             told.append((session, drawn, text))
             if drawn.finish is None and drawn.error is None:
                 is_alone = len(self._active) == 1 and not self._waiting
-                judged = (MAX_DRAFT + 1) // len(self._active) - 1  # all rows of a batch have room for their logits
+                # All rows of a batch have room for their logits; in exact mode it does not matter who else runs.
+                judged = (MAX_DRAFT + 1) // (self._most if self._cells.is_exact else len(self._active)) - 1
                 draft = self._drafting.after(session, drawn, tried, is_alone=is_alone, judged=judged)
-                step = Next(segment.slot, drawn.position, [drawn.tokens[-1], *draft])
+                last = drawn.tokens[-1] if drawn.tokens else int(session.prompt[drawn.position])
+                step = Next(segment.slot, drawn.position, [last, *draft])
                 if session.may_go_on:
                     following.append(step)
                 else:
@@ -214,8 +217,12 @@ class Head:
         self._ring.tokens(following)
         for session, drawn, said in told:
             text = session.say(drawn)[1] if said is None else said
+            number, scored = session.request.session, drawn.scored
+            if scored:
+                end = len(session.prompt) if drawn.tokens or drawn.finish or drawn.error else drawn.position + 1
+                session.reply(PromptScored(number, end - len(scored), scored))
             if drawn.tokens or drawn.margins:
-                session.reply(Text(session.request.session, text, drawn.tokens, drawn.laps, drawn.margins))
+                session.reply(Text(number, text, drawn.tokens, drawn.laps, drawn.margins, drawn.logprobs))
             if drawn.error is not None:
                 self._end(session, Failed(session.request.session, drawn.error.to_dict()))
             elif drawn.finish is not None:
@@ -258,14 +265,15 @@ class Head:
                 msg = f"The request cannot be answered ({type(exc).__name__}: {exc}); the engine's log has the details."
                 self._refuse(session, ModelError(msg))
                 continue
-            known = self._recovered.known(session)
+            known = 0 if session.scores_prompt else self._recovered.known(session)
             if known:
                 prefix, kept, taken = None, 0, self._recovered.cells_of(session.key)
             elif session.key in self._recovered:
                 self._recovered.give_up(session.key)
                 continue
             else:
-                (prefix, kept), taken = self._prefixes.find(session.prompt), 0
+                # Where every row's logits are wanted, every row is computed.
+                (prefix, kept), taken = (None, 0) if session.scores_prompt else self._prefixes.find(session.prompt), 0
             cells = self._cells.needed(session, prefix, taken=taken, known=known)
             if cells > self._cells.free(self._reserved) + taken:
                 if known and not self._active:  # there will never be more room for it than now
@@ -322,7 +330,7 @@ class Head:
             self._ring.prompt(session.slot, kept, session.prompt[kept:last], logits=False, is_last=session.is_sold)
             if session.generated:
                 self._ring.replay(session.slot, self._cells.replayed(session))
-        self._ring.prompt(session.slot, last, session.tokens[last:], logits=True, is_last=session.is_sold)
+        self._ring.prompt(session.slot, last, session.first_rows[last:], logits=True, is_last=session.is_sold)
 
     def _keep(self, session: Session, known: int, cells: int) -> None:
         """Have the stages keep the tokens that are known of a session, in this many cells: for the next question."""

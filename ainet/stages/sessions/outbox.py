@@ -49,7 +49,8 @@ class Outbox:
             if isinstance(last, Text) and isinstance(event, Text):
                 tokens, laps = [*last.tokens, *event.tokens], [*last.laps, *event.laps]
                 margins = [*last.margins, *event.margins]
-                self._events[-1] = Text(event.session, last.text + event.text, tokens, laps, margins)
+                logprobs = [*last.logprobs, *event.logprobs]
+                self._events[-1] = Text(event.session, last.text + event.text, tokens, laps, margins, logprobs)
             else:
                 self._events.append(event)
             self._is_due, self._is_text = True, isinstance(event, Text)

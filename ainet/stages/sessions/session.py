@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ainet.errors import PromptTooLong, UsageError
-from ainet.stages.llama.prompts import chat, plain
+from ainet.stages.llama.logprobs import token_logprob
+from ainet.stages.llama.prompts import Prompt, between, chat, given, plain
 from ainet.stages.llama.sampling import Sampler
 from ainet.stages.llama.vocabulary import TextStream, Vocabulary
 from ainet.stages.protocol.generation import Lap
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from ainet.api.logprobs import TokenLogprob
     from ainet.stages.llama.llama import Llama
-    from ainet.stages.llama.prompts import Prompt
     from ainet.stages.protocol.generation import Event, Open, Resume
     from ainet.stages.protocol.segments import Segment
     from ainet.stages.ring.ring import Next
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 class Drawn(NamedTuple):
     """Tokens that were drawn, the position of the last one, how the answer ended with them, and the draft, if any.
 
-    `error`: the grammar leaves no token to choose from.
+    `error`: the grammar leaves no token to choose from. `scored`: tokens of the prompt; where none was drawn, the last
+    one is at `position`.
     """
 
     tokens: list[int]
@@ -39,6 +41,8 @@ class Drawn(NamedTuple):
     laps: list[Lap]
     error: UsageError | None = None
     margins: list[float] = []  # noqa: RUF012 - nobody changes it
+    logprobs: list[TokenLogprob] = []  # noqa: RUF012
+    scored: list[TokenLogprob] = []  # noqa: RUF012
 
 
 class Session:
@@ -101,6 +105,7 @@ class Session:
         if not all(0 <= token < vocabulary.n_tokens for token in request.expected):
             raise UsageError("An answer cannot be judged: its tokens are not those of this model.")
         self._n_ctx, self._ends = llama.n_ctx, vocabulary.ends
+        self._llama, self._vocabulary = llama, vocabulary
         self._stream = TextStream(vocabulary, request.stop)
         self._sampler = Sampler(request.sampling, llama, vocabulary)
         if resume is not None:
@@ -155,12 +160,19 @@ class Session:
         if self.request.is_judging:
             return self._judge(segment, row)
         drawn: list[int] = []
+        logprobs: list[TokenLogprob] = []
+        scored: list[TokenLogprob] = []
+        if self.scores_prompt and segment.position == 0:
+            scored.append(self._logprob(int(self.prompt[0]), None))
         finish, error = None, None
         draft, self.draft = self.draft, []
         index = len(self.generated) - 1
         position = segment.end - segment.outputs
         for i in range(segment.outputs):
             position += 1
+            if position < len(self.prompt):
+                scored.append(self._logprob(int(self.prompt[position]), row + i))
+                continue
             try:
                 token = self._sampler.sample(position, row + i)
             except UsageError as exc:
@@ -170,14 +182,21 @@ class Session:
                 finish = "stop"
                 break
             drawn.append(token)
+            if self.request.logprobs is not None:
+                logprobs.append(self._logprob(token, row + i))
             self.generated.append(token)
             if (finish := self._fullness(position)) is not None:
                 break
             if i >= len(draft) or draft[i] != token:
                 break
-        self.has_leftovers = len(drawn) < segment.outputs
+        self.has_leftovers = bool(drawn or error) and len(drawn) + len(scored) < segment.outputs
         laps = [Lap(index, segment.rows, len(drawn))] if draft else []
-        return Drawn(drawn, position, finish, laps, error)
+        return Drawn(drawn, position, finish, laps, error, logprobs=logprobs, scored=scored)
+
+    def _logprob(self, token: int, row: int | None) -> TokenLogprob:
+        """Return how probable a token was by the logits of a row; None: nothing precedes it."""
+        logits = self._llama.logits(row) if row is not None else None
+        return token_logprob(token, logits, self.request.logprobs or 0, self._vocabulary)
 
     def _judge(self, segment: Segment, row: int) -> Drawn:
         """Judge the expected tokens after the rows of `segment` that have logits."""
@@ -204,11 +223,25 @@ class Session:
                 break
         return Drawn(judged, position, finish, [], margins=margins)
 
-    def expected_next(self, most: int) -> list[int]:
-        """Return the expected tokens after the next one, at most this many."""
-        at = len(self.generated)
-        self.draft = self.request.expected[at : at + most]
-        return self.draft
+    def certain_next(self, position: int, most: int) -> list[int] | None:
+        """Return the tokens after the one at `position`, at most this many, where they are known already; else None."""
+        if self.request.is_judging:
+            at = len(self.generated)
+            self.draft = self.request.expected[at : at + most]
+            return self.draft
+        if position < len(self.prompt):
+            return [int(token) for token in self.prompt[position + 1 : position + 1 + most]]
+        return None
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether somebody wants to hear how probable the tokens of its prompt are."""
+        return self.request.scores_prompt and not self.request.is_judging and not self.resumed
+
+    @property
+    def first_rows(self) -> NDArray[np.int32]:
+        """The tokens of which only the last one is followed by a token that is not known, or has to be scored."""
+        return self.tokens[:1] if self.scores_prompt else self.tokens
 
     @property
     def is_sold(self) -> bool:
@@ -241,7 +274,8 @@ class Session:
         for i, token in enumerate(drawn.tokens):
             text += self._stream.add(token)
             if self._stream.stopped:
-                return drawn._replace(tokens=drawn.tokens[: i + 1], finish="stop"), text
+                kept = drawn._replace(tokens=drawn.tokens[: i + 1], logprobs=drawn.logprobs[: i + 1], finish="stop")
+                return kept, text
         return drawn, text
 
     def held(self) -> str:
@@ -279,9 +313,13 @@ def _checked(resume: Resume, vocabulary: Vocabulary, n_ctx: int, max_tokens: int
 
 
 def _prompt(request: Open, vocabulary: Vocabulary, n_ctx: int) -> Prompt:
-    if not request.messages:
+    if not request.messages and not request.prompt:
         raise UsageError("There is nothing to answer: the request has no messages.")
-    if request.raw:
+    if request.prompt:
+        prompt = given(request.prompt, vocabulary)
+    elif request.raw and request.suffix is not None:
+        prompt = between(request.messages[-1].content, request.suffix, vocabulary)
+    elif request.raw:
         prompt = plain(request.messages[-1].content, vocabulary)
     else:
         prompt = chat(request.messages, vocabulary, request.template)

@@ -144,8 +144,8 @@ async def test_suggestions_save_laps_and_change_no_text(
     server = SessionServer(stage, credentials, log)
     stage.start(None, None)
     port = await server.start("127.0.0.1")
-    client = await SessionClient.connect(credentials, ("127.0.0.1", port), identity.id, EPOCH, "the stage")
     tokens, text = one_process(smollm2_path, QUESTION, GREEDY, 60, chunk=EXACT_UBATCH)
+    client = await SessionClient.connect(credentials, ("127.0.0.1", port), identity.id, EPOCH, "the stage")
     got, said, begun = [], "", 0
     try:
         async for event in client.ask(msgspec.structs.replace(ask(GREEDY, 60, QUESTION), session=1)):

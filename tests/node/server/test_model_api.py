@@ -24,6 +24,7 @@ from ainet.errors import (
     UsageError,
 )
 from ainet.executor.request import MOST_TOKENS
+from ainet.server.model_api.several import AT_ONCE
 
 pytestmark = pytest.mark.usefixtures("own_jupyter")
 HELLO = [{"role": "user", "content": "hi"}]
@@ -153,9 +154,11 @@ async def test_all_that_changes_an_answer_reaches_the_node(served, http):
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"n": 2}, "n"),
+        ({"n": 0}, "n"),
+        ({"n": 129}, "n"),
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"logprobs": True}, "logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"audio": {"voice": "x"}}, "audio"),
         ({"modalities": ["audio"]}, "modalities"),
         ({"response_format": {"type": "xml"}}, "response_format"),
@@ -187,9 +190,18 @@ async def test_what_cannot_be_done_is_refused_by_name(served, http, more, param)
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"prompt": [1, 2]}, "prompt"),
-        ({"prompt": ["a", "b"]}, "prompt"),
-        ({"echo": True}, "echo"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": ["a", 1]}, "prompt"),
+        ({"prompt": [True]}, "prompt"),
+        ({"prompt": [-1]}, "prompt"),
+        ({"prompt": {"a": 1}}, "prompt"),
+        ({"prompt": ["a"] * 65, "n": 2}, "prompt"),
+        ({"prompt": [1, 2], "suffix": "b"}, "suffix"),
+        ({"suffix": "b", "echo": True}, "echo"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"max_tokens": 0}, "max_tokens"),
         ({"best_of": 3}, "best_of"),
     ],
 )
@@ -197,6 +209,136 @@ async def test_texts_that_cannot_go_on_are_refused_by_name(served, http, more, p
     answer = await http.post("completions", json={"prompt": "a"} | more)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
     assert not served.node.requests
+
+
+async def test_several_answers_have_numbers(served, http):
+    asked = CHAT | {"n": 3, "seed": 5}
+    answer = (await http.post("chat/completions", json=asked)).json()
+    assert [one["index"] for one in answer["choices"]] == [0, 1, 2]
+    assert all(one["message"]["content"] for one in answer["choices"])
+    assert [request.seed for request in served.node.requests] == [5, 6, 7]
+    # The prompt counts once.
+    assert answer["usage"] | {"prompt_tokens_details": None} == {
+        "prompt_tokens": 3,
+        "completion_tokens": 9,
+        "total_tokens": 12,
+        "prompt_tokens_details": None,
+    }
+    told = chunks((await http.post("chat/completions", json=asked | {"stream": True})).text)
+    for number in range(3):
+        (own, finish) = zip(
+            *[(c["delta"], c["finish_reason"]) for one in told for c in one["choices"] if c["index"] == number],
+            strict=True,
+        )
+        assert own[0] == {"role": "assistant", "content": ""}
+        assert finish == (*[None] * (len(own) - 1), "length")
+
+
+async def test_several_prompts_go_on_in_their_order(served, http):
+    asked = {"prompt": ["a", "b"], "max_tokens": 2, "n": 2, "best_of": 2}
+    answer = (await http.post("completions", json=asked)).json()
+    assert [one["index"] for one in answer["choices"]] == [0, 1, 2, 3]
+    assert sorted(request.messages[0].content for request in served.node.requests) == ["a", "a", "b", "b"]
+    assert (answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]) == (6, 8)
+    served.node.requests.clear()
+    await http.post("completions", json={"prompt": [[1, 2], [3]], "max_tokens": 2})
+    assert sorted(request.prompt for request in served.node.requests) == [[1, 2], [3]]
+    assert not any(request.messages or request.raw for request in served.node.requests)
+
+
+async def test_not_more_than_some_grow_at_the_same_time_and_one_reads_the_prompt_first(served, http):
+    at_once, generate = [], served.node.generate
+
+    async def counted(request):
+        at_once.append((served.node.generating, request.messages[0].content, len(served.node.requests)))
+        async for event in generate(request):
+            yield event
+
+    served.node.generate = counted
+    await http.post("completions", json={"prompt": ["a", "b"], "n": 6, "max_tokens": 2})
+    assert len(at_once) == 12
+    assert max(running for running, *_ in at_once) == AT_ONCE - 1
+    # The first two are those of the two prompts.
+    assert {prompt for _, prompt, _ in at_once[:2]} == {"a", "b"}
+
+
+async def test_the_failure_of_one_answer_is_that_of_the_request(served, http):
+    served.node.late_error = StageLost("A stage was lost.")
+    asked = {"prompt": ["a", "b"], "max_tokens": 9}
+    assert (await http.post("completions", json=asked)).status_code == 500
+    await until(lambda: served.node.generating == 0)
+    text = (await http.post("completions", json=asked | {"stream": True})).text
+    assert "A stage was lost." in text
+    await until(lambda: served.node.generating == 0)
+
+
+async def test_chats_tell_how_probable_their_tokens_were(served, http):
+    asked = CHAT | {"logprobs": True, "top_logprobs": 2}
+    (choice,) = (await http.post("chat/completions", json=asked)).json()["choices"]
+    told = choice["logprobs"]["content"]
+    assert [one["token"] for one in told] == ["w0 ", "w1 ", "w2 "]
+    assert told[1] == {
+        "token": "w1 ",
+        "bytes": [119, 49, 32],
+        "logprob": -0.5,
+        "top_logprobs": [
+            {"token": "w1 ", "bytes": [119, 49, 32], "logprob": -0.5},
+            {"token": "bytes:\\xe2", "bytes": [226], "logprob": -1.5},
+        ],
+    }
+    streamed = chunks((await http.post("chat/completions", json=asked | {"stream": True})).text)
+    found = [one["choices"][0]["logprobs"] for one in streamed]
+    assert [one for part in found if part for one in part["content"]] == told
+    assert [request.logprobs for request in served.node.requests] == [2, 2]
+    await http.post("chat/completions", json=CHAT | {"logprobs": True})
+    assert served.node.requests[-1].logprobs == 0
+
+
+async def test_texts_tell_how_probable_their_tokens_were(served, http):
+    asked = {"prompt": "p0 p1 p2 ", "max_tokens": 2, "logprobs": 1}
+    (choice,) = (await http.post("completions", json=asked)).json()["choices"]
+    assert choice["logprobs"] == {
+        "tokens": ["w0 ", "w1 "],
+        "token_logprobs": [-0.5, -0.5],
+        "top_logprobs": [{"w0 ": -0.5, "bytes:\\xe2": -1.5}, {"w1 ": -0.5, "bytes:\\xe2": -1.5}],
+        "text_offset": [0, 3],
+    }
+    assert not served.node.requests[0].scores_prompt
+    for prompt in ("p0 p1 p2 ", [0, 1, 2]):
+        echoed = asked | {"prompt": prompt, "echo": True}
+        (whole,) = (await http.post("completions", json=echoed)).json()["choices"]
+        assert whole["text"] == "p0 p1 p2 w0 w1 "
+        assert whole["logprobs"]["tokens"] == ["p0 ", "p1 ", "p2 ", "w0 ", "w1 "]
+        assert whole["logprobs"]["text_offset"] == [0, 3, 6, 9, 12]
+        parts = [
+            one["choices"][0] for one in chunks((await http.post("completions", json=echoed | {"stream": True})).text)
+        ]
+        assert "".join(one["text"] for one in parts) == whole["text"]
+        for name, told in whole["logprobs"].items():
+            assert [one for part in parts if part["logprobs"] for one in part["logprobs"][name]] == told
+        # Of the prompt alone.
+        (alone,) = (await http.post("completions", json=echoed | {"max_tokens": 0})).json()["choices"]
+        assert alone["text"] == "p0 p1 p2 "
+        assert alone["logprobs"]["tokens"] == ["p0 ", "p1 ", "p2 "]
+        assert served.node.requests[-1].max_tokens == 1
+
+
+async def test_an_echo_repeats_the_prompt(served, http):
+    (choice,) = (await http.post("completions", json={"prompt": "Once ", "max_tokens": 1, "echo": True})).json()[
+        "choices"
+    ]
+    assert (choice["text"], choice["logprobs"]) == ("Once w0 ", None)
+    assert not served.node.requests[0].scores_prompt
+    asked = {"prompt": [0, 1, 2], "max_tokens": 1, "echo": True, "stream": True}
+    parts = [one["choices"][0] for one in chunks((await http.post("completions", json=asked)).text)]
+    assert "".join(one["text"] for one in parts) == "p0 p1 p2 w0 "
+    assert not any(one["logprobs"] for one in parts)
+
+
+async def test_a_suffix_goes_along(served, http):
+    await http.post("completions", json={"prompt": "", "suffix": "end", "max_tokens": 1})
+    (request,) = served.node.requests
+    assert (request.messages[0].content, request.suffix, request.raw) == ("", "end", True)
 
 
 @pytest.mark.parametrize(

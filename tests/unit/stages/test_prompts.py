@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given as examples
 from hypothesis import strategies as st
 from support.chat_templates import TEMPLATES
+from support.tiny_models import TOKENS, write_model
 
 from ainet.api.generate import Message
 from ainet.errors import UsageError
 from ainet.stages.llama.chat_template import ChatTemplate
 from ainet.stages.llama.llama import Llama
-from ainet.stages.llama.prompts import AS_CHATML, SYSTEM_IN_FRONT, chat, plain
+from ainet.stages.llama.prompts import AS_CHATML, SYSTEM_IN_FRONT, between, chat, given, plain
 from ainet.stages.llama.vocabulary import Vocabulary
 
 #: The marks of the tests' templates, and control tokens of the tests' model.
@@ -91,7 +92,7 @@ def test_control_tokens_in_a_turn_are_text(any_template, text):
     assert shown(any_template, tokens).count(text.strip()) >= 3
 
 
-@given(
+@examples(
     st.lists(
         st.sampled_from([*HOSTILE, " ", "\n", "x", "<", "|>", "\ufdd0", "s\xe9"])
         | st.text(st.characters(max_codepoint=0x9FFF, exclude_categories=["C"]), max_size=5),
@@ -107,7 +108,9 @@ def test_whatever_a_turn_says_the_template_alone_has_control_tokens(vocabulary, 
     assert text.replace("\0", "") in shown(vocabulary, tokens).replace("\0", "")
 
 
-@given(st.lists(st.sampled_from([" ", "\n", "x", "<", "|>", "word", "  two", "\xe9", "\t"]), max_size=12).map("".join))
+@examples(
+    st.lists(st.sampled_from([" ", "\n", "x", "<", "|>", "word", "  two", "\xe9", "\t"]), max_size=12).map("".join)
+)
 def test_a_turn_that_spells_none_has_the_tokens_that_it_has_beside_one_that_does(vocabulary, text):
     """So what was computed for a conversation stays of use when its next question spells a control token."""
     first = [Message("user", text), Message("assistant", "Yes.")]
@@ -184,3 +187,30 @@ def test_the_models_own_template_is_used(vocabulary):
 
 def test_control_tokens_of_raw_text_count(vocabulary):
     assert len(plain("<|im_start|>x", vocabulary).tokens) == 2
+
+
+def test_tokens_are_taken_as_they_are(vocabulary):
+    assert given([5, 0, 49151], vocabulary).tokens.tolist() == [5, 0, 49151]
+    for wrong in (-1, 49152):
+        with pytest.raises(UsageError, match=f"names {wrong}"):
+            given([1, wrong], vocabulary)
+
+
+def test_what_stands_between_two_texts_is_asked_for_with_the_models_own_marks(tmp_path):
+    marks = {"fim_pre": 40, "fim_suf": 41, "fim_mid": 42}
+    with Llama(write_model(tmp_path / "a", "llama", 1, tokens=marks), hidden_out=False, n_ctx=64) as llama:
+        vocabulary = Vocabulary(llama)
+        assert vocabulary.adds_bos
+        words = {text: vocabulary.tokenize(text, special=False).tolist() for text in ("a", "the", "")}
+        assert words["a"]
+        assert not words[""]
+        for before, behind in (("a", "the"), ("", "the"), ("a", "")):
+            tokens = between(before, behind, vocabulary).tokens.tolist()
+            assert tokens == [TOKENS.index("<s>"), 40, *words[before], 41, *words[behind], 42]
+
+
+def test_a_mark_that_is_missing_is_said(tmp_path, vocabulary):
+    with Llama(write_model(tmp_path / "a", "llama", 1, tokens={"fim_pre": 40}), hidden_out=False, n_ctx=64) as llama:
+        for one in (Vocabulary(llama), vocabulary):
+            with pytest.raises(UsageError, match="cannot fill in"):
+                between("a", "b", one)
