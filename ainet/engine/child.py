@@ -219,6 +219,8 @@ def _environment(run_dir: Path) -> dict[str, str]:
     return {
         **kept,
         **threads,
+        # What a stage frees goes back to the system.
+        "MALLOC_TRIM_THRESHOLD_": "65536",
         # The same modules as in this process, whatever put them on its path; `-P` keeps the current folder off it.
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "TMPDIR": str(run_dir),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ainet.engine.forks import IS_POSSIBLE, serve_forks, use_forks
 from ainet.engine.program import Program, main
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from distributed import Nanny
@@ -19,6 +21,8 @@ class EngineProgram(Program):
     """Commands of the engine process."""
 
     commands: ClassVar[frozenset[str]] = frozenset({"start", "grow", "retire", "workers"})
+    #: Whether workers are forks of what this process was at its beginning.
+    has_forks: ClassVar[bool] = False
 
     def __init__(self, run_dir: Path, answers: int) -> None:
         super().__init__(run_dir, answers)
@@ -27,12 +31,23 @@ class EngineProgram(Program):
         self._names = 0
         self._growing = asyncio.Lock()
 
+    @classmethod
+    def prepare(cls, run_dir: Path, pipes: Sequence[int]) -> None:
+        """Import what workers need, of which they will be forks."""
+        if IS_POSSIBLE:
+            from ainet.engine.servers import WORKER_MODULES
+
+            serve_forks(run_dir, pipes, ["ainet.engine.servers", *WORKER_MODULES])
+            cls.has_forks = True
+
     async def start(self, ca: str, cert: str, key: str) -> dict[str, Any]:
         """Start the scheduler; workers come with `grow`."""
         from ainet.engine.certificates import DaskCredentials
         from ainet.engine.servers import ACTORS_ONLY, ActorScheduler, configure
 
         configure(str(self.run_dir), ACTORS_ONLY)
+        if self.has_forks:
+            use_forks()
         self._security = DaskCredentials(ca, cert, key).security()
         self._scheduler = await ActorScheduler(
             host=HOST, port=0, protocol="tls://", security=self._security, dashboard=False

@@ -17,10 +17,13 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ainet.engine.exit_deadline import ExitDeadline, end_resource_tracker, kill_descendants
 from ainet.timing import TIMING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: The log is looked at this often (s) and emptied when it is longer than this (bytes); one older part is kept.
 LOG_SECONDS = 10.0
@@ -42,6 +45,10 @@ class Program:
         #: Status with which the process then ends.
         self.exit_code = 0
         self._answers = answers
+
+    @classmethod
+    def prepare(cls, run_dir: Path, pipes: Sequence[int]) -> None:
+        """Do what has to be done before there are any threads; `pipes` lead to the parent. What fails is logged."""
 
     async def stop(self) -> None:
         """Close in order what ``start`` opened; called once, at the end."""
@@ -104,6 +111,10 @@ def main(program: type[Program]) -> None:
     os.environ.pop("PYTHONPATH", None)
     commands, answers = _take_pipes()
     _end_with_parent()
+    try:
+        program.prepare(run_dir, (commands, answers))
+    except Exception:  # `start` meets it again, and can say so
+        traceback.print_exc()
     deadline = ExitDeadline(TIMING.child_orderly, run_dir)
     code = 1
     try:

@@ -31,11 +31,13 @@ LEAN: dict[str, Any] = {
     "distributed.admin.system-monitor.gil.enabled": False,
     "distributed.diagnostics.nvml": False,
 }
+#: What a stage needs.
+WORKER_MODULES = ["ainet.stages.actor", "ainet.stages.stage", "ainet.stages.session_server"]
 #: The node's own cluster runs actors on workers that are chosen by address: there is nothing to balance. Its workers
 #: import llama.cpp before they are needed, so that a stage is loaded without that wait.
 ACTORS_ONLY: dict[str, Any] = {
-    "distributed.worker.preload": ["ainet.stages.actor", "ainet.stages.stage", "ainet.stages.session_server"],
-    "distributed.worker.preload-argv": [[], [], []],
+    "distributed.worker.preload": WORKER_MODULES,
+    "distributed.worker.preload-argv": [[] for _ in WORKER_MODULES],
     "distributed.scheduler.work-stealing": False,
     "distributed.scheduler.active-memory-manager.start": False,
     "distributed.worker.memory.target": False,

@@ -24,6 +24,7 @@ from support.processes import family, line, living, ports, python, until
 from ainet.config import AinetConfig
 from ainet.engine.certificates import ClusterCA
 from ainet.engine.engine import Engine
+from ainet.engine.forks import IS_POSSIBLE
 from ainet.errors import AinetError, PeerUnreachable
 from ainet.resources.monitor import pss
 
@@ -203,6 +204,29 @@ async def test_a_killed_worker_is_reported_at_once_and_comes_back(engine: Engine
     await until(lambda: len(engine.workers()) == 2)
     assert {worker.pid for worker in engine.workers()} & {worker.pid for worker in before} == {before[1].pid}
     assert sorted(await pids(engine)) == sorted(worker.pid for worker in engine.workers())
+
+
+@pytest.mark.skipif(not IS_POSSIBLE, reason="workers are forks on Linux only")
+async def test_workers_are_forks_that_share_what_was_imported_and_come_back_without_their_server(
+    engine: Engine,
+) -> None:
+    workers = await engine.ensure_workers(2)
+    (server,) = {psutil.Process(worker.pid).ppid() for worker in workers}
+    assert psutil.Process(server).ppid() == engine.scheduler_pid
+    for worker in workers:
+        assert pss(worker.pid) < 0.7 * psutil.Process(worker.pid).memory_info().rss
+    lost: set[str] = set()
+    engine.on_worker_lost(lost.add)
+    os.kill(server, signal.SIGKILL)
+    await until(lambda: lost == {worker.address for worker in workers})
+    assert len(await engine.ensure_workers(3)) == 3
+    await until(
+        lambda: (
+            not living(
+                [psutil.Process(pid) for pid in (server, *(one.pid for one in workers)) if psutil.pid_exists(pid)]
+            )
+        )
+    )
 
 
 async def test_a_retired_worker_ends_and_is_not_reported(engine: Engine) -> None:
