@@ -109,6 +109,8 @@ def _check_prompt(request: GenerateRequest) -> None:
     """Raise `UsageError` where it is not clear what is to go on."""
     if request.prompt and (request.messages or request.suffix is not None):
         raise UsageError("A prompt is tokens or text, not both.", param="prompt")
+    if not all(0 <= token < MOST_TOKENS for token in request.prompt):
+        raise UsageError("The prompt names a number that is no token.", param="prompt")
     if request.suffix is not None and not (request.raw and request.messages):
         raise UsageError("A suffix goes with a text that is to be continued.", param="suffix")
     last = request.messages[-1].content if request.messages else ""

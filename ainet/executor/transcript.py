@@ -94,7 +94,7 @@ class Transcript:
                     yield shown.Progress(text="reading the question", done=event.done, total=n_tokens, unit="tokens")
             case PromptScored():
                 # Another pipeline may begin anew.
-                self._scored = [*self._scored[: event.begin], *event.logprobs]
+                self._scored[event.begin :] = event.logprobs
                 yield shown.PromptScored(begin=event.begin, logprobs=event.logprobs)
             case Text():
                 self._last = time.monotonic()

@@ -9,7 +9,7 @@ import numpy as np
 
 from ainet.stages.llama.llama import Llama
 from ainet.stages.protocol.segments import Segment
-from ainet.stages.sessions.drafts import MAX_DRAFT
+from ainet.stages.sessions.drafts import most_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ def load(spec: StageSpec, shard: Shard, aborted: Callable[[float], bool]) -> Lla
         n_ctx=spec.n_ctx,
         n_ubatch=spec.n_ubatch,
         n_slots=spec.n_slots,
-        n_outputs=max(spec.sessions, MAX_DRAFT + 1),
+        n_outputs=most_outputs(spec.sessions) + 1,  # and one behind the end of a prompt
         threads=spec.threads,
         gpu=spec.gpu,
         experts_on_host=spec.experts_on_host,

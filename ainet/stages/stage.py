@@ -26,6 +26,7 @@ from ainet.stages.ring.inbox import Inbox
 from ainet.stages.ring.kept_states import KeptStates
 from ainet.stages.ring.ring import LAST, Ring
 from ainet.stages.sessions.composer import Composer
+from ainet.stages.sessions.drafts import most_outputs
 from ainet.stages.sessions.head import Head
 from ainet.timing import TIMING, Timing
 
@@ -124,7 +125,8 @@ class Stage:
             pace = measure_pace(self.llama, self._embedding, spec, shard)
         self._pace, self._token_seconds = pace, pace.token_seconds
         n_groups = 1 if pace.rows_are_free else spec.n_devices or spec.n_stages
-        self._composer = Composer(pace.chunk, n_groups, equal_rows=self.llama.has_state)
+        outputs = most_outputs(spec.sessions)
+        self._composer = Composer(pace.chunk, n_groups, outputs, equal_rows=self.llama.has_state)
         #: The number of calls of llama.cpp.
         self.decodes = 0
         self._thread: threading.Thread | None = None

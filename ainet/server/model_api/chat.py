@@ -75,7 +75,7 @@ class ChatRequest(Sampling, frozen=True, kw_only=True):
         return [self.several(request)]
 
     def _alternatives(self) -> int | None:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise bad("top_logprobs", "top_logprobs needs logprobs to be true.")
         if not 0 <= (self.top_logprobs or 0) <= MOST_ALTERNATIVES:
             raise bad("top_logprobs", f"top_logprobs is {self.top_logprobs}: from 0 to {MOST_ALTERNATIVES} are told.")

@@ -45,7 +45,7 @@ class CompletionRequest(Sampling, frozen=True, kw_only=True):
             raise bad("best_of", f"best_of is {self.best_of}: as many answers are given as are made, {self.n_answers}.")
         if self.logprobs is not None and not 0 <= self.logprobs <= MOST_ALTERNATIVES:
             raise bad("logprobs", f"logprobs is {self.logprobs}: from 0 to {MOST_ALTERNATIVES} alternatives are told.")
-        if self.suffix is not None and self.echo:
+        if self.suffix and self.echo:
             raise bad("echo", "What stands between two texts is told alone: no echo with suffix.")
         prompts = self.prompts
         if len(prompts) * self.n_answers > MOST_ANSWERS:
@@ -56,14 +56,14 @@ class CompletionRequest(Sampling, frozen=True, kw_only=True):
         is_text = isinstance(prompt, str)
         if not prompt and not self.suffix:
             raise bad("prompt", "There is nothing to go on with: the prompt is empty.")
-        if not is_text and self.suffix is not None:
+        if not is_text and self.suffix:
             raise bad("suffix", "A suffix goes with a text, not with tokens.")
         return self.generate_request(
             [Message("user", prompt)] if isinstance(prompt, str) else [],
             1 if self.is_prompt_alone else self.max_tokens,
             raw=is_text,
             prompt=[] if isinstance(prompt, str) else prompt,
-            suffix=self.suffix,
+            suffix=self.suffix or None,
             logprobs=self.logprobs,
             # What tokens say is known to the model alone.
             scores_prompt=bool(self.echo) and (self.logprobs is not None or not is_text),

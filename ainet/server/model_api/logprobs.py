@@ -70,25 +70,54 @@ def of_chat(tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
 
 
 class TextScores:
-    """Makes the form of texts, piece by piece.
+    """Makes the form of a text, piece by piece.
 
     Parameters
     ----------
     has_alternatives
         Whether alternatives are told.
+    given
+        The prompt, where it is a text that is told as a whole: its tokens may say a little more.
     """
 
-    def __init__(self, *, has_alternatives: bool) -> None:
-        self._has_alternatives = has_alternatives
+    def __init__(self, *, has_alternatives: bool, given: str | None = None) -> None:
+        self._has_alternatives, self._given = has_alternatives, given
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._offset = 0
+        self._offset = self._told = 0
 
-    def add(self, tokens: Sequence[TokenLogprob]) -> TextLogprobs:
-        """Return the next tokens."""
+    def prompt(self, begin: int, tokens: Sequence[TokenLogprob]) -> tuple[str, TextLogprobs | None]:
+        """Return what is new of the prompt's tokens, which may be told again; its text only where it was not given."""
+        new = tokens[max(0, self._told - begin) :]
+        self._told = max(self._told, begin + len(tokens))
+        texts = [self._decoder.decode(one.piece) for one in new]
+        offsets = [self._pass(text) for text in texts]
+        text = "".join(texts) if self._given is None else ""
+        return text, self._form(new, offsets) if new else None
+
+    def answer(self, tokens: Sequence[TokenLogprob]) -> TextLogprobs | None:
+        """Return the next tokens of the answer."""
+        if self._given is not None:
+            self._offset, self._given = len(self._given), None
         offsets = []
         for one in tokens:
             offsets.append(self._offset)
             self._offset += len(self._decoder.decode(one.piece))
+        return self._form(tokens, offsets) if tokens else None
+
+    def _pass(self, text: str) -> int:
+        """Pass a token of the prompt; returns where it begins."""
+        begin = self._offset
+        if self._given is None:
+            self._offset += len(text)
+            return begin
+        # Some vocabularies begin a text with a space, and with a token that is no text.
+        for one in (text, text.removeprefix(" ")):
+            if self._given.startswith(one, begin):
+                self._offset += len(one)
+                break
+        return begin
+
+    def _form(self, tokens: Sequence[TokenLogprob], offsets: list[int]) -> TextLogprobs:
         top = [_alternatives(one) for one in tokens] if self._has_alternatives else None
         return TextLogprobs([name(one.piece) for one in tokens], [one.logprob for one in tokens], top, offsets)
 

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, TypeAlias
 
-from ainet.api.generate import Done, Event, GenerateRequest, Text
+from ainet.api.generate import Done, Event, GenerateRequest, Start, Text
+from ainet.errors import AinetError, Busy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -52,6 +53,7 @@ async def several(
             elif isinstance(told, BaseException):
                 raise told
             else:
+                running.heard()
                 yield told
     finally:
         await running.end()
@@ -61,29 +63,62 @@ class _Running:
     """Answers that grow, or are about to."""
 
     def __init__(self, generate: Callable[[GenerateRequest], AsyncGenerator[Event, None]]) -> None:
-        self.told: asyncio.Queue[Numbered | BaseException | None] = asyncio.Queue(MOST_WAITING)
+        self.told: asyncio.Queue[Numbered | BaseException | None] = asyncio.Queue()
         self._generate = generate
         self._room = asyncio.Semaphore(AT_ONCE)
+        #: How many events wait to be heard.
+        self._unheard = asyncio.Semaphore(MOST_WAITING)
         self._tasks: list[asyncio.Task[None]] = []
+        self._n_growing = 0
+        self._one_ended = asyncio.Event()
 
     def begin(self, number: int, request: GenerateRequest, is_read: asyncio.Event, *, is_first: bool) -> None:
-        self._tasks.append(asyncio.create_task(self._run(number, request, is_read, is_first=is_first)))
+        """Let an answer grow when its turn comes."""
+        task = asyncio.create_task(self._run(number, request, is_read, is_first=is_first))
+        task.add_done_callback(self._tell_end)
+        self._tasks.append(task)
+
+    def heard(self) -> None:
+        """Let the next event come."""
+        self._unheard.release()
 
     async def end(self) -> None:
+        """End what still grows."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _tell_end(self, task: asyncio.Task[None]) -> None:
+        self.told.put_nowait(AinetError("An answer was cancelled.") if task.cancelled() else task.exception())
 
     async def _run(self, number: int, request: GenerateRequest, is_read: asyncio.Event, *, is_first: bool) -> None:
         try:
             if not is_first:
                 await is_read.wait()
-            async with self._room, contextlib.aclosing(self._generate(request)) as events:
+            async with self._room:
+                while not await self._grow(number, request, is_read):
+                    self._one_ended.clear()
+                    await self._one_ended.wait()
+        finally:
+            is_read.set()
+
+    async def _grow(self, number: int, request: GenerateRequest, is_read: asyncio.Event) -> bool:
+        """Tell of an answer; returns whether there was room for it, beside the others of the same request."""
+        self._n_growing += 1
+        has_begun = False
+        try:
+            async with contextlib.aclosing(self._generate(request)) as events:
                 async for event in events:
                     if isinstance(event, Text | Done):
                         is_read.set()
-                    await self.told.put((number, event))
-        except Exception as exc:
-            await self.told.put(exc)
-        else:
-            await self.told.put(None)
+                    has_begun = has_begun or isinstance(event, Start)
+                    await self._unheard.acquire()
+                    self.told.put_nowait((number, event))
+        except Busy:
+            if has_begun or self._n_growing == 1:
+                raise
+            return False
+        finally:
+            self._n_growing -= 1
+            self._one_ended.set()
+        return True

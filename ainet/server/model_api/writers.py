@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import time
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -10,7 +11,7 @@ import msgspec
 
 from ainet.api.generate import Done, PromptScored, Start, Text
 from ainet.server.model_api import chat, completion
-from ainet.server.model_api.logprobs import TextScores, of_chat
+from ainet.server.model_api.logprobs import TextLogprobs, TextScores, of_chat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from ainet.server.model_api.chat import ChatRequest
     from ainet.server.model_api.completion import CompletionRequest
     from ainet.server.model_api.fields import Sampling
-    from ainet.server.model_api.logprobs import TextLogprobs
 
 #: Why answers end, in their words.
 FINISH = {"stop": "stop", "length": "length", "context": "length"}
@@ -129,20 +129,19 @@ class CompletionWriter(_Writer):
         self._echoes, self._is_prompt_alone = bool(asked.echo), asked.is_prompt_alone
         self._prompts = [text if isinstance(text, str) else None for text in asked.prompts]
         self._has_logprobs, self._has_alternatives = asked.logprobs is not None, bool(asked.logprobs)
-        self._scores: dict[int, TextScores] = {}
+        self._told: dict[int, TextScores] = {}
 
     def receive(self, number: int, event: Event) -> list[msgspec.Struct]:
         """Return what is new of a text, or why it ended; see `Writer`."""
         if self._begins(number, event) and self._echoes and (given := self._prompt(number)) is not None:
             return [self._part(number, given)]
         if isinstance(event, PromptScored):
-            # The text is told as a whole where it was given as a text.
-            text = b"".join(one.piece for one in event.logprobs).decode(errors="replace")
-            return [self._part(number, "" if self._prompt(number) is not None else text, event.logprobs)]
+            text, told = self._scores(number).prompt(event.begin, event.logprobs)
+            return [self._part(number, text, told)] if told is not None else []
         if isinstance(event, Text) and (event.text or event.logprobs) and not self._is_prompt_alone:
-            return [self._part(number, event.text, event.logprobs)]
+            return [self._part(number, event.text, self._scores(number).answer(event.logprobs))]
         if isinstance(event, Done):
-            self._done[number] = event
+            event = self._done[number] = self._shown(event)
             return [self._part(number, "", finish=FINISH[event.finish], ainet=ours(event))]
         return []
 
@@ -156,41 +155,50 @@ class CompletionWriter(_Writer):
     def whole(self, done: Sequence[Done]) -> msgspec.Struct:
         """Return the whole texts; see `Writer`."""
         self._model = done[0].model
+        done = [self._shown(one) for one in done]
         choices = [self._choice(number, one) for number, one in enumerate(done)]
         return completion.Completion(**self._named(choices=choices, usage=self._usage(done), ainet=ours(done[0])))
 
+    def _shown(self, done: Done) -> Done:
+        """Return an answer as it is told: of a prompt alone, one token more was made."""
+        if not self._is_prompt_alone:
+            return done
+        return dataclasses.replace(done, text="", tokens=[], logprobs=[], finish="length")
+
     def _choice(self, number: int, done: Done) -> completion.CompletionChoice:
-        before = ""
-        if self._echoes:
-            pieces = b"".join(one.piece for one in done.prompt_logprobs)
-            given = self._prompt(number)
-            before = pieces.decode(errors="replace") if given is None else given
-        said = "" if self._is_prompt_alone else done.text
-        tokens = [*done.prompt_logprobs, *([] if self._is_prompt_alone else done.logprobs)]
-        logprobs = self._scored(number, tokens)
-        return completion.CompletionChoice(before + said, FINISH[done.finish], number, logprobs)
+        scores = self._scores(number)
+        text, prompt = scores.prompt(0, done.prompt_logprobs)
+        told = _joined(prompt, scores.answer(done.logprobs)) if self._has_logprobs else None
+        before = (self._prompt(number) or text) if self._echoes else ""
+        return completion.CompletionChoice(before + done.text, FINISH[done.finish], number, told)
 
     def _prompt(self, number: int) -> str | None:
         """Return the prompt of an answer, if it is a text."""
         return self._prompts[number // self._n_answers]
 
-    def _scored(self, number: int, tokens: Sequence[TokenLogprob] | None) -> TextLogprobs | None:
-        if not tokens or not self._has_logprobs:
-            return None
-        scores = self._scores.setdefault(number, TextScores(has_alternatives=self._has_alternatives))
-        return scores.add(tokens)
+    def _scores(self, number: int) -> TextScores:
+        if number not in self._told:
+            given = self._prompt(number) if self._echoes else None
+            self._told[number] = TextScores(has_alternatives=self._has_alternatives, given=given)
+        return self._told[number]
 
     def _part(
-        self,
-        number: int,
-        text: str,
-        logprobs: Sequence[TokenLogprob] | None = None,
-        *,
-        finish: str | None = None,
-        **more: Any,
+        self, number: int, text: str, told: TextLogprobs | None = None, *, finish: str | None = None, **more: Any
     ) -> completion.Completion:
-        choice = completion.CompletionChoice(text, finish, number, self._scored(number, logprobs))
+        choice = completion.CompletionChoice(text, finish, number, told if self._has_logprobs else None)
         return completion.Completion(**self._named(choices=[choice], usage=self._no_usage, **more))
+
+
+def _joined(first: TextLogprobs | None, second: TextLogprobs | None) -> TextLogprobs | None:
+    if first is None or second is None:
+        return first or second
+    top = [*first.top_logprobs, *second.top_logprobs] if first.top_logprobs and second.top_logprobs else None
+    return TextLogprobs(
+        [*first.tokens, *second.tokens],
+        [*first.token_logprobs, *second.token_logprobs],
+        top,
+        [*first.text_offset, *second.text_offset],
+    )
 
 
 def ours(done: Done) -> dict[str, Any]:

@@ -32,13 +32,14 @@ def token_logprob(token: int, logits: NDArray[np.float32] | None, n: int, vocabu
         The model's.
     """
     if logits is None:
-        return TokenLogprob(token, vocabulary.piece(token), None)
+        return TokenLogprob(token, vocabulary.piece(token, shown=True), None)
     top = logits.max()
     norm = float(top) + float(np.log(np.exp(logits - top).sum(dtype=np.float64)))
     alternatives = [
-        Alternative(best, vocabulary.piece(best), float(logits[best]) - norm) for best in best_tokens(logits, n)
+        Alternative(best, vocabulary.piece(best, shown=True), float(logits[best]) - norm)
+        for best in best_tokens(logits, n)
     ]
-    return TokenLogprob(token, vocabulary.piece(token), float(logits[token]) - norm, alternatives)
+    return TokenLogprob(token, vocabulary.piece(token, shown=True), float(logits[token]) - norm, alternatives)
 
 
 def best_tokens(logits: NDArray[np.float32], n: int) -> list[int]:

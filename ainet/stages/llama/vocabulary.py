@@ -67,12 +67,12 @@ class Vocabulary:
             room = min(-n, MOST_TOKENS * room)  # a space may take as many tokens as it has bytes
         raise UsageError("The model's tokenizer cannot represent this text.")
 
-    def piece(self, token: int) -> bytes:
-        """Return the bytes that `token` stands for; control tokens stand for none."""
+    def piece(self, token: int, *, shown: bool = False) -> bytes:
+        """Return the bytes that `token` stands for; control tokens stand for none, or, `shown`, for their spelling."""
         room = 64
         while True:
             buffer = ctypes.create_string_buffer(room)
-            n = C.llama_token_to_piece(self.pointer, token, buffer, room, 0, False)
+            n = C.llama_token_to_piece(self.pointer, token, buffer, room, 0, shown)
             if n >= 0:
                 return buffer.raw[:n]
             room = -n

@@ -48,13 +48,18 @@ class Composer:
         Most rows of a micro-batch.
     n_groups
         Micro-batches that can be computed at the same time.
+    most_outputs
+        Most tokens of running answers in a micro-batch: each of them has logits.
     equal_rows
         Whether each session of a micro-batch has as many rows as the others, as llama.cpp's recurrent states want it:
         a prompt then goes alone.
     """
 
-    def __init__(self, n_ubatch: int, n_groups: int, *, equal_rows: bool = False) -> None:
+    def __init__(self, n_ubatch: int, n_groups: int, most_outputs: int, *, equal_rows: bool = False) -> None:
         self._n_ubatch, self._n_groups, self._equal_rows = n_ubatch, n_groups, equal_rows
+        self._most_outputs = most_outputs
+        #: Whether the last micro-batch had tokens of running answers.
+        self._had_tokens = False
         #: By session, in the order of their turns: the prompt, and what follows it.
         self._prompts: dict[int, deque[Work]] = {}
         #: By session, in the order of arrival: tokens that are computed at once.
@@ -110,17 +115,20 @@ class Composer:
         """Return the next micro-batch; there must be something to compute."""
         segments: list[Segment] = []
         parts: list[NDArray[np.int32]] = []
-        room = self._n_ubatch
+        room, outputs = self._n_ubatch, self._most_outputs
         most = -(-len(self._running) // self._n_groups)
-        for slot, work in list(self._ready.items())[:most]:
+        # Where a prompt goes alone, it takes turns with what goes on.
+        is_prompts_turn = self._equal_rows and self._prompts and self._had_tokens
+        for slot, work in [] if is_prompts_turn else list(self._ready.items())[:most]:
             n = len(work.tokens)
-            if n > room or (self._equal_rows and segments and n != segments[0].rows):
+            if segments and (n > min(room, outputs) or (self._equal_rows and n != segments[0].rows)):
                 break
             del self._ready[slot]
             segments.append(Segment(slot, work.position, n, n))
             parts.append(work.tokens)
-            room -= n
-        if self._prompts and room and not (self._equal_rows and segments):
+            room, outputs = room - n, outputs - n
+        self._had_tokens = bool(segments)
+        if self._prompts and room > 0 and not (self._equal_rows and segments):
             segment, tokens = self._chunk(room)
             segments.append(segment)
             parts.append(tokens)

@@ -23,6 +23,11 @@ PROBE, PROBE_EVERY = 2, 48
 WEIGHT = 0.2
 
 
+def most_outputs(sessions: int) -> int:
+    """Return the most tokens of running answers, and of prompts that are scored, in a micro-batch: each has logits."""
+    return max(sessions, MAX_DRAFT + 1)
+
+
 class PromptLookup:
     """Finds what followed the last tokens of a text when they occurred before."""
 

@@ -205,7 +205,8 @@ class Head:
             if drawn.finish is None and drawn.error is None:
                 is_alone = len(self._active) == 1 and not self._waiting
                 # All rows of a batch have room for their logits; in exact mode it does not matter who else runs.
-                judged = (MAX_DRAFT + 1) // (self._most if self._cells.is_exact else len(self._active)) - 1
+                share = (MAX_DRAFT + 1) // (self._most if self._cells.is_exact else len(self._active))
+                judged = min(share, self._llama.n_ubatch) - 1
                 draft = self._drafting.after(session, drawn, tried, is_alone=is_alone, judged=judged)
                 last = drawn.tokens[-1] if drawn.tokens else int(session.prompt[drawn.position])
                 step = Next(segment.slot, drawn.position, [last, *draft])
@@ -221,7 +222,7 @@ class Head:
             if scored:
                 end = len(session.prompt) if drawn.tokens or drawn.finish or drawn.error else drawn.position + 1
                 session.reply(PromptScored(number, end - len(scored), scored))
-            if drawn.tokens or drawn.margins:
+            if drawn.tokens or drawn.margins or drawn.logprobs:
                 session.reply(Text(number, text, drawn.tokens, drawn.laps, drawn.margins, drawn.logprobs))
             if drawn.error is not None:
                 self._end(session, Failed(session.request.session, drawn.error.to_dict()))

@@ -180,6 +180,8 @@ class Session:
                 break
             if self._ends(token):
                 finish = "stop"
+                if self.scores_prompt:  # whoever adds up a text's tokens counts on one behind it
+                    logprobs.append(self._logprob(token, row + i))
                 break
             drawn.append(token)
             if self.request.logprobs is not None:

@@ -10,6 +10,9 @@ from support.effort import examples
 from ainet.stages.protocol.segments import SEGMENT_BYTES, Segment, pack, unpack
 from ainet.stages.sessions.composer import SHARED_ROWS, Composer
 
+#: Rows of running answers with logits for which there is room.
+OUTPUTS = 16
+
 
 def tokens(n, first=0):
     return np.arange(first, first + n, dtype=np.int32)
@@ -27,7 +30,7 @@ def test_segments_arrive_as_they_were_sent(segments):
 
 
 def test_a_prompt_alone_is_cut_into_whole_chunks():
-    composer = Composer(32, 2)
+    composer = Composer(32, 2, OUTPUTS)
     composer.prompt(0, 64, tokens(70), logits=True)
     batches = []
     while composer:
@@ -41,7 +44,7 @@ def test_a_prompt_alone_is_cut_into_whole_chunks():
 
 
 def test_what_was_generated_before_is_computed_after_the_prompt_one_by_one():
-    composer = Composer(32, 2)
+    composer = Composer(32, 2, OUTPUTS)
     composer.prompt(0, 0, tokens(40), logits=False)
     composer.prompt(0, 40, tokens(3), step=1, logits=True)
     found = []
@@ -57,20 +60,20 @@ def test_what_was_generated_before_is_computed_after_the_prompt_one_by_one():
 
 
 def test_four_answers_keep_two_stages_busy():
-    composer = Composer(32, 2)
+    composer = Composer(32, 2, OUTPUTS)
     for slot in range(4):
         composer.tokens(slot, 10, tokens(1))
     assert shapes(composer) == [(0, 1, 1), (1, 1, 1)]
     assert shapes(composer) == [(2, 1, 1), (3, 1, 1)]
     assert not composer
-    one = Composer(32, 1)
+    one = Composer(32, 1, OUTPUTS)
     for slot in range(4):
         one.tokens(slot, 10, tokens(1))
     assert shapes(one) == [(0, 1, 1), (1, 1, 1), (2, 1, 1), (3, 1, 1)]
 
 
 def test_a_long_prompt_rides_along_in_small_chunks_and_prompts_take_turns():
-    composer = Composer(32, 1)
+    composer = Composer(32, 1, OUTPUTS)
     composer.tokens(7, 10, tokens(1))
     composer.prompt(0, 0, tokens(100), logits=True)
     composer.prompt(1, 0, tokens(5), logits=True)
@@ -83,7 +86,7 @@ def test_a_long_prompt_rides_along_in_small_chunks_and_prompts_take_turns():
 
 
 def test_where_states_want_equal_rows_a_prompt_goes_alone():
-    composer = Composer(32, 1, equal_rows=True)
+    composer = Composer(32, 1, OUTPUTS, equal_rows=True)
     composer.prompt(0, 0, tokens(40), logits=True)
     for slot in (6, 7):
         composer.tokens(slot, 10, tokens(1))
@@ -92,7 +95,20 @@ def test_where_states_want_equal_rows_a_prompt_goes_alone():
     composer.tokens(6, 11, tokens(1))
     composer.tokens(7, 11, tokens(3))
     assert shapes(composer) == [(6, 1, 1)]
+    # Nor does a prompt wait until the answers have ended.
+    assert shapes(composer) == [(0, SHARED_ROWS, 0)]
     assert shapes(composer) == [(7, 3, 3)]
+
+
+def test_there_are_never_more_logits_than_there_is_room_for():
+    composer = Composer(64, 1, OUTPUTS)
+    for slot, n in ((0, OUTPUTS), (1, 8), (2, 7), (3, 2)):
+        composer.tokens(slot, 0, tokens(n))
+    composer.prompt(9, 0, tokens(60), logits=True)
+    composer.prompt(8, 0, tokens(5), logits=True)
+    assert shapes(composer) == [(0, OUTPUTS, OUTPUTS), (9, SHARED_ROWS, 0)]
+    assert shapes(composer) == [(1, 8, 8), (2, 7, 7), (8, 5, 1)]
+    assert shapes(composer) == [(3, 2, 2), (9, SHARED_ROWS, 0)]
 
 
 @settings(max_examples=examples(300), deadline=None)
@@ -104,14 +120,14 @@ def test_where_states_want_equal_rows_a_prompt_goes_alone():
     equal_rows=st.booleans(),
 )
 def test_every_token_is_computed_once_and_in_order(n_ubatch, n_stages, steps, released, equal_rows):
-    composer = Composer(n_ubatch, n_stages, equal_rows=equal_rows)
+    composer = Composer(n_ubatch, n_stages, OUTPUTS, equal_rows=equal_rows)
     given_tokens: dict[int, list[int]] = {}
     answering: set[int] = set()
     for slot, n, step in steps:
         if slot in answering:
             continue
         known = given_tokens.setdefault(slot, [])
-        if step == 3 and n <= n_ubatch:
+        if step == 3 and n <= min(n_ubatch, OUTPUTS):
             answering.add(slot)
             if known:
                 continue  # its tokens come when the prompt is through
@@ -126,6 +142,7 @@ def test_every_token_is_computed_once_and_in_order(n_ubatch, n_stages, steps, re
         batch = composer.compose()
         assert 0 < len(batch.tokens) == sum(segment.rows for segment in batch.segments) <= n_ubatch
         assert len({segment.slot for segment in batch.segments}) == len(batch.segments)
+        assert len(batch.segments) == 1 or sum(segment.outputs for segment in batch.segments) <= OUTPUTS + 1
         assert not equal_rows or len({segment.rows for segment in batch.segments}) == 1
         begin = 0
         for segment in batch.segments:
@@ -136,7 +153,7 @@ def test_every_token_is_computed_once_and_in_order(n_ubatch, n_stages, steps, re
 
 
 def test_prompts_of_what_is_sold_come_after_all_others():
-    composer = Composer(32, 1)
+    composer = Composer(32, 1, OUTPUTS)
     composer.prompt(0, 0, tokens(60), logits=True, is_last=True)
     composer.prompt(1, 0, tokens(60), logits=True, is_last=True)
     assert shapes(composer) == [(0, 32, 0)]

@@ -195,6 +195,27 @@ def test_prompts_are_scored_beside_other_sessions(stages, reference):
         assert (one.scored, one.logprobs) == (alone.scored, alone.logprobs)
 
 
+@pytest.mark.parametrize("text", [TEXT * 4, "Hi"], ids=["long", "short"])
+def test_whoever_comes_while_a_prompt_is_scored_begins_beside_it(stages, text):
+    """There is room for so many logits, and no more: beyond, llama.cpp ends the process."""
+    stage = stages()
+    first = begin(stage, ask(TEXT * 6, logprobs=1, scores_prompt=True, max_tokens=3))
+    others = [begin(stage, ask(text, logprobs=1, scores_prompt=scores, max_tokens=4)) for scores in (True, False)]
+    assert len(first().tokens) == 3
+    for finish in others:
+        assert len(finish().tokens) == 4
+
+
+def test_behind_a_scored_prompt_an_end_is_a_token_too(stages, smollm2_manifest):
+    """Programs that add up a text's tokens leave out the last one, which they take for the answer's."""
+    bias = SamplingParams(temperature=0, logit_bias=((2, 100.0),))
+    answer = begin(stages(), ask(sampling=bias, logprobs=1, scores_prompt=True, max_tokens=1))()
+    assert (answer.tokens, answer.text) == ([], "")
+    assert [(one.token, one.piece) for one in answer.logprobs] == [(2, b"<|im_end|>")]
+    assert answer.logprobs[0].logprob < 0
+    assert not begin(stages(), ask(sampling=bias, logprobs=1, max_tokens=1))().logprobs
+
+
 def test_a_prompt_whose_pipeline_was_lost_is_scored_from_its_beginning(stages):
     expected = begin(stages(), ask(logprobs=1, scores_prompt=True, max_tokens=3))()
     resume = Resume(expected.prompt, [], key=7)
