@@ -7,6 +7,7 @@ import re
 from ainet.errors import UsageError
 
 DAY = 86400.0  # seconds
+MOST_DAYS = 3650
 UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
 
 
@@ -32,6 +33,15 @@ def parse_seconds(text: str) -> float:
     seconds = float(found[1]) * _TIMES[found[2]] if found else -1.0
     if not 0 <= seconds <= DAY:
         raise UsageError(f"{text[:40]!r} is not a time. Write minutes or hours, at most a day, such as 30m or 2h.")
+    return seconds
+
+
+def parse_days(text: str) -> float:
+    """Return the seconds in a time of at most ten years, like ``"30d"`` or ``"12h"``."""
+    found = re.fullmatch(r"([0-9]{1,6})\s*([hd])", text.strip())
+    seconds = int(found[1]) * (DAY if found[2] == "d" else 3600.0) if found else 0.0
+    if not 0 < seconds <= MOST_DAYS * DAY:
+        raise UsageError(f"{text[:40]!r} is not a time. Write hours or days, at most {MOST_DAYS}d, such as 30d.")
     return seconds
 
 

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ainet.errors import Refused, UsageError
-from ainet.units import parse_seconds
+from ainet.units import parse_days, parse_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,6 +70,14 @@ def seconds(text: str) -> float:
     """Return a time of at most a day in seconds."""
     try:
         return parse_seconds(text)
+    except UsageError as exc:
+        raise argparse.ArgumentTypeError(exc.message) from exc
+
+
+def days(text: str) -> float:
+    """Return a time of hours or days in seconds."""
+    try:
+        return parse_days(text)
     except UsageError as exc:
         raise argparse.ArgumentTypeError(exc.message) from exc
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ainet.cli.commands import (
+    access_keys,
     ask,
     contacts,
     context,
@@ -26,7 +27,21 @@ from ainet.version import __version__
 #: In the order in which help shows them.
 COMMANDS = tuple(
     command
-    for feature in (node, ask, models, quantise, context, economy, market, ledger, swarm, notebooks, contacts, key)
+    for feature in (
+        node,
+        ask,
+        models,
+        quantise,
+        context,
+        economy,
+        market,
+        ledger,
+        swarm,
+        notebooks,
+        contacts,
+        key,
+        access_keys,
+    )
     for command in feature.COMMANDS
 )
 

@@ -26,6 +26,7 @@ from ainet.links.bandwidths import Bandwidths
 from ainet.links.links import Links
 from ainet.models.catalog import ModelCatalog
 from ainet.models.tensors import TensorStore
+from ainet.node.access_keys import AccessKeys
 from ainet.node.advertiser import Advertiser
 from ainet.node.closing import Closing
 from ainet.node.grounded import Grounded
@@ -115,6 +116,9 @@ class Node:
             log.warning("%s", warning)
         stack.push_async_callback(self._cutting.stop)
         self.gpu = await self._find_gpu()
+        self.access_keys = AccessKeys(self._data_dir / "access_keys.sqlite", self.answers, log)
+        await self.access_keys.start()
+        stack.push_async_callback(self.access_keys.stop)
         book = await asyncio.to_thread(open_book, self._data_dir / "usage.sqlite", self.id, log)
         stack.push_async_callback(book.stop)
         self.allocator = Allocator(caps_of(config, self.gpu))

@@ -1,4 +1,4 @@
-"""The node's own token, which opens the node's routes and nothing else of the Jupyter server."""
+"""The node's own token, which opens the node's routes, and keys, which open the model API: nothing else of Jupyter."""
 
 from __future__ import annotations
 
@@ -9,6 +9,24 @@ from jupyter_server.auth import IdentityProvider, User
 
 if TYPE_CHECKING:
     from tornado.web import RequestHandler
+
+    from ainet.api.access_keys import AccessKey
+
+
+class AccessKeyIdentity(IdentityProvider):
+    """Knows whoever bears a key of the model API. It is asked by the routes of that, and by no other."""
+
+    def __init__(self, key: AccessKey) -> None:
+        super().__init__(token="")
+        self._key = key
+
+    def get_user(self, handler: RequestHandler) -> User:
+        """Return whom the key was given to."""
+        return User(username=f"key:{self._key.name}", name=self._key.name)
+
+    def is_token_authenticated(self, handler: RequestHandler) -> bool:
+        """No browser sends a key by itself, so there is no cross-site request to fear."""
+        return True
 
 
 class NodeTokenIdentity(IdentityProvider):

@@ -21,6 +21,7 @@ from ainet.api.swarm import Removed
 from ainet.api.verb import all_verbs
 from ainet.daemon import runtime
 from ainet.errors import UsageError
+from ainet.node.access_keys import AccessKeys
 from support.views import node_state
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class NodeDouble:
         self.words = 0
         self.stopped = False
         self.answers = Answers()
+        self.access_keys = AccessKeys(config.make_data_dir() / "access_keys.sqlite", self.answers, log)
         self.answers.add(node.status, self.status)
         self.answers.add(models.models, self.models)
         self.answers.add(models.plan, self.plan)
@@ -68,8 +70,10 @@ class NodeDouble:
     async def start(self) -> None:
         if self.start_error is not None:
             raise self.start_error
+        await self.access_keys.start()
 
     async def stop(self) -> None:
+        await self.access_keys.stop()
         self.stopped = True
 
     async def open_notebooks(self, contents: Any, live: Any) -> None:

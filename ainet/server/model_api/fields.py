@@ -34,6 +34,8 @@ class Ours(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     stages: int | None = None
     context: str | None = None
     private: bool = False
+    seller: str | None = None
+    budget: float | None = None
     top_k: int | None = None
     min_p: float | None = None
     repeat_penalty: float | None = None
@@ -76,7 +78,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
         seed = request.seed
         if seed is None:
             return [request] * self.n_answers
-        return [dataclasses.replace(request, seed=(seed + i) % 2**32) for i in range(self.n_answers)]
+        more = [dataclasses.replace(request, seed=(seed + i) % 2**63) for i in range(1, self.n_answers)]
+        return [request, *more]
 
     def generate_request(self, messages: list[Message], most: int | None, **more: Any) -> GenerateRequest:
         """Return the request that a node answers; without `most` the answer may fill the context.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -15,6 +16,7 @@ from tornado.iostream import StreamClosedError
 from ainet.api import models
 from ainet.api.generate import Done
 from ainet.errors import AinetError, NotFound, TooLarge, UsageError
+from ainet.server.auth import AccessKeyIdentity
 from ainet.server.base import MAX_BODY, MISTAKE, NodeHandler
 from ainet.server.model_api.chat import ChatRequest
 from ainet.server.model_api.completion import CompletionRequest
@@ -24,9 +26,12 @@ from ainet.server.model_api.writers import ChatWriter, CompletionWriter
 from ainet.server.stream import with_pauses
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
-    from ainet.api.generate import GenerateRequest
+    from jupyter_server.auth import IdentityProvider
+
+    from ainet.api.access_keys import AccessKey
+    from ainet.api.generate import Event, GenerateRequest
     from ainet.api.models import ListedModel
     from ainet.server.model_api.several import Numbered
     from ainet.server.model_api.writers import Writer
@@ -46,7 +51,27 @@ class Understood(NamedTuple):
 
 
 class ModelApiHandler(NodeHandler):
-    """Refusals and failures in OpenAI's form."""
+    """Whoever may ask, and refusals and failures in OpenAI's form."""
+
+    @functools.cached_property
+    def access_key(self) -> AccessKey | None:
+        """The key that the request bears; None for the owner."""
+        node = self.served.node
+        bearer = self.request.headers.get("Authorization", "").partition(" ")[2].strip()
+        return node.access_keys.find(bearer) if node is not None else None
+
+    @property
+    def identity_provider(self) -> IdentityProvider:
+        """The one that knows the request's key, where it bears one."""
+        key = self.access_key
+        return AccessKeyIdentity(key) if key is not None else super().identity_provider
+
+    async def prepare(self) -> None:  # type: ignore[override]
+        """Take a key from where Anthropic's clients put it, too; see `NodeHandler`."""
+        headers = self.request.headers
+        if "Authorization" not in headers and "X-Api-Key" in headers:
+            headers["Authorization"] = f"Bearer {headers['X-Api-Key']}"
+        await super().prepare()
 
     def fail(self, error: AinetError) -> None:
         """Answer with an error."""
@@ -63,7 +88,9 @@ class ModelApiHandler(NodeHandler):
         words = getattr(exc_info[1], "log_message", None) if exc_info else None
         if status_code in {401, 403} and self.current_user is None:
             self.set_status(401)
-            found = Failure("The key is missing or wrong.", "authentication_error", None, "invalid_api_key")
+            found = Failure(
+                "The key is missing, wrong or has expired.", "authentication_error", None, "invalid_api_key"
+            )
         elif status_code == 404:
             found = Failure(words or "There is nothing at this address.", "invalid_request_error", None, "not_found")
         elif status_code < 500:
@@ -86,7 +113,7 @@ class AnswerHandler(ModelApiHandler):
         """Answer."""
         try:
             groups, writer, streams = self.understood()
-            events = several(self.served.running_node().generate, groups)
+            events = several(self._generate(), groups)
         except AinetError as error:
             self.fail(error)
             return
@@ -101,6 +128,13 @@ class AnswerHandler(ModelApiHandler):
         super().on_connection_close()
         if self._answering is not None:
             self._answering.cancel()
+
+    def _generate(self) -> Callable[[GenerateRequest], AsyncGenerator[Event, None]]:
+        """Return what answers; raises AinetError."""
+        node, key = self.served.running_node(), self.access_key
+        if key is None:
+            return node.generate
+        return functools.partial(node.access_keys.generate, key.name, node.generate)
 
     def understood(self) -> Understood:
         """Return what is asked; raises AinetError."""
@@ -188,7 +222,10 @@ class ModelsHandler(ModelApiHandler):
         """Return what can be asked here."""
         try:
             known = await self.served.running_node().answers.find(models.models)()
-            found = [_listed(one) for one in known if one.error is None and one.cuts != "no"]
+            key = self.access_key
+            opens = {name.casefold() for name in key.models} if key is not None else set()
+            usable = (one for one in known if one.error is None and one.cuts != "no")
+            found = [_listed(one) for one in usable if not opens or one.name.casefold() in opens]
             if name is None:
                 self.finish(msgspec.json.encode({"object": "list", "data": found}))
                 return

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import httpx
 import pytest
 from support.nodes import ainet, answer_of
 from support.processes import running
@@ -142,6 +143,32 @@ def test_a_plan_can_be_made_for_devices_that_are_not_there(here, tmp_path):
     assert "nowhere.json cannot be read: No such file" in ainet("plan", "--what-if", "nowhere.json").stderr
 
 
+def test_a_key_is_made_asks_and_is_revoked(here, node_dir):
+    lines = ainet("keys", "create", "phone", "--tokens-per-day", "60", "--expires", "30d").stdout.splitlines()
+    key = lines[0]
+    assert lines[2].startswith("This key of phone opens all models for 60 tokens a day until 2")
+    url = runtime.find(node_dir).url.rstrip("/")
+    asked = {"messages": [{"role": "user", "content": "Name a colour."}], "max_tokens": 4, "temperature": 0}
+
+    def ask():
+        with httpx.Client(trust_env=False, headers={"Authorization": f"Bearer {key}"}, timeout=60) as client:
+            return client.post(f"{url}/ainet/v1/chat/completions", json=asked)
+
+    answer = ask().json()
+    assert answer["choices"][0]["message"]["content"]
+    (listed,) = answer_of(ainet("keys", "--json"))
+    assert (listed["name"], listed["used_today"]) == ("phone", answer["usage"]["total_tokens"])
+    while (answer := ask()).status_code == 200:  # one after the other, until its tokens of today are used up
+        pass
+    assert (answer.status_code, answer.json()["error"]["type"]) == (429, "rate_limit_error")
+    assert ainet("keys", "revoke", "phone").stdout == "phone opens nothing any more.\n"
+    assert ask().status_code == 401
+    assert ainet("keys").stdout.startswith("There are no keys.")
+    again = ainet("keys", "revoke", "phone")
+    assert again.returncode
+    assert "No key is called phone. `ainet keys` lists them." in again.stderr
+
+
 def test_unload_names_what_it_unloaded(here):
     ainet("ask", "hi", "--max-tokens", "1")
     assert ainet("unload").stdout.startswith("Unloaded: smollm2")
@@ -152,6 +179,8 @@ def test_unload_names_what_it_unloaded(here):
     ("arguments", "words"),
     [
         ([], "the following arguments are required: COMMAND"),
+        (["keys", "create"], "Name the key: ainet keys create NAME."),
+        (["keys", "create", "x", "--expires", "30"], "'30' is not a time. Write hours or days"),
         (["frobnicate"], "invalid choice: 'frobnicate'"),
         (["ask", "--max-tokens", "none", "x"], "'none' is not a number of 1 or more"),
         (["ask", "--stages", "0", "x"], "'0' is not a number of 1 or more"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 
 import httpx
@@ -10,7 +11,9 @@ import pytest
 from support.servers import JUPYTER_TOKEN, serve, until
 
 from ainet.api import models
-from ainet.api.generate import Start, Text
+from ainet.api.answers import Answers
+from ainet.api.generate import PromptScored, Start, Text
+from ainet.api.logprobs import TokenLogprob
 from ainet.api.models import ListedModel
 from ainet.errors import (
     Busy,
@@ -174,7 +177,7 @@ async def test_all_that_changes_an_answer_reaches_the_node(served, http):
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
         ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
         ({"messages": "hi"}, "messages"),
-        ({"ainet": {"seller": "ana"}}, "ainet"),
+        ({"ainet": {"strangers": True}}, "ainet"),
     ],
 )
 async def test_what_cannot_be_done_is_refused_by_name(served, http, more, param):
@@ -321,6 +324,141 @@ async def test_texts_tell_how_probable_their_tokens_were(served, http):
         assert alone["text"] == "p0 p1 p2 "
         assert alone["logprobs"]["tokens"] == ["p0 ", "p1 ", "p2 "]
         assert served.node.requests[-1].max_tokens == 1
+        body = (await http.post("completions", json=echoed | {"max_tokens": 0})).json()
+        assert body["usage"]["completion_tokens"] == 0
+
+
+async def test_a_prompt_that_is_scored_anew_is_told_once(served, http):
+    generate = served.node.generate
+
+    async def twice(request):
+        async for event in generate(request):
+            yield event
+            if isinstance(event, PromptScored):
+                yield dataclasses.replace(event, logprobs=event.logprobs[:2])
+                yield dataclasses.replace(event, begin=2, logprobs=event.logprobs[2:])
+
+    served.node.generate = twice
+    asked = {"prompt": [0, 1, 2], "max_tokens": 1, "logprobs": 1, "echo": True, "stream": True}
+    parts = [one["choices"][0] for one in chunks((await http.post("completions", json=asked)).text)]
+    assert "".join(one["text"] for one in parts) == "p0 p1 p2 w0 "
+    assert [offset for one in parts if one["logprobs"] for offset in one["logprobs"]["text_offset"]] == [0, 3, 6, 9]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "pieces", "offsets"),
+    [
+        ("é a", [b"\xc3", b"\xa9", b" a"], [0, 0, 1]),
+        ("a b", [b"<s>", b" a", b" b"], [0, 0, 1]),
+        ("<|x|>a", [b"<s>", b"<|x|>", b"a"], [0, 0, 5]),
+    ],
+    ids=["a part of a character", "a space in front", "a control token"],
+)
+async def test_offsets_are_places_in_the_text(served, http, prompt, pieces, offsets):
+    generate = served.node.generate
+
+    async def scored(request):
+        async for event in generate(request):
+            if isinstance(event, PromptScored):
+                told = [TokenLogprob(n, piece, -1.0) for n, piece in enumerate(pieces)]
+                # Whatever pieces come together.
+                yield PromptScored(begin=0, logprobs=told[:1])
+                yield PromptScored(begin=1, logprobs=told[1:])
+            else:
+                yield event
+
+    served.node.generate = scored
+    asked = {"max_tokens": 1, "logprobs": 0, "echo": True, "stream": True}
+    for given, text in ((prompt, prompt), ([1, 2, 3], b"".join(pieces).decode())):
+        parts = [
+            one["choices"][0] for one in chunks((await http.post("completions", json=asked | {"prompt": given})).text)
+        ]
+        assert "".join(one["text"] for one in parts) == text + "w0 "
+        found = [offset for one in parts if one["logprobs"] for offset in one["logprobs"]["text_offset"]]
+        assert found[-1] == len(text)
+        if given == prompt:
+            assert found[:-1] == offsets
+
+
+async def test_an_answer_for_which_there_is_no_room_waits_for_those_beside_it(served, http):
+    generate = served.node.generate
+    refused = []
+
+    async def crowded(request):
+        if served.node.generating:
+            refused.append(request)
+            raise Busy("This pipeline is busy.", retry_after=3)
+        async for event in generate(request):
+            yield event
+
+    served.node.generate = crowded
+    answer = await http.post("completions", json={"prompt": ["a", "b", "c"], "max_tokens": 2})
+    assert [one["text"] for one in answer.json()["choices"]] == ["w0 w1 "] * 3
+    assert refused
+    served.node.generating = 1  # somebody else's
+    answer = await http.post("completions", json={"prompt": ["a", "b", "c"], "max_tokens": 2})
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "3")
+    served.node.generating = 0
+
+
+async def test_a_key_opens_the_model_api_and_nothing_else(served, http):
+    key = (await served.node.access_keys.create("phone")).key
+    root = served.url.rstrip("/")
+    async with httpx.AsyncClient(trust_env=False) as client:
+        for headers in ({"Authorization": f"Bearer {key}"}, {"X-Api-Key": key}):
+            answer = await client.post(f"{root}/ainet/v1/chat/completions", json=CHAT, headers=headers)
+            assert answer.status_code == 200
+            assert answer.json()["choices"][0]["message"]["content"] == "w0 w1 w2 "
+            for path in (
+                "api/contents",
+                "api/kernels",
+                "api/status",
+                "api/me",
+                "ainet/api/status",
+                "ainet/api/access-keys",
+            ):
+                refused = await client.get(f"{root}/{path}", headers=headers)
+                assert refused.status_code in (302, 403), path
+            for path in ("ainet/api/generate", "ainet/api/access-keys", "api/terminals"):
+                assert (await client.post(f"{root}/{path}", json={}, headers=headers)).status_code == 403, path
+        (found,) = await served.node.access_keys.known()
+        assert found.used_today == 2 * (3 + 3)
+        await served.node.access_keys.revoke("phone")
+        answer = await client.post(f"{root}/ainet/v1/chat/completions", json=CHAT, headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+async def test_what_a_key_does_not_open_has_the_form_of_the_api(served, http):
+    await served.node.access_keys.create("other", tokens_per_day=5)
+    key = (await served.node.access_keys.create("phone", models=["words"], tokens_per_day=8)).key
+    headers = {"Authorization": f"Bearer {key}"}
+    for more, status, kind in (
+        ({"model": "llama"}, 404, "invalid_request_error"),
+        ({"ainet": {"context": "auto"}}, 403, "permission_error"),
+        ({"ainet": {"seller": "ana"}}, 403, "permission_error"),
+    ):
+        answer = await http.post("chat/completions", json=CHAT | more, headers=headers)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (status, kind)
+    assert not served.node.requests
+    answer = await http.post("chat/completions", json=CHAT | {"max_tokens": 100}, headers=headers)
+    assert answer.json()["choices"][0]["finish_reason"] == "length"
+    assert answer.json()["usage"]["total_tokens"] == 8
+    answer = await http.post("chat/completions", json=CHAT, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert int(answer.headers["Retry-After"]) > 0
+
+
+async def test_a_key_lists_the_models_that_it_opens(served, http):
+    async def known():
+        return [ListedModel(name=name, where="ainet", members=[], cuts="any") for name in ("words", "llama")]
+
+    served.node.answers = Answers()
+    served.node.answers.add(models.models, known)
+    key = (await served.node.access_keys.create("phone", models=["Words"])).key
+    headers = {"Authorization": f"Bearer {key}"}
+    assert [one["id"] for one in (await http.get("models", headers=headers)).json()["data"]] == ["words"]
+    assert (await http.get("models/llama", headers=headers)).status_code == 404
+    assert len((await http.get("models")).json()["data"]) == 2
 
 
 async def test_an_echo_repeats_the_prompt(served, http):

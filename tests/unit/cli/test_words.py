@@ -9,9 +9,12 @@ import re
 import pytest
 from support.views import node_state
 
+from ainet.api.access_keys import AccessKey, NewKey
 from ainet.api.generate import Done, GenerateRequest, Message, PlacedStage, Progress, Start, Text, Timings
 from ainet.api.models import ListedModel, ModelSettings, Plan, PlannedStage
 from ainet.api.node import CertificateState, MemberWorkers, NodeStatus, PipelineStatus, WorkerState
+from ainet.cli.commands.access_keys import created
+from ainet.cli.commands.access_keys import listed as listed_keys
 from ainet.cli.commands.ask import sampling
 from ainet.cli.commands.models import model_details, model_words, plan_words
 from ainet.cli.commands.node import status_words
@@ -19,6 +22,7 @@ from ainet.cli.subcommands import build_parser
 from ainet.client.answer import Answer
 from ainet.errors import UsageError
 from ainet.executor.request import to_open
+from ainet.units import parse_days
 
 NO_OPTIONS = argparse.Namespace()
 NODE = node_state()
@@ -43,6 +47,24 @@ def test_a_member_without_workers_is_a_row():
     member = dataclasses.replace(MEMBER, is_self=False, workers=[])
     text = status_words(dataclasses.replace(STATUS, members=[member]), NO_OPTIONS)
     assert re.search(r"^desk +connected +– +– +–$", text, re.MULTILINE)
+
+
+def test_a_key_is_shown_once_with_what_it_opens():
+    plain = AccessKey("phone", 0.0, None, [], None, False, 12, None)
+    assert created(NewKey("ainet-abc", plain)).startswith("ainet-abc\n\nThis key of phone opens all models, and is not")
+    narrow = AccessKey("guest", 0.0, 86400.0, ["a", "b"], 500, True, 20, 90000.0)
+    assert re.search(r"opens a, b for 500 tokens a day until 1970-01-0\d \d\d:\d\d, and", created(NewKey("x", narrow)))
+    _, _, *rows = listed_keys([plain, narrow]).splitlines()
+    assert re.match(r"phone +all models +12 +no +never +never", rows[0])
+    assert re.match(r"guest +a, b +20 of 500 +yes +1970", rows[1])
+    assert "ainet keys create" in listed_keys([])
+
+
+@pytest.mark.parametrize("text", ["0d", "3651d", "30", "30m", "d", "1.5d", "-1d"])
+def test_times_of_keys_are_hours_or_days(text):
+    with pytest.raises(UsageError, match="at most 3650d, such as 30d"):
+        parse_days(text)
+    assert (parse_days("30d"), parse_days(" 12 h ")) == (30 * 86400, 12 * 3600)
 
 
 def test_layers_are_shown_as_short_as_they_can_be():

@@ -1,0 +1,266 @@
+"""Keys of the model API: kept as hashes, with what they open and what was used of it today."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import json
+import secrets
+import time
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from ainet.api import access_keys as api
+from ainet.api.access_keys import AccessKey, NewKey
+from ainet.api.generate import Done, Start, Text, Timings
+from ainet.errors import AinetError, Busy, NotFound, Refused, UsageError
+from ainet.sqlite import open_database, put_aside
+
+if TYPE_CHECKING:
+    import logging
+    import sqlite3
+    from collections.abc import AsyncGenerator, Callable
+    from pathlib import Path
+
+    from ainet.api.answers import Answers
+    from ainet.api.generate import Event, GenerateRequest
+
+VERSION = 1
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS keys (
+    hash BLOB PRIMARY KEY, name TEXT NOT NULL UNIQUE, created REAL NOT NULL, expires REAL, models TEXT NOT NULL,
+    tokens_per_day INTEGER, may_buy INTEGER NOT NULL, day TEXT NOT NULL, used INTEGER NOT NULL, last_used REAL
+) WITHOUT ROWID;
+"""
+ADVICE = "Its keys open nothing any more and have to be made anew."
+#: What all keys begin with, so that people and scanners know them.
+PREFIX = "ainet-"
+BYTES = 32
+#: Most keys.
+MOST = 1000
+USED_UP = "the key's tokens of today are used up"
+
+
+class AccessKeys:
+    """Knows the keys, lets them ask for what they open, and counts.
+
+    Parameters
+    ----------
+    path
+        Of their file.
+    answers
+        The registry of answers to the owner's verbs.
+    log
+        For a file that is damaged.
+    now
+        Gives the time, in Unix seconds.
+    """
+
+    def __init__(
+        self, path: Path, answers: Answers, log: logging.Logger, *, now: Callable[[], float] = time.time
+    ) -> None:
+        self._path, self._log, self._now = path, log, now
+        self._database: sqlite3.Connection | None = None
+        self._keys: dict[bytes, AccessKey] = {}
+        self._days: dict[str, str] = {}
+        #: One at a time: what is in memory follows what is on the disk.
+        self._writing = asyncio.Lock()
+        answers.add(api.create_access_key, self.create)
+        answers.add(api.access_keys, self.known)
+        answers.add(api.revoke_access_key, self.revoke)
+
+    async def start(self) -> None:
+        """Read what is kept; a damaged file is put aside, and a new one begun."""
+        self._database = await asyncio.to_thread(self._open)
+        for row in await asyncio.to_thread(self._all):
+            hash_, name, created, expires, models, most, may_buy, day, used, last_used = row
+            self._keys[hash_] = AccessKey(
+                name, created, expires, json.loads(models), most, bool(may_buy), used, last_used
+            )
+            self._days[name] = day
+
+    async def stop(self) -> None:
+        """Close the file."""
+        if self._database is not None:
+            async with self._writing:
+                self._database.close()
+
+    async def create(
+        self,
+        name: str,
+        models: list[str] | None = None,
+        tokens_per_day: int | None = None,
+        expires_in: float | None = None,
+        may_buy: bool = False,
+    ) -> NewKey:
+        """Make a key; raises `UsageError` for a name that another one has."""
+        async with self._writing:
+            if any(one.name == name for one in self._keys.values()):
+                raise UsageError(f"There is a key called {name} already. Revoke it first, or take another name.")
+            if len(self._keys) >= MOST:
+                raise UsageError(f"There are {MOST} keys already. Revoke some first.")
+            now = self._now()
+            expires = now + expires_in if expires_in is not None else None
+            made = AccessKey(name, now, expires, models or [], tokens_per_day, may_buy, 0, None)
+            secret = PREFIX + secrets.token_urlsafe(BYTES)
+            row = (_hash(secret), name, now, expires, json.dumps(made.models), tokens_per_day, may_buy, self._today)
+            await self._do("INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, NULL)", *row)
+            self._keys[_hash(secret)], self._days[name] = made, self._today
+        return NewKey(secret, made)
+
+    async def known(self) -> list[AccessKey]:
+        """Return all keys, the oldest first."""
+        return sorted(map(self._as_of_today, self._keys.values()), key=lambda one: one.created)
+
+    async def revoke(self, name: str) -> AccessKey:
+        """Make a key open nothing any more; raises `NotFound`."""
+        async with self._writing:
+            found = next((hash_ for hash_, one in self._keys.items() if one.name == name), None)
+            if found is None:
+                raise NotFound(f"No key is called {name}. `ainet keys` lists them.")
+            await self._do("DELETE FROM keys WHERE name = ?", name)
+            return self._keys.pop(found)
+
+    def find(self, secret: str) -> AccessKey | None:
+        """Return what a key opens; None for one that is unknown, or has expired."""
+        found = self._keys.get(_hash(secret)) if secret.startswith(PREFIX) else None
+        if found is None or (found.expires is not None and found.expires <= self._now()):
+            return None
+        return self._as_of_today(found)
+
+    async def generate(
+        self, name: str, answer: Callable[[GenerateRequest], AsyncGenerator[Event, None]], request: GenerateRequest
+    ) -> AsyncGenerator[Event, None]:
+        """Answer a request in a key's name, as far as its tokens of today go.
+
+        Parameters
+        ----------
+        name
+            The key's.
+        answer
+            Answers a request; see `Node.generate`.
+
+        Raises
+        ------
+        Refused
+            The key does not open this.
+        Busy
+            Its tokens of today are used up.
+        """
+        request = self._admitted(self._named(name), request)
+        said: list[Text] = []
+        start: Start | None = None
+        try:
+            async with contextlib.aclosing(answer(request)) as events:
+                async for event in events:
+                    if isinstance(event, Start):
+                        self._count(name, 0 if start is not None else event.prompt_tokens)
+                        start = event
+                    elif isinstance(event, Text):
+                        said.append(event)
+                        self._count(name, len(event.tokens))
+                    yield event
+                    if isinstance(event, Text) and start is not None and self._left(self._named(name)) == 0:
+                        break
+                else:
+                    return
+            # The rest is for other answers of this key, which have used what was left.
+            yield _cut_off(request, start, said)
+        finally:
+            await self._keep(name)
+
+    def _named(self, name: str) -> AccessKey:
+        found = next((one for one in self._keys.values() if one.name == name), None)
+        if found is None:
+            raise Refused("This key was revoked.")
+        return self._as_of_today(found)
+
+    def _admitted(self, key: AccessKey, request: GenerateRequest) -> GenerateRequest:
+        if request.context not in (None, "none"):
+            raise Refused("This key does not open the owner's documents: no context.")
+        if request.seller is not None and not key.may_buy:
+            raise Refused("This key must not buy answers: leave out seller.")
+        model = request.model
+        if key.models:
+            model = model or key.models[0]
+            if model.casefold() not in {one.casefold() for one in key.models}:
+                raise NotFound(f"This key does not open {model[:200]!r}, only {', '.join(key.models)}.")
+        left = self._left(key)
+        if left == 0:
+            raise Busy(f"{USED_UP[0].upper()}{USED_UP[1:]}.", retry_after=self._until_midnight)
+        most = request.max_tokens if left is None else min(left, request.max_tokens or left)
+        return dataclasses.replace(request, model=model, max_tokens=most)
+
+    def _left(self, key: AccessKey) -> int | None:
+        return None if key.tokens_per_day is None else max(0, key.tokens_per_day - key.used_today)
+
+    def _count(self, name: str, tokens: int) -> None:
+        for hash_, key in self._keys.items():
+            if key.name == name:
+                today = self._as_of_today(key)
+                changed = dataclasses.replace(today, used_today=today.used_today + tokens, last_used=self._now())
+                self._keys[hash_], self._days[name] = changed, self._today
+                return
+
+    async def _keep(self, name: str) -> None:
+        """Write down what was used."""
+        async with self._writing:
+            with contextlib.suppress(Refused):
+                key = self._named(name)
+                change = "UPDATE keys SET day = ?, used = ?, last_used = ? WHERE name = ?"
+                await self._do(change, self._days[name], key.used_today, key.last_used, name)
+
+    def _as_of_today(self, key: AccessKey) -> AccessKey:
+        is_of_today = self._days.get(key.name) == self._today
+        return key if is_of_today else dataclasses.replace(key, used_today=0)
+
+    @property
+    def _today(self) -> str:
+        return date.fromtimestamp(self._now()).isoformat()
+
+    @property
+    def _until_midnight(self) -> float:
+        now = datetime.fromtimestamp(self._now()).astimezone()
+        midnight = datetime.combine(now.date() + timedelta(days=1), datetime.min.time()).astimezone()
+        return max(1.0, (midnight - now).total_seconds())
+
+    async def _do(self, statement: str, *values: object) -> None:
+        assert self._database is not None  # noqa: S101 - opened at the start
+        await asyncio.to_thread(self._database.execute, statement, values)
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return open_database(self._path, SCHEMA, VERSION, advice=ADVICE)
+        except AinetError as exc:
+            if not self._path.exists():
+                raise
+            aside = put_aside(self._path, int(self._now()))
+            self._log.warning("%s It was put aside as %s.", exc.message, aside.name)
+            return open_database(self._path, SCHEMA, VERSION, advice=ADVICE)
+
+    def _all(self) -> list[Any]:
+        assert self._database is not None  # noqa: S101 - opened at the start
+        return self._database.execute("SELECT * FROM keys").fetchall()
+
+
+def _hash(secret: str) -> bytes:
+    """Return what is kept of a key: it has so many random bits that no slow function is needed."""
+    return hashlib.sha256(secret.encode(errors="replace")).digest()
+
+
+def _cut_off(request: GenerateRequest, start: Start | None, said: list[Text]) -> Done:
+    tokens = [token for one in said for token in one.tokens]
+    return Done(
+        finish="length",
+        text="".join(one.text for one in said),
+        tokens=tokens,
+        model=start.model if start is not None else request.model or "",
+        seed=request.seed,
+        placement=start.placement if start is not None else [],
+        received={},
+        timings=Timings(prompt_tokens=start.prompt_tokens if start is not None else 0, generated_tokens=len(tokens)),
+        notes=[USED_UP],
+        logprobs=[told for one in said for told in one.logprobs],
+    )
