@@ -29,7 +29,7 @@ def check(request: object) -> None:
         for one in value if isinstance(value, list | tuple) else [value]:
             if isinstance(one, str) and not limits.least <= len(one) <= limits.most:
                 raise UsageError(f"{name} has {len(one)} characters; it must have {limits.least} to {limits.most}.")
-            if isinstance(one, int) and not limits.least <= one <= limits.most:
+            if isinstance(one, int | float) and not limits.least <= one <= limits.most:
                 raise UsageError(f"{name} is {one}; it must lie between {limits.least} and {limits.most}.")
 
 

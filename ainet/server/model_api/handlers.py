@@ -16,6 +16,7 @@ from tornado.iostream import StreamClosedError
 from ainet.api import models
 from ainet.api.generate import Done
 from ainet.errors import AinetError, NotFound, TooLarge, UsageError
+from ainet.node import access_keys
 from ainet.server.auth import AccessKeyIdentity
 from ainet.server.base import MAX_BODY, MISTAKE, NodeHandler
 from ainet.server.model_api.chat import ChatRequest
@@ -26,7 +27,7 @@ from ainet.server.model_api.writers import ChatWriter, CompletionWriter
 from ainet.server.stream import with_pauses
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Collection
 
     from jupyter_server.auth import IdentityProvider
 
@@ -57,8 +58,11 @@ class ModelApiHandler(NodeHandler):
     def access_key(self) -> AccessKey | None:
         """The key that the request bears; None for the owner."""
         node = self.served.node
-        bearer = self.request.headers.get("Authorization", "").partition(" ")[2].strip()
-        return node.access_keys.find(bearer) if node is not None else None
+        return node.access_keys.find(self._bearer) if node is not None else None
+
+    @property
+    def _bearer(self) -> str:
+        return self.request.headers.get("Authorization", "").partition(" ")[2].strip()
 
     @property
     def identity_provider(self) -> IdentityProvider:
@@ -71,7 +75,18 @@ class ModelApiHandler(NodeHandler):
         headers = self.request.headers
         if "Authorization" not in headers and "X-Api-Key" in headers:
             headers["Authorization"] = f"Bearer {headers['X-Api-Key']}"
+        if self.served.node is None and self._bearer.startswith(access_keys.PREFIX):
+            self.fail(self.served.failure)  # nobody can tell whether it is right
+            return
         await super().prepare()
+
+    async def usable_models(self) -> list[ListedModel]:
+        """Return the models that can be asked here, and that the request's key opens; raises AinetError."""
+        known = await self.served.running_node().answers.find(models.models)()
+        key = self.access_key
+        opens = {name.casefold() for name in key.models} if key is not None else set()
+        usable = (one for one in known if one.error is None and one.cuts != "no")
+        return [one for one in usable if not opens or one.name.casefold() in opens]
 
     def fail(self, error: AinetError) -> None:
         """Answer with an error."""
@@ -113,6 +128,8 @@ class AnswerHandler(ModelApiHandler):
         """Answer."""
         try:
             groups, writer, streams = self.understood()
+            if self.access_key is not None:
+                await self._check_models({one.model for group in groups for one in group if one.model is not None})
             events = several(self._generate(), groups)
         except AinetError as error:
             self.fail(error)
@@ -131,10 +148,17 @@ class AnswerHandler(ModelApiHandler):
 
     def _generate(self) -> Callable[[GenerateRequest], AsyncGenerator[Event, None]]:
         """Return what answers; raises AinetError."""
-        node, key = self.served.running_node(), self.access_key
-        if key is None:
+        node = self.served.running_node()
+        if self.access_key is None:
             return node.generate
-        return functools.partial(node.access_keys.generate, key.name, node.generate)
+        return functools.partial(node.access_keys.generate, self._bearer, node.generate)
+
+    async def _check_models(self, names: Collection[str]) -> None:
+        """Raise `NotFound` for what a key does not open: it names models of the list, no files and no downloads."""
+        known = {one.name.casefold() for one in await self.usable_models()} if names else set()
+        unknown = next((name for name in names if name.casefold() not in known), None)
+        if unknown is not None:
+            raise NotFound(f"This key opens no model that is called {unknown[:200]!r}.")
 
     def understood(self) -> Understood:
         """Return what is asked; raises AinetError."""
@@ -221,11 +245,7 @@ class ModelsHandler(ModelApiHandler):
     async def get(self, name: str | None = None) -> None:
         """Return what can be asked here."""
         try:
-            known = await self.served.running_node().answers.find(models.models)()
-            key = self.access_key
-            opens = {name.casefold() for name in key.models} if key is not None else set()
-            usable = (one for one in known if one.error is None and one.cuts != "no")
-            found = [_listed(one) for one in usable if not opens or one.name.casefold() in opens]
+            found = [_listed(one) for one in await self.usable_models()]
             if name is None:
                 self.finish(msgspec.json.encode({"object": "list", "data": found}))
                 return

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, TypeAlias
 
-from ainet.api.generate import Done, Event, GenerateRequest, Start, Text
+from ainet.api.generate import Done, Event, GenerateRequest, Start, Text, Timings
 from ainet.errors import AinetError, Busy
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class _Running:
         self._unheard = asyncio.Semaphore(MOST_WAITING)
         self._tasks: list[asyncio.Task[None]] = []
         self._n_growing = 0
+        self._has_begun = False
+        #: Set, and replaced by another one, when an answer ends.
         self._one_ended = asyncio.Event()
 
     def begin(self, number: int, request: GenerateRequest, is_read: asyncio.Event, *, is_first: bool) -> None:
@@ -96,13 +98,16 @@ class _Running:
             if not is_first:
                 await is_read.wait()
             async with self._room:
-                while not await self._grow(number, request, is_read):
-                    self._one_ended.clear()
-                    await self._one_ended.wait()
+                one_ended = self._one_ended
+                while not await self._grow(number, request, is_read, one_ended):
+                    await one_ended.wait()
+                    one_ended = self._one_ended
         finally:
             is_read.set()
 
-    async def _grow(self, number: int, request: GenerateRequest, is_read: asyncio.Event) -> bool:
+    async def _grow(
+        self, number: int, request: GenerateRequest, is_read: asyncio.Event, one_ended: asyncio.Event
+    ) -> bool:
         """Tell of an answer; returns whether there was room for it, beside the others of the same request."""
         self._n_growing += 1
         has_begun = False
@@ -112,13 +117,39 @@ class _Running:
                     if isinstance(event, Text | Done):
                         is_read.set()
                     has_begun = has_begun or isinstance(event, Start)
+                    self._has_begun = self._has_begun or has_begun
                     await self._unheard.acquire()
                     self.told.put_nowait((number, event))
-        except Busy:
-            if has_begun or self._n_growing == 1:
+        except Busy as exc:
+            if self._has_begun and not has_begun and exc.details.get("used_up"):
+                self.told.put_nowait((number, _empty(request, exc.message)))
+            elif has_begun or exc.details.get("used_up") or (self._n_growing == 1 and not one_ended.is_set()):
                 raise
-            return False
-        finally:
-            self._n_growing -= 1
-            self._one_ended.set()
+            else:
+                self._n_growing -= 1
+                return False
+        except BaseException:
+            self._ended()
+            raise
+        self._ended()
         return True
+
+    def _ended(self) -> None:
+        self._n_growing -= 1
+        self._one_ended.set()
+        self._one_ended = asyncio.Event()
+
+
+def _empty(request: GenerateRequest, why: str) -> Done:
+    """Return the end of an answer for which nothing was left."""
+    return Done(
+        finish="length",
+        text="",
+        tokens=[],
+        model=request.model or "",
+        seed=request.seed,
+        placement=[],
+        received={},
+        timings=Timings(),
+        notes=[why],
+    )

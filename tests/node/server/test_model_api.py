@@ -394,14 +394,25 @@ async def test_an_answer_for_which_there_is_no_room_waits_for_those_beside_it(se
     served.node.generate = crowded
     answer = await http.post("completions", json={"prompt": ["a", "b", "c"], "max_tokens": 2})
     assert [one["text"] for one in answer.json()["choices"]] == ["w0 w1 "] * 3
-    assert refused
+    assert 0 < len(refused) < 9
     served.node.generating = 1  # somebody else's
     answer = await http.post("completions", json={"prompt": ["a", "b", "c"], "max_tokens": 2})
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "3")
     served.node.generating = 0
 
 
+def lists(served, *names):
+    """Have the node list models."""
+
+    async def known():
+        return [ListedModel(name=name, where="ainet", members=[], cuts="any") for name in names]
+
+    served.node.answers = Answers()
+    served.node.answers.add(models.models, known)
+
+
 async def test_a_key_opens_the_model_api_and_nothing_else(served, http):
+    lists(served, "words")
     key = (await served.node.access_keys.create("phone")).key
     root = served.url.rstrip("/")
     async with httpx.AsyncClient(trust_env=False) as client:
@@ -429,7 +440,17 @@ async def test_a_key_opens_the_model_api_and_nothing_else(served, http):
 
 
 async def test_what_a_key_does_not_open_has_the_form_of_the_api(served, http):
-    await served.node.access_keys.create("other", tokens_per_day=5)
+    lists(served, "words", "llama")
+    other = (await served.node.access_keys.create("other")).key
+    # Files and downloads are no models of the list.
+    for model in ("/etc/passwd", "~/x.gguf", "hf:ORG/REPO/FILE.gguf", "x" * 100_000):
+        answer = await http.post(
+            "chat/completions",
+            json=CHAT | {"model": model},
+            headers={"X-Api-Key": other, "Authorization": f"Bearer {other}"},
+        )
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+        assert len(answer.text) < 1000
     key = (await served.node.access_keys.create("phone", models=["words"], tokens_per_day=8)).key
     headers = {"Authorization": f"Bearer {key}"}
     for more, status, kind in (
@@ -448,12 +469,31 @@ async def test_what_a_key_does_not_open_has_the_form_of_the_api(served, http):
     assert int(answer.headers["Retry-After"]) > 0
 
 
-async def test_a_key_lists_the_models_that_it_opens(served, http):
-    async def known():
-        return [ListedModel(name=name, where="ainet", members=[], cuts="any") for name in ("words", "llama")]
+async def test_what_is_left_of_a_quota_goes_to_the_first_answers(served, http):
+    lists(served, "words")
+    key = (await served.node.access_keys.create("phone", tokens_per_day=20)).key
+    headers = {"Authorization": f"Bearer {key}"}
+    asked = {"prompt": ["a"] * 8, "max_tokens": 3}
+    answer = await http.post("completions", json=asked, headers=headers)
+    assert answer.status_code == 200
+    choices = answer.json()["choices"]
+    assert [one["index"] for one in choices] == list(range(8))
+    assert {one["finish_reason"] for one in choices} == {"length"}
+    assert choices[-1]["text"] == ""
+    assert (await http.post("completions", json=asked, headers=headers)).status_code == 429
 
-    served.node.answers = Answers()
-    served.node.answers.add(models.models, known)
+
+async def test_while_the_node_starts_a_key_is_told_to_come_back(served, http):
+    served.extension.served.node, node = None, served.node
+    try:
+        answer = await http.post("chat/completions", json=CHAT, headers={"Authorization": "Bearer ainet-whatever"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "loading")
+    finally:
+        served.extension.served.node = node
+
+
+async def test_a_key_lists_the_models_that_it_opens(served, http):
+    lists(served, "words", "llama")
     key = (await served.node.access_keys.create("phone", models=["Words"])).key
     headers = {"Authorization": f"Bearer {key}"}
     assert [one["id"] for one in (await http.get("models", headers=headers)).json()["data"]] == ["words"]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import stat
 import time
 
 import pytest
 
 from ainet.api.answers import Answers
-from ainet.api.generate import Done, GenerateRequest, Message, Start, Text, Timings
-from ainet.errors import Busy, NotFound, Refused, UsageError
+from ainet.api.generate import Done, GenerateRequest, Message, PromptScored, Start, Text, Timings
+from ainet.api.logprobs import TokenLogprob
+from ainet.errors import AinetError, Busy, NotFound, Refused, UsageError
 from ainet.node.access_keys import USED_UP, AccessKeys
 
 #: Noon of some day, wherever this runs.
@@ -64,7 +66,7 @@ class Answerer:
             seed=1,
             placement=[],
             received={},
-            timings=Timings(prompt_tokens=10, generated_tokens=n),
+            timings=Timings(prompt_tokens=10, reused_tokens=5, generated_tokens=n),
         )
 
 
@@ -72,8 +74,8 @@ def ask(**more):
     return GenerateRequest(messages=[Message("user", "hi")], **more)
 
 
-async def events(keys, name, answerer, request=None):
-    return [event async for event in keys.generate(name, answerer, request or ask())]
+async def events(keys, key, answerer, request=None):
+    return [event async for event in keys.generate(key, answerer, request or ask())]
 
 
 async def test_a_key_is_told_once_and_kept_as_a_hash(keys, tmp_path):
@@ -100,36 +102,42 @@ async def test_what_is_revoked_or_has_expired_opens_nothing(keys, clock):
     await keys.revoke("first")
     assert keys.find(first.key) is None
     with pytest.raises(Refused, match="revoked"):
-        await events(keys, "first", Answerer())
+        await events(keys, first.key, Answerer())
     with pytest.raises(NotFound, match="No key is called first"):
         await keys.revoke("first")
     clock.now += 30 * DAY - 1
     assert keys.find(second.key) is not None
+    running = keys.generate(second.key, Answerer(), ask())
+    await anext(running)
     clock.now += 1
     assert keys.find(second.key) is None
+    with pytest.raises(Refused, match="expired"):  # also in the middle of an answer
+        await anext(running)
     assert [one.name for one in await keys.known()] == ["second"]
 
 
 async def test_what_a_key_does_not_open_is_refused_by_name(keys):
     answerer = Answerer()
-    await keys.create("plain")
-    await keys.create("narrow", models=["SmolLM2", "qwen"], may_buy=True)
+    plain = (await keys.create("plain")).key
+    narrow = (await keys.create("narrow", models=["SmolLM2", "qwen"], may_buy=True)).key
     with pytest.raises(Refused, match="no context"):
-        await events(keys, "plain", answerer, ask(context="auto"))
+        await events(keys, plain, answerer, ask(context="auto"))
     with pytest.raises(Refused, match="leave out seller"):
-        await events(keys, "plain", answerer, ask(seller="ana"))
+        await events(keys, plain, answerer, ask(seller="ana"))
     with pytest.raises(NotFound, match=r"does not open 'llama', only SmolLM2, qwen"):
-        await events(keys, "narrow", answerer, ask(model="llama"))
+        await events(keys, narrow, answerer, ask(model="llama"))
     assert not answerer.requests
     for model, asked in (("smollm2", "smollm2"), (None, "SmolLM2")):
-        await events(keys, "narrow", answerer, ask(model=model, seller="ana"))
+        await events(keys, narrow, answerer, ask(model=model, seller="ana"))
         assert answerer.requests[-1].model == asked
 
 
 async def test_tokens_of_prompts_and_answers_are_counted_and_outlive_a_restart(keys, tmp_path, clock):
-    await keys.create("phone")
-    assert isinstance((await events(keys, "phone", Answerer()))[-1], Done)
-    running = keys.generate("phone", Answerer(), ask())
+    phone = (await keys.create("phone")).key
+    *_, done = await events(keys, phone, Answerer())
+    # What others have asked before is nobody's business.
+    assert done.timings.reused_tokens == 0
+    running = keys.generate(phone, Answerer(), ask())
     for _ in range(4):  # the prompt, and three tokens
         await anext(running)
     await running.aclose()
@@ -145,35 +153,108 @@ async def test_tokens_of_prompts_and_answers_are_counted_and_outlive_a_restart(k
 
 
 async def test_a_quota_ends_answers_and_comes_back_at_midnight(keys, clock):
-    await keys.create("phone", tokens_per_day=25)
+    phone = (await keys.create("phone", tokens_per_day=25)).key
     answerer = Answerer()
-    *_, done = await events(keys, "phone", answerer)
+    *_, done = await events(keys, phone, answerer)
     assert answerer.requests[0].max_tokens == 25
     assert (done.finish, len(done.tokens), done.notes) == ("length", 15, [USED_UP])
     assert done.text == "".join(f"w{n} " for n in range(15))
     with pytest.raises(Busy, match="used up") as error:
-        await events(keys, "phone", answerer)
+        await events(keys, phone, answerer)
     assert error.value.details["retry_after"] == 12 * 3600
     clock.now += 13 * 3600
-    assert (await events(keys, "phone", answerer))[-1].finish == "length"
+    assert (await events(keys, phone, answerer))[-1].finish == "length"
 
 
 async def test_answers_side_by_side_share_a_quota(keys):
-    await keys.create("phone", tokens_per_day=50)
+    phone = (await keys.create("phone", tokens_per_day=50)).key
     answerer = Answerer()
     answerer.pause = asyncio.Event()
-    running = [asyncio.create_task(events(keys, "phone", answerer)) for _ in range(3)]
+    running = [asyncio.create_task(events(keys, phone, answerer)) for _ in range(3)]
     await asyncio.sleep(0)
     answerer.pause.set()
     done = [(await one)[-1] for one in running]
     (found,) = await keys.known()
-    assert 50 <= found.used_today <= 53
-    assert any(one.notes == [USED_UP] for one in done)
+    assert 50 <= found.used_today <= 60
+    assert any(USED_UP in one.notes for one in done)
 
 
-async def test_a_damaged_file_is_put_aside(tmp_path, caplog):
-    (tmp_path / "keys.sqlite").write_bytes(b"no database" * 100)
-    keys = AccessKeys(tmp_path / "keys.sqlite", Answers(), LOG)
+async def test_prompts_side_by_side_do_not_exceed_a_quota(keys):
+    phone = (await keys.create("phone", tokens_per_day=25)).key
+    answerer = Answerer()
+    answerer.pause = asyncio.Event()
+    running = [asyncio.create_task(events(keys, phone, answerer)) for _ in range(50)]
+    await asyncio.sleep(0)
+    answerer.pause.set()
+    ended = await asyncio.gather(*running, return_exceptions=True)
+    (found,) = await keys.known()
+    assert found.used_today < 25 + 10 + 3
+    assert all(isinstance(one, Busy) or one[-1].finish == "length" for one in ended)
+
+
+async def test_a_new_key_of_an_old_name_is_another_one(keys):
+    old = (await keys.create("phone")).key
+    running = keys.generate(old, Answerer(), ask())
+    await anext(running)
+    await keys.revoke("phone")
+    await keys.create("phone", may_buy=True)
+    with pytest.raises(Refused, match="revoked"):
+        await anext(running)
+    assert [one.used_today for one in await keys.known()] == [0]
+
+
+async def test_a_cut_off_answer_tells_what_it_told(keys):
+    phone = (await keys.create("phone", tokens_per_day=12)).key
+    scored = [TokenLogprob(1, b"a", None), TokenLogprob(2, b"b", -1.0)]
+
+    async def answer(request):
+        yield Start(model="m", placement=[], prompt_tokens=10, notes=["asked as ChatML"])
+        yield PromptScored(begin=0, logprobs=scored[:1])
+        yield PromptScored(begin=1, logprobs=scored[1:])
+        for token in range(9):
+            yield Text(text="x", tokens=[token], logprobs=[TokenLogprob(token, b"x", -0.5)])
+
+    *_, done = await events(keys, phone, answer)
+    assert (done.prompt_logprobs, len(done.logprobs), done.text) == (scored, 2, "xx")
+    assert done.notes == ["asked as ChatML", USED_UP]
+
+
+async def test_what_cannot_be_written_down_spoils_no_answer(keys, monkeypatch, caplog):
+    phone = (await keys.create("phone")).key
+
+    async def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(keys, "_do", full)
+    assert isinstance((await events(keys, phone, Answerer()))[-1], Done)
+    assert "phone has used could not be written down (database or disk is full)" in caplog.text
+    assert [one.used_today for one in await keys.known()] == [30]
+
+
+async def test_a_file_of_a_newer_version_is_left_as_it_is(tmp_path):
+    database = sqlite3.connect(tmp_path / "keys.sqlite")
+    database.execute("PRAGMA user_version = 99")
+    database.close()
+    with pytest.raises(AinetError, match="newer ainet"):
+        await AccessKeys(tmp_path / "keys.sqlite", Answers(), LOG).start()
+    assert [one.name for one in tmp_path.iterdir()] == ["keys.sqlite"]
+
+
+@pytest.mark.parametrize("damage", ["all", "a page"])
+async def test_a_damaged_file_is_put_aside(tmp_path, caplog, damage):
+    path = tmp_path / "keys.sqlite"
+    if damage == "all":
+        path.write_bytes(b"no database" * 100)
+    else:
+        before = AccessKeys(path, Answers(), LOG)
+        await before.start()
+        for n in range(60):
+            await before.create(f"key {n}", models=["a" * 100])
+        await before.stop()
+        data = bytearray(path.read_bytes())
+        data[8192:] = b"\xff" * (len(data) - 8192)
+        path.write_bytes(data)
+    keys = AccessKeys(path, Answers(), LOG)
     await keys.start()
     assert await keys.known() == []
     assert "have to be made anew. It was put aside as keys.sqlite.damaged-" in caplog.text
