@@ -56,8 +56,16 @@ class ChatTemplate:
         except Exception as exc:  # whatever the compiler meets in a hostile template
             raise ModelError(f"The model's chat template cannot be read: {_words(exc)}") from exc
 
-    def render(self, messages: Sequence[dict[str, str]], *, bos: str, eos: str) -> str:
-        """Return `messages` (role, content) as one text, up to the assistant's turn.
+    def render(
+        self,
+        messages: Sequence[dict[str, Any]],
+        *,
+        bos: str,
+        eos: str,
+        tools: Sequence[dict[str, Any]] | None = None,
+        begins_answer: bool = True,
+    ) -> str:
+        """Return `messages` (role, content, calls) as one text, up to the assistant's turn.
 
         Parameters
         ----------
@@ -65,6 +73,10 @@ class ChatTemplate:
             The conversation.
         bos, eos
             Text of the tokens that begin and end a sequence.
+        tools
+            That may be called, in OpenAI's form.
+        begins_answer
+            Whether the assistant's next turn begins at the end.
 
         Raises
         ------
@@ -78,9 +90,9 @@ class ChatTemplate:
         try:
             for piece in self._template.generate(
                 messages=list(messages),
-                tools=None,
+                tools=list(tools) if tools else None,
                 documents=None,
-                add_generation_prompt=True,
+                add_generation_prompt=begins_answer,
                 bos_token=bos,
                 eos_token=eos,
             ):
