@@ -44,11 +44,14 @@ def serve_forks(folder: Path, closed: Sequence[int], modules: Sequence[str]) -> 
     listener = socket.socket(socket.AF_UNIX)
     # Paths of sockets have at most 107 bytes, folders may have longer ones.
     directory = os.open(folder, os.O_PATH | os.O_DIRECTORY)
-    short = f"/proc/{os.getpid()}/fd/{directory}"
-    address = f"{short}/forks"
-    listener.bind(address)
-    (folder / "forks").chmod(0o600)
+    short = f"/proc/{os.getpid()}/fd"
+    listener.bind(f"{short}/{directory}/forks")
+    path = folder / "forks"
+    path.chmod(0o600)
     listener.listen()
+    # It is reached by its file, which needs no name: whoever copies the node's folder meets no socket.
+    address = f"{short}/{os.open(path, os.O_PATH)}"
+    path.unlink()
     alive, held = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -64,7 +67,7 @@ def serve_forks(folder: Path, closed: Sequence[int], modules: Sequence[str]) -> 
     server._forkserver_address, server._forkserver_alive_fd, server._forkserver_pid = address, held, pid
     # Should it be lost, the standard library starts one in its own way, with a socket in this folder.
     server.set_forkserver_preload(list(modules))
-    multiprocessing.process.current_process()._config["tempdir"] = short  # type: ignore[attr-defined]
+    multiprocessing.process.current_process()._config["tempdir"] = f"{short}/{directory}"  # type: ignore[attr-defined]
 
 
 def use_forks() -> None:
