@@ -13,6 +13,8 @@ import time
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ainet.api import access_keys as api
 from ainet.api.access_keys import AccessKey, NewKey
 from ainet.api.generate import Done, PromptScored, Start, Text, Timings
@@ -41,6 +43,7 @@ PREFIX = "ainet-"
 BYTES = 32
 #: Most keys.
 MOST = 1000
+_FIELDS = ("name", "created", "expires", "models", "tokens_per_day", "may_buy", "used_today", "last_used")
 USED_UP = "the key's tokens of today are used up"
 
 
@@ -248,11 +251,11 @@ class AccessKeys:
 
     def _read(self) -> None:
         self._database = open_database(self._path, SCHEMA, VERSION, advice=ADVICE)
+        self._database.text_factory = lambda text: text.decode()  # its own error would look like a file that is locked
         for row in self._database.execute("SELECT * FROM keys"):
             key, name, created, expires, models, most, may_buy, day, used, last_used = row
-            self._keys[key] = AccessKey(
-                name, created, expires, json.loads(models), most, bool(may_buy), used, last_used
-            )
+            fields = (name, created, expires, json.loads(models), most, bool(may_buy), used, last_used)
+            self._keys[key] = msgspec.convert(dict(zip(_FIELDS, fields, strict=True)), AccessKey)
             self._days[key] = day
 
 

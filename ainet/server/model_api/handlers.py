@@ -15,7 +15,8 @@ from tornado.iostream import StreamClosedError
 
 from ainet.api import models
 from ainet.api.generate import Done
-from ainet.errors import AinetError, NotFound, TooLarge, UsageError
+from ainet.errors import AinetError, NodeNotRunning, NotFound, TooLarge, UsageError
+from ainet.models.catalog import is_called
 from ainet.node import access_keys
 from ainet.server.auth import AccessKeyIdentity
 from ainet.server.base import MAX_BODY, MISTAKE, NodeHandler
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 Asked = TypeVar("Asked", bound=msgspec.Struct)
 PREFIX = "/ainet/v1/"
+#: Names of models that are no paths and no addresses.
+PLAIN = re.compile(r"[\w.:+@ -]{1,200}")
 #: A stream in which nothing was said for so many seconds says that it is alive.
 ALIVE = 5.0
 
@@ -76,7 +79,8 @@ class ModelApiHandler(NodeHandler):
         if "Authorization" not in headers and "X-Api-Key" in headers:
             headers["Authorization"] = f"Bearer {headers['X-Api-Key']}"
         if self.served.node is None and self._bearer.startswith(access_keys.PREFIX):
-            self.fail(self.served.failure)  # nobody can tell whether it is right
+            # Nobody can tell whether it is right, so it hears nothing of what is wrong.
+            self.fail(NodeNotRunning("The node does not run now. Ask again in a few seconds."))
             return
         await super().prepare()
 
@@ -84,9 +88,9 @@ class ModelApiHandler(NodeHandler):
         """Return the models that can be asked here, and that the request's key opens; raises AinetError."""
         known = await self.served.running_node().answers.find(models.models)()
         key = self.access_key
-        opens = {name.casefold() for name in key.models} if key is not None else set()
+        opens = key.models if key is not None else []
         usable = (one for one in known if one.error is None and one.cuts != "no")
-        return [one for one in usable if not opens or one.name.casefold() in opens]
+        return [one for one in usable if not opens or any(is_called(one, name) for name in opens)]
 
     def fail(self, error: AinetError) -> None:
         """Answer with an error."""
@@ -127,18 +131,24 @@ class AnswerHandler(ModelApiHandler):
     async def post(self) -> None:
         """Answer."""
         try:
-            groups, writer, streams = self.understood()
-            if self.access_key is not None:
-                await self._check_models({one.model for group in groups for one in group if one.model is not None})
-            events = several(self._generate(), groups)
+            asked = self.understood()
         except AinetError as error:
             self.fail(error)
             return
         self.connection.stream.set_nodelay(True)
-        answering = self._stream(events, writer) if streams else self._whole(events, writer)
-        self._answering = asyncio.create_task(answering)
+        self._answering = asyncio.create_task(self._answer(asked))
         with contextlib.suppress(asyncio.CancelledError, StreamClosedError):
             await self._answering
+
+    async def _answer(self, asked: Understood) -> None:
+        try:
+            if self.access_key is not None:
+                await self._check_models([one for group in asked.groups for one in group])
+            events = several(self._generate(), asked.groups)
+        except AinetError as error:
+            self.fail(error)
+            return
+        await (self._stream(events, asked.writer) if asked.streams else self._whole(events, asked.writer))
 
     def on_connection_close(self) -> None:
         """End the answer: nobody listens any more."""
@@ -153,12 +163,13 @@ class AnswerHandler(ModelApiHandler):
             return node.generate
         return functools.partial(node.access_keys.generate, self._bearer, node.generate)
 
-    async def _check_models(self, names: Collection[str]) -> None:
+    async def _check_models(self, requests: Collection[GenerateRequest]) -> None:
         """Raise `NotFound` for what a key does not open: it names models of the list, no files and no downloads."""
-        known = {one.name.casefold() for one in await self.usable_models()} if names else set()
-        unknown = next((name for name in names if name.casefold() not in known), None)
-        if unknown is not None:
-            raise NotFound(f"This key opens no model that is called {unknown[:200]!r}.")
+        for name in {one.model for one in requests if one.model is not None}:
+            # A seller's models need not be known here.
+            is_bought = all(one.seller is not None for one in requests) and PLAIN.fullmatch(name) is not None
+            if not is_bought and not any(is_called(one, name) for one in await self.usable_models()):
+                raise NotFound(f"This key opens no model that is called {name[:200]!r}.")
 
     def understood(self) -> Understood:
         """Return what is asked; raises AinetError."""

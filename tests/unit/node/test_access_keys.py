@@ -240,7 +240,7 @@ async def test_a_file_of_a_newer_version_is_left_as_it_is(tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["keys.sqlite"]
 
 
-@pytest.mark.parametrize("damage", ["all", "a page"])
+@pytest.mark.parametrize("damage", ["all", "a page", "a letter", "a number"])
 async def test_a_damaged_file_is_put_aside(tmp_path, caplog, damage):
     path = tmp_path / "keys.sqlite"
     if damage == "all":
@@ -251,9 +251,15 @@ async def test_a_damaged_file_is_put_aside(tmp_path, caplog, damage):
         for n in range(60):
             await before.create(f"key {n}", models=["a" * 100])
         await before.stop()
-        data = bytearray(path.read_bytes())
-        data[8192:] = b"\xff" * (len(data) - 8192)
-        path.write_bytes(data)
+        if damage == "a page":
+            data = bytearray(path.read_bytes())
+            data[8192:] = b"\xff" * (len(data) - 8192)
+            path.write_bytes(data)
+        else:
+            change = "name = CAST(X'6bff' AS TEXT)" if damage == "a letter" else "expires = 'soon'"
+            database = sqlite3.connect(path, isolation_level=None)
+            database.execute(f"UPDATE keys SET {change} WHERE name = 'key 7'")  # noqa: S608
+            database.close()
     keys = AccessKeys(path, Answers(), LOG)
     await keys.start()
     assert await keys.known() == []
