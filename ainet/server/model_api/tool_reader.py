@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 #: What stands in the texts of a form besides words: a number, an identifier, and spaces, which may be others.
 _PARTS = re.compile(f"({re.escape(INDEX)}|{re.escape(IDENTIFIER)}|\\s+)")
-_NAME = re.compile(r"[^\s\"'<>\[\](){}|]+")
+LONGEST = 128  # characters of a name
+_NAME = re.compile(rf"[^\s\"'<>\[\](){{}}|]{{1,{LONGEST}}}")
 _SPACES = re.compile(r"\s+")
 _WORD = re.compile(r"[-+.\w]+")
 #: What matters of JSON to find its end.
-_JSON = re.compile(r'"(?:[^"\\]|\\.)*"|"(?:[^"\\]|\\.)*\\?\Z|[{}\[\]]', re.DOTALL)
+_JSON = re.compile(r'"(?:[^"\\]|\\.)*("|\\?\Z)|[{}\[\]]', re.DOTALL)
 
 
 class Open(enum.Enum):
@@ -74,106 +75,120 @@ class ToolReader:
 
     def __init__(self, form: ToolForm, tools: Sequence[Tool]) -> None:
         self._form = form
-        self._schemas = {tool.name: tool.parameters.get("properties", {}) for tool in tools}
         self._is_named_behind = IDENTIFIER in form.end
-        self._text = ""
-        #: What is read for good, and where that ends.
-        self._read, self._end = Read(), 0
+        self._schemas = {tool.name: _properties(tool) for tool in tools}
+        self._text, self._is_whole = "", False
+        #: What is read for good, where that ends, and whether that is behind the arguments of a call.
+        self._read, self._end, self._is_behind = Read(), 0, False
+        #: How far a JSON value is looked through: where it begins, where its next part does, and how deep that is.
+        self._scanned = (0, 0, 0)
 
     def add(self, text: str) -> Read:
         """Return all that is certain with the next piece of the answer."""
         self._text += text
-        return self._parse(is_whole=False)
+        return self._parse()
 
     def finish(self) -> Read:
         """Return all there is, when the answer has ended."""
-        return self._parse(is_whole=True)
+        self._is_whole = True
+        return self._parse()
 
-    def _parse(self, *, is_whole: bool) -> Read:
+    def _parse(self) -> Read:
         while True:
-            said, begin = self._before_call(is_whole=is_whole)
-            read = Read(self._read.said + said, list(self._read.calls))
-            if begin is None:
-                return read
-            end = self._calls(read, begin, is_whole=is_whole)
-            if end is None:
-                return read
-            self._read, self._end = read, end
+            found = self._next_call() if self._is_behind else self._first_call()
+            if found is not None:
+                return found
 
-    def _before_call(self, *, is_whole: bool) -> tuple[str, int | None]:
+    def _first_call(self) -> Read | None:
+        """Read what is said, and the call behind it; returns what is certain, or None where there is more to read."""
+        said, begin = self._before_call()
+        if begin is None:
+            return self._with(said)
+        first = self._match(self._form.first, begin)
+        call, end = self._call(first) if isinstance(first, Matched) else (None, first)
+        if end is MORE and not self._is_whole:
+            return self._with(said, call)
+        if end is MORE and call is None:
+            return self._with(self._text[self._end :])
+        if call is None:  # no call after all
+            end = begin + len(self._form.trigger)
+            said = self._text[self._end : end]
+        self._keep(said, call, end)
+        return None
+
+    def _next_call(self) -> Read | None:
+        """Read what is behind a call: another one, or the end of calls. See `_first_call`."""
+        begin, call = self._end, None
+        more = self._match(self._form.more, begin) if self._form.more is not None else NOT
+        last = self._match(self._form.end, begin)
+        if not self._is_whole and (more is MORE or (more is NOT and last is MORE)):
+            return self._with("")
+        end: int | Open = NOT
+        if isinstance(more, Matched):
+            call, end = self._call(more)
+            if end is MORE and not self._is_whole:
+                return self._with("", call)
+        if call is not None:
+            self._identify(more)
+            self._keep("", call, end)
+            return None
+        self._identify(last)
+        self._is_behind = False
+        self._end = last.end if isinstance(last, Matched) else begin
+        return None
+
+    def _with(self, said: str, call: ReadCall | None = None) -> Read:
+        return Read(self._read.said + said, [*self._read.calls, *([call] if call is not None else [])])
+
+    def _keep(self, said: str, call: ReadCall | None, end: int | Open) -> None:
+        """Take for good what was read up to here. A call that is no whole one ends where the text does."""
+        self._read = self._with(said, call)
+        self._is_behind = call is not None and isinstance(end, int)
+        self._end = end if isinstance(end, int) else len(self._text)
+
+    def _identify(self, found: Matched | Open) -> None:
+        """Take the identifier behind a call for its own."""
+        if isinstance(found, Matched) and self._is_named_behind and self._read.calls:
+            self._read.calls[-1].id = self._read.calls[-1].id or found.identifier
+
+    def _before_call(self) -> tuple[str, int | None]:
         """Return what is said before the next call, and where that begins, if it does."""
         trigger, rest = self._form.trigger, self._text[self._end :]
         is_first = not self._read.calls and not self._read.said
-        if not trigger:
-            begins = [self._form.first + name + self._form.arguments for name in self._schemas] if is_first else []
-            if any(map(rest.startswith, begins)):
-                return "", self._end
-            if not is_whole and any(begin.startswith(rest) for begin in begins):
-                return "", None
-            return rest if is_whole else rest.rstrip(), None
         if trigger[0] == "{":
             begin = len(rest) - len(rest.lstrip())
             if is_first and rest.startswith(trigger, begin):
                 return "", self._end + begin
-            if is_first and not is_whole and trigger.startswith(rest[begin:]):
+            if is_first and not self._is_whole and trigger.startswith(rest[begin:]):
                 return "", None
-            return rest if is_whole else rest.rstrip(), None
+            return rest if self._is_whole else rest.rstrip(), None
         place = rest.find(trigger)
         if place >= 0:
             return rest[:place].rstrip(), self._end + place
-        if is_whole:
+        if self._is_whole:
             return (rest if not self._read.calls or rest.strip() else ""), None
         return rest[: len(rest) - _overlap(rest, trigger)].rstrip(), None
 
-    def _calls(self, read: Read, begin: int, *, is_whole: bool) -> int | None:
-        """Read calls that follow each other; returns where they end, or None where they go on."""
-        form = self._form
-        found = self._match(form.first, begin)
-        while isinstance(found, Matched):
-            name = _NAME.match(self._text, found.end)
-            if name is None:
-                found = MORE if found.end == len(self._text) else NOT
-                break
-            call = ReadCall(name[0], "" if self._is_named_behind else found.identifier)
-            end = self._arguments(read, call, name)
-            if not isinstance(end, int):
-                found = end
-                break
-            found = self._match(form.more, end) if form.more is not None else NOT
-            last = self._match(form.end, end)
-            if not is_whole and (found == MORE or (not isinstance(found, Matched) and last == MORE)):
-                return None
-            if not isinstance(found, Matched):
-                if isinstance(last, Matched):
-                    call.id = call.id or last.identifier
-                    return last.end
-                return end
-            call.id = call.id or (found.identifier if self._is_named_behind else "")
-        if found == MORE and not is_whole:
-            return None
-        if found == MORE:
-            return len(self._text)
-        # No call after all.
-        read.said += self._text[begin : begin + len(form.trigger)]
-        return begin + len(form.trigger)
-
-    def _arguments(self, read: Read, call: ReadCall, name: re.Match[str]) -> int | Open:
-        """Read a call's arguments; returns where they end. The call counts as soon as its name is certain."""
+    def _call(self, behind: Matched) -> tuple[ReadCall | None, int | Open]:
+        """Read a call whose name begins here: return it once its name is certain, and where its arguments end."""
+        name = _NAME.match(self._text, behind.end)
+        if name is None:
+            return None, MORE if behind.end == len(self._text) else NOT
         for end in self._ends(name, self._schemas):
             found = self._first_argument(end)
             if found is MORE:
-                return MORE
+                return None, MORE
             if isinstance(found, Matched):
                 break
         else:
-            return NOT
-        call.name, call.id = self._text[name.start() : end], call.id or found.identifier
-        read.calls.append(call)
+            return None, MORE if name.end() == len(self._text) and name.end() - name.start() < LONGEST else NOT
+        identifier = "" if self._is_named_behind else behind.identifier
+        call = ReadCall(self._text[name.start() : end], identifier or found.identifier)
         if self._form.elements is not None:
-            return self._elements(call, self._form.elements, found.end, has_some=found.has_some)
-        stop = _json_end(self._text, found.end)
+            return call, self._elements(call, self._form.elements, found.end, has_some=found.has_some)
+        stop = self._json_end(found.end)
         call.arguments = self._text[found.end : stop if stop is not None else len(self._text)]
-        return stop if stop is not None else MORE
+        return call, stop if stop is not None else MORE
 
     def _first_argument(self, begin: int) -> Matched | Open:
         """Return where the arguments begin of a call whose name ends here."""
@@ -242,7 +257,14 @@ class ToolReader:
 
     def _read_value(self, call: ReadCall, key: str, kind: ValueForm, begin: int, *, is_text: bool) -> int | Open:
         before = f"{json.dumps(key, ensure_ascii=False)}: "
-        stop = None if is_text else _value_end(self._text, begin)
+        stop = None
+        if not is_text:
+            stop = self._value_end(begin)
+            found = self._match(kind.behind, stop, is_exact=True) if stop is not None else MORE
+            if found is MORE and not self._is_whole:
+                return MORE
+            if not isinstance(found, Matched):
+                stop = None
         if stop is None and kind.behind:
             place = self._text.find(kind.behind, begin)
             stop = place if place >= 0 else None
@@ -253,8 +275,32 @@ class ToolReader:
                 call.arguments += before + json.dumps(certain, ensure_ascii=False)[:-1]
             return MORE
         call.arguments += before + _as_json(self._text[begin:stop], is_text=is_text)
-        found = self._match(kind.behind, stop, is_exact=True)
-        return found.end if isinstance(found, Matched) else MORE
+        return stop + len(kind.behind)
+
+    def _value_end(self, begin: int) -> int | None:
+        """Return where any JSON value ends, or a word of Python's; None where it goes on, or may."""
+        if self._text[begin : begin + 1] in ('"', "{", "["):
+            return self._json_end(begin)
+        word = _WORD.match(self._text, begin)
+        if word is None:
+            return begin if begin < len(self._text) else None
+        return word.end() if word.end() < len(self._text) or self._is_whole else None
+
+    def _json_end(self, begin: int) -> int | None:
+        """Return where a JSON value ends that is an object, a list or a string; None where it goes on."""
+        at, depth = self._scanned[1:] if self._scanned[0] == begin and self._scanned[1] > begin else (begin, 0)
+        for found in _JSON.finditer(self._text, at):
+            sign = found[0]
+            if sign[0] == '"':
+                if found[1] != '"':
+                    return None  # it goes on
+            else:
+                depth += 1 if sign in "{[" else -1
+            self._scanned = (begin, found.end(), depth)
+            if depth == 0:
+                self._scanned = (0, 0, 0)
+                return found.end()
+        return None
 
     def _ends(self, name: re.Match[str], known: Collection[str]) -> list[int]:
         """Return where a name may end: what follows it may begin with a sign that names may have. Known ones first."""
@@ -294,41 +340,21 @@ def _spaces(text: str, begin: int) -> str:
     return found[0] if found is not None else ""
 
 
-def _json_end(text: str, begin: int) -> int | None:
-    """Return where a JSON value ends that is an object, a list or a string; None where it goes on."""
-    depth = 0
-    for found in _JSON.finditer(text, begin):
-        sign = found[0]
-        if sign[0] == '"':
-            if not (len(sign) > 1 and sign[-1] == '"' and _is_closed(sign)):
-                return None
-        else:
-            depth += 1 if sign in "{[" else -1
-        if depth == 0:
-            return found.end()
-    return None
-
-
-def _value_end(text: str, begin: int) -> int | None:
-    """Return where any JSON value ends, or a word of Python's; None where it goes on, or may."""
-    if text[begin : begin + 1] in ('"', "{", "["):
-        end = _json_end(text, begin)
-        return end if end is None or _is_json(text[begin:end]) else None
-    word = _WORD.match(text, begin)
-    return word.end() if word is not None and word.end() < len(text) else None
+def _properties(tool: Tool) -> dict[str, object]:
+    found = tool.parameters.get("properties")
+    return found if isinstance(found, dict) else {}
 
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
-    except ValueError:
+        json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
         return False
     return True
 
 
-def _is_closed(text: str) -> bool:
-    """Whether the last quotation mark of a string ends it."""
-    return (len(text) - 1 - len(text[:-1].rstrip("\\"))) % 2 == 0
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _as_json(text: str, *, is_text: bool) -> str:
@@ -337,8 +363,8 @@ def _as_json(text: str, *, is_text: bool) -> str:
         read = {"True": "true", "False": "false", "None": "null"}.get(text.strip(), text.strip())
         if _is_json(read):
             return read
-        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-            return json.dumps(ast.literal_eval(read), ensure_ascii=False)
+        with contextlib.suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            return json.dumps(ast.literal_eval(read), ensure_ascii=False, allow_nan=False)
     return json.dumps(text, ensure_ascii=False)
 
 

@@ -25,6 +25,8 @@ NAMES, KEYS, VALUES = ("zqfirst", "zqsecond", "zqthird"), ("zqka", "zqkb"), ("zq
 #: As long as Mistral's templates want them.
 IDENTIFIERS = ("zqid00001", "zqid00002", "zqid00003")
 NUMBER = 271828
+#: Characters of an answer that is looked at, and of each text of a form: whoever made the template may want harm.
+MOST_ANSWER, MOST_TEXT = 20_000, 1000
 PARAMETERS = {"type": "object", "properties": {key: {"type": "string", "description": "A word."} for key in KEYS}}
 TOOLS = [
     {"type": "function", "function": {"name": name, "description": "A tool.", "parameters": PARAMETERS}}
@@ -69,9 +71,22 @@ def learn(template: ChatTemplate, *, bos: str, eos: str, ends: Collection[str]) 
                 form = _json_form(probe) or _elements_form(probe)
             except (AinetError, _Unlike):
                 continue
-            if form is not None:
+            if form is not None and _is_usable(form):
                 return form
     return None
+
+
+def _is_usable(form: ToolForm) -> bool:
+    """Whether calls can be told from what is said, by texts that are no longer than such are."""
+    texts = [form.first, form.arguments, form.more or "", form.end]
+    if form.elements is not None:
+        elements = form.elements
+        texts += [
+            elements.more,
+            elements.none,
+            *(t for one in (elements.text, elements.other) for t in (one.before, one.behind)),
+        ]
+    return bool(form.trigger) and max(map(len, texts)) <= MOST_TEXT
 
 
 class _Unlike(Exception):
@@ -114,7 +129,7 @@ class _Probe:
         if begin < len(self._prompt):
             begin -= len(_open_mark(text[:begin]))
         answer = text[begin:]
-        if NAMES[0] not in answer:
+        if NAMES[0] not in answer or len(answer) > MOST_ANSWER:
             raise _Unlike
         last = answer.rfind(NAMES[len(arguments) - 1])
         found = [place for end in self._ends if end and (place := answer.find(end, last)) >= 0]
@@ -134,22 +149,31 @@ def _json_form(probe: _Probe) -> ToolForm | None:
         return None
     first = _without_thoughts(answer[: call.name_begin])
     between, end = answer[call.name_end : call.arguments_begin], answer[call.arguments_end :]
-    try:
-        several = probe.answer(given, given, given)
-        calls: list[_Call] = []
-        for name in NAMES:
-            found = _find(several, name, given, calls[-1].arguments_end if calls else 0)
-            if found is None:
-                raise _Unlike
-            calls.append(found)
-        pairs = itertools.pairwise(calls)
-        more = _counted([several[one.arguments_end : other.name_begin] for one, other in pairs], 1)
-        between = _counted([several[one.name_end : one.arguments_begin] for one in calls], 0)
-        end = several[calls[-1].arguments_end :]
-    except (AinetError, _Unlike):
-        more, between = None, _identified(between)
-    first, end = _identified(first), _identified(end)
-    return ToolForm(_trigger(first), first, between, more, end)
+    more: str | None = None
+    for n in (3, 2):  # some templates end each call but the first like the last one
+        try:
+            more, several_between, end = _between_calls(probe, given, n)
+        except (AinetError, _Unlike):
+            continue
+        between = several_between
+        break
+    first = _identified(first)
+    return ToolForm(_trigger(first), first, _identified(between), more, _identified(end))
+
+
+def _between_calls(probe: _Probe, given: dict[str, Any], n: int) -> tuple[str, str, str]:
+    """Return what stands between several calls, between their names and arguments, and behind the last one."""
+    answer = probe.answer(*[given] * n)
+    calls: list[_Call] = []
+    for name in NAMES[:n]:
+        found = _find(answer, name, given, calls[-1].arguments_end if calls else 0)
+        if found is None:
+            raise _Unlike
+        calls.append(found)
+    pairs = itertools.pairwise(calls)
+    more = _counted([answer[one.arguments_end : other.name_begin] for one, other in pairs], 1)
+    between = _counted([answer[one.name_end : one.arguments_begin] for one in calls], 0)
+    return more, between, answer[calls[-1].arguments_end :]
 
 
 def _elements_form(probe: _Probe) -> ToolForm | None:
@@ -196,7 +220,7 @@ def _find(answer: str, name: str, arguments: dict[str, Any], begin: int) -> _Cal
     for found in _OBJECT.finditer(answer, max(place, begin)):
         try:
             value, end = decoder.raw_decode(answer, found.start())
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if value == arguments:
             place = answer.rfind(name, begin, found.start())

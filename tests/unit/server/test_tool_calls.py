@@ -138,3 +138,95 @@ def test_what_begins_a_call_is_a_mark_or_the_beginning_of_json():
     assert triggers["a list with identifiers"] == "[CALLS]"
     assert triggers["calls that are counted"] == "<|section|>"
     assert triggers["nothing but JSON"] == '{"name":'
+
+
+HERMES, ELEMENTS = "an object between marks", "elements on lines of their own"
+
+
+def test_a_call_in_another_form_does_not_repeat_those_before_it():
+    expected = [("get", {"city": "A"}), ("get", {"city": "B"})]
+    text = written(HERMES, expected) + '\n<call>\n{"name": "get", "parameters": {"city": "C"}}\n</call>'
+    for pieces in ([text], list(text)):
+        found = read(learned(HERMES), pieces)
+        assert calls(found) == expected
+        assert found.said.count("parameters") == 1
+
+
+@pytest.mark.parametrize(
+    ("written_value", "value"),
+    [
+        *[("New York", "New York"), ("7 days", "7 days"), ("null", None), ("None", None), ("[1, 2]", [1, 2])],
+        *[
+            ("NaN", "NaN"),
+            ("{1, 2}", "{1, 2}"),
+            ("1+2j", "1+2j"),
+            ("['a']", ["a"]),
+            ("[" * 6000, "[" * 6000),
+            ("-1.5e3", -1500.0),
+        ],
+    ],
+)
+def test_a_value_that_may_be_several_things_is_json_or_else_a_string(written_value, value):
+    optional = {"type": "object", "properties": {"city": {"anyOf": [{"type": "string"}, {"type": "null"}]}}}
+    text = f"<call>\n<function=get>\n<parameter=city>\n{written_value}\n</parameter>\n</function>\n</call>\nDone."
+    for pieces in ([text], [text[:60], text[60:]], list(text) if len(text) < 500 else [text]):
+        reader = ToolReader(learned(ELEMENTS), [Tool("get", "", optional)])
+        for piece in pieces:
+            reader.add(piece)
+        found = reader.finish()
+        assert calls(found) == [("get", {"city": value})]
+        assert found.said.strip() == "Done."
+
+
+def test_what_ends_a_value_may_stand_in_a_value_that_is_json():
+    text = '<call>get\n<key>more</key>\n<value>{"a": "x</value> y"}</value>\n</call>'
+    form = learned("elements with names of their own")
+    assert form.elements.text.behind == "</value>\n"
+    assert calls(read(form, list(text))) == [("get", {"more": {"a": "x</value> y"}})]
+
+
+@pytest.mark.parametrize("parameters", [{"properties": None}, {"properties": []}, {}])
+def test_schemas_of_any_kind_do_no_harm(parameters):
+    reader = ToolReader(learned(HERMES), [Tool("get", "", parameters)])
+    reader.add(written(HERMES, [("get", {"a": 1})]))
+    assert calls(reader.finish()) == [("get", {"a": 1})]
+
+
+def test_a_mark_in_what_is_said_is_said():
+    found = read(learned(HERMES), list("Write\n\n<call> like this, or <call>"))
+    assert (found.said, found.calls) == ("Write\n\n<call> like this, or <call>", [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<call>\n{" + '"name": "' + "a" * 40_000,
+        '<call>\n{"name": "get", "arguments": {"city": "' + "x" * 50_000,
+        '<call>\n{"name": "get", "arguments": {"list": [' + "1, " * 15_000,
+        '<call>\n{"name": "get", "arguments": {}}\n</call>\n' * 500,
+        "prose " * 10_000,
+    ],
+    ids=["a name", "a string", "a list", "calls", "prose"],
+)
+def test_long_answers_are_read_as_they_come(text):
+    """The work of a piece does not grow with what is read already: thousands of them are done in a test's time."""
+    reader = ToolReader(learned(HERMES), KNOWN)
+    for at in range(0, len(text), 8):
+        found = reader.add(text[at : at + 8])
+    assert len(found.said) + sum(len(one.arguments) for one in found.calls) > 100
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        "{{ 'x' * 2000 + function.name }}" + "{{ function.arguments | tojson }}",
+        "{{ '{\"a\":' * 50000 + function.name }}" + "{{ function.arguments | tojson }}",
+        "{{ function.name + '\\n' }}{{ function.arguments | tojson }}",
+    ],
+    ids=["long", "deep", "without a mark"],
+)
+def test_forms_that_nobody_can_mean_are_none(one):
+    source = TOOL_TEMPLATES[HERMES]
+    begin, end = source.index("{% set function"), source.index("{%- endfor %}{% endif %}")
+    hostile = source[:begin] + "{% set function = call.function %}" + one + source[end:]
+    assert learn(ChatTemplate(hostile), bos="", eos="", ends=[END]) is None
