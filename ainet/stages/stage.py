@@ -102,13 +102,12 @@ class Stage:
         self.inbox = Inbox()
         self._previous: RingConnection | None = None
         self._next: RingConnection | None = None
-        self._in_flight = 0
+        self._in_flight, self._stopping = 0, False
         #: Positions of sessions that a new first stage computes for other new ones only.
         self._again: dict[int, int] = {}
         self._is_followed_by_new = False
         # One chunk on every stage and one on the way keeps all of them busy; more would only delay a cancellation.
         self._window = spec.n_stages + 1
-        self._stopping = False
         self._ended = threading.Event()
         #: Seconds of waiting in which the stage before said nothing, and how many are too many.
         self._silent, self._limit = 0.0, timing.first_silence
@@ -125,8 +124,7 @@ class Stage:
             pace = measure_pace(self.llama, self._embedding, spec, shard)
         self._pace, self._token_seconds = pace, pace.token_seconds
         n_groups = 1 if pace.rows_are_free else spec.n_devices or spec.n_stages
-        outputs = most_outputs(spec.sessions)
-        self._composer = Composer(pace.chunk, n_groups, outputs, equal_rows=self.llama.has_state)
+        self._composer = Composer(pace.chunk, n_groups, most_outputs(spec.sessions), equal_rows=self.llama.has_state)
         #: The number of calls of llama.cpp.
         self.decodes = 0
         self._thread: threading.Thread | None = None
